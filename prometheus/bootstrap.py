@@ -1,0 +1,139 @@
+"""Everything a process is made of, built from the settings in one place."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+
+from celery import Celery
+from kombu import Queue
+from sqlalchemy import Engine
+
+from prometheus.core.markets import get_market
+from prometheus.dispatch.attempts import Attempts
+from prometheus.dispatch.publisher import Publisher
+from prometheus.dispatch.scheduler import Pace, Scheduler
+from prometheus.dispatch.tasks import Workplace, register_jobs
+from prometheus.orchestration.pipeline import Pipeline
+from prometheus.persistence.engine import create_engine
+from prometheus.pipelines.loading import load_pipelines
+from prometheus.settings import Settings
+from prometheus.sources.protocol import Sources
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The parts of one process."""
+
+    settings: Settings
+    engine: Engine
+    pipelines: dict[str, Pipeline]
+    app: Celery
+    scheduler: Scheduler
+    attempts: Attempts
+    incarnation: str
+    """Identity of the process; the children of a worker's pool share their parent's."""
+
+
+def make_runtime(settings: Settings) -> Runtime:
+    """
+    Build the parts of a process; nothing is connected yet.
+
+    Raises:
+        PrometheusError: The settings name something that does not exist, or a pipeline has faults.
+    """
+    for market in settings.markets.enabled:
+        get_market(market)
+    engine = create_engine(settings.database.url.get_secret_value())
+    pipelines = load_pipelines(
+        settings.pipelines.modules,
+        visibility_timeout=settings.broker.visibility_timeout,
+        folder=Path.cwd(),
+    )
+    app = make_celery(settings)
+    incarnation = str(uuid.uuid4())
+    attempts = Attempts(
+        engine, max_lost=settings.workers.max_lost, write_for=settings.workers.lease
+    )
+    scheduler = Scheduler(
+        engine,
+        Publisher(app),
+        attempts,
+        pipelines,
+        markets=frozenset(settings.markets.enabled),
+        owner=f"{socket.gethostname()}:{os.getpid()}:{incarnation}",
+        pace=Pace(
+            max_wait=settings.scheduler.max_wait,
+            lease=settings.scheduler.lease,
+            worker_lease=settings.workers.lease,
+            reconcile_every=settings.scheduler.reconcile_every,
+        ),
+        election=settings.scheduler.leader_election,
+        create_runs=settings.scheduler.create_runs,
+    )
+
+    @cache
+    def sources() -> Sources:
+        from prometheus.sources.registry import build_sources  # numpy: only where jobs run
+
+        return build_sources(settings.sources, seed=settings.seed)
+
+    register_jobs(
+        app,
+        pipelines,
+        Workplace(
+            attempts=attempts,
+            advance=scheduler.advance,
+            sources=sources,
+            incarnation=incarnation,
+        ),
+    )
+    return Runtime(settings, engine, pipelines, app, scheduler, attempts, incarnation)
+
+
+def make_celery(settings: Settings) -> Celery:
+    """Make the Celery application, without tasks."""
+    app = Celery("prometheus", set_as_current=True)
+    visibility = int(settings.broker.visibility_timeout / timedelta(seconds=1))
+    app.conf.update(
+        broker_url=settings.broker.url.get_secret_value(),
+        result_backend=None,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        enable_utc=True,
+        timezone="UTC",
+        # One queue a market. A message for any other is a mistake, not a new queue.
+        task_queues=[Queue(market) for market in settings.markets.enabled],
+        task_create_missing_queues=False,
+        task_default_queue=settings.markets.enabled[0],
+        # The row decides whether an attempt starts; a message that comes twice is dropped.
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_eta_task_limit=1000,
+        worker_concurrency=settings.workers.concurrency,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_pool_acquire_timeout=10,
+        broker_transport_options={
+            "visibility_timeout": visibility,
+            "queue_order_strategy": "priority",
+            "socket_timeout": 30,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            # A printable separator, so that keys can be read in redis-cli.
+            "sep": ":",
+            "priority_steps": [0, 3, 6, 9],
+        },
+        beat_scheduler="workers.scheduler:MarketScheduler",
+        beat_max_loop_interval=settings.scheduler.max_wait.total_seconds(),
+    )
+    return app

@@ -1,0 +1,97 @@
+"""The command line as a whole: its commands, and what their errors become."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from prometheus.cli import dag, databases, doctor, markets, operate, replay, run, status, up
+from prometheus.errors import PrometheusError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 and the signal's number."""
+
+application = typer.Typer(
+    name="prometheus",
+    help="Market-aware scheduler on Celery: pipelines that follow the sessions of every exchange.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_RUN = "Run"
+_LOOK = "Look"
+_OPERATE = "Operate"
+_MAINTAIN = "Maintain"
+
+application.command("replay", rich_help_panel=_RUN)(replay.replay)
+application.command("up", rich_help_panel=_RUN)(up.up)
+application.command("run", rich_help_panel=_RUN)(run.run)
+application.command("status", rich_help_panel=_LOOK)(status.status)
+application.command("markets", rich_help_panel=_LOOK)(markets.markets)
+application.add_typer(dag.application, name="dag", rich_help_panel=_LOOK)
+application.command("retry", rich_help_panel=_OPERATE)(operate.retry)
+application.command("cancel", rich_help_panel=_OPERATE)(operate.cancel)
+application.add_typer(databases.application, name="db", rich_help_panel=_MAINTAIN)
+application.command("doctor", rich_help_panel=_MAINTAIN)(doctor.doctor)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"prometheus {version('prometheus-markets')}")
+        raise typer.Exit
+
+
+@application.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the release and end."
+        ),
+    ] = False,
+) -> None:
+    """Market-aware scheduler on Celery: pipelines that follow the sessions of every exchange."""
+
+
+def run() -> int:
+    """
+    Run the command that the process was started with.
+
+    Returns:
+        0; 1 for an error of ours, in one message on standard error; 2 for wrong usage; 130 after
+        Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that can not show a sign shows another one; it does not end the command.
+            stream.reconfigure(errors="replace")
+    try:
+        application(prog_name="prometheus")
+    except SystemExit as end:
+        return _status(end)
+    except PrometheusError as error:
+        print(f"prometheus: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has gone, as `head` does; Python must not complain at its end either.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _status(end: SystemExit) -> int:
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    print(end.code, file=sys.stderr)
+    return 1

@@ -1,0 +1,192 @@
+"""The live board: every market's clock, state and current run on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from prometheus.cli import output, sessions
+from prometheus.cli.progress import Progress, RunProgress
+from prometheus.core.market_state import describe_market
+from prometheus.errors import HorizonError
+from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+
+if TYPE_CHECKING:
+    from prometheus.core.market_state import MarketStatus
+
+_BAR = 9
+"""Columns of a run's bar: of the standard pipeline, one a job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a board counts towards, where the end is known."""
+
+    runs: int
+    remarks: tuple[sessions.Remark, ...] = ()
+    """Days of the range on which some or all of a market is closed."""
+
+
+class Board:
+    """Draws `Progress` over itself until it is closed; then nothing of it is left."""
+
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        market_ids: Sequence[str],
+        *,
+        expected: Expected | None = None,
+        note: str = "Ctrl-C stops everything in order",
+    ) -> None:
+        self._title = title
+        self._market_ids = market_ids
+        self._expected = expected
+        self._note = note
+        self._message = "starting Redis, the scheduler and a worker"
+        self._live = Live(
+            Text(f"{title}: {self._message} …"),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+        )
+
+    def __enter__(self) -> Board:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, message: str) -> None:
+        """Show what is being done while there is no progress to show."""
+        self._message = message
+        self._live.update(Text(f"{self._title}: {message} …"), refresh=True)
+
+    def show(self, progress: Progress) -> None:
+        """Draw."""
+        self._live.update(
+            draw(self._title, self._market_ids, progress, self._expected, self._note), refresh=True
+        )
+
+
+def draw(
+    title: str,
+    market_ids: Sequence[str],
+    progress: Progress,
+    expected: Expected | None = None,
+    note: str = "",
+) -> RenderableType:
+    """Lay out one picture of the board."""
+    parts: list[RenderableType] = [_heading(title, progress), Text(), _markets(market_ids, progress)]
+    if expected is not None:
+        parts += [Text(), _overall(progress, expected)]
+        today = progress.now.market_at.date()
+        parts += [
+            Text(f"  {remark}", style="magenta")
+            for remark in expected.remarks
+            if abs(remark.day - today) <= timedelta(days=1)
+        ]
+    if note:
+        parts += [Text(), Text(note, style="dim")]
+    return Group(*parts)
+
+
+def _heading(title: str, progress: Progress) -> Text:
+    at = progress.now.market_at
+    text = Text(title, style="bold")
+    text.append(f"   market time {at:%a %Y-%m-%d %H:%M:%S} UTC", style="bold cyan")
+    if not progress.now.clock.is_live:
+        speed = progress.now.clock.speed
+        text.append("   jumps from one thing due to the next" if not speed else f"   {speed:g}x")
+    return text
+
+
+def _markets(market_ids: Sequence[str], progress: Progress) -> Table:
+    table = output.table("Market", "State", "Session", "Run", "", "Jobs now", "Next")
+    for market_id in market_ids:
+        run = current_run(progress.of_market(market_id))
+        state, session, following = _market(market_id, progress.now.market_at)
+        table.add_row(market_id, state, session, *_run_cells(run), following)
+    return table
+
+
+def current_run(runs: Sequence[RunProgress]) -> RunProgress | None:
+    """Choose the run to show: one that is being worked on, else open, else the last finished."""
+    at_work = [run for run in runs if run.named(JobStatus.QUEUED, JobStatus.RUNNING)]
+    unfinished = [run for run in runs if run.status is RunStatus.OPEN]
+    for candidates in (at_work, unfinished):
+        if candidates:
+            return candidates[0]
+    return runs[-1] if runs else None
+
+
+def _market(market_id: str, at: datetime) -> tuple[Text, str, str]:
+    try:
+        status = describe_market(market_id, at)
+    except HorizonError:
+        return Text("not known"), "the calendar ends", ""
+    state = output.coloured(status.state)
+    if status.reason:
+        state.append(f" {status.reason}")
+    elif status.in_break:
+        state.append(" lunch break")
+    following = ""
+    if status.next_transition is not None:
+        next_at, next_state = status.next_transition
+        following = f"{next_state} in {output.in_words(next_at - at)}, {next_at:%H:%M}"
+    return state, _session(status), following
+
+
+def _session(status: MarketStatus) -> str:
+    if status.session_date is None:
+        return ""
+    session = sessions.of_market(status.market_id, status.session_date)
+    text = f"{status.session_date} {session.open:%H:%M}-{session.close:%H:%M}"
+    return f"{text} early close" if session.early_close else text
+
+
+def _run_cells(run: RunProgress | None) -> tuple[RenderableType, RenderableType, RenderableType]:
+    if run is None:
+        return "-", "", ""
+    name = Text(f"{run.pipeline} {run.session_date:%m-%d}")
+    total = len(run.jobs)
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        ProgressBar(total=total or 1, completed=run.finished, width=_BAR),
+        Text(f"{run.finished}/{total}"),
+    )
+    return name, bar, _jobs_now(run)
+
+
+def _jobs_now(run: RunProgress) -> Text:
+    if run.status is not RunStatus.OPEN:
+        return output.coloured(run.status)
+    text = Text()
+    for status in (JobStatus.FAILED, JobStatus.RUNNING, JobStatus.QUEUED):
+        for job in run.jobs:
+            if job.status is status:
+                text.append(", " if text else "")
+                text.append(job.job_id, style=output.STYLES[status])
+                if status is JobStatus.QUEUED and job.attempt_number > 1:
+                    text.append(f" (attempt {job.attempt_number})", style="red")
+    return text or Text("waits for its window", style="dim")
+
+
+def _overall(progress: Progress, expected: Expected) -> Table:
+    closed = sum(run.status is not RunStatus.OPEN for run in progress.runs)
+    jobs = sum(run.finished for run in progress.runs)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(
+        ProgressBar(total=max(expected.runs, 1), completed=closed, width=40),
+        f"{closed} of {output.count(expected.runs, 'run')}, {output.count(jobs, 'job')} finished",
+    )
+    return grid

@@ -1,0 +1,140 @@
+"""``prometheus dag``: what a pipeline is for a market and a session."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prometheus.cli.options import AsJson, read_date
+
+if TYPE_CHECKING:
+    from prometheus.core.trading_calendar import TradingCalendar
+    from prometheus.orchestration.dag import DAG
+    from prometheus.orchestration.windows import SessionBounds
+
+application = typer.Typer(no_args_is_help=True, help="Look at pipelines as DAGs.")
+
+
+@application.callback()
+def _group() -> None:
+    """Look at pipelines as DAGs."""
+
+
+@application.command("show")
+def show(
+    dag_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DAG_ID", help="Such as us_eq_daily_2012-11-23.", show_default=False
+        ),
+    ] = None,
+    market: Annotated[
+        str | None, typer.Option(help="The market, instead of a DAG_ID.", show_default=False)
+    ] = None,
+    day: Annotated[
+        date | None,
+        typer.Option(
+            "--date",
+            parser=read_date,
+            metavar="DATE",
+            help="The session's date; by default the market's last session to have opened.",
+        ),
+    ] = None,
+    pipeline: Annotated[str, typer.Option(help="The pipeline.")] = "daily",
+    as_json: AsJson = False,
+) -> None:
+    """
+    Show the jobs of a pipeline for one session, with the times in which each may start.
+
+    Nothing is read from a database: this is the DAG as a run of it would be made now.
+    """
+    from prometheus.cli import output
+    from prometheus.cli.pipelines import find_dag
+    from prometheus.core.trading_calendar import TradingCalendar
+    from prometheus.orchestration.planning import session_bounds
+
+    if (dag_id is None) == (market is None):
+        raise typer.BadParameter("give either a DAG_ID, or --market with --date")
+    dag = find_dag(dag_id=dag_id, market=market, day=day, pipeline=pipeline)
+    calendar = TradingCalendar(dag.market_id)
+    bounds = session_bounds(calendar, dag.as_of_date)
+    if as_json:
+        output.print_json(_document(dag, calendar, bounds))
+    else:
+        _print(dag, calendar, bounds)
+
+
+def _document(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> dict[str, Any]:
+    session = calendar.session(dag.as_of_date)
+    return {
+        "dag_id": dag.dag_id,
+        "pipeline": dag.pipeline,
+        "market": dag.market_id,
+        "session": {
+            "date": session.date,
+            "open": session.open,
+            "close": session.close,
+            "early_close": session.early_close,
+            "late_open": session.late_open,
+            "reason": session.reason,
+            "closed_members": calendar.closed_members(dag.as_of_date),
+        },
+        "opens_at": bounds.opens_at,
+        "jobs": [
+            {
+                **dag.jobs[job_id].to_json(),
+                "window": {"opens_at": window.opens_at, "closes_at": window.closes_at},
+            }
+            for job_id in dag.topological_order()
+            for window in (bounds.window(dag.jobs[job_id]),)
+        ],
+    }
+
+
+def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
+    from prometheus.cli import output, sessions
+    from prometheus.core.durations import format_duration
+
+    console = output.console()
+    session = calendar.session(dag.as_of_date)
+    console.print(dag.dag_id, style="bold")
+    about = [f"session {session.date:%a} {session.date}, {sessions.hours(session)}"]
+    local_open, local_close = (
+        sessions.local_times(calendar.members, at) for at in (session.open, session.close)
+    )
+    about.append(f"opens {', '.join(local_open)}; closes {', '.join(local_close)}")
+    about += filter(None, [sessions.special(session)])
+    about += [
+        remark.text
+        for remark in sessions.remarks([dag.market_id], dag.as_of_date, dag.as_of_date)
+    ]
+    about.append(f"the run opens {output.utc(bounds.opens_at)}")
+    for line in about:
+        console.print(f"  {line}")
+    windows = {job_id: bounds.window(dag.jobs[job_id]) for job_id in dag.topological_order()}
+    ends = sorted({window.closes_at for window in windows.values()})
+    if len(ends) == 1:
+        local = ", ".join(sessions.local_times(calendar.members, ends[0]))
+        console.print(f"  every job may start until {output.utc(ends[0])}: {local}")
+    console.print()
+    columns = ["Job", "After", "Priority", "May start from", "At the exchanges"]
+    columns += ["Until"] if len(ends) > 1 else []
+    table = output.table(*columns, "Tries")
+    for job_id, window in windows.items():
+        job = dag.jobs[job_id]
+        after = [*job.dependencies]
+        if job.after_previous:
+            after.append("itself, in the previous session")
+        phase = f"{job.required_state}, " if job.required_state else ""
+        cells = [
+            job_id,
+            "\n".join(after) or "-",
+            job.priority.name,
+            f"{phase}{output.utc(window.opens_at)}",
+            "\n".join(sessions.local_times(calendar.members, window.opens_at)),
+        ]
+        cells += [output.utc(window.closes_at)] if len(ends) > 1 else []
+        table.add_row(*cells, f"{job.max_retries + 1} of {format_duration(job.timeout)}")
+    console.print(table)

@@ -1,0 +1,234 @@
+"""Watching runs until they are done: poll, show, notice when nothing moves any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+from prometheus.cli import output
+from prometheus.cli.progress import JobProgress, Progress, RunProgress, read_progress
+from prometheus.cli.sessions import Remark
+from prometheus.errors import PrometheusError
+from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus
+from prometheus.persistence.engine import reading
+from prometheus.persistence.leases import wall_time
+
+POLL_EVERY = 0.25
+"""Wall seconds between two looks; each is a few short reads."""
+STALLED_AFTER = timedelta(seconds=120)
+_OVERLAP = timedelta(seconds=2)
+"""How far a look reaches back before the last one, as commits become visible after their stamps."""
+
+
+class StalledError(PrometheusError):
+    """Nothing has happened for a while although there is something to do."""
+
+
+class View(Protocol):
+    """Where progress is shown."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def say(self, message: str) -> None:
+        """Tell what is being done before there is progress."""
+
+    def show(self, progress: Progress) -> None:
+        """Show where the runs stand."""
+
+
+def follow(
+    engine: Engine,
+    view: View,
+    *,
+    until: Callable[[Progress], bool],
+    check: Callable[[], None] = lambda: None,
+    dag_ids: Sequence[str] = (),
+    stalled_after: timedelta | None = STALLED_AFTER,
+) -> Progress:
+    """
+    Show progress until it is what was waited for.
+
+    Args:
+        until: Says so.
+        check: Raises when there is nobody left who could go on; asked before each look.
+        dag_ids: Runs to show even if they were finished before; open runs are always shown.
+        stalled_after: How long nothing may happen without a reason; ``None`` for ever.
+
+    Returns:
+        The last look.
+
+    Raises:
+        StalledError: Nothing has happened for too long.
+    """
+    runs: dict[str, RunProgress] = {}
+    since: datetime | None = None
+    seen: object = None
+    moved_at = time.monotonic()
+    while True:
+        check()
+        started_at = time.monotonic()
+        try:
+            with reading(engine) as connection:
+                if since is None:
+                    since = wall_time(connection)
+                look = read_progress(connection, since=since, dag_ids=() if runs else dag_ids)
+        except OperationalError:
+            # A server that restarts is waited for, as everything else waits for it.
+            look = None
+        if look is not None:
+            since = look.now.wall_at - _OVERLAP
+            runs.update({run.dag_id: run for run in look.runs})
+            ordered = sorted(runs.values(), key=lambda run: (run.session_date, run.dag_id))
+            progress = Progress(look.now, tuple(ordered))
+            view.show(progress)
+            if until(progress):
+                return progress
+            fingerprint = progress.fingerprint()
+            if fingerprint != seen or progress.waits_for_time():
+                seen, moved_at = fingerprint, time.monotonic()
+        idle = timedelta(seconds=time.monotonic() - moved_at)
+        if stalled_after is not None and idle > stalled_after:
+            what = "the database does not answer" if look is None else "no row has changed"
+            raise StalledError(f"{what} for {output.in_words(idle)}, and the runs are not finished.")
+        time.sleep(max(0.0, POLL_EVERY - (time.monotonic() - started_at)))
+
+
+class Changes:
+    """Compares each look with the one before it and tells what is worth telling."""
+
+    def __init__(self, remarks: Sequence[Remark] = ()) -> None:
+        self._runs: dict[str, RunProgress] = {}
+        self._remarks = list(remarks)
+
+    def between(self, progress: Progress) -> list[tuple[str, str, dict[str, object]]]:
+        """
+        Compare with the look before.
+
+        Returns:
+            Event, sentence, and the facts as JSON values, of each change.
+        """
+        found: list[tuple[str, str, dict[str, object]]] = []
+        today = progress.now.market_at.date()
+        while self._remarks and self._remarks[0].day <= today:
+            remark = self._remarks.pop(0)
+            closed = {"market": remark.market_id, "day": remark.day, "reason": remark.text}
+            found.append(("market_closed", f"{remark}", closed))
+        for run in progress.runs:
+            before = self._runs.get(run.dag_id)
+            if before != run:
+                found += _run_changes(before, run)
+        self._runs = {run.dag_id: run for run in progress.runs}
+        return found
+
+
+def _run_changes(
+    before: RunProgress | None, run: RunProgress
+) -> list[tuple[str, str, dict[str, object]]]:
+    facts: dict[str, object] = {"dag_id": run.dag_id}
+    found: list[tuple[str, str, dict[str, object]]] = []
+    if before is None and not run.finished:
+        jobs = output.count(len(run.jobs), "job")
+        found.append(("run_opened", f"{run.dag_id}  opened, {jobs}", {**facts, "jobs": len(run.jobs)}))
+    earlier = {job.job_id: job for job in before.jobs} if before else {}
+    for job in run.jobs:
+        found += _job_changes(run, earlier.get(job.job_id), job)
+    total = len(run.jobs)
+    if run.status is not RunStatus.OPEN and (before is None or before.status != run.status):
+        counts = run.counts()
+        told = ", ".join(f"{number} {status}" for status, number in counts.items())
+        found.append(
+            ("run_closed", f"{run.dag_id}  {run.status} ({told})", {**facts, "status": run.status})
+        )
+    elif run.finished != (before.finished if before else 0):
+        found.append(
+            (
+                "run_progress",
+                f"{run.dag_id}  {run.finished}/{total} jobs",
+                {**facts, "finished": run.finished, "jobs": total},
+            )
+        )
+    return found
+
+
+def _job_changes(
+    run: RunProgress, before: JobProgress | None, job: JobProgress
+) -> list[tuple[str, str, dict[str, object]]]:
+    told = job.error is not None and (before is None or before.error != job.error)
+    if not told:
+        return []
+    facts: dict[str, object] = {
+        "dag_id": run.dag_id,
+        "job": job.job_id,
+        "attempt": job.attempt_number,
+        "status": job.status,
+        "error": job.error,
+    }
+    if job.status in FINAL:
+        return [("job_ended", f"{run.dag_id}  {job.job_id} {job.status}: {job.error}", facts)]
+    if job.status is JobStatus.QUEUED:
+        failed = f"attempt {job.attempt_number - 1} of {job.job_id} failed, another follows"
+        return [("job_retried", f"{run.dag_id}  {failed}: {job.error}", facts)]
+    return []
+
+
+class Lines:
+    """Writes a line for each noteworthy change: for pipes, files and terminals without a cursor."""
+
+    def __init__(self, console: Console, remarks: Sequence[Remark] = ()) -> None:
+        self._console = console
+        self._changes = Changes(remarks)
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def say(self, message: str) -> None:
+        """Write what is being done."""
+        self._write(message)
+
+    def show(self, progress: Progress) -> None:
+        """Write what has changed since the last time, with the market time."""
+        for _, sentence, _ in self._changes.between(progress):
+            self._write(f"{output.utc(progress.now.market_at)}  {sentence}")
+
+    def _write(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, markup=False)
+
+
+class JsonLines:
+    """Prints a JSON document for each noteworthy change, on a line of its own."""
+
+    def __init__(self, remarks: Sequence[Remark] = ()) -> None:
+        self._changes = Changes(remarks)
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def say(self, message: str) -> None:
+        """Print what is being done."""
+        output.print_json({"event": "message", "message": message}, line=True)
+
+    def show(self, progress: Progress) -> None:
+        """Print what has changed since the last time."""
+        for event, _, facts in self._changes.between(progress):
+            at = progress.now.market_at
+            output.print_json({"event": event, "market_at": at, **facts}, line=True)

@@ -1,0 +1,68 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+
+def read_date(text: str) -> date:
+    """Read ``2012-11-21``."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a date such as 2012-11-21") from None
+
+
+def read_instant(text: str) -> datetime:
+    """Read an ISO 8601 instant with its offset; one without it is refused, never guessed."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not an instant such as 2012-11-23T17:30Z"
+        ) from None
+    if instant.utcoffset() is None:
+        raise typer.BadParameter(
+            f"{text!r} has no time zone, so it could be any of 24 hours. "
+            f"Write {_with_zone(text)} for UTC."
+        )
+    return instant.astimezone(UTC)
+
+
+def _with_zone(text: str) -> str:
+    return f"{text}Z" if len(text) > len("2012-11-23") else f"{text}T00:00Z"
+
+
+AsJson: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
+]
+Folder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--folder",
+        "-f",
+        file_okay=False,
+        help="Data folder, such as a replay's; by default the one of the settings.",
+    ),
+]
+Actor: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--as", metavar="NAME", help="Who asks, for the audit; by default your login."),
+]
+Market: TypeAlias = Annotated[
+    str, typer.Argument(metavar="MARKET", help="A market, such as US_EQ.", show_default=False)
+]
+RunId: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="DAG_ID", help="A run, such as us_eq_daily_2012-11-23.", show_default=False
+    ),
+]
+Job: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(metavar="JOB", help="One job of the run.", show_default=False),
+]

@@ -1,0 +1,106 @@
+"""The pipelines of the settings, for commands that need no server."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus.core.markets import get_market
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import PrometheusError, nearest
+from prometheus.orchestration.dag import DAG, dag_id_for
+from prometheus.orchestration.pipeline import Pipeline
+from prometheus.pipelines.loading import load_pipelines
+
+if TYPE_CHECKING:
+    from prometheus.settings import Settings
+
+_DAG_ID = re.compile(r"(.+)_(\d{4}-\d\d-\d\d)")
+
+
+class UnknownPipelineError(PrometheusError):
+    """No pipeline has this name, or it does not follow the market."""
+
+
+class DagIdError(PrometheusError):
+    """A text is no run's name."""
+
+
+def configured_pipelines(settings: Settings) -> dict[str, Pipeline]:
+    """
+    Load the pipelines of the settings.
+
+    Raises:
+        PipelineError: With every fault of every one of them.
+    """
+    return load_pipelines(
+        settings.pipelines.modules,
+        visibility_timeout=settings.broker.visibility_timeout,
+        folder=Path.cwd(),
+    )
+
+
+def find_pipeline(pipelines: dict[str, Pipeline], name: str, market_id: str) -> Pipeline:
+    """
+    Find a pipeline that follows a market.
+
+    Raises:
+        UnknownPipelineError: There is none of that name, or it follows other markets.
+    """
+    if name not in pipelines:
+        raise UnknownPipelineError(f"There is no pipeline {name!r}.{nearest(name, pipelines)}")
+    pipeline = pipelines[name]
+    if market_id not in pipeline.markets:
+        raise UnknownPipelineError(
+            f"The pipeline {name!r} does not follow {market_id}, only "
+            f"{', '.join(pipeline.markets)} ({pipeline.where})."
+        )
+    return pipeline
+
+
+def find_dag(
+    *, dag_id: str | None, market: str | None, day: date | None, pipeline: str
+) -> DAG:
+    """
+    Build the DAG that a user names, by its id or by market and date.
+
+    Raises:
+        PrometheusError: There is no such market, pipeline or session.
+    """
+    from prometheus.settings import load_settings
+
+    pipelines = configured_pipelines(load_settings())
+    if dag_id is not None:
+        return _dag_of_id(pipelines, dag_id)
+    market_id = get_market(market or "").market_id
+    chosen = find_pipeline(pipelines, pipeline, market_id)
+    calendar = TradingCalendar(market_id)
+    if day is None:
+        day = calendar.sessions_around(datetime.now(UTC), before=1, after=0)[-1].date
+    calendar.session(day)  # says why there is none
+    return chosen.dag(market_id, day)
+
+
+def _dag_of_id(pipelines: dict[str, Pipeline], dag_id: str) -> DAG:
+    match = _DAG_ID.fullmatch(dag_id)
+    try:
+        day = date.fromisoformat(match[2]) if match else None
+    except ValueError:
+        day = None
+    if match is None or day is None:
+        raise DagIdError(
+            f"{dag_id!r} names no run. It must look like us_eq_daily_2012-11-23: market, "
+            f"pipeline, session date."
+        )
+    known = {
+        dag_id_for(pipeline.name, market_id, day): (pipeline, market_id)
+        for pipeline in pipelines.values()
+        for market_id in pipeline.markets
+    }
+    if dag_id not in known:
+        raise DagIdError(f"No pipeline makes a run {dag_id!r}.{nearest(dag_id, known)}")
+    pipeline, market_id = known[dag_id]
+    TradingCalendar(market_id).session(day)  # says why there is none
+    return pipeline.dag(market_id, day)

@@ -1,0 +1,380 @@
+"""``prometheus status``: markets, runs, scheduler and workers; or one run with its jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prometheus.cli.options import AsJson, Folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from sqlalchemy import Connection
+
+    from prometheus.cli.places import Place
+    from prometheus.cli.progress import RunProgress
+    from prometheus.cli.scheduling import Crew
+    from prometheus.persistence.clock import Now
+
+_RECENT = 10
+
+
+def status(
+    dag_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DAG_ID",
+            help="Show this run's jobs and attempts, such as us_eq_daily_2012-11-23.",
+            show_default=False,
+        ),
+    ] = None,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the markets, the runs, and who is at work; or one run with its jobs."""
+    from prometheus.cli import output
+    from prometheus.cli.places import find_place, opened
+
+    place = find_place(folder)
+    with opened(place) as engine:
+        from prometheus.persistence.engine import reading
+
+        with reading(engine) as connection:
+            if dag_id is not None:
+                found = _read_run(connection, dag_id)
+                if as_json:
+                    output.print_json(found)
+                else:
+                    _print_run(output.console(), found)
+                return
+            overview = _read_overview(connection, place)
+    if as_json:
+        output.print_json(_overview_document(overview))
+    else:
+        _print_overview(output.console(), overview)
+
+
+# --- all of it --------------------------------------------------------------------------------
+
+
+def _read_overview(connection: Connection, place: Place) -> dict[str, Any]:
+    from sqlalchemy import func, select
+
+    from prometheus.cli.progress import read_progress, summarise
+    from prometheus.cli.scheduling import read_crew
+    from prometheus.orchestration.lifecycle import RunStatus
+    from prometheus.persistence.tables import dag_runs
+
+    progress = read_progress(connection)
+    recent = connection.execute(
+        select(dag_runs.c.dag_id)
+        .where(dag_runs.c.status != RunStatus.OPEN)
+        .order_by(dag_runs.c.completed_at.desc())
+        .limit(_RECENT)
+    ).scalars()
+    total = connection.execute(select(func.count()).select_from(dag_runs)).scalar_one()
+    finished = summarise(connection, list(recent))
+    listed = progress.now.markets or place.settings.markets.enabled
+    return {
+        "place": place,
+        "now": progress.now,
+        "markets": [name for name in place.settings.markets.enabled if name in listed],
+        "open": progress.runs,
+        "recent": finished,
+        "total": total,
+        "crew": read_crew(connection),
+    }
+
+
+def _overview_document(overview: dict[str, Any]) -> dict[str, Any]:
+    from prometheus.cli.markets import document
+    from prometheus.core.market_state import describe_market
+    from prometheus.errors import HorizonError
+
+    place, now, crew = overview["place"], overview["now"], overview["crew"]
+    markets = []
+    for market_id in overview["markets"]:
+        try:
+            markets.append(document(describe_market(market_id, now.market_at)))
+        except HorizonError as error:
+            markets.append({"market": market_id, "error": str(error)})
+    return {
+        "database": place.shown_url,
+        "wall_at": now.wall_at,
+        "market_at": now.market_at,
+        "replay": _replay_document(now),
+        "markets": markets,
+        **crew.document(),
+        "open_runs": [_run_document(run) for run in overview["open"]],
+        "recent_runs": [run.document() for run in overview["recent"]],
+        "runs": overview["total"],
+    }
+
+
+def _replay_document(now: Now) -> dict[str, Any] | None:
+    if now.clock.is_live:
+        return None
+    return {
+        "speed": now.clock.speed,
+        "first_session": now.only and now.only.first,
+        "last_session": now.only and now.only.last,
+        "markets": sorted(now.markets) if now.markets is not None else None,
+    }
+
+
+def _run_document(run: RunProgress) -> dict[str, Any]:
+    return {
+        "dag_id": run.dag_id,
+        "pipeline": run.pipeline,
+        "market": run.market_id,
+        "session_date": run.session_date,
+        "status": run.status,
+        "jobs": {str(state): number for state, number in run.counts().items()},
+    }
+
+
+def _print_overview(console: Console, overview: dict[str, Any]) -> None:
+    from prometheus.cli import output
+
+    place, now, crew = overview["place"], overview["now"], overview["crew"]
+    console.print(f"database  {place.shown_url}", markup=False, soft_wrap=True)
+    if now.clock.is_live:
+        console.print(f"time      {now.market_at:%a %Y-%m-%d %H:%M:%S} UTC")
+    else:
+        only = f", sessions {now.only.first} to {now.only.last}" if now.only else ""
+        pace = "jumping" if now.jumps else f"{now.clock.speed:g} times as fast"
+        console.print(f"replay    market time {output.utc(now.market_at)}, {pace}{only}")
+    _print_crew(console, crew, overview["markets"])
+    console.print()
+    console.print(_market_table(overview["markets"], now))
+    _print_runs(console, overview)
+
+
+def _print_crew(console: Console, crew: Crew, markets: list[str]) -> None:
+    from rich.text import Text
+
+    from prometheus.cli import output
+
+    leader = crew.leader
+    if leader is not None and leader.alive:
+        age = output.in_words(leader.tick_age) if leader.tick_age is not None else "?"
+        console.print(f"scheduler {leader.process}, last tick {age} ago", markup=False)
+    else:
+        before = f" (the last one: {leader.process})" if leader is not None else ""
+        console.print(
+            Text(
+                f"scheduler NO SCHEDULER IS RUNNING{before}: nothing starts by itself. "
+                "Start one: prometheus up, or celery -A workers beat",
+                style="bold red",
+            )
+        )
+    for worker in crew.workers:
+        seen = output.in_words(crew.at - worker["renewed_at"])
+        queues = ", ".join(worker["queues"])
+        console.print(
+            f"worker    {worker['worker']}, pid {worker['pid']}, queues {queues}, seen {seen} ago",
+            markup=False,
+        )
+    queues = crew.queues()
+    deserted = [market for market in markets if market not in queues]
+    if not crew.workers:
+        console.print(
+            Text(
+                "worker    NO WORKER IS RUNNING. Start one: prometheus up, or "
+                f"celery -A workers worker -Q {','.join(markets)}",
+                style="bold red",
+            )
+        )
+    elif deserted:
+        names = ", ".join(deserted)
+        console.print(Text(f"worker    NO WORKER LISTENS TO {names}", style="bold red"))
+
+
+def _market_table(markets: list[str], now: Now) -> Any:
+    from prometheus.cli import output
+    from prometheus.cli.markets import next_words, session_words
+    from prometheus.core.market_state import describe_market
+    from prometheus.errors import HorizonError
+
+    table = output.table("Market", "State", "Session", "Next")
+    for market_id in markets:
+        try:
+            found = describe_market(market_id, now.market_at)
+        except HorizonError as error:
+            table.add_row(market_id, "not known", str(error), "")
+            continue
+        following = next_words(found)
+        table.add_row(
+            market_id,
+            output.coloured(found.state),
+            session_words(found).replace("\n", ", "),
+            ", ".join(following[:2]),
+        )
+    return table
+
+
+def _print_runs(console: Console, overview: dict[str, Any]) -> None:
+    from prometheus.cli import output
+
+    console.print()
+    if overview["open"]:
+        table = output.table("Open run", "Jobs", "Queued or running")
+        from prometheus.orchestration.lifecycle import JobStatus
+
+        for run in overview["open"]:
+            counts = ", ".join(f"{number} {state}" for state, number in run.counts().items())
+            live = run.named(JobStatus.QUEUED, JobStatus.RUNNING)
+            table.add_row(run.dag_id, counts, ", ".join(live) or "-")
+        console.print(table)
+    else:
+        console.print("no open run")
+    if overview["recent"]:
+        console.print()
+        table = output.table("Finished run", "Result", "Jobs", "Attempts", right=("Attempts",))
+        for run in reversed(overview["recent"]):
+            counts = ", ".join(f"{number} {state}" for state, number in run.jobs.items())
+            table.add_row(run.dag_id, output.coloured(run.status), counts, str(run.attempts))
+        console.print(table)
+    if overview["total"] > len(overview["open"]) + len(overview["recent"]):
+        console.print(f"{overview['total']} runs in all", style="dim")
+
+
+# --- one run ----------------------------------------------------------------------------------
+
+
+def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
+    from sqlalchemy import select
+
+    from prometheus.cli.progress import UnknownRunError
+    from prometheus.errors import nearest
+    from prometheus.persistence.clock import read_now
+    from prometheus.persistence.runs import load_dags
+    from prometheus.persistence.tables import dag_runs, job_executions
+
+    run = connection.execute(select(dag_runs).where(dag_runs.c.dag_id == dag_id)).first()
+    if run is None:
+        known = connection.execute(
+            select(dag_runs.c.dag_id).order_by(dag_runs.c.created_at.desc()).limit(200)
+        ).scalars()
+        raise UnknownRunError(f"There is no run {dag_id!r}.{nearest(dag_id, list(known))}")
+    dag = load_dags(connection, [(run.dag_id, run.definition_hash)])[dag_id]
+    attempts: dict[str, list[dict[str, Any]]] = {job_id: [] for job_id in dag.topological_order()}
+    for row in connection.execute(
+        select(job_executions)
+        .where(job_executions.c.dag_id == dag_id)
+        .order_by(job_executions.c.attempt_number)
+    ):
+        attempts[row.job_id].append(
+            {
+                "execution_id": row.execution_id,
+                "attempt": row.attempt_number,
+                "status": row.status,
+                "scheduled_at": row.scheduled_at,
+                "started_at": row.started_at,
+                "started_market_at": row.started_market_at,
+                "completed_at": row.completed_at,
+                "worker": row.worker,
+                "error": row.error_message,
+                "result": row.result,
+            }
+        )
+    waits = _reasons(connection, dag_id)
+    return {
+        "dag_id": dag_id,
+        "pipeline": run.pipeline,
+        "market": run.market_id,
+        "session_date": run.as_of_date,
+        "status": run.status,
+        "trigger": run.trigger,
+        "forced": run.forced,
+        "calendar_version": run.calendar_version,
+        "opens_at": run.opens_at,
+        "created_at": run.created_at,
+        "completed_at": run.completed_at,
+        "market_at": read_now(connection).market_at,
+        "jobs": [
+            {
+                "job": job_id,
+                "status": rows[-1]["status"],
+                "after": list(dag.jobs[job_id].dependencies),
+                "waits": waits.get(job_id),
+                "attempts": rows,
+            }
+            for job_id, rows in attempts.items()
+        ],
+    }
+
+
+def _reasons(connection: Connection, dag_id: str) -> dict[str, str]:
+    """Ask the scheduler's own function why the jobs of a run that wait do so."""
+    from prometheus.core.trading_calendar import TradingCalendar
+    from prometheus.errors import HorizonError
+    from prometheus.orchestration.dag import DAG, dag_id_for
+    from prometheus.orchestration.decisions import Hold, Snapshot, Start, decide
+    from prometheus.orchestration.planning import session_bounds
+    from prometheus.persistence.clock import read_now
+    from prometheus.persistence.runs import read_open_runs
+
+    def previous(dag: DAG) -> str | None:
+        try:
+            before = TradingCalendar(dag.market_id).previous_trading_day(dag.as_of_date)
+        except HorizonError:
+            return None
+        return dag_id_for(dag.pipeline, dag.market_id, before)
+
+    runs = read_open_runs(connection, previous, dag_id=dag_id)
+    bounds = {
+        (run.dag.market_id, run.dag.as_of_date): session_bounds(
+            TradingCalendar(run.dag.market_id), run.dag.as_of_date
+        )
+        for run in runs
+    }
+    found = {}
+    for decision in decide(Snapshot(runs, bounds), read_now(connection).market_at):
+        if isinstance(decision, Hold):
+            found[decision.job.job_id] = decision.detail
+        elif isinstance(decision, Start):
+            found[decision.job.job_id] = "nothing: the scheduler starts it at its next tick"
+    return found
+
+
+def _print_run(console: Console, found: dict[str, Any]) -> None:
+    from prometheus.cli import output, sessions
+
+    session = sessions.of_market(found["market"], found["session_date"])
+    remark = sessions.special(session)
+    console.print(found["dag_id"], style="bold", end="  ")
+    console.print(output.coloured(found["status"]))
+    console.print(
+        f"  session {found['session_date']:%a} {found['session_date']}, {sessions.hours(session)}"
+        + (f", {remark}" if remark else "")
+    )
+    console.print(
+        f"  made by {found['trigger']}, opens {output.utc(found['opens_at'])}"
+        + (", its windows do not count" if found["forced"] else "")
+    )
+    console.print()
+    table = output.table("Job", "Attempt", "Status", "Started (market time)", "Lasted", "Worker")
+    notes = []
+    for job in found["jobs"]:
+        for number, attempt in enumerate(job["attempts"]):
+            started, ended = attempt["started_at"], attempt["completed_at"]
+            market_at = attempt["started_market_at"]
+            table.add_row(
+                job["job"] if number == 0 else "",
+                str(attempt["attempt"]),
+                output.coloured(attempt["status"]),
+                output.utc(market_at) if market_at else "-",
+                output.in_words(ended - started) if started and ended else "-",
+                attempt["worker"] or "-",
+            )
+            if attempt["error"]:
+                notes.append(f"{job['job']}, attempt {attempt['attempt']}: {attempt['error']}")
+        if job["waits"]:
+            notes.append(f"{job['job']} waits: {job['waits']}")
+    console.print(table)
+    if notes:
+        console.print()
+        for note in notes:
+            console.print(note, markup=False, soft_wrap=True)

@@ -1,0 +1,105 @@
+"""Executions to Celery messages, and the reading back of what waits in Redis."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from prometheus.orchestration.dag import JobPriority
+from prometheus.persistence.executions import HARD_LIMIT_GRACE, Publication
+
+log = logging.getLogger(__name__)
+
+# In Celery's Redis transport 0 is the highest priority, and a message without one counts as 0.
+PRIORITY = {JobPriority.CRITICAL: 0, JobPriority.STANDARD: 3, JobPriority.OPTIONAL: 6}
+BACKGROUND = 9
+"""Of whatever is not for the latest session: it yields to all live work."""
+
+
+class BrokerUnavailable(Exception):
+    """Messages could not be sent now; the rows stay QUEUED and are published later."""
+
+
+class Publisher:
+    """Sends one message an execution; the row is QUEUED and committed before."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """
+        Send messages, all in one round trip.
+
+        Raises:
+            BrokerUnavailable: Some or all may not have been sent. Sending again is safe.
+        """
+        if not publications:
+            return
+        try:
+            with self._app.producer_or_acquire() as producer, producer.batch():
+                for publication in publications:
+                    self._send(publication, producer)
+        except (OperationalError, OSError) as error:
+            raise BrokerUnavailable(str(error)) from error
+        except self._app.connection_for_write().connection_errors as error:
+            raise BrokerUnavailable(str(error)) from error
+
+    def _send(self, publication: Publication, producer: object) -> None:
+        background = publication.trigger != "schedule"
+        self._app.send_task(
+            task_name(publication.pipeline, publication.job_type),
+            args=[publication.execution_id],
+            task_id=publication.execution_id,
+            queue=publication.queue,
+            priority=BACKGROUND if background else PRIORITY[JobPriority(publication.priority)],
+            soft_time_limit=publication.timeout_seconds,
+            time_limit=publication.timeout_seconds + int(HARD_LIMIT_GRACE.total_seconds()),
+            retries=publication.retries,
+            countdown=publication.countdown or None,
+            ignore_result=True,
+            producer=producer,
+            # A tick must not hang on a broker that is away: the rows are published by a later one.
+            retry=False,
+        )
+
+    def waiting_ids(self, queues: Iterable[str]) -> set[str]:
+        """
+        Return the ids of the messages that wait in the lists of some queues.
+
+        Messages that a worker holds back for later, or has just taken, are in none of them.
+
+        Raises:
+            BrokerUnavailable: Redis does not answer.
+        """
+        found: set[str] = set()
+        try:
+            with self._app.connection_for_read() as connection:
+                channel = connection.default_channel
+                for queue in queues:
+                    for step in channel.priority_steps:
+                        key = channel._q_for_pri(queue, step)
+                        for raw in channel.client.lrange(key, 0, -1):
+                            found.add(_message_id(raw))
+        except (OperationalError, OSError) as error:
+            raise BrokerUnavailable(str(error)) from error
+        except self._app.connection_for_read().connection_errors as error:
+            raise BrokerUnavailable(str(error)) from error
+        return found
+
+
+def task_name(pipeline: str, job_type: str) -> str:
+    """Name of a job's Celery task: ``daily.ingest_prices``."""
+    return f"{pipeline}.{job_type}"
+
+
+def _message_id(raw: bytes | str) -> str:
+    """Return a stored message's task id; a message that is not ours has none."""
+    try:
+        return str(json.loads(raw)["headers"]["id"])
+    except (ValueError, KeyError, TypeError):
+        log.warning("message_unreadable", extra={"size": len(raw)})
+        return ""

@@ -1,0 +1,236 @@
+"""Jobs as Celery tasks: one registered task a job, whose argument is the execution id."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery import Celery, Task
+from celery.exceptions import Ignore, Retry
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from prometheus.core.sessions import Session
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch.attempts import Attempts, failure_of
+from prometheus.dispatch.context import JobContext
+from prometheus.dispatch.publisher import task_name
+from prometheus.errors import HorizonError, PrometheusError
+from prometheus.orchestration.dag import DAG
+from prometheus.orchestration.pipeline import JobDefinition, Pipeline
+from prometheus.persistence.executions import FailedForGood, Refused, Retried, Started
+from prometheus.sources.protocol import Sources
+
+log = logging.getLogger(__name__)
+
+MAX_RESULT = 65_536
+"""Bytes of JSON that a job may return; more belongs in the job's own store."""
+
+
+class JobResultError(PrometheusError):
+    """A job returned something that can not be kept with its attempt."""
+
+
+@dataclass(kw_only=True)
+class Workplace:
+    """What every task of a worker process shares; the process fills it in when it starts."""
+
+    attempts: Attempts
+    advance: Callable[[str], object]
+    """Decides again for one run: `prometheus.dispatch.scheduler.Scheduler.advance`."""
+    sources: Callable[[], Sources]
+    """Made on first use: a process that runs no job reads no prices."""
+    incarnation: str
+    """Identity of the worker process, which its pool's children share."""
+    running: dict[str, Started] = field(default_factory=dict)
+    """Attempts of this process by execution id."""
+
+    def advance_quietly(self, dag_id: str) -> None:
+        """Decide again for a run; what goes wrong is left to the next tick."""
+        try:
+            self.advance(dag_id)
+        except (SQLAlchemyError, PrometheusError):
+            log.exception("not_advanced", extra={"dag": dag_id})
+
+
+class JobTask(Task):  # type: ignore[misc]  # Celery has no types
+    """
+    A job's Celery task.
+
+    Celery's own autoretry decides when and whether to try again; the rows are written first.
+    """
+
+    abstract = True
+    acks_late = False
+    ignore_result = True
+    autoretry_for = (Exception,)
+    retry_jitter = True
+
+    workplace: Workplace
+    pipeline: Pipeline
+    definition: JobDefinition
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Start the attempt in the database, or drop the message: it may be a second one."""
+        place = self.workplace
+        try:
+            outcome = place.attempts.start(
+                task_id, worker=self.request.hostname, incarnation=place.incarnation
+            )
+        except SQLAlchemyError as error:
+            # The row is still QUEUED: the reconciler sends another message.
+            log.warning("start_not_written", extra={"execution": task_id, "error": str(error)})
+            raise Ignore from None
+        if isinstance(outcome, Refused):
+            log.info("start_refused", extra={"execution": task_id, "reason": outcome.reason})
+            if outcome.expired is not None:
+                place.advance_quietly(outcome.expired)
+            raise Ignore
+        place.running[task_id] = outcome
+
+    def run(self, execution_id: str) -> Any:
+        """Run the job's function and check what it returns."""
+        started = self.workplace.running[self.request.id]
+        result = self.definition.resolve()(self.context(started))
+        try:
+            size = len(json.dumps(result, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise JobResultError(
+                f"{self.name} returned {type(result).__name__}, which is not JSON ({error}); "
+                f"return numbers, texts, lists and dicts of these, or nothing"
+            ) from error
+        if size > MAX_RESULT:
+            raise JobResultError(
+                f"{self.name} returned {size} bytes; at most {MAX_RESULT} are kept with an "
+                f"attempt, so put the data in a store of its own and return where it is"
+            )
+        return result
+
+    def context(self, started: Started) -> JobContext:
+        """Return what the job is told about itself."""
+        session, previous = _sessions(started.dag)
+        place = self.workplace
+
+        def begin() -> AbstractContextManager[Connection]:
+            return place.attempts.transaction(started.execution_id, place.incarnation)
+
+        return JobContext(
+            market_id=started.dag.market_id,
+            session=session,
+            previous_session=previous,
+            pipeline=started.dag.pipeline,
+            dag_id=started.dag.dag_id,
+            job_id=started.job.job_id,
+            attempt_number=started.attempt_number,
+            execution_id=started.execution_id,
+            begin=begin,
+            sources=place.sources(),
+            parameters=started.parameters,
+            logger=logging.getLogger(f"prometheus.job.{started.dag.pipeline}.{started.job.job_id}"),
+        )
+
+    def retry(  # the signature is Celery's
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Write this attempt's failure and its successor, then send the successor's message."""
+        place = self.workplace
+        started = place.running.get(self.request.id)
+        outcome = place.attempts.fail(
+            self.request.id,
+            failure_of(exc, limit=started.job.timeout if started else None),
+            countdown=None if countdown is None else int(countdown),
+            incarnation=place.incarnation,
+        )
+        if not isinstance(outcome, Retried):
+            if isinstance(outcome, FailedForGood):
+                place.advance_quietly(outcome.dag_id)
+            raise exc if exc is not None else Ignore()
+        try:
+            super().retry(
+                args=(outcome.successor_id,),
+                kwargs={},
+                exc=exc,
+                countdown=outcome.countdown,
+                task_id=outcome.successor_id,
+                retry=False,
+                **options,
+            )
+        except Retry as sent:
+            place.attempts.mark_published(outcome.successor_id)
+            if throw:
+                raise
+            return sent
+
+    def finished(self, execution_id: str, result: Any) -> None:
+        """Report success and start what waited for it."""
+        place = self.workplace
+        place.running.pop(execution_id, None)
+        dag_id = place.attempts.succeed(execution_id, incarnation=place.incarnation, result=result)
+        if dag_id is None:
+            log.warning("success_came_late", extra={"execution": execution_id})
+            return
+        place.advance_quietly(dag_id)
+
+    def failed(self, execution_id: str, error: BaseException | None, trace: str | None) -> None:
+        """Report a failure that no retry has written."""
+        place = self.workplace
+        place.running.pop(execution_id, None)
+        outcome = place.attempts.fail(
+            execution_id, failure_of(error, trace=trace), incarnation=place.incarnation
+        )
+        if isinstance(outcome, FailedForGood):
+            place.advance_quietly(outcome.dag_id)
+
+
+def register_jobs(
+    app: Celery, pipelines: Mapping[str, Pipeline], workplace: Workplace
+) -> list[str]:
+    """
+    Register one task for each job of each pipeline.
+
+    Returns:
+        The tasks' names, ``pipeline.job``.
+    """
+    names = []
+    for pipeline in pipelines.values():
+        for job in pipeline.jobs.values():
+            name = task_name(pipeline.name, job.name)
+            task = type(
+                "Job",
+                (JobTask,),
+                {
+                    "name": name,
+                    "max_retries": job.max_retries,
+                    "retry_backoff": int(job.retry_base.total_seconds()),
+                    "retry_backoff_max": int(job.retry_cap.total_seconds()),
+                    "workplace": workplace,
+                    "pipeline": pipeline,
+                    "definition": job,
+                    "__doc__": JobTask.__doc__,
+                    "__module__": __name__,
+                },
+            )
+            app.register_task(task())
+            names.append(name)
+    return names
+
+
+def _sessions(dag: DAG) -> tuple[Session, Session | None]:
+    calendar = TradingCalendar(dag.market_id)
+    session = calendar.session(dag.as_of_date)
+    try:
+        return session, calendar.session(calendar.previous_trading_day(dag.as_of_date))
+    except HorizonError:
+        return session, None

@@ -1,0 +1,109 @@
+"""Every error Prometheus raises on purpose.
+
+One class for each thing a caller handles differently. Each keeps its facts as attributes, and its
+message says what came, what was wanted and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+
+
+class PrometheusError(Exception):
+    """The base of all errors of this package."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """
+    Say which known name was probably meant.
+
+    Returns:
+        ``" Did you mean 'x'?"`` when one name is close, otherwise ``" Known: a, b."``
+    """
+    names = sorted(known)
+    folded = {candidate.casefold(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {folded[close[0]]!r}?"
+    return f" Known: {', '.join(names)}." if names else ""
+
+
+class UnknownMarketError(PrometheusError):
+    """No market or exchange has this name."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        super().__init__(f"No market or exchange is called {name!r}.{nearest(name, known)}")
+
+
+class NaiveDatetimeError(PrometheusError):
+    """An instant came without a time zone."""
+
+    def __init__(self, argument: str, value: datetime) -> None:
+        self.argument = argument
+        self.value = value
+        super().__init__(
+            f"{argument} is {value.isoformat()}, which has no time zone, so it could be any of 24 "
+            f"hours. Pass an aware datetime, for example datetime.now(timezone.utc)."
+        )
+
+
+class HorizonError(PrometheusError):
+    """A question about a time for which an exchange's sessions are not known."""
+
+    def __init__(self, calendar: str, asked: date | datetime, first: date, last: date) -> None:
+        self.calendar = calendar
+        self.asked = asked
+        self.first = first
+        self.last = last
+        # An instant can be unknown on the first or the last date itself: dates are local.
+        day = asked.date() if isinstance(asked, datetime) else asked
+        if day <= first:
+            side, remedy = "before the first", "Ask within these dates."
+        else:
+            side = "after the last"
+            remedy = (
+                "Ask within these dates, or install a release of prometheus with a newer "
+                "sessions snapshot."
+            )
+        super().__init__(
+            f"{asked.isoformat()} is {side} date for which the sessions of {calendar} are known "
+            f"({first.isoformat()} to {last.isoformat()}). {remedy}"
+        )
+
+
+class NoSessionError(PrometheusError):
+    """A market has no session on the date that was asked for."""
+
+    def __init__(
+        self, calendar: str, day: date, reason: str, before: date | None, after: date | None
+    ) -> None:
+        self.calendar = calendar
+        self.day = day
+        self.reason = reason
+        self.before = before
+        self.after = after
+        # At either end of the calendar there is a session on one side only.
+        around = [each.isoformat() for each in (before, after) if each is not None]
+        nearest_sessions = {
+            0: "",
+            1: " The nearest session is {}.",
+            2: " The nearest sessions are {}.",
+        }
+        super().__init__(
+            f"{calendar} has no session on {day.isoformat()} ({reason})."
+            + nearest_sessions[len(around)].format(" and ".join(around))
+        )
+
+
+class PipelineError(PrometheusError):
+    """A pipeline or DAG cannot be used; ``faults`` lists everything that is wrong with it."""
+
+    def __init__(self, name: str, faults: Sequence[str]) -> None:
+        self.name = name
+        self.faults = tuple(faults)
+        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        lines = "".join(f"\n  - {fault}" for fault in self.faults)
+        super().__init__(f"{name}: {count}.{lines}")

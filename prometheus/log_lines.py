@@ -1,0 +1,44 @@
+"""Log lines: an event's name, and its facts as key=value."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+_ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "data"}
+
+
+class EventFormatter(logging.Formatter):
+    """Writes ``2026-11-23T09:00:00.123Z INFO prometheus.dispatch run_created dag=… market=…``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record; anything but plain words is written as JSON, so lines stay lines."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = f"{at.removesuffix('+00:00')}Z {record.levelname} {record.name} {record.getMessage()}"
+        facts = {
+            key: value
+            for key, value in vars(record).items()
+            if key not in _ORDINARY and value is not None
+        }
+        line += "".join(f" {key}={_plain(value)}" for key, value in facts.items())
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def configure(level: str = "INFO") -> None:
+    """Send every log record of this process to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(EventFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # Alembic names every step it takes; one line of ours says what came of them.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    return text if text and text.isprintable() and " " not in text else json.dumps(text)

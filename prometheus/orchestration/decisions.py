@@ -1,0 +1,215 @@
+"""
+The scheduler's one decision: from what is stored and the time, what happens to each job.
+
+Pure: the same snapshot and the same ``now`` give the same decisions, whoever asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+
+from prometheus.errors import UnknownMarketError
+from prometheus.orchestration.dag import DAG, JobMetadata, start_order
+from prometheus.orchestration.lifecycle import BLOCKING, JobStatus
+from prometheus.orchestration.windows import SessionBounds, Window
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """The latest execution of a job, as far as a decision needs it."""
+
+    execution_id: str
+    status: JobStatus
+    forced: bool = False
+    """An operator started it: its window does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """One open run."""
+
+    dag: DAG
+    jobs: Mapping[str, JobState]
+    """Every job of the DAG by id."""
+    previous: Mapping[str, JobStatus] | None
+    """Jobs of the run of the market's previous session by id; ``None`` if it has no run."""
+    forced: bool = False
+    """An operator, or an announced catch-up, runs it outside its windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything a decision is made of, read in one transaction."""
+
+    runs: tuple[RunState, ...]
+    bounds: Mapping[tuple[str, date], SessionBounds]
+    """Of each run's session, by market and session date."""
+
+
+class HoldReason(StrEnum):
+    """Why a job does not start now."""
+
+    UPSTREAM = "upstream"
+    """A job it depends on has not succeeded yet."""
+    WINDOW = "window"
+    """Its window has not opened."""
+    PREVIOUS = "previous"
+    """The same job of the previous session has not finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Claim the job and hand it to a worker."""
+
+    dag_id: str
+    job: JobMetadata
+    execution_id: str
+    window: Window
+    forced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Leave the job as it is."""
+
+    dag_id: str
+    job: JobMetadata
+    execution_id: str
+    reason: HoldReason
+    detail: str
+    until: datetime | None
+    """When the reason ends, in market time, if that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The job can not run any more, because of an upstream job."""
+
+    dag_id: str
+    job: JobMetadata
+    execution_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """The job's window closed before it started."""
+
+    dag_id: str
+    job: JobMetadata
+    execution_id: str
+    reason: str
+
+
+Decision = Start | Hold | Skip | Expire
+
+
+def decide(snapshot: Snapshot, now: datetime) -> tuple[Decision, ...]:
+    """
+    Choose what happens to each unfinished job of each open run.
+
+    Args:
+        snapshot: Open runs with the latest execution of each of their jobs.
+        now: Market time, aware UTC.
+
+    Returns:
+        At most one decision for each job that is PENDING, and an `Expire` for each that is QUEUED
+        past its window. Upstream before downstream within a run, except that the starts of all
+        runs come first, by priority and id. The order of the snapshot's rows is irrelevant.
+
+    Raises:
+        UnknownMarketError: A run's session has no bounds in the snapshot.
+    """
+    starts: list[Start] = []
+    others: list[Decision] = []
+    for run in sorted(snapshot.runs, key=lambda run: run.dag.dag_id):
+        for decision in _decide_run(run, _bounds(snapshot, run.dag), now):
+            if isinstance(decision, Start):
+                starts.append(decision)
+            else:
+                others.append(decision)
+    starts.sort(key=lambda start: (start_order(start.job), start.dag_id))
+    return (*starts, *others)
+
+
+def _bounds(snapshot: Snapshot, dag: DAG) -> SessionBounds:
+    bounds = snapshot.bounds.get((dag.market_id, dag.as_of_date))
+    if bounds is None:
+        raise UnknownMarketError(dag.market_id, {market for market, _ in snapshot.bounds})
+    return bounds
+
+
+def _decide_run(run: RunState, bounds: SessionBounds, now: datetime) -> list[Decision]:
+    decisions: list[Decision] = []
+    dag_id = run.dag.dag_id
+    status = {job_id: state.status for job_id, state in run.jobs.items()}
+    for job_id in run.dag.topological_order():
+        job, state = run.dag.jobs[job_id], run.jobs[job_id]
+        if state.status not in (JobStatus.PENDING, JobStatus.QUEUED):
+            continue
+        window = bounds.window(job)
+        forced = run.forced or state.forced
+        if now >= window.closes_at and not forced:
+            reason = f"its window closed at {window.closes_at:%Y-%m-%d %H:%M:%S} UTC"
+            decisions.append(Expire(dag_id, job, state.execution_id, reason))
+            status[job_id] = JobStatus.EXPIRED
+            continue
+        if state.status is JobStatus.QUEUED:
+            continue
+        blocked = [up for up in job.dependencies if status[up] in BLOCKING]
+        if blocked:
+            reason = "; ".join(f"upstream {up} is {status[up]}" for up in sorted(blocked))
+            decisions.append(Skip(dag_id, job, state.execution_id, reason))
+            status[job_id] = JobStatus.SKIPPED
+            continue
+        hold = _reason_to_hold(run, job, window, forced, status, now)
+        if hold is None:
+            decisions.append(Start(dag_id, job, state.execution_id, window, forced))
+        else:
+            decisions.append(Hold(dag_id, job, state.execution_id, *hold))
+    return decisions
+
+
+def _reason_to_hold(
+    run: RunState,
+    job: JobMetadata,
+    window: Window,
+    forced: bool,
+    status: Mapping[str, JobStatus],
+    now: datetime,
+) -> tuple[HoldReason, str, datetime | None] | None:
+    if now < window.opens_at and not forced:
+        detail = f"its window opens at {window.opens_at:%Y-%m-%d %H:%M:%S} UTC"
+        return HoldReason.WINDOW, detail, window.opens_at
+    waiting = [up for up in job.dependencies if status[up] is not JobStatus.SUCCESS]
+    if waiting:
+        detail = "; ".join(f"{up} is {status[up]}" for up in sorted(waiting))
+        return HoldReason.UPSTREAM, detail, None
+    if job.after_previous and run.previous is not None:
+        before = run.previous.get(job.job_id)
+        if before is not None and before not in (JobStatus.SUCCESS, *BLOCKING):
+            return HoldReason.PREVIOUS, f"in the previous session it is {before}", None
+    return None
+
+
+def next_instant(snapshot: Snapshot, now: datetime) -> datetime | None:
+    """
+    Say when time alone can next change a decision.
+
+    Returns:
+        The first opening or closing, after ``now``, of the window of an unfinished job of these
+        runs, in market time; ``None`` if there is none.
+    """
+    instants = []
+    for run in snapshot.runs:
+        bounds = _bounds(snapshot, run.dag)
+        for job_id, state in run.jobs.items():
+            if run.forced or state.forced:
+                continue
+            if state.status in (JobStatus.PENDING, JobStatus.QUEUED):
+                window = bounds.window(run.dag.jobs[job_id])
+                instants += [window.opens_at, window.closes_at]
+    return min((instant for instant in instants if instant > now), default=None)

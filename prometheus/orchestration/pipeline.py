@@ -1,0 +1,401 @@
+"""Pipelines: named sets of jobs that users write as plain functions."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from enum import StrEnum
+from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
+
+from prometheus.core.durations import format_duration, parse_duration
+from prometheus.core.market_state import MarketState
+from prometheus.core.markets import get_market
+from prometheus.errors import PipelineError, UnknownMarketError
+from prometheus.orchestration.dag import (
+    DAG,
+    JobMetadata,
+    JobPriority,
+    WindowRule,
+    dag_id_for,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CatchUp(StrEnum):
+    """What happens to the sessions of an outage."""
+
+    NONE = "none"
+    """Nothing is started late."""
+    LATEST = "latest"
+    """Each market's latest session is run if its windows are still open."""
+    ALL = "all"
+    """The sessions missed since the pipeline was first seen too, oldest first, at most 10."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobDefinition:
+    """A job as its pipeline defines it, for every market and session."""
+
+    name: str
+    function: Callable[..., Any] | str
+    """The function, or where to import it from: ``package.module:function``."""
+    after: tuple[str, ...]
+    required_state: MarketState | None
+    window: WindowRule
+    priority: JobPriority
+    max_retries: int
+    timeout: timedelta
+    retry_base: timedelta
+    retry_cap: timedelta
+    after_previous: bool
+    where: str
+    """File and line of the definition, for messages."""
+
+    def resolve(self) -> Callable[..., Any]:
+        """Return the function, importing it if only its name is known."""
+        if not isinstance(self.function, str):
+            return self.function
+        module, _, attribute = self.function.partition(":")
+        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        return function
+
+
+class JobOptions(TypedDict, total=False):
+    """What can be said of a job where it is defined; all of it may be left out."""
+
+    after: Iterable[Callable[..., Any] | str]
+    """Jobs of this pipeline that must succeed first: functions or names."""
+    required_state: MarketState | str | None
+    """Phase of the run's session in which its time to start begins; default: the run's opening."""
+    window: WindowRule | str
+    """Whether that time ends with the next session's PRE_OPEN (default) or with the phase."""
+    priority: JobPriority | str
+    """Which of several runnable jobs goes first; default STANDARD."""
+    max_retries: int
+    """Further attempts after a failure; default 3."""
+    timeout: timedelta | str
+    """Time limit of one attempt; default 1 hour."""
+    retry_base: timedelta | str
+    """Bound of the first retry's random delay, doubled for each further one; default 60 s."""
+    retry_cap: timedelta | str
+    """Largest bound; default 900 s."""
+    after_previous: bool
+    """Also wait for the same job of the market's previous session; default no."""
+
+
+class Pipeline:
+    """
+    A named set of jobs, run for each of its markets on each of their sessions.
+
+    Nothing is checked while it is written; `faults` lists everything that is wrong at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        markets: Iterable[str],
+        catch_up: CatchUp | str = CatchUp.LATEST,
+        parameters: Mapping[str, Any] | None = None,
+        on_failure: Callable[..., Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            name: Lower-case identifier, unique among the pipelines of an installation.
+            markets: Markets whose sessions it follows.
+            catch_up: What to do with sessions missed in an outage.
+            parameters: JSON values handed to every job as ``ctx.parameters``.
+            on_failure: Called with the job's context and the error, once for each job that failed
+                for good.
+        """
+        self.name = name
+        self.markets = (markets,) if isinstance(markets, str) else tuple(markets)
+        self.parameters = dict(parameters or {})
+        self.on_failure = on_failure
+        self.where = _caller()
+        self._jobs: list[JobDefinition] = []
+        self._names: set[str] = set()
+        self._faults: list[str] = []
+        self.catch_up = self._read(CatchUp, catch_up, "catch_up", CatchUp.LATEST, self.where)
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.name!r}, {len(self._jobs)} jobs)"
+
+    @property
+    def jobs(self) -> Mapping[str, JobDefinition]:
+        """Jobs by name, in the order of definition."""
+        return {job.name: job for job in self._jobs}
+
+    def job(
+        self, *, name: str | None = None, **options: Unpack[JobOptions]
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """
+        Make a function a job; the function itself stays as it is.
+
+        Args:
+            name: The job's name; the function's name if not given.
+            options: See `JobOptions`.
+        """
+        where = _caller()
+
+        def register(function: Callable[P, R]) -> Callable[P, R]:
+            self._define(function, name or function.__name__, where, **options)
+            return function
+
+        return register
+
+    def add(self, path: str, *, name: str | None = None, **options: Unpack[JobOptions]) -> None:
+        """
+        Define a job whose function is imported only by the worker that runs it.
+
+        Args:
+            path: ``package.module:function``.
+            name: The job's name; the function's name if not given.
+            options: See `JobOptions`.
+        """
+        self._define(path, name or path.rpartition(":")[2], _caller(), **options)
+
+    def _define(
+        self,
+        function: Callable[..., Any] | str,
+        name: str,
+        where: str,
+        *,
+        after: Iterable[Callable[..., Any] | str] = (),
+        required_state: MarketState | str | None = None,
+        window: WindowRule | str = WindowRule.SESSION,
+        priority: JobPriority | str = JobPriority.STANDARD,
+        max_retries: int = 3,
+        timeout: timedelta | str = timedelta(hours=1),
+        retry_base: timedelta | str = timedelta(seconds=60),
+        retry_cap: timedelta | str = timedelta(seconds=900),
+        after_previous: bool = False,
+    ) -> None:
+        if name in self._names:
+            self._faults.append(f"{where}: job {name!r} is defined twice")
+        if isinstance(function, str) and not function.partition(":")[2]:
+            self._faults.append(f"{where}: {function!r} is not of the form package.module:function")
+        self._names.add(name)
+        self._jobs.append(
+            JobDefinition(
+                name=name,
+                function=function,
+                after=self._upstream_names(after, where),
+                required_state=None
+                if required_state is None
+                else self._read(
+                    MarketState, required_state, "required_state", MarketState.POST_CLOSE, where
+                ),
+                window=self._read(WindowRule, window, "window", WindowRule.SESSION, where),
+                priority=self._priority(priority, where),
+                max_retries=max_retries,
+                timeout=self._duration(timeout, "timeout", timedelta(hours=1), where),
+                retry_base=self._duration(retry_base, "retry_base", timedelta(seconds=60), where),
+                retry_cap=self._duration(retry_cap, "retry_cap", timedelta(seconds=900), where),
+                after_previous=after_previous,
+                where=where,
+            )
+        )
+
+    def _upstream_names(
+        self, after: Iterable[Callable[..., Any] | str], where: str
+    ) -> tuple[str, ...]:
+        if isinstance(after, str) or not isinstance(after, Iterable):
+            shown = self._upstream_name(after)
+            self._faults.append(f"{where}: after is {shown}; it must be a list: after=[{shown}]")
+            return ()
+        return tuple(self._upstream_name(upstream) for upstream in after)
+
+    def _upstream_name(self, upstream: Callable[..., Any] | str) -> str:
+        if isinstance(upstream, str):
+            return upstream
+        for job in self._jobs:
+            if job.function is upstream:
+                return job.name
+        return getattr(upstream, "__name__", repr(upstream))
+
+    def _read(self, kind: type[_E], value: _E | str, argument: str, fallback: _E, where: str) -> _E:
+        try:
+            return kind(value)
+        except ValueError:
+            known = ", ".join(str(member.value) for member in kind)
+            self._faults.append(f"{where}: {argument} is {value!r}; it must be one of {known}")
+            return fallback
+
+    def _priority(self, value: JobPriority | str, where: str) -> JobPriority:
+        if isinstance(value, JobPriority):
+            return value
+        if value in JobPriority.__members__:
+            return JobPriority[value]
+        known = ", ".join(JobPriority.__members__)
+        self._faults.append(f"{where}: priority is {value!r}; it must be one of {known}")
+        return JobPriority.STANDARD
+
+    def _duration(
+        self, value: timedelta | str, argument: str, fallback: timedelta, where: str
+    ) -> timedelta:
+        try:
+            return parse_duration(value)
+        except AttributeError:
+            error = f"{value!r} is not a duration; write 45s, 30m, 2h, 1h30m or 1d"
+        except (ValueError, OverflowError) as raised:
+            error = str(raised)
+        self._faults.append(f"{where}: {argument}: {error}")
+        return fallback
+
+    def faults(self, *, visibility_timeout: timedelta = timedelta(hours=2)) -> tuple[str, ...]:
+        """
+        List everything that is wrong with the pipeline.
+
+        Args:
+            visibility_timeout: After this time Redis delivers a message again, so that no retry
+                may wait that long.
+
+        Returns:
+            One sentence a fault, with file and line; empty when it can run.
+        """
+        faults = list(self._faults)
+        if (
+            not self.name.isidentifier()
+            or self.name != self.name.lower()
+            or len(self.name) > _LONGEST_NAME
+        ):
+            faults.append(
+                f"{self.where}: {self.name!r} must be a lower-case identifier of at most "
+                f"{_LONGEST_NAME} characters"
+            )
+        if not self.markets:
+            faults.append(f"{self.where}: it has no markets")
+        if not self._jobs:
+            faults.append(f"{self.where}: it has no jobs")
+        configurations = []
+        for market in self.markets:
+            try:
+                configurations.append(get_market(market).config)
+            except UnknownMarketError as error:
+                faults.append(f"{self.where}: {error}")
+        try:
+            json.dumps(self.parameters, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            faults.append(f"{self.where}: parameters must be JSON values: {error}")
+        lines = {job.name: job.where for job in self._jobs}
+        faults += [
+            f"{lines.get(_first_name(fault, lines), self.where)}: {fault}"
+            for fault in self.dag("", date.min).validate()
+        ]
+        for job in self._jobs:
+            faults += [f"{job.where}: job {job.name!r}: {fault}" for fault in _job_faults(job)]
+            if job.retry_cap + timedelta(seconds=60) >= visibility_timeout:
+                faults.append(
+                    f"{job.where}: job {job.name!r}: retry_cap is "
+                    f"{format_duration(job.retry_cap)}; it must be more than a minute below the "
+                    f"broker's visibility timeout ({format_duration(visibility_timeout)}), or "
+                    f"Redis would deliver the retry twice"
+                )
+            if job.window is WindowRule.STATE and any(
+                _phase_is_empty(job.required_state, config.pre_open, config.post_close)
+                for config in configurations
+            ):
+                faults.append(
+                    f"{job.where}: job {job.name!r}: its window never opens, because "
+                    f"{job.required_state} lasts no time on any session of its market"
+                )
+        return tuple(dict.fromkeys(faults))
+
+    def check(self, *, visibility_timeout: timedelta = timedelta(hours=2)) -> None:
+        """
+        Refuse a pipeline that cannot run.
+
+        Raises:
+            PipelineError: With all of `faults`.
+        """
+        faults = self.faults(visibility_timeout=visibility_timeout)
+        if faults:
+            raise PipelineError(f"pipeline {self.name!r}", faults)
+
+    def dag(self, market_id: str, as_of_date: date) -> DAG:
+        """Build the DAG of this pipeline for one market and session date."""
+        return DAG(
+            dag_id_for(self.name, market_id, as_of_date),
+            (
+                JobMetadata(
+                    job_id=job.name,
+                    job_type=job.name,
+                    market_id=market_id,
+                    dependencies=job.after,
+                    required_state=job.required_state,
+                    window=job.window,
+                    priority=job.priority,
+                    max_retries=job.max_retries,
+                    timeout=job.timeout,
+                    retry_base=job.retry_base,
+                    retry_cap=job.retry_cap,
+                    after_previous=job.after_previous,
+                )
+                for job in self._jobs
+            ),
+            pipeline=self.name,
+            market_id=market_id,
+            as_of_date=as_of_date,
+        )
+
+
+_E = TypeVar("_E", bound=StrEnum)
+_LONGEST_NAME = 100
+"""Characters of a pipeline's or a job's name, which are columns of a table."""
+
+
+def _first_name(fault: str, names: Iterable[str]) -> str:
+    """Return the job that a fault of a DAG is about, which it names before any other."""
+    found = {
+        place: name
+        for name in names
+        for shown in (f"{name!r}", f" {name} ")
+        if (place := fault.find(shown)) >= 0
+    }
+    return found[min(found)] if found else ""
+
+
+def _job_faults(job: JobDefinition) -> list[str]:
+    faults = []
+    if job.required_state is MarketState.HOLIDAY:
+        faults.append("required_state is HOLIDAY, which has no session to run for")
+    if not job.name.isidentifier() or len(job.name) > _LONGEST_NAME:
+        faults.append(
+            f"its name must be an identifier of at most {_LONGEST_NAME} characters; give it one "
+            f"with name="
+        )
+    if type(job.max_retries) is not int or job.max_retries < 0:
+        faults.append(f"max_retries is {job.max_retries!r}; it must be a whole number, 0 or more")
+    for argument, duration in (
+        ("timeout", job.timeout),
+        ("retry_base", job.retry_base),
+        ("retry_cap", job.retry_cap),
+    ):
+        if duration.total_seconds() < 1 or duration.total_seconds() % 1:
+            faults.append(
+                f"{argument} is {format_duration(duration)}; it must be whole seconds, at least 1"
+            )
+    if job.retry_cap < job.retry_base:
+        faults.append("retry_cap is shorter than retry_base")
+    return faults
+
+
+def _phase_is_empty(state: MarketState | None, pre_open: timedelta, post_close: timedelta) -> bool:
+    return (state is MarketState.PRE_OPEN and not pre_open) or (
+        state is MarketState.POST_CLOSE and not post_close
+    )
+
+
+def _caller() -> str:
+    """Return ``file:line`` of the code that called into this module."""
+    frame = sys._getframe(1)  # noqa: SLF001  its documented name
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,0 +1,159 @@
+"""Which runs should exist: the sessions of each market, and what to do about missed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import HorizonError
+from prometheus.orchestration.dag import DAG
+from prometheus.orchestration.pipeline import CatchUp, Pipeline
+from prometheus.orchestration.windows import SessionBounds
+
+MAX_CATCH_UP = 10
+"""How many missed sessions in a row the policy ``all`` runs."""
+ON_TIME = timedelta(minutes=5)
+"""How long after its first window's opening a run still counts as on time."""
+
+_REACH = timedelta(days=2)
+"""How far a session's instants can be from midnight UTC of its date."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A run that should be created now."""
+
+    dag: DAG
+    bounds: SessionBounds
+    forced: bool = False
+    """Caught up outside its windows, by the pipeline's policy."""
+    missed: str | None = None
+    """Why its jobs are EXPIRED from the start; ``None`` for a run that will be worked on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRange:
+    """The session dates a replay is bound to, both included."""
+
+    first: date
+    last: date
+
+
+def session_bounds(calendar: TradingCalendar, session_date: date) -> SessionBounds:
+    """
+    Gather what the windows of one session are made of.
+
+    Raises:
+        NoSessionError: The market has no session on this date.
+        HorizonError: The date is outside the calendar.
+    """
+    try:
+        following = calendar.phases(calendar.next_trading_day(session_date))
+    except HorizonError:
+        following = None
+    return SessionBounds(calendar.phases(session_date), following)
+
+
+def plan_runs(
+    pipeline: Pipeline,
+    calendar: TradingCalendar,
+    market_id: str,
+    *,
+    existing: Collection[date],
+    first_seen_at: datetime,
+    now: datetime,
+    only: SessionRange | None = None,
+) -> tuple[PlannedRun, ...]:
+    """
+    List the runs of one pipeline and market that should exist by now and do not.
+
+    Args:
+        pipeline: Its catch-up policy decides about sessions whose time has passed.
+        calendar: The market's calendar.
+        market_id: The market.
+        existing: Session dates that have a run already, at least those since ``first_seen_at``.
+        first_seen_at: When this database first saw the pipeline, in market time: sessions whose
+            windows had closed by then are none of its business.
+        now: Market time, aware UTC.
+        only: Sessions outside these bounds are never run.
+
+    Returns:
+        Runs in the order of their sessions.
+
+    Raises:
+        HorizonError: ``now`` is outside the calendar: which sessions there were is not known.
+    """
+    if (now - _REACH).date() > calendar.horizon:
+        raise HorizonError(market_id, now, calendar.first, calendar.horizon)
+    due: list[tuple[DAG, SessionBounds]] = []
+    for session_date in _sessions_since(calendar, first_seen_at, now):
+        if session_date in existing:
+            continue
+        if only is not None and not only.first <= session_date <= only.last:
+            continue
+        due.append((pipeline.dag(market_id, session_date), session_bounds(calendar, session_date)))
+    planned: list[PlannedRun] = []
+    missed: list[tuple[DAG, SessionBounds, datetime]] = []
+    for dag, bounds in due:
+        windows = [bounds.window(job) for job in dag]
+        last_chance = max(window.closes_at for window in windows)
+        first_start = min(window.opens_at for window in windows)
+        if pipeline.catch_up is CatchUp.NONE:
+            last_chance = min(last_chance, first_start + ON_TIME)
+        if now < last_chance:
+            planned.append(PlannedRun(dag, bounds))
+        elif last_chance > first_seen_at:
+            missed.append((dag, bounds, last_chance))
+    caught_up = len(missed) - MAX_CATCH_UP if pipeline.catch_up is CatchUp.ALL else len(missed)
+    for number, (dag, bounds, last_chance) in enumerate(missed):
+        if number >= caught_up:
+            planned.append(PlannedRun(dag, bounds, forced=True))
+        else:
+            limit = f", at most {MAX_CATCH_UP}" if pipeline.catch_up is CatchUp.ALL else ""
+            why = (
+                f"missed: no scheduler was running while it was due (until "
+                f"{last_chance:%Y-%m-%d %H:%M} UTC), and catch_up is {pipeline.catch_up}{limit}"
+            )
+            planned.append(PlannedRun(dag, bounds, missed=why))
+    return tuple(sorted(planned, key=lambda run: run.dag.as_of_date))
+
+
+def _sessions_since(
+    calendar: TradingCalendar, first_seen_at: datetime, now: datetime
+) -> list[date]:
+    """List the sessions that opened by ``now`` and had not ended long before ``first_seen_at``."""
+    # A window may reach to the next session's PRE_OPEN, and holidays can hold that off for a while.
+    start = max(calendar.first, (first_seen_at - timedelta(days=14)).date())
+    end = min(calendar.horizon, (now + _REACH).date())
+    return [
+        session_date
+        for session_date in calendar.trading_days(start, end)
+        if calendar.phases(session_date).pre_open_at <= now
+    ]
+
+
+def next_opening(
+    calendar: TradingCalendar, now: datetime, *, only: SessionRange | None = None
+) -> datetime | None:
+    """
+    Return when the next run of a market opens, in market time.
+
+    Args:
+        only: Sessions outside these bounds are never run.
+
+    Returns:
+        ``None`` if no further session is known, or none is inside the bounds.
+    """
+    session_date = max(calendar.first, (now - _REACH).date())
+    last = calendar.horizon
+    if only is not None:
+        session_date, last = max(session_date, only.first), min(last, only.last)
+    while session_date <= last:
+        if calendar.is_trading_day(session_date):
+            opens_at = calendar.phases(session_date).pre_open_at
+            if opens_at > now:
+                return opens_at
+        session_date += timedelta(days=1)
+    return None

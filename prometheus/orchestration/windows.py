@@ -1,0 +1,84 @@
+"""The time in which a job may start: it follows the run's own session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from prometheus.core.market_state import MarketState
+from prometheus.core.trading_calendar import Phases
+from prometheus.orchestration.dag import JobMetadata, WindowRule
+
+UNKNOWN_NEXT_SESSION = timedelta(hours=24)
+"""How long a window stays open when the calendar does not know the next session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Half-open interval of market time in which a job may start."""
+
+    opens_at: datetime
+    closes_at: datetime
+
+    def __contains__(self, instant: datetime) -> bool:
+        return self.opens_at <= instant < self.closes_at
+
+
+@dataclass(frozen=True, slots=True)
+class SessionBounds:
+    """What the windows of one session's jobs are made of."""
+
+    phases: Phases
+    next_phases: Phases | None
+    """Of the market's next session; ``None`` where the calendar does not know it."""
+
+    @property
+    def opens_at(self) -> datetime:
+        """When the session's run opens."""
+        return self.phases.pre_open_at
+
+    def window(self, job: JobMetadata) -> Window:
+        """
+        Return the window of a job of this session's run.
+
+        An empty window (``opens_at >= closes_at``) means that the phase does not occur on this
+        session; the job then expires.
+        """
+        state = job.required_state
+        opens_at = _phase_start(self.phases, state)
+        if job.window is WindowRule.STATE and state is not None:
+            return Window(opens_at, self._phase_end(state))
+        if self.next_phases is None:
+            return Window(opens_at, opens_at + UNKNOWN_NEXT_SESSION)
+        next_pre_open = self.next_phases.pre_open_at
+        if next_pre_open <= self.phases.close_at:
+            # Sessions follow each other without a gap: the same phase of the next one ends it.
+            return Window(opens_at, _phase_start(self.next_phases, state))
+        return Window(opens_at, next_pre_open)
+
+    def _phase_end(self, state: MarketState) -> datetime:
+        following = self.next_phases.pre_open_at if self.next_phases else None
+        match state:
+            case MarketState.PRE_OPEN:
+                return self.phases.open_at
+            case MarketState.SESSION:
+                return self.phases.close_at
+            case MarketState.POST_CLOSE:
+                end = self.phases.post_close_ends_at
+                return min(end, following) if following else end
+            case _:
+                return following or self.phases.post_close_ends_at + UNKNOWN_NEXT_SESSION
+
+
+def _phase_start(phases: Phases, state: MarketState | None) -> datetime:
+    match state:
+        case None | MarketState.PRE_OPEN:
+            return phases.pre_open_at
+        case MarketState.SESSION:
+            return phases.open_at
+        case MarketState.POST_CLOSE:
+            return phases.close_at
+        case MarketState.OVERNIGHT:
+            return phases.post_close_ends_at
+        case MarketState.HOLIDAY:
+            raise ValueError("HOLIDAY has no session; a pipeline that asks for it is refused")

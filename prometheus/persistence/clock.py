@@ -1,0 +1,102 @@
+"""The two clocks, as the database has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, select, true, update
+
+from prometheus.core.clock import MarketClock
+from prometheus.orchestration.planning import SessionRange
+from prometheus.persistence.metadata import database_now
+from prometheus.persistence.tables import market_clock
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One reading of both clocks."""
+
+    wall_at: datetime
+    """The database's own time: leases, limits, delays, stamps."""
+    market_at: datetime
+    """Sessions, windows, catch-up. Equal to ``wall_at`` except in a replay."""
+    clock: MarketClock
+    only: SessionRange | None
+    """The sessions a replay is bound to."""
+    markets: frozenset[str] | None
+    """The markets a replay is bound to."""
+
+    @property
+    def jumps(self) -> bool:
+        """Whether market time stands until the scheduler moves it on."""
+        return self.clock.speed == 0
+
+    def market_after(self, wall_delay: timedelta) -> datetime:
+        """Return what market time will be after a wall delay; in jump mode, as if live."""
+        return self.market_at + (wall_delay if self.jumps else wall_delay * self.clock.speed)
+
+    def wall_delay(self, market_delay: timedelta) -> timedelta:
+        """Return how long a delay of market time lasts on the wall; in jump mode, as if live."""
+        return market_delay if self.jumps else market_delay / self.clock.speed
+
+
+def read_now(connection: Connection) -> Now:
+    """Read both clocks in one statement."""
+    row = connection.execute(
+        select(
+            database_now().label("wall_at"),
+            market_clock.c.anchor_market_at,
+            market_clock.c.anchor_wall_at,
+            market_clock.c.speed,
+            market_clock.c.first_session,
+            market_clock.c.last_session,
+            market_clock.c.markets,
+        ).where(true())
+    ).one()
+    clock = MarketClock(row.anchor_market_at, row.anchor_wall_at, row.speed)
+    only = SessionRange(row.first_session, row.last_session) if row.first_session else None
+    return Now(
+        wall_at=row.wall_at,
+        market_at=clock.market_time(row.wall_at),
+        clock=clock,
+        only=only,
+        markets=frozenset(row.markets) if row.markets is not None else None,
+    )
+
+
+def start_replay(
+    connection: Connection,
+    *,
+    market_at: datetime,
+    speed: float,
+    only: SessionRange,
+    markets: list[str],
+) -> None:
+    """Turn the market clock of a new database back to ``market_at``; speed 0 jumps."""
+    connection.execute(
+        update(market_clock).values(
+            anchor_market_at=market_at,
+            anchor_wall_at=database_now(),
+            speed=speed,
+            first_session=only.first,
+            last_session=only.last,
+            markets=markets,
+        )
+    )
+
+
+def jump_to(connection: Connection, market_at: datetime, *, seen: datetime) -> bool:
+    """
+    Move a standing market clock on.
+
+    Args:
+        market_at: Where to.
+        seen: Where it stood when the decision was made; it moves only from there.
+    """
+    moved = connection.execute(
+        update(market_clock)
+        .where(market_clock.c.speed == 0, market_clock.c.anchor_market_at == seen)
+        .values(anchor_market_at=market_at, anchor_wall_at=database_now())
+    )
+    return moved.rowcount == 1

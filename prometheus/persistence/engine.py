@@ -1,0 +1,95 @@
+"""Connections and transactions, on PostgreSQL and SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from prometheus.errors import PrometheusError
+
+_READ = "prometheus_read"
+BUSY_TIMEOUT_SECONDS = 20.0
+
+
+class DatabaseUrlError(PrometheusError):
+    """A database URL that can not be used."""
+
+    def __init__(self, shown: str, why: str) -> None:
+        super().__init__(
+            f"database URL {shown!r}: {why}. It must look like "
+            "postgresql://user:password@host/database or sqlite:////absolute/path.db "
+            "(PROMETHEUS__DATABASE__URL, or [database] url in prometheus.toml)."
+        )
+
+
+def create_engine(url: str, *, pool_size: int = 5) -> Engine:
+    """
+    Make an engine with our conventions; nothing is connected yet.
+
+    On SQLite, write transactions begin IMMEDIATE (one that begins by reading and then writes fails
+    at once when another writes, whatever the timeout), and readers never wait (WAL).
+
+    Raises:
+        DatabaseUrlError: The URL does not parse, or names another kind of database.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # The text is not shown: what does not parse may still hold a password.
+        raise DatabaseUrlError("(hidden)", "it is not a URL") from None
+    shown = parsed.render_as_string(hide_password=True)
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        return sqlalchemy.create_engine(
+            parsed,
+            pool_size=pool_size,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 10, "application_name": "prometheus"},
+        )
+    if backend != "sqlite":
+        raise DatabaseUrlError(shown, f"{backend} is not supported")
+    if parsed.database in (None, "", ":memory:"):
+        raise DatabaseUrlError(shown, "several processes share it, so it must be a file")
+    engine = sqlalchemy.create_engine(
+        parsed, pool_size=pool_size, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads = bool(connection.get_execution_options().get(_READ))
+    connection.exec_driver_sql(f"PRAGMA query_only={int(reads)}")
+    connection.exec_driver_sql("BEGIN DEFERRED" if reads else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that sees one state of the database and can change nothing."""
+    options: dict[str, Any] = {_READ: True}
+    if engine.dialect.name == "postgresql":
+        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    with engine.connect().execution_options(**options) as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that may write; committed at the end of the block."""
+    with engine.begin() as connection:
+        yield connection

@@ -1,0 +1,440 @@
+"""
+One execution's way through its states; each change is a compare-and-set.
+
+An expected loss (somebody else was first) is a return value, never an exception.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, exists, func, insert, select, update
+
+from prometheus.orchestration.dag import DAG, JobMetadata
+from prometheus.orchestration.decisions import Start
+from prometheus.orchestration.lifecycle import LIVE, JobStatus, RunStatus, allowed_from
+from prometheus.persistence.clock import Now, read_now
+from prometheus.persistence.metadata import database_now
+from prometheus.persistence.runs import end_waiting, load_dags, lock_in_order, new_execution
+from prometheus.persistence.tables import dag_runs, job_executions, worker_incarnations
+
+HARD_LIMIT_GRACE = timedelta(seconds=30)
+"""How much later than the soft limit a worker kills the job."""
+
+_e = job_executions.c
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a message needs to know of an execution."""
+
+    execution_id: str
+    dag_id: str
+    pipeline: str
+    job_type: str
+    queue: str
+    priority: int
+    trigger: str
+    retries: int
+    timeout_seconds: int
+    countdown: float = 0.0
+    """Wall seconds until it may start."""
+
+
+def _publications() -> Select[Any]:
+    return select(
+        _e.execution_id,
+        _e.dag_id,
+        dag_runs.c.pipeline,
+        _e.job_type,
+        _e.queue,
+        _e.priority,
+        dag_runs.c.trigger,
+        _e.retries,
+        _e.timeout_seconds,
+        _e.scheduled_at,
+    ).join_from(job_executions, dag_runs)
+
+
+def _publication(row: Row[Any]) -> Publication:
+    return Publication(
+        row.execution_id,
+        row.dag_id,
+        row.pipeline,
+        row.job_type,
+        row.queue,
+        row.priority,
+        row.trigger,
+        row.retries,
+        row.timeout_seconds,
+    )
+
+
+def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[Publication]:
+    """
+    Turn PENDING executions into QUEUED ones.
+
+    Args:
+        starts: What was decided, perhaps from an old snapshot: the run must still be open and the
+            window must hold the market time of this transaction.
+        now: Read in this transaction.
+
+    Returns:
+        What this call claimed, to be published after the commit, in the order of ``starts``;
+        an execution that somebody else claimed is not in it.
+    """
+    groups: dict[tuple[datetime, datetime, bool], list[str]] = defaultdict(list)
+    for start in starts:
+        if start.forced or now.market_at in start.window:
+            key = (start.window.opens_at, start.window.closes_at, start.forced)
+            groups[key].append(start.execution_id)
+    claimed: list[str] = []
+    for (opens_at, closes_at, _), execution_ids in groups.items():
+        # SKIP LOCKED: a row that another claimer holds is being claimed, and waiting for it in
+        # whatever order two claimers meet their rows could end in a deadlock.
+        open_rows = (
+            select(_e.execution_id)
+            .join_from(job_executions, dag_runs)
+            .where(
+                _e.execution_id.in_(execution_ids),
+                _e.status == JobStatus.PENDING,
+                dag_runs.c.status == RunStatus.OPEN,
+            )
+            .with_for_update(of=job_executions, skip_locked=True)
+        )
+        claimed += connection.execute(
+            update(job_executions)
+            .where(_e.execution_id.in_(open_rows), _e.status == JobStatus.PENDING)
+            .values(
+                status=JobStatus.QUEUED,
+                scheduled_at=database_now(),
+                scheduled_market_at=now.market_at,
+                window_opens_at=opens_at,
+                window_closes_at=closes_at,
+                updated_at=database_now(),
+            )
+            .returning(_e.execution_id)
+        ).scalars()
+    if not claimed:
+        return []
+    rows = connection.execute(_publications().where(_e.execution_id.in_(claimed)))
+    found = {row.execution_id: _publication(row) for row in rows}
+    return [found[start.execution_id] for start in starts if start.execution_id in found]
+
+
+def mark_published(connection: Connection, execution_ids: Collection[str]) -> None:
+    """Note that messages for these executions were sent, unless they have finished already."""
+    lock_in_order(connection, execution_ids)
+    connection.execute(
+        update(job_executions)
+        .where(_e.execution_id.in_(execution_ids), _e.status.in_(LIVE))
+        .values(published_at=database_now(), publish_count=_e.publish_count + 1)
+    )
+
+
+def unpublished(connection: Connection, due_by: datetime) -> list[Publication]:
+    """Return the QUEUED executions that were due by a wall time and have no message yet."""
+    rows = connection.execute(
+        _publications()
+        .where(_e.status == JobStatus.QUEUED, _e.published_at.is_(None), _e.scheduled_at <= due_by)
+        .order_by(_e.priority, _e.scheduled_at)
+    )
+    return [_publication(row) for row in rows]
+
+
+def waiting_in_queue(
+    connection: Connection, due_by: datetime
+) -> list[tuple[Publication, datetime, int]]:
+    """
+    Return the published QUEUED executions that were due by a wall time.
+
+    Returns:
+        Each with the stamp of its last message and the number of messages so far.
+    """
+    rows = connection.execute(
+        _publications()
+        .add_columns(_e.published_at, _e.publish_count)
+        .where(
+            _e.status == JobStatus.QUEUED, _e.published_at.is_not(None), _e.scheduled_at <= due_by
+        )
+        .order_by(_e.priority, _e.scheduled_at)
+    )
+    return [(_publication(row), row.published_at, row.publish_count) for row in rows]
+
+
+def next_due(connection: Connection, now: datetime) -> datetime | None:
+    """Return the first wall time after ``now`` at which an execution without a message is due."""
+    due: datetime | None = connection.execute(
+        select(func.min(_e.scheduled_at)).where(
+            _e.status == JobStatus.QUEUED, _e.published_at.is_(None), _e.scheduled_at > now
+        )
+    ).scalar_one()
+    return due
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The execution is ours to run."""
+
+    execution_id: str
+    dag: DAG
+    job: JobMetadata
+    attempt_number: int
+    started_at: datetime
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The execution must not be run by whoever asked."""
+
+    reason: str
+    expired: str | None = None
+    """The dag id, when the refusal expired the execution: its run wants a new decision."""
+
+
+def start(
+    connection: Connection, execution_id: str, *, worker: str, incarnation: str
+) -> Started | Refused:
+    """
+    Turn a QUEUED execution into a RUNNING one, at most once.
+
+    Refused unless the run is open, the market time is inside the window (or the run or execution
+    is forced) and the worker's lease holds. A window that has closed makes the row EXPIRED.
+    """
+    now = read_now(connection)
+    row = connection.execute(
+        select(
+            job_executions,
+            dag_runs.c.status.label("run_status"),
+            dag_runs.c.definition_hash,
+            dag_runs.c.parameters,
+            dag_runs.c.forced.label("run_forced"),
+        )
+        .join_from(job_executions, dag_runs)
+        .where(_e.execution_id == execution_id)
+    ).first()
+    if row is None:
+        return Refused("there is no such execution")
+    if row.status != JobStatus.QUEUED:
+        return Refused(f"it is {row.status}")
+    if row.run_status != RunStatus.OPEN:
+        return Refused(f"its run is {row.run_status}")
+    if not (row.forced or row.run_forced):
+        if now.market_at >= row.window_closes_at:
+            reason = f"its window closed at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
+            ended = end_waiting(connection, {execution_id: reason}, JobStatus.EXPIRED)
+            return Refused(reason, row.dag_id if ended else None)
+        if now.market_at < row.window_opens_at:
+            return Refused(f"its window opens at {row.window_opens_at:%Y-%m-%d %H:%M:%S} UTC")
+    started = connection.execute(
+        update(job_executions)
+        .where(
+            _e.execution_id == execution_id,
+            _e.status.in_(allowed_from(JobStatus.RUNNING)),
+            exists().where(
+                worker_incarnations.c.incarnation == incarnation,
+                worker_incarnations.c.ended_at.is_(None),
+                worker_incarnations.c.expires_at > database_now(),
+            ),
+        )
+        .values(
+            status=JobStatus.RUNNING,
+            worker=worker,
+            incarnation=incarnation,
+            started_at=database_now(),
+            started_market_at=now.market_at,
+            hard_limit_at=now.wall_at + timedelta(seconds=row.timeout_seconds) + HARD_LIMIT_GRACE,
+            updated_at=database_now(),
+        )
+        .returning(_e.started_at)
+    ).scalar_one_or_none()
+    if started is None:
+        return Refused("another worker was first, or this worker's lease has ended")
+    dag = load_dags(connection, [(row.dag_id, row.definition_hash)])[row.dag_id]
+    return Started(
+        execution_id, dag, dag.jobs[row.job_id], row.attempt_number, started, row.parameters
+    )
+
+
+def fenced(connection: Connection, execution_id: str, incarnation: str) -> bool:
+    """
+    Say whether an attempt has been taken from its worker.
+
+    The row stays locked until the transaction ends, so that what the attempt commits and its loss
+    can not cross.
+    """
+    row = connection.execute(
+        select(_e.execution_id)
+        .where(
+            _e.execution_id == execution_id,
+            _e.status == JobStatus.RUNNING,
+            _e.incarnation == incarnation,
+        )
+        .with_for_update()
+    ).first()
+    return row is None
+
+
+def succeed(
+    connection: Connection, execution_id: str, *, incarnation: str, result: Any
+) -> str | None:
+    """
+    Turn a RUNNING execution of this worker into SUCCESS.
+
+    Returns:
+        The dag id; ``None`` when the attempt is no longer this worker's to report.
+    """
+    return connection.execute(
+        update(job_executions)
+        .where(
+            _e.execution_id == execution_id,
+            _e.status.in_(allowed_from(JobStatus.SUCCESS)),
+            _e.incarnation == incarnation,
+        )
+        .values(
+            status=JobStatus.SUCCESS,
+            result=result,
+            completed_at=database_now(),
+            updated_at=database_now(),
+        )
+        .returning(_e.dag_id)
+    ).scalar_one_or_none()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, and what that may cost."""
+
+    message: str
+    details: dict[str, Any]
+    """JSON values: at least ``type``; ``traceback`` where there is one."""
+    lost: bool = False
+    """The worker was lost: its own budget, and no delay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A next attempt was written."""
+
+    dag_id: str
+    successor_id: str
+    retries: int
+    countdown: float
+    """Wall seconds until it may start."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedForGood:
+    """No further attempt."""
+
+    dag_id: str
+    message: str
+    """The error, and why it is not tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotOurs:
+    """The attempt had ended before, or belongs to another worker."""
+
+
+FailOutcome = Retried | FailedForGood | NotOurs
+
+
+def fail(
+    connection: Connection,
+    execution_id: str,
+    failure: Failure,
+    *,
+    draw_delay: Callable[[int], int],
+    max_lost: int,
+    incarnation: str | None = None,
+) -> FailOutcome:
+    """
+    Turn a RUNNING execution into FAILED and write its next attempt, if it gets one.
+
+    Args:
+        failure: What happened.
+        draw_delay: Draws the seconds before the next attempt from the bound it is given, which
+            doubles with each retry up to the job's cap. Not asked when the worker was lost.
+        max_lost: How often the worker of a job may be lost.
+        incarnation: Only an attempt of this worker; ``None`` for the scheduler.
+    """
+    now = read_now(connection)
+    row = connection.execute(
+        select(
+            job_executions,
+            dag_runs.c.definition_hash,
+            dag_runs.c.forced.label("run_forced"),
+        )
+        .join_from(job_executions, dag_runs)
+        .where(_e.execution_id == execution_id, _e.status.in_(allowed_from(JobStatus.FAILED)))
+        .with_for_update(of=job_executions)
+    ).first()
+    if row is None or incarnation not in (None, row.incarnation):
+        return NotOurs()
+    dag = load_dags(connection, [(row.dag_id, row.definition_hash)])[row.dag_id]
+    job = dag.jobs[row.job_id]
+    bound = 0 if failure.lost else _retry_bound(job, row.retries)
+    delay = timedelta(seconds=draw_delay(bound) if bound else 0)
+    no_more = _no_more_attempts(row, job, failure, now, delay, max_lost)
+    message = f"{failure.message} ({no_more})" if no_more else failure.message
+    connection.execute(
+        update(job_executions)
+        .where(_e.execution_id == execution_id)
+        .values(
+            status=JobStatus.FAILED,
+            error_message=message,
+            error_details=failure.details,
+            completed_at=now.wall_at,
+            updated_at=database_now(),
+        )
+    )
+    if no_more:
+        return FailedForGood(row.dag_id, message)
+    countdown = now.wall_delay(delay)
+    successor = new_execution(
+        dag,
+        job,
+        status=JobStatus.QUEUED,
+        attempt_number=row.attempt_number + 1,
+        retries=row.retries + (0 if failure.lost else 1),
+        lost=row.lost + (1 if failure.lost else 0),
+        forced=row.forced,
+        window_opens_at=row.window_opens_at,
+        window_closes_at=row.window_closes_at,
+        scheduled_at=now.wall_at + countdown,
+        scheduled_market_at=now.market_at + delay,
+        retry_bound_seconds=bound,
+        retry_delay_seconds=int(delay.total_seconds()),
+    )
+    connection.execute(insert(job_executions).values(**successor))
+    return Retried(
+        row.dag_id, successor["execution_id"], successor["retries"], countdown.total_seconds()
+    )
+
+
+def _retry_bound(job: JobMetadata, retries: int) -> int:
+    base, cap = int(job.retry_base.total_seconds()), int(job.retry_cap.total_seconds())
+    return min(cap, base << min(retries, 32))
+
+
+def _no_more_attempts(
+    row: Row[Any], job: JobMetadata, failure: Failure, now: Now, delay: timedelta, max_lost: int
+) -> str | None:
+    """Say why there is no further attempt; ``None`` if there is one."""
+    if failure.lost and row.lost >= max_lost:
+        return f"not tried again: {row.lost + 1} workers were lost with it"
+    if not failure.lost and row.retries >= job.max_retries:
+        return f"not tried again: attempt {row.attempt_number}, max_retries is {job.max_retries}"
+    forced = row.forced or row.run_forced
+    if not forced and now.market_at + delay >= row.window_closes_at:
+        return (
+            f"not tried again: the retry at {now.market_at + delay:%Y-%m-%d %H:%M:%S} UTC would be "
+            f"at or past the end of its window, {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
+    return None

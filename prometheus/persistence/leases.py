@@ -1,0 +1,232 @@
+"""Leases: of worker incarnations on their executions, and of the scheduler that leads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, func, insert, or_, select, update
+
+from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence.metadata import database_now
+from prometheus.persistence.runs import insert_new, lock_in_order
+from prometheus.persistence.tables import job_executions, leases, worker_incarnations
+
+_w = worker_incarnations.c
+_e = job_executions.c
+
+
+def wall_time(connection: Connection) -> datetime:
+    """Return the database's own time."""
+    return connection.execute(select(database_now())).scalar_one()
+
+
+def register_worker(
+    connection: Connection,
+    incarnation: str,
+    *,
+    worker: str,
+    host: str,
+    pid: int,
+    queues: list[str],
+    lease: timedelta,
+) -> None:
+    """Write the row of a worker process that has just started."""
+    connection.execute(
+        insert(worker_incarnations).values(
+            incarnation=incarnation,
+            worker=worker,
+            host=host,
+            pid=pid,
+            queues=queues,
+            expires_at=wall_time(connection) + lease,
+        )
+    )
+
+
+def renew_worker(
+    connection: Connection, incarnation: str, *, running: Collection[str], lease: timedelta
+) -> bool:
+    """
+    Extend a worker's lease, naming what it is running.
+
+    Returns:
+        Whether it still had one; ``False`` when it has ended or was given up.
+    """
+    now = wall_time(connection)
+    renewed = connection.execute(
+        update(worker_incarnations)
+        .where(_w.incarnation == incarnation, _w.ended_at.is_(None))
+        .values(previous_renewed_at=_w.renewed_at, renewed_at=now, expires_at=now + lease)
+    )
+    if renewed.rowcount == 0:
+        return False
+    if running:
+        lock_in_order(connection, running)
+        connection.execute(
+            update(job_executions)
+            .where(
+                _e.execution_id.in_(running),
+                _e.incarnation == incarnation,
+                _e.status == JobStatus.RUNNING,
+            )
+            .values(named_at=now)
+        )
+    return True
+
+
+def end_worker(connection: Connection, incarnation: str) -> None:
+    """Note that a worker process has ended; it can start nothing more."""
+    connection.execute(
+        update(worker_incarnations)
+        .where(_w.incarnation == incarnation, _w.ended_at.is_(None))
+        .values(ended_at=database_now())
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A RUNNING execution that nobody is running any more."""
+
+    execution_id: str
+    message: str
+    lost: bool
+    """Whether its worker was lost, rather than the job ended without a report."""
+
+
+def find_orphans(
+    connection: Connection, now: datetime, *, over_limit_by: timedelta
+) -> list[Orphan]:
+    """
+    List RUNNING executions whose worker is gone, does not name them, or overran their limit.
+
+    Args:
+        now: Wall time.
+        over_limit_by: How long after its hard limit an execution is given up.
+    """
+    rows = connection.execute(
+        select(
+            _e.execution_id,
+            _e.started_at,
+            _e.hard_limit_at,
+            func.coalesce(_e.named_at, _e.started_at).label("seen_at"),
+            _w.worker,
+            _w.host,
+            _w.pid,
+            _w.renewed_at,
+            _w.previous_renewed_at,
+            _w.expires_at,
+            _w.ended_at,
+        )
+        .join_from(
+            job_executions, worker_incarnations, _e.incarnation == _w.incarnation, isouter=True
+        )
+        .where(
+            _e.status == JobStatus.RUNNING,
+            or_(
+                _w.incarnation.is_(None),
+                _w.ended_at.is_not(None),
+                _w.expires_at <= now,
+                _e.hard_limit_at <= now - over_limit_by,
+                func.coalesce(_e.named_at, _e.started_at) < _w.previous_renewed_at,
+            ),
+        )
+    )
+    orphans = []
+    for row in rows:
+        if row.worker is None:
+            message = "worker lost: there is no record of it"
+            orphans.append(Orphan(row.execution_id, message, lost=True))
+        elif row.ended_at is not None or row.expires_at <= now:
+            seen = f"{row.renewed_at:%Y-%m-%d %H:%M:%S} UTC"
+            message = f"worker lost: host {row.host}, pid {row.pid}, last seen {seen}"
+            orphans.append(Orphan(row.execution_id, message, lost=True))
+        else:
+            message = f"ended without a report: {row.worker} does not run it any more"
+            if row.previous_renewed_at is None or row.seen_at >= row.previous_renewed_at:
+                message = f"ended without a report by its hard limit on {row.worker}"
+            orphans.append(Orphan(row.execution_id, message, lost=False))
+    return orphans
+
+
+def give_up_workers(connection: Connection, now: datetime) -> list[str]:
+    """End the incarnations whose lease ran out by ``now``; return their node names."""
+    return list(
+        connection.execute(
+            update(worker_incarnations)
+            .where(_w.ended_at.is_(None), _w.expires_at <= now)
+            .values(ended_at=database_now())
+            .returning(_w.worker)
+        ).scalars()
+    )
+
+
+def live_workers(connection: Connection, now: datetime) -> list[dict[str, object]]:
+    """Return the workers that hold a lease: node name, host, pid, queues, start and renewal."""
+    rows = connection.execute(
+        select(worker_incarnations)
+        .where(_w.ended_at.is_(None), _w.expires_at > now)
+        .order_by(_w.worker)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def next_lease_end(connection: Connection) -> datetime | None:
+    """Return when the first lease of a worker runs out that has something running."""
+    end: datetime | None = connection.execute(
+        select(func.min(_w.expires_at))
+        .join_from(worker_incarnations, job_executions, _e.incarnation == _w.incarnation)
+        .where(_e.status == JobStatus.RUNNING)
+    ).scalar_one()
+    return end
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """Who leads."""
+
+    owner: str
+    epoch: int
+    leads: bool
+    """Whether the one who asked does."""
+
+
+def lead(connection: Connection, name: str, owner: str, *, lease: timedelta) -> Leadership:
+    """
+    Take, keep or look at the lead; by the database's clock.
+
+    The lead passes when its lease has run out; each change of owner raises the epoch.
+    """
+    now = wall_time(connection)
+    insert_new(
+        connection, leases, {"name": name, "owner": owner, "epoch": 1, "expires_at": now + lease}
+    )
+    mine = leases.c.owner == owner
+    connection.execute(
+        update(leases)
+        .where(leases.c.name == name, mine)
+        .values(expires_at=now + lease, ticked_at=now)
+    )
+    connection.execute(
+        update(leases)
+        .where(leases.c.name == name, leases.c.owner != owner, leases.c.expires_at <= now)
+        .values(owner=owner, epoch=leases.c.epoch + 1, expires_at=now + lease)
+    )
+    row = connection.execute(select(leases).where(leases.c.name == name)).one()
+    return Leadership(row.owner, row.epoch, row.owner == owner)
+
+
+def resign(connection: Connection, name: str, owner: str) -> None:
+    """Give the lead up, so that a standby takes it at once."""
+    connection.execute(
+        update(leases)
+        .where(leases.c.name == name, leases.c.owner == owner)
+        .values(expires_at=database_now())
+    )
+
+
+def leader(connection: Connection, name: str) -> dict[str, object] | None:
+    """Return the lease of that name: owner, epoch, expires_at, ticked_at."""
+    row = connection.execute(select(leases).where(leases.c.name == name)).mappings().first()
+    return dict(row) if row else None

@@ -1,0 +1,66 @@
+"""The one SQLAlchemy ``MetaData`` of all tables, and instants: their column type and the clock."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """
+    An aware UTC instant: ``timestamptz`` on PostgreSQL, ISO text in UTC on SQLite.
+
+    Naive values are refused on the way in; what comes out is always aware UTC.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.utcoffset() is None:
+            raise ValueError(f"naive datetime {value.isoformat()} for a UTC column")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(
+        self,
+        value: datetime | None,
+        dialect: Dialect,  # noqa: ARG002  the signature is SQLAlchemy's
+    ) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class database_now(FunctionElement[datetime]):  # noqa: N801  reads as an SQL function
+    """The database's own clock, to the microsecond on PostgreSQL and millisecond on SQLite."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(database_now, "postgresql")
+def _now_postgresql(_element: object, _compiler: object, **_: object) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(database_now, "sqlite")
+def _now_sqlite(_element: object, _compiler: object, **_: object) -> str:
+    # Six decimals, as SQLAlchemy writes instants, so that texts compare as the instants do.
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"

@@ -1,0 +1,237 @@
+"""What operators do: each action adds rows and leaves an audit row in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from prometheus.errors import PrometheusError, nearest
+from prometheus.orchestration.dag import DAG
+from prometheus.orchestration.lifecycle import (
+    BLOCKING,
+    FINAL,
+    JobStatus,
+    RunStatus,
+    allowed_from,
+)
+from prometheus.persistence.metadata import database_now
+from prometheus.persistence.runs import close_run, load_dags, new_execution
+from prometheus.persistence.tables import audit, dag_runs, job_executions
+
+_e = job_executions.c
+
+
+class OperatorError(PrometheusError):
+    """An operator asked for something that can not be done; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    dag: DAG
+    status: RunStatus
+    latest: Mapping[str, Row[Any]]
+    """Job id -> its latest execution."""
+
+
+def retry(
+    connection: Connection,
+    dag_id: str,
+    job_id: str | None = None,
+    *,
+    downstream: bool = False,
+    actor: str,
+) -> list[str]:
+    """
+    Give jobs a new attempt, and reopen what was skipped because of them.
+
+    The new attempts start as soon as their upstream jobs have succeeded; windows do not count,
+    because an operator says so.
+
+    Args:
+        job_id: The job; if not given, every job that failed, expired or was cancelled.
+        downstream: Also run again what depends on the job, whatever became of it.
+        actor: Who asks.
+
+    Returns:
+        The jobs that got a new attempt, in running order.
+
+    Raises:
+        OperatorError: Nothing to retry; or the job is unfinished, or blocked by an upstream job.
+    """
+    run = _locked(connection, dag_id)
+    if job_id is None:
+        chosen = {
+            job
+            for job, row in run.latest.items()
+            if row.status in BLOCKING and row.status != JobStatus.SKIPPED
+        }
+        if not chosen:
+            raise OperatorError(f"{dag_id} has no job that failed, expired or was cancelled.")
+    else:
+        chosen = {_known(run, job_id)}
+    below = {name for job in chosen for name in run.dag.downstream_of(job)}
+    again = chosen | (below if downstream else set())
+    for job in run.dag.topological_order():
+        skipped = job in below and run.latest[job].status == JobStatus.SKIPPED
+        # One that another upstream job still blocks would only be skipped again.
+        if skipped and not _blocking(run, job, again):
+            again.add(job)
+    unfinished = sorted(job for job in again if run.latest[job].status not in FINAL)
+    if unfinished and (job_id in unfinished or downstream):
+        states = ", ".join(f"{job} is {run.latest[job].status}" for job in unfinished)
+        raise OperatorError(
+            f"{states}: a job must have finished to be tried again. "
+            f"Wait, or: prometheus cancel {dag_id} {unfinished[0]}"
+        )
+    for job in sorted(chosen):
+        if blocking := _blocking(run, job, again):
+            raise OperatorError(
+                f"{job} would be skipped at once, because {blocking[0]} is "
+                f"{run.latest[blocking[0]].status}. Retry that: "
+                f"prometheus retry {dag_id} {blocking[0]}"
+            )
+    jobs = _new_attempts(connection, run, again)
+    _audit(connection, actor, "retry", dag_id, {"job": job_id, "new_attempts": jobs})
+    return jobs
+
+
+def rerun(connection: Connection, dag_id: str, *, actor: str) -> list[str]:
+    """
+    Give every job of a finished run a new attempt, whatever became of it.
+
+    Raises:
+        OperatorError: The run is not finished.
+    """
+    run = _locked(connection, dag_id)
+    if run.status is RunStatus.OPEN:
+        raise OperatorError(
+            f"{dag_id} is not finished. Wait for it, or: prometheus cancel {dag_id}"
+        )
+    jobs = _new_attempts(connection, run, set(run.dag.jobs))
+    _audit(connection, actor, "rerun", dag_id, {})
+    return jobs
+
+
+def cancel(
+    connection: Connection, dag_id: str, job_id: str | None = None, *, actor: str
+) -> list[tuple[str, str, bool]]:
+    """
+    End jobs that have not finished.
+
+    Args:
+        job_id: The job; if not given, all of the run's.
+        actor: Who asks.
+
+    Returns:
+        Job id, execution id and whether it was running, of each that was cancelled. The caller
+        tells the workers of those that were running; they can report nothing any more.
+
+    Raises:
+        OperatorError: Nothing is left to cancel.
+    """
+    run = _locked(connection, dag_id)
+    names = list(run.dag.topological_order()) if job_id is None else [_known(run, job_id)]
+    cancelled: list[tuple[str, str, bool]] = []
+    # Until none is left: an attempt that fails while its row is waited for leaves a successor,
+    # which only a later statement sees.
+    while unfinished := connection.execute(
+        select(_e.job_id, _e.execution_id, _e.status)
+        .where(
+            _e.dag_id == dag_id,
+            _e.job_id.in_(names),
+            _e.status.in_(allowed_from(JobStatus.CANCELLED)),
+        )
+        .order_by(_e.execution_id)
+        .with_for_update()
+    ).all():
+        connection.execute(
+            update(job_executions)
+            .where(_e.execution_id.in_([row.execution_id for row in unfinished]))
+            .values(
+                status=JobStatus.CANCELLED,
+                error_message=f"cancelled by {actor}",
+                completed_at=database_now(),
+                updated_at=database_now(),
+            )
+        )
+        cancelled += [
+            (row.job_id, row.execution_id, row.status == JobStatus.RUNNING) for row in unfinished
+        ]
+    if not cancelled:
+        what = dag_id if job_id is None else f"{job_id} of {dag_id}"
+        raise OperatorError(f"{what} has finished already; there is nothing to cancel.")
+    close_run(connection, dag_id)
+    _audit(connection, actor, "cancel", dag_id, {"jobs": [job for job, _, _ in cancelled]})
+    return cancelled
+
+
+def record_run_now(connection: Connection, dag_id: str, *, actor: str) -> None:
+    """Leave the audit row of a run that an operator made."""
+    _audit(connection, actor, "run", dag_id, {})
+
+
+def _locked(connection: Connection, dag_id: str) -> _Run:
+    row = connection.execute(
+        select(dag_runs.c.status, dag_runs.c.definition_hash)
+        .where(dag_runs.c.dag_id == dag_id)
+        .with_for_update(key_share=True)
+    ).first()
+    if row is None:
+        known = connection.execute(
+            select(dag_runs.c.dag_id).order_by(dag_runs.c.created_at.desc()).limit(200)
+        ).scalars()
+        raise OperatorError(f"There is no run {dag_id!r}.{nearest(dag_id, list(known))}")
+    dag = load_dags(connection, [(dag_id, row.definition_hash)])[dag_id]
+    executions = connection.execute(
+        select(job_executions).where(_e.dag_id == dag_id).order_by(_e.attempt_number)
+    )
+    return _Run(dag, RunStatus(row.status), {row.job_id: row for row in executions})
+
+
+def _new_attempts(connection: Connection, run: _Run, jobs: set[str]) -> list[str]:
+    """Write a PENDING, forced execution for each of the jobs, and open the run."""
+    names = [name for name in run.dag.topological_order() if name in jobs]
+    rows = [
+        new_execution(
+            run.dag,
+            run.dag.jobs[name],
+            attempt_number=run.latest[name].attempt_number + 1,
+            forced=True,
+        )
+        for name in names
+    ]
+    connection.execute(insert(job_executions), rows)
+    connection.execute(
+        update(dag_runs)
+        .where(dag_runs.c.dag_id == run.dag.dag_id)
+        .values(status=RunStatus.OPEN, completed_at=None, updated_at=database_now())
+    )
+    return names
+
+
+def _blocking(run: _Run, job_id: str, again: Collection[str]) -> list[str]:
+    """Return the upstream jobs that keep a job from running, if those in ``again`` run again."""
+    return [
+        upstream
+        for upstream in run.dag.jobs[job_id].dependencies
+        if upstream not in again and run.latest[upstream].status in BLOCKING
+    ]
+
+
+def _known(run: _Run, job_id: str) -> str:
+    if job_id not in run.dag.jobs:
+        raise OperatorError(
+            f"{run.dag.dag_id} has no job {job_id!r}.{nearest(job_id, run.dag.jobs)}"
+        )
+    return job_id
+
+
+def _audit(
+    connection: Connection, actor: str, action: str, target: str, details: Mapping[str, Any]
+) -> None:
+    connection.execute(
+        insert(audit).values(actor=actor, action=action, target=target, details=dict(details))
+    )

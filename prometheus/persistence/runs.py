@@ -1,0 +1,390 @@
+"""Runs: made whole, read for a decision, closed with their last job."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from prometheus.orchestration.dag import DAG, JobMetadata, definition_hash
+from prometheus.orchestration.decisions import JobState, RunState
+from prometheus.orchestration.lifecycle import (
+    BLOCKING,
+    JobStatus,
+    RunStatus,
+    allowed_from,
+    run_status,
+)
+from prometheus.persistence.metadata import database_now
+from prometheus.persistence.tables import dag_runs, job_executions, pipelines
+
+
+def insert_new(connection: Connection, table: Any, values: Mapping[str, Any]) -> bool:
+    """Insert one row unless a row with the same key exists; say whether it was inserted."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+    # SQLAlchemy keeps no row count of an INSERT, so the row itself says that it is new.
+    return connection.execute(statement.returning(*table.primary_key)).first() is not None
+
+
+def first_seen(connection: Connection, pipeline: str, market_at: datetime) -> datetime:
+    """Return when this database first saw a pipeline, in market time; now, if it never did."""
+    insert_new(connection, pipelines, {"name": pipeline, "first_seen_at": market_at})
+    seen: datetime = connection.execute(
+        select(pipelines.c.first_seen_at).where(pipelines.c.name == pipeline)
+    ).scalar_one()
+    return seen
+
+
+def sessions_with_runs(
+    connection: Connection, pipeline: str, market_id: str, since: date
+) -> frozenset[date]:
+    """Return the session dates from ``since`` on that have a run."""
+    return frozenset(
+        connection.execute(
+            select(dag_runs.c.as_of_date).where(
+                dag_runs.c.pipeline == pipeline,
+                dag_runs.c.market_id == market_id,
+                dag_runs.c.as_of_date >= since,
+            )
+        ).scalars()
+    )
+
+
+def create_run(
+    connection: Connection,
+    dag: DAG,
+    *,
+    opens_at: datetime,
+    trigger: str,
+    calendar_version: str,
+    parameters: Mapping[str, Any],
+    forced: bool = False,
+    missed: str | None = None,
+) -> bool:
+    """
+    Write a run and one execution for each of its jobs, unless the run exists.
+
+    Args:
+        dag: What to run; stored as it is now.
+        opens_at: When the run opens, in market time.
+        trigger: ``schedule``, ``catch_up`` or ``operator``.
+        calendar_version: The calendar its windows were first made of.
+        parameters: Handed to every job.
+        forced: Its windows do not count.
+        missed: Why its jobs are EXPIRED from the start, and the run FAILED with them.
+
+    Returns:
+        Whether this call made it.
+    """
+    definition = dag.definition()
+    made = insert_new(
+        connection,
+        dag_runs,
+        {
+            "dag_id": dag.dag_id,
+            "pipeline": dag.pipeline,
+            "market_id": dag.market_id,
+            "as_of_date": dag.as_of_date,
+            "status": RunStatus.OPEN,
+            "forced": forced,
+            "trigger": trigger,
+            "definition": definition,
+            "definition_hash": definition_hash(definition),
+            "parameters": dict(parameters),
+            "calendar_version": calendar_version,
+            "opens_at": opens_at,
+        },
+    )
+    if not made:
+        return False
+    rows = [new_execution(dag, job) for job in dag]
+    connection.execute(insert(job_executions), rows)
+    if missed:
+        end_waiting(connection, {row["execution_id"]: missed for row in rows}, JobStatus.EXPIRED)
+        close_run(connection, dag.dag_id)
+    return True
+
+
+def new_execution(dag: DAG, job: JobMetadata, **values: Any) -> dict[str, Any]:
+    """Return the row of a job's next execution: its first, unless ``values`` say otherwise."""
+    return {
+        "execution_id": str(uuid.uuid4()),
+        "dag_id": dag.dag_id,
+        "job_id": job.job_id,
+        "job_type": job.job_type,
+        "market_id": dag.market_id,
+        "as_of_date": dag.as_of_date,
+        "status": JobStatus.PENDING,
+        "attempt_number": 1,
+        "retries": 0,
+        "lost": 0,
+        "queue": dag.market_id,
+        "priority": int(job.priority),
+        "forced": False,
+        "timeout_seconds": int(job.timeout.total_seconds()),
+        "publish_count": 0,
+        **values,
+    }
+
+
+_dags: dict[tuple[str, str], DAG] = {}
+_MOST_DAGS = 4096
+
+
+def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[str, DAG]:
+    """
+    Return the DAGs of runs as they were stored; parsed once a process.
+
+    Args:
+        runs: Pairs of dag id and definition hash.
+    """
+    loaded = {run: _dags.get(run) for run in runs}
+    missing = [dag_id for (dag_id, _), dag in loaded.items() if dag is None]
+    if missing:
+        if len(_dags) + len(missing) > _MOST_DAGS:
+            _dags.clear()
+        columns = dag_runs.c
+        for row in connection.execute(
+            select(
+                columns.dag_id,
+                columns.definition_hash,
+                columns.definition,
+                columns.pipeline,
+                columns.market_id,
+                columns.as_of_date,
+            ).where(columns.dag_id.in_(missing))
+        ):
+            loaded[row.dag_id, row.definition_hash] = _dags[row.dag_id, row.definition_hash] = DAG(
+                row.dag_id,
+                (JobMetadata.from_json(job) for job in row.definition["jobs"]),
+                pipeline=row.pipeline,
+                market_id=row.market_id,
+                as_of_date=row.as_of_date,
+            )
+    return {dag_id: dag for (dag_id, _), dag in loaded.items() if dag is not None}
+
+
+def read_open_runs(
+    connection: Connection,
+    previous_run: Callable[[DAG], str | None],
+    *,
+    dag_id: str | None = None,
+) -> tuple[RunState, ...]:
+    """
+    Read what a decision about open runs needs.
+
+    Args:
+        previous_run: Of a run's DAG, the dag id that the market's previous session has or would
+            have; ``None`` where there is no previous session.
+        dag_id: Only this run, if it is open.
+    """
+    runs = select(dag_runs.c.dag_id, dag_runs.c.definition_hash, dag_runs.c.forced).where(
+        dag_runs.c.status == RunStatus.OPEN
+    )
+    executions = (
+        select(
+            job_executions.c.dag_id,
+            job_executions.c.job_id,
+            job_executions.c.execution_id,
+            job_executions.c.status,
+            job_executions.c.forced,
+        )
+        .join_from(job_executions, dag_runs)
+        .where(dag_runs.c.status == RunStatus.OPEN)
+        .order_by(job_executions.c.attempt_number)
+    )
+    if dag_id is not None:
+        runs = runs.where(dag_runs.c.dag_id == dag_id)
+        executions = executions.where(job_executions.c.dag_id == dag_id)
+    found = connection.execute(runs).all()
+    if not found:
+        return ()
+    dags = load_dags(connection, ((row.dag_id, row.definition_hash) for row in found))
+    jobs: dict[str, dict[str, JobState]] = defaultdict(dict)
+    for row in connection.execute(executions):  # in order of attempts: the latest one stays
+        jobs[row.dag_id][row.job_id] = JobState(row.execution_id, JobStatus(row.status), row.forced)
+    before = {
+        dag_id: previous
+        for dag_id, dag in dags.items()
+        if any(
+            job.after_previous and jobs[dag_id][job.job_id].status is JobStatus.PENDING
+            for job in dag
+        )
+        and (previous := previous_run(dag)) is not None
+    }
+    earlier = latest_statuses(connection, set(before.values()))
+    return tuple(
+        RunState(
+            dag=dags[row.dag_id],
+            jobs=jobs[row.dag_id],
+            previous=earlier.get(before.get(row.dag_id, "")),
+            forced=row.forced,
+        )
+        for row in found
+    )
+
+
+def latest_statuses(
+    connection: Connection, dag_ids: Collection[str]
+) -> dict[str, dict[str, JobStatus]]:
+    """Return the state of every job of some runs: dag id -> job id -> state; no row, no entry."""
+    statuses: dict[str, dict[str, JobStatus]] = defaultdict(dict)
+    if dag_ids:
+        rows = connection.execute(
+            select(job_executions.c.dag_id, job_executions.c.job_id, job_executions.c.status)
+            .where(job_executions.c.dag_id.in_(dag_ids))
+            .order_by(job_executions.c.attempt_number)
+        )
+        for row in rows:
+            statuses[row.dag_id][row.job_id] = JobStatus(row.status)
+    return dict(statuses)
+
+
+def lock_in_order(connection: Connection, execution_ids: Collection[str]) -> None:
+    """Lock several executions, always in the same order, until the transaction ends."""
+    connection.execute(
+        select(job_executions.c.execution_id)
+        .where(job_executions.c.execution_id.in_(execution_ids))
+        .order_by(job_executions.c.execution_id)
+        .with_for_update()
+    ).all()
+
+
+def end_waiting(connection: Connection, reasons: Mapping[str, str], status: JobStatus) -> list[str]:
+    """
+    End executions that have not started: SKIPPED, EXPIRED or CANCELLED.
+
+    Args:
+        reasons: Execution id -> why.
+
+    Returns:
+        The ids that were changed. One stays as it is that has started or ended meanwhile, that is
+        being changed in another transaction, or that was to be skipped because of an upstream job
+        that an operator has meanwhile given a new attempt.
+    """
+    if not reasons:
+        return []
+    # An operator's new attempts are written under the same lock. It is taken before any execution's
+    # and in one order, so that no two transactions can wait for each other.
+    found = connection.execute(
+        select(job_executions.c.execution_id, job_executions.c.dag_id).where(
+            job_executions.c.execution_id.in_(reasons)
+        )
+    )
+    run_of: dict[str, str] = {row.execution_id: row.dag_id for row in found}
+    connection.execute(
+        select(dag_runs.c.dag_id)
+        .where(dag_runs.c.dag_id.in_(set(run_of.values())))
+        .order_by(dag_runs.c.dag_id)
+        .with_for_update(key_share=True)
+    ).all()
+    waiting = set(
+        connection.execute(
+            select(job_executions.c.execution_id)
+            .where(
+                job_executions.c.execution_id.in_(reasons),
+                job_executions.c.status.in_(
+                    {JobStatus.PENDING, JobStatus.QUEUED}.intersection(allowed_from(status))
+                ),
+            )
+            .with_for_update(skip_locked=True)
+        ).scalars()
+    )
+    if status is JobStatus.SKIPPED:
+        waiting = _still_blocked(connection, waiting, run_of)
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for execution_id in waiting:
+        by_reason[reasons[execution_id]].append(execution_id)
+    ended: list[str] = []
+    for reason, execution_ids in sorted(by_reason.items()):
+        ended += connection.execute(
+            update(job_executions)
+            .where(
+                job_executions.c.execution_id.in_(execution_ids),
+                job_executions.c.status.in_(allowed_from(status)),
+            )
+            .values(
+                status=status,
+                error_message=reason,
+                completed_at=database_now(),
+                updated_at=database_now(),
+            )
+            .returning(job_executions.c.execution_id)
+        ).scalars()
+    return ended
+
+
+def _still_blocked(
+    connection: Connection, execution_ids: set[str], run_of: Mapping[str, str]
+) -> set[str]:
+    """Keep the executions that have an upstream job which can not succeed any more."""
+    dag_ids = {run_of[execution_id] for execution_id in execution_ids}
+    if not dag_ids:
+        return set()
+    dags = load_dags(
+        connection,
+        (
+            (row.dag_id, row.definition_hash)
+            for row in connection.execute(
+                select(dag_runs.c.dag_id, dag_runs.c.definition_hash).where(
+                    dag_runs.c.dag_id.in_(dag_ids)
+                )
+            )
+        ),
+    )
+    latest: dict[str, dict[str, tuple[str, JobStatus]]] = defaultdict(dict)
+    for row in connection.execute(
+        select(
+            job_executions.c.dag_id,
+            job_executions.c.job_id,
+            job_executions.c.execution_id,
+            job_executions.c.status,
+        )
+        .where(job_executions.c.dag_id.in_(dag_ids))
+        .order_by(job_executions.c.attempt_number)
+    ):
+        latest[row.dag_id][row.job_id] = (row.execution_id, JobStatus(row.status))
+    blocked: set[str] = set()
+    for dag_id, dag in dags.items():
+        for job_id in dag.topological_order():
+            execution_id, _ = latest[dag_id][job_id]
+            if execution_id in execution_ids and any(
+                latest[dag_id][upstream][1] in BLOCKING or latest[dag_id][upstream][0] in blocked
+                for upstream in dag.jobs[job_id].dependencies
+            ):
+                blocked.add(execution_id)
+    return blocked
+
+
+def close_run(connection: Connection, dag_id: str) -> RunStatus | None:
+    """
+    Give an open run its final state, if all its jobs have one.
+
+    Returns:
+        The state, or ``None`` when a job is unfinished or the run was closed before.
+    """
+    # NO KEY UPDATE, as a plain FOR UPDATE would collide with the foreign key of a successor's row.
+    # The lock comes in a statement of its own: an operator who reopens a job holds it too, and only
+    # a statement that begins after it was granted sees the operator's row.
+    locked = connection.execute(
+        select(dag_runs.c.dag_id)
+        .where(dag_runs.c.dag_id == dag_id, dag_runs.c.status == RunStatus.OPEN)
+        .with_for_update(key_share=True)
+    ).first()
+    if locked is None:
+        return None
+    status = run_status(latest_statuses(connection, [dag_id])[dag_id].values())
+    if status is RunStatus.OPEN:
+        return None
+    connection.execute(
+        update(dag_runs)
+        .where(dag_runs.c.dag_id == dag_id)
+        .values(status=status, completed_at=database_now(), updated_at=database_now())
+    )
+    return status

@@ -1,0 +1,187 @@
+"""
+The tables of the scheduler.
+
+Every ``_at`` is an aware UTC instant. ``_market_at`` and ``window_`` columns are market time, which
+differs from wall time only in a replay; all others are stamps of the database's own clock.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus
+from prometheus.persistence.metadata import UtcDateTime, database_now, metadata
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def _one_of(column: str, values: list[str]) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+_finished = _one_of("status", [status.value for status in JobStatus if status in FINAL])
+
+dag_runs = Table(
+    "dag_runs",
+    metadata,
+    Column("dag_id", String(200), primary_key=True),
+    Column("pipeline", String(100), nullable=False),
+    Column("market_id", String(40), nullable=False),
+    Column("as_of_date", Date, nullable=False, comment="the session's date"),
+    Column("status", String(10), nullable=False),
+    Column("forced", Boolean, nullable=False, comment="windows do not count"),
+    Column("trigger", String(20), nullable=False, comment="schedule, catch_up or operator"),
+    Column("definition", Json, nullable=False, comment="the DAG as it was when the run was made"),
+    Column("definition_hash", String(64), nullable=False),
+    Column("parameters", Json, nullable=False, comment="handed to every job"),
+    Column("calendar_version", String(100), nullable=False),
+    Column("opens_at", UtcDateTime, nullable=False, comment="market time"),
+    Column("created_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("updated_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("completed_at", UtcDateTime),
+    UniqueConstraint("pipeline", "market_id", "as_of_date"),
+    CheckConstraint(_one_of("status", [status.value for status in RunStatus]), name="status"),
+    CheckConstraint("(status = 'OPEN') = (completed_at IS NULL)", name="completed"),
+)
+Index(
+    "ix_dag_runs_open",
+    dag_runs.c.market_id,
+    postgresql_where=text("status = 'OPEN'"),
+    sqlite_where=text("status = 'OPEN'"),
+)
+Index("ix_dag_runs_market_session", dag_runs.c.market_id, dag_runs.c.as_of_date)
+
+job_executions = Table(
+    "job_executions",
+    metadata,
+    Column("execution_id", String(36), primary_key=True, comment="also Celery's task id"),
+    Column("dag_id", ForeignKey("dag_runs.dag_id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", String(200), nullable=False),
+    Column("job_type", String(100), nullable=False),
+    Column("market_id", String(40), nullable=False),
+    Column("as_of_date", Date, nullable=False),
+    Column("status", String(10), nullable=False),
+    Column("attempt_number", Integer, nullable=False, comment="1 for the first"),
+    Column("retries", Integer, nullable=False, comment="failures before this one"),
+    Column("lost", Integer, nullable=False, comment="workers lost before this one"),
+    Column("queue", String(40), nullable=False),
+    Column("priority", Integer, nullable=False, comment="1 CRITICAL, 2 STANDARD, 3 OPTIONAL"),
+    Column("forced", Boolean, nullable=False, comment="its window does not count"),
+    Column("timeout_seconds", Integer, nullable=False, comment="soft limit"),
+    Column("window_opens_at", UtcDateTime, comment="market time, set by the claim"),
+    Column("window_closes_at", UtcDateTime, comment="market time, set by the claim"),
+    Column("scheduled_at", UtcDateTime, comment="when it may start: the claim, or after a delay"),
+    Column("scheduled_market_at", UtcDateTime),
+    Column("published_at", UtcDateTime, comment="last message sent; only information"),
+    Column("publish_count", Integer, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("started_market_at", UtcDateTime),
+    Column("named_at", UtcDateTime, comment="its worker last said that it is running it"),
+    Column("hard_limit_at", UtcDateTime, comment="when its worker must have ended it"),
+    Column("worker", String(200), comment="node name of the worker that started it"),
+    Column("incarnation", String(36), comment="worker process that started it"),
+    Column("retry_bound_seconds", Integer, comment="upper bound of the delay before this attempt"),
+    Column("retry_delay_seconds", Integer, comment="delay drawn between 0 and the bound"),
+    Column("completed_at", UtcDateTime),
+    Column("error_message", Text),
+    Column("error_details", Json),
+    Column("result", Json, comment="what the job returned"),
+    Column("created_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("updated_at", UtcDateTime, nullable=False, server_default=database_now()),
+    UniqueConstraint("dag_id", "job_id", "attempt_number"),
+    CheckConstraint(_one_of("status", [status.value for status in JobStatus]), name="status"),
+    CheckConstraint(f"({_finished}) = (completed_at IS NOT NULL)", name="completed"),
+    CheckConstraint(
+        "status NOT IN ('RUNNING', 'SUCCESS', 'FAILED') OR started_at IS NOT NULL OR forced",
+        name="started",
+    ),
+    CheckConstraint(
+        "status = 'PENDING' OR completed_at IS NOT NULL OR scheduled_at IS NOT NULL",
+        name="scheduled",
+    ),
+    CheckConstraint("attempt_number >= 1", name="attempt_number"),
+)
+_live = "status IN ('QUEUED', 'RUNNING')"
+Index(
+    "ix_job_executions_live",
+    job_executions.c.status,
+    job_executions.c.market_id,
+    job_executions.c.scheduled_at,
+    postgresql_where=text(_live),
+    sqlite_where=text(_live),
+)
+Index("ix_job_executions_market_session", job_executions.c.market_id, job_executions.c.as_of_date)
+Index("ix_job_executions_completed_at", job_executions.c.completed_at)
+
+worker_incarnations = Table(
+    "worker_incarnations",
+    metadata,
+    Column("incarnation", String(36), primary_key=True, comment="made when the process starts"),
+    Column("worker", String(200), nullable=False, comment="node name"),
+    Column("host", String(200), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("queues", Json, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("renewed_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("previous_renewed_at", UtcDateTime, comment="the renewal before the last"),
+    Column("expires_at", UtcDateTime, nullable=False, comment="end of its lease"),
+    Column("ended_at", UtcDateTime, comment="it stopped by itself, or was given up"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(40), primary_key=True, comment="what is led: beat"),
+    Column("owner", String(300), nullable=False),
+    Column("epoch", Integer, nullable=False, comment="grows with every change of owner"),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("ticked_at", UtcDateTime, comment="last complete tick of the owner"),
+)
+
+market_clock = Table(
+    "market_clock",
+    metadata,
+    Column("id", Integer, primary_key=True, comment="always 1"),
+    Column("anchor_market_at", UtcDateTime, comment="null: market time is wall time"),
+    Column("anchor_wall_at", UtcDateTime),
+    Column("speed", Double, nullable=False, comment="market seconds a wall second; 0 jumps"),
+    Column("first_session", Date, comment="a replay runs no session before this"),
+    Column("last_session", Date, comment="nor after this"),
+    Column("markets", Json, comment="nor any other market"),
+    CheckConstraint("id = 1", name="single"),
+    CheckConstraint("(anchor_market_at IS NULL) = (anchor_wall_at IS NULL)", name="anchors"),
+)
+
+pipelines = Table(
+    "pipelines",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("first_seen_at", UtcDateTime, nullable=False, comment="market time"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("audit_id", Integer, primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("actor", String(200), nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("target", String(300), nullable=False),
+    Column("details", Json, nullable=False),
+)

@@ -1,0 +1,170 @@
+"""Finding pipelines: named in the settings, or announced by installed packages."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import sys
+import sysconfig
+import tokenize
+import traceback
+from collections.abc import Iterable
+from datetime import timedelta
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+from prometheus.errors import PipelineError
+from prometheus.orchestration.pipeline import Pipeline
+
+ENTRY_POINT_GROUP = "prometheus.pipelines"
+_MOST_SYNTAX_ERRORS = 20
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+
+
+def load_pipelines(
+    names: Iterable[str], *, visibility_timeout: timedelta, folder: Path
+) -> dict[str, Pipeline]:
+    """
+    Load and check pipelines.
+
+    Args:
+        names: ``package.module:attribute``, ``package.module`` (every pipeline in it) or the path
+            of a Python file, relative to ``folder``.
+        visibility_timeout: The broker's; no retry may wait that long.
+        folder: Where relative paths start; also where modules are looked for first.
+
+    Returns:
+        Pipelines by name, those of the settings before those of entry points.
+
+    Raises:
+        PipelineError: With every fault of every pipeline, with file and line.
+    """
+    faults: list[str] = []
+    found: list[Pipeline] = []
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    announced = (entry.value for entry in entry_points(group=ENTRY_POINT_GROUP))
+    for name in dict.fromkeys((*names, *announced)):
+        found += _load(name, folder, faults)
+    pipelines: dict[str, Pipeline] = {}
+    for pipeline in dict.fromkeys(found):
+        faults += pipeline.faults(visibility_timeout=visibility_timeout)
+        other = pipelines.setdefault(pipeline.name, pipeline)
+        if other is not pipeline:
+            faults.append(
+                f"{pipeline.where}: pipeline {pipeline.name!r} is defined at {other.where} too"
+            )
+    if faults:
+        raise PipelineError("pipelines", list(dict.fromkeys(faults)))
+    return pipelines
+
+
+def _load(name: str, folder: Path, faults: list[str]) -> list[Pipeline]:
+    module_name, _, attribute = name.partition(":")
+    if name.endswith(".py"):
+        return _load_file(folder / name, faults)
+    try:
+        module = importlib.import_module(module_name)
+    # Whatever a user's module raises is a fault to report; a script may even end itself.
+    except (Exception, SystemExit) as error:  # noqa: BLE001
+        faults.append(_described(error, name))
+        return []
+    if not attribute:
+        return _pipelines_of(module, name, faults)
+    pipeline = getattr(module, attribute, None)
+    if not isinstance(pipeline, Pipeline):
+        faults.append(f"{name}: {module_name} has no pipeline called {attribute!r}")
+        return []
+    return [pipeline]
+
+
+def _pipelines_of(module: ModuleType, name: str, faults: list[str]) -> list[Pipeline]:
+    found = [value for value in vars(module).values() if isinstance(value, Pipeline)]
+    if not found:
+        faults.append(f"{name}: no pipeline is defined in it")
+    return found
+
+
+def _load_file(path: Path, faults: list[str]) -> list[Pipeline]:
+    try:
+        with tokenize.open(path) as file:  # in the encoding that the file itself names
+            source = file.read()
+        readable = _without_syntax_errors(source, path, faults)
+    except (OSError, ValueError, SyntaxError) as error:
+        faults.append(f"{path}: {type(error).__name__}: {error}")
+        return []
+    # A name of its own: the file may be called as another file or a module of Python's is.
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    module = ModuleType(f"prometheus_pipelines_{digest}.{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look for their module there
+    try:
+        exec(compile(readable, str(path), "exec"), vars(module))  # noqa: S102  the user's own code
+    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's file raises
+        # What stands before the error is still checked, so that all faults are told at once. A
+        # name that is missing because its definition did not parse is no fault of its own.
+        if readable == source or not isinstance(error, NameError):
+            faults.append(_described(error, str(path)))
+        return [value for value in vars(module).values() if isinstance(value, Pipeline)]
+    return _pipelines_of(module, str(path), faults)
+
+
+def _without_syntax_errors(source: str, path: Path, faults: list[str]) -> str:
+    """
+    Blank the top-level statements that do not parse, reporting each.
+
+    A file with a syntax error is refused; the rest of it is read only to find what else is wrong.
+    """
+    lines = source.splitlines(keepends=True)
+    for _ in range(_MOST_SYNTAX_ERRORS):
+        try:
+            ast.parse("".join(lines), str(path))
+        except SyntaxError as error:
+            at = min(error.lineno or 1, len(lines)) - 1
+            faults.append(f"{path}:{at + 1}: SyntaxError: {error.msg}")
+            first = at
+            if "expected an indented block" in error.msg and _begins_statement(lines, at):
+                first = max(at - 1, 0)  # the error is told of the statement after the faulty one
+            while first > 0 and not _begins_statement(lines, first):
+                first -= 1
+            last = first + 1
+            while last < len(lines) and not _begins_statement(lines, last):
+                last += 1
+            lines[first:last] = ["\n"] * (last - first)
+        else:
+            break
+    return "".join(lines)
+
+
+def _begins_statement(lines: list[str], number: int) -> bool:
+    if not _at_margin(lines[number]):
+        return False
+    # A decorator, of one line or of many, belongs to what it decorates.
+    above = number - 1
+    while above >= 0 and not _at_margin(lines[above]):
+        above -= 1
+    return above < 0 or not lines[above].startswith("@")
+
+
+def _at_margin(line: str) -> bool:
+    return bool(line.strip()) and line[0] not in " \t#)]}"
+
+
+def _described(error: BaseException, name: str) -> str:
+    """Say where and how a user's code failed: in its own innermost line, not a library's."""
+    where = name
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        where = f"{error.filename}:{error.lineno}"
+        return f"{where}: {type(error).__name__}: {error.msg}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and not frame.filename.startswith("<frozen importlib")
+    ]
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)] or frames
+    # Frames of importlib's own file alone mean that the module was not found at all.
+    if own and "importlib" not in own[-1].filename:
+        where = f"{own[-1].filename}:{own[-1].lineno}"
+    return f"{where}: {type(error).__name__}: {error}"

@@ -1,0 +1,572 @@
+"""
+Settings: read once, at the entry point of a process, from everywhere they can be given.
+
+Strongest first: the environment (``PROMETHEUS__DATABASE__URL``), a file that the environment names
+(``PROMETHEUS__DATABASE__URL_FILE``, for secrets), ``prometheus.toml`` (``[database] url``), and
+the defaults below. The TOML file is the one ``PROMETHEUS_CONFIG`` names, otherwise the one in the
+current folder if there is one. An empty variable counts as not set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from prometheus.core.durations import format_duration, parse_duration
+from prometheus.core.markets import get_market
+from prometheus.errors import PrometheusError, nearest
+
+PREFIX = "PROMETHEUS__"
+FILE_SUFFIX = "_FILE"
+CONFIG_VARIABLE = "PROMETHEUS_CONFIG"
+CONFIG_NAME = "prometheus.toml"
+DATABASE_NAME = "prometheus.db"
+"""The SQLite file in the data folder, used when no database URL is set."""
+
+_ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(r"(?i)\b((?:ssl)?password|passwd|token)=[^&]*")
+_UNDERSCORES = re.compile("_+")
+_DEFAULT = "default"
+
+
+class SettingsError(PrometheusError):
+    """The settings cannot be used; ``faults`` lists everything that is wrong with them."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = tuple(faults)
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__(f"settings: {count}." + "".join(f"\n  - {fault}" for fault in faults))
+
+
+def safe_url(url: str | SecretStr) -> str:
+    """
+    Write a URL for people: every password in it becomes ``***``.
+
+    Takes what Celery and SQLAlchemy take, also several URLs joined by ``;``, and passwords whose
+    special characters were not quoted.
+    """
+    text = url.get_secret_value() if isinstance(url, SecretStr) else url
+    return ";".join(_without_password(part) for part in text.split(";"))
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        # Not a URL, so nothing says which part of it is the password.
+        return "***" if "@" in url else url
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    if colon:
+        rest = f"{user}:***{at}{place}"
+    rest = _SECRET_PARAMETER.sub(r"\1=***", rest)
+    return f"{scheme}://{rest}"
+
+
+def _read_duration(value: object) -> object:
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) > 1 and _ISO_DURATION.fullmatch(text):
+            text = text[1:].upper().replace("T", "")
+        value = parse_duration(text)
+    if not isinstance(value, timedelta):
+        raise ValueError(f"{value!r} has no unit; write 45s, 30m, 2h, 1h30m or 1d")
+    if value <= timedelta(0):
+        raise ValueError("must be longer than nothing")
+    return value
+
+
+def _read_list(value: object) -> object:
+    if isinstance(value, str):
+        return [part for part in (part.strip() for part in value.split(",")) if part]
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_read_duration)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_read_list), Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatabaseSettings(_Section):
+    """Where the rows are."""
+
+    url: SecretStr = Field(
+        default=SecretStr(""),
+        description="URL of the database: postgresql://user:password@host/name, or "
+        "sqlite:////absolute/path.db; by default prometheus.db in the data folder.",
+    )
+
+
+class BrokerSettings(_Section):
+    """The Redis that carries messages to the workers."""
+
+    url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="URL of Redis: redis://, rediss://, sentinel:// or redis+socket://.",
+    )
+    visibility_timeout: Duration = Field(
+        default=timedelta(hours=2),
+        description="How long Redis waits for an acknowledgement before it hands a message out "
+        "again; no retry may wait longer. The same for all workers, in whole seconds.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _of_redis(cls, value: SecretStr) -> SecretStr:
+        scheme = value.get_secret_value().partition("://")[0]
+        known = ("redis", "rediss", "sentinel", "redis+socket", "rediss+socket")
+        if scheme not in known:
+            raise ValueError(f"must begin with {', '.join(f'{each}://' for each in known)}")
+        return value
+
+    @field_validator("visibility_timeout")
+    @classmethod
+    def _whole_seconds(cls, value: timedelta) -> timedelta:
+        if value % timedelta(seconds=1):
+            raise ValueError("must be whole seconds")
+        return value
+
+
+class DataSettings(_Section):
+    """Files of this installation."""
+
+    folder: Path = Field(
+        default=Path(".prometheus"),
+        description="Folder for the SQLite database, logs and what the embedded stack needs; "
+        "relative to the current folder.",
+    )
+
+
+class MarketSettings(_Section):
+    """The markets that this installation serves."""
+
+    enabled: Names = Field(
+        default=("US_EQ", "EU_EQ", "ASIA_EQ"),
+        description="Markets or single exchanges (MICs); each has a queue of its own.",
+    )
+
+    @field_validator("enabled")
+    @classmethod
+    def _exist(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        problems = []
+        for name in value:
+            try:
+                get_market(name)
+            except PrometheusError as error:
+                problems.append(str(error))
+        if len(set(value)) != len(value):
+            problems.append("a market is named twice")
+        if problems:
+            raise ValueError(" ".join(problems))
+        return value
+
+
+class PipelineSettings(_Section):
+    """The pipelines that this installation runs."""
+
+    modules: Names = Field(
+        default=("prometheus.orchestration.daily:daily",),
+        description="Pipelines: package.module:attribute, package.module (every pipeline in it), "
+        "or the path of a Python file. Those that installed packages announce are added.",
+    )
+
+
+class SchedulerSettings(_Section):
+    """The beat."""
+
+    max_wait: Duration = Field(
+        default=timedelta(seconds=3),
+        description="Longest pause between two ticks; the lead is renewed at each.",
+    )
+    lease: Duration = Field(
+        default=timedelta(seconds=10),
+        description="How long a leader that says nothing keeps the lead.",
+    )
+    reconcile_every: Duration = Field(
+        default=timedelta(seconds=30),
+        description="How often due executions are compared with the messages in Redis.",
+    )
+    leader_election: bool = Field(
+        default=True,
+        description="Whether one of several beats leads and the others stand by. Without it all "
+        "of them work, which does no harm and costs lost claims.",
+    )
+    create_runs: bool = Field(
+        default=True,
+        description="Whether runs are made as sessions come; without it only operators make them.",
+    )
+
+    @model_validator(mode="after")
+    def _lead_lasts(self) -> Self:
+        if self.lease < 2 * self.max_wait:
+            raise ValueError(
+                f"lease ({format_duration(self.lease)}) must be at least twice max_wait "
+                f"({format_duration(self.max_wait)}), or the lead would be lost between two ticks"
+            )
+        return self
+
+
+class WorkerSettings(_Section):
+    """The workers."""
+
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        description="Jobs that one worker runs at once, each in a process of its own; by default "
+        "the number of processors.",
+    )
+    lease: Duration = Field(
+        default=timedelta(seconds=30),
+        description="How long a worker that says nothing keeps its executions.",
+    )
+    renewal: Duration = Field(
+        default=timedelta(seconds=5),
+        description="How often a worker renews its lease.",
+    )
+    max_lost: int = Field(
+        default=3,
+        ge=0,
+        description="How often a job is started again because its worker was lost; not counted "
+        "among its retries.",
+    )
+
+    @model_validator(mode="after")
+    def _lease_lasts(self) -> Self:
+        if self.lease < 3 * self.renewal:
+            raise ValueError(
+                f"lease ({format_duration(self.lease)}) must be at least three times renewal "
+                f"({format_duration(self.renewal)}), or one slow renewal would lose a worker"
+            )
+        return self
+
+
+class Settings(_Section):
+    """Everything that can be set, merged and checked."""
+
+    database: DatabaseSettings = DatabaseSettings()
+    broker: BrokerSettings = BrokerSettings()
+    data: DataSettings = DataSettings()
+    markets: MarketSettings = MarketSettings()
+    pipelines: PipelineSettings = PipelineSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    workers: WorkerSettings = WorkerSettings()
+    sources: dict[str, str] = Field(
+        default={},
+        description="Market to its source of prices: bundled or synthetic. By default bundled "
+        "for US_EQ and synthetic for all others.",
+    )
+    seed: int = Field(
+        default=20_121_121,
+        description="Seed of all synthetic prices; the same seed gives the same prices.",
+    )
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def origin(self, name: str) -> str:
+        """Say where a setting's value came from, such as ``"database.url"``'s."""
+        return self._origins.get(name, _DEFAULT)
+
+    def completed(self, origins: Mapping[str, str], **sections: BaseModel) -> Settings:
+        """Copy with some sections replaced, and with where the values came from."""
+        copy = self.model_copy(update=sections)
+        copy._origins = dict(origins)
+        return copy
+
+    @field_validator("sources")
+    @classmethod
+    def _of_markets(cls, value: dict[str, str]) -> dict[str, str]:
+        problems = []
+        for name in value:
+            try:
+                get_market(name)
+            except PrometheusError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError(" ".join(problems))
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of a listing of all settings."""
+
+    name: str
+    """As in TOML, with its section: ``"database.url"``."""
+    variable: str
+    """The variable that sets it: ``"PROMETHEUS__DATABASE__URL"``."""
+    value: str
+    """As a person would write it; passwords are ``***``."""
+    origin: str
+    """Where the value came from: a variable, a file, or ``"default"``."""
+    description: str
+
+
+def load_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
+    """
+    Read, merge and check the settings.
+
+    Args:
+        environ: By default this process' environment.
+        cwd: Where ``prometheus.toml`` is looked for and relative paths start; by default the
+            current folder.
+
+    Raises:
+        SettingsError: With every fault: unknown sections and keys, values that cannot be used,
+            files that cannot be read. No value of a secret is in its message.
+    """
+    reading = _Reading(os.environ if environ is None else environ, cwd or Path.cwd())
+    values = reading.merged()
+    settings = None
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        reading.faults += map(reading.fault_of, error.errors(include_url=False))
+    if settings is None or reading.faults:
+        raise SettingsError(reading.faults)
+    folder = reading.cwd / settings.data.folder.expanduser()
+    changes: dict[str, BaseModel] = {"data": settings.data.model_copy(update={"folder": folder})}
+    if not settings.database.url.get_secret_value():
+        url = SecretStr(f"sqlite:///{folder / DATABASE_NAME}")
+        changes["database"] = settings.database.model_copy(update={"url": url})
+    return settings.completed(reading.origins, **changes)
+
+
+def listing(settings: Settings) -> tuple[Setting, ...]:
+    """List all settings with their values and origins, in the order of the sections."""
+    return tuple(
+        Setting(
+            name=".".join(path),
+            variable=_variable(path),
+            value=_shown(_value(settings, path)),
+            origin=settings.origin(".".join(path)),
+            description=field.description or "",
+        )
+        for path, field in fields()
+    )
+
+
+def fields() -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    """Give every setting's path and its definition."""
+    for name, field in Settings.model_fields.items():
+        section = _section(field)
+        if section is None:
+            yield (name,), field
+        else:
+            for key, inner in section.model_fields.items():
+                yield (name, key), inner
+
+
+class _Reading:
+    """One reading of all sources: what they say, where each value came from, what is wrong."""
+
+    def __init__(self, environ: Mapping[str, str], cwd: Path) -> None:
+        self.cwd = cwd
+        self.faults: list[str] = []
+        self.origins: dict[str, str] = {}
+        self._environ = environ
+
+    def merged(self) -> dict[str, Any]:
+        """Return the values of all sources as nested tables, the strongest source's for each."""
+        merged: dict[str, Any] = {}
+        for path, value, origin in [*self._file(), *self._secret_files(), *self._variables()]:
+            self.origins[".".join(path)] = origin
+            if len(path) == 1:
+                merged[path[0]] = value
+            else:
+                merged.setdefault(path[0], {})[path[1]] = value
+        return merged
+
+    def fault_of(self, error: ErrorDetails) -> str:
+        """Write a fault that the model found, with the place its value came from."""
+        path = tuple(str(part) for part in error["loc"][:2])
+        name = ".".join(path)
+        at = self.origins.get(name)
+        if at is None:
+            # A fault of a section as a whole lies in any of the places that set something in it.
+            within = [at for key, at in self.origins.items() if key.startswith(f"{name}.")]
+            at = " and ".join(dict.fromkeys(within)) or name
+        reason = error.get("ctx", {}).get("error")
+        if reason is not None:
+            return f"{at}: {reason}"
+        message = error["msg"][:1].lower() + error["msg"][1:]
+        return (
+            f"{at}: {message}" if _is_secret(path) else f"{at}: {message}, not {error['input']!r}"
+        )
+
+    def _file(self) -> Iterator[tuple[tuple[str, ...], Any, str]]:
+        named = self._environ.get(CONFIG_VARIABLE)
+        path = self.cwd / (Path(named).expanduser() if named else CONFIG_NAME)
+        if not named and not path.exists():
+            return
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            at = f"{CONFIG_VARIABLE}={named}" if named else str(path)
+            self.faults.append(f"{at}: {error.strerror or error}")
+            return
+        except ValueError as error:  # also what is not UTF-8
+            self.faults.append(f"{path}: not TOML: {error}")
+            return
+        for name, table in tables.items():
+            field = Settings.model_fields.get(name)
+            at = f"{path} [{name}]"
+            if field is None:
+                self.faults.append(f"{at}: no such section.{nearest(name, _sections())}")
+            elif not _has_keys(field):
+                yield (name,), table, f"{path} {name}"
+            elif not isinstance(table, dict):
+                self.faults.append(f"{path} {name}: must be a section: [{name}]")
+            else:
+                for key, value in table.items():
+                    if self._known(name, key, f"{at} {key}"):
+                        yield (name, key), value, f"{at} {key}"
+
+    def _secret_files(self) -> Iterator[tuple[tuple[str, ...], Any, str]]:
+        for variable in sorted(self._environ):
+            path = self._path(variable.removesuffix(FILE_SUFFIX))
+            if not variable.endswith(FILE_SUFFIX) or path is None:
+                continue
+            file = self._environ[variable]
+            if not file:
+                continue
+            try:
+                text = (self.cwd / Path(file).expanduser()).read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                self.faults.append(f"{variable}={file}: {reason}")
+                continue
+            yield path, text.strip(), f"{variable}={file}"
+
+    def _variables(self) -> Iterator[tuple[tuple[str, ...], Any, str]]:
+        for variable in sorted(self._environ):
+            if not variable.startswith(PREFIX):
+                self._say_misspelt(variable)
+                continue
+            if variable.endswith(FILE_SUFFIX) and self._path(variable.removesuffix(FILE_SUFFIX)):
+                continue
+            path = self._path(variable)
+            if path is None:
+                self._say_unknown(variable)
+            elif self._environ[variable]:
+                yield path, self._environ[variable], variable
+
+    @staticmethod
+    def _path(variable: str) -> tuple[str, ...] | None:
+        """Return the setting that a variable sets, if there is one."""
+        if not variable.startswith(PREFIX):
+            return None
+        name, _, key = variable.removeprefix(PREFIX).partition("__")
+        field = Settings.model_fields.get(name.lower())
+        if field is None:
+            return None
+        section = _section(field)
+        if section is not None:
+            return (name.lower(), key.lower()) if key.lower() in section.model_fields else None
+        if _has_keys(field):
+            return (name.lower(), key) if key else None
+        return None if key else (name.lower(),)
+
+    def _say_unknown(self, variable: str) -> None:
+        name, _, key = variable.removeprefix(PREFIX).partition("__")
+        field = Settings.model_fields.get(name.lower())
+        if field is None:
+            hint = nearest(name, (each.upper() for each in _sections()))
+            self.faults.append(f"{variable}: no such section: {name!r}.{hint}")
+        elif not _has_keys(field):
+            self.faults.append(f"{variable}: no such setting. Did you mean '{PREFIX}{name}'?")
+        elif not key:
+            self.faults.append(
+                f"{variable}: the key is missing; write {PREFIX}{name}__KEY with two underscores"
+            )
+        else:
+            self._known(name.lower(), key, variable)
+
+    def _say_misspelt(self, variable: str) -> None:
+        """Say that a variable of ours with an underscore too few would be overlooked."""
+        if variable.startswith("PROMETHEUS_"):
+            wanted = _squeezed().get(_UNDERSCORES.sub("_", variable))
+            if wanted is not None:
+                self.faults.append(f"{variable}: not read. Did you mean '{wanted}'?")
+
+    def _known(self, name: str, key: str, at: str) -> bool:
+        section = _section(Settings.model_fields[name])
+        if section is None or key in section.model_fields:
+            return True
+        keys = list(section.model_fields)
+        if at.startswith(PREFIX):
+            keys = [each.upper() for each in keys]
+        self.faults.append(f"{at}: no such key in {name}.{nearest(key, keys)}")
+        return False
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _has_keys(field: FieldInfo) -> bool:
+    return _section(field) is not None or field.annotation == dict[str, str]
+
+
+def _is_secret(path: tuple[str, ...]) -> bool:
+    return any(path == known and field.annotation is SecretStr for known, field in fields())
+
+
+def _squeezed() -> dict[str, str]:
+    """Give every variable by its name with single underscores."""
+    names = (_variable(path) for path, _ in fields())
+    return {_UNDERSCORES.sub("_", name): name for name in names}
+
+
+def _sections() -> list[str]:
+    return list(Settings.model_fields)
+
+
+def _variable(path: tuple[str, ...]) -> str:
+    return PREFIX + "__".join(path).upper()
+
+
+def _value(settings: Settings, path: tuple[str, ...]) -> object:
+    value: object = settings
+    for name in path:
+        value = getattr(value, name)
+    return value
+
+
+def _shown(value: object) -> str:
+    match value:
+        case SecretStr():
+            return safe_url(value)
+        case timedelta():
+            return format_duration(value)
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ", ".join(value)
+        case dict():
+            return ", ".join(f"{key}={each}" for key, each in value.items())
+        case None:
+            return "(automatic)"
+    return str(value)

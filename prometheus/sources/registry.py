@@ -1,0 +1,163 @@
+"""Choosing the feed of each market from plain configuration values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+from prometheus.sources import bundled
+from prometheus.sources.errors import (
+    SourceConfigurationError,
+    SourceNotAvailableError,
+    UnknownSourceError,
+)
+from prometheus.sources.protocol import (
+    Bar,
+    FactorReturn,
+    FactorSource,
+    Instrument,
+    PriceSource,
+    SourceLabel,
+    Split,
+)
+from prometheus.sources.sessions import Members, SessionDates, members, session_dates
+from prometheus.sources.synthetic import (
+    DEFAULT_SEED,
+    MARKET_FACTOR,
+    SyntheticFactors,
+    SyntheticPrices,
+)
+
+BUNDLED = "bundled"
+SYNTHETIC = "synthetic"
+EODHD = "eodhd"
+"""Reserved for the client of eodhd.com; configuring it is refused until it is there."""
+
+SOURCE_NAMES = (BUNDLED, SYNTHETIC, EODHD)
+DEFAULT_SOURCES: Mapping[str, str] = {"US_EQ": BUNDLED, "EU_EQ": SYNTHETIC, "ASIA_EQ": SYNTHETIC}
+
+
+def build_sources(
+    assignments: Mapping[str, str] | None = None,
+    *,
+    seed: int = DEFAULT_SEED,
+    members: Members = members,
+    session_dates: SessionDates = session_dates,
+) -> ConfiguredSources:
+    """
+    Make the feeds of all markets.
+
+    Args:
+        assignments: Market to ``"bundled"`` or ``"synthetic"``, over `DEFAULT_SOURCES`; a market
+            named in neither is synthetic.
+        seed: Of everything synthetic.
+        members: Market to its exchanges.
+        session_dates: Sessions of an exchange or a market.
+
+    Raises:
+        UnknownSourceError: A name that is none of `SOURCE_NAMES`.
+        SourceNotAvailableError: ``"eodhd"``, whose client comes with a later release.
+    """
+    chosen = {**DEFAULT_SOURCES, **(assignments or {})}
+    for market_id, name in chosen.items():
+        if name not in SOURCE_NAMES:
+            raise UnknownSourceError(market_id, name, SOURCE_NAMES)
+        if name == EODHD:
+            raise SourceNotAvailableError(market_id, name)
+    return ConfiguredSources(chosen, seed=seed, members=members, session_dates=session_dates)
+
+
+class ConfiguredSources:
+    """Feeds by market; see `build_sources`."""
+
+    def __init__(
+        self,
+        assignments: Mapping[str, str],
+        *,
+        seed: int,
+        members: Members,
+        session_dates: SessionDates,
+    ) -> None:
+        self._assignments = dict(assignments)
+        self._members = members
+        self._synthetic = SyntheticPrices(seed=seed, members=members, session_dates=session_dates)
+        self._synthetic_factors = SyntheticFactors(
+            seed=seed, members=members, session_dates=session_dates
+        )
+
+    def source_name(self, market_id: str) -> str:
+        """Return the configured name of a market's feed."""
+        return self._assignments.get(market_id, SYNTHETIC)
+
+    def prices(self, market_id: str) -> PriceSource:
+        if self.source_name(market_id) == BUNDLED:
+            return BundledYears(self._bundled_mics(market_id), self._synthetic)
+        return self._synthetic
+
+    def factors(self, market_id: str) -> FactorSource:
+        if self.source_name(market_id) == BUNDLED:
+            return BundledYearsFactors(self._bundled_mics(market_id), self._synthetic_factors)
+        return self._synthetic_factors
+
+    def _bundled_mics(self, market_id: str) -> list[str]:
+        available = {instrument.mic for instrument in bundled.INSTRUMENTS}
+        mics = [mic for mic in self._members(market_id) if mic in available]
+        if not mics:
+            raise SourceConfigurationError(
+                f"{market_id}: the source 'bundled' has prices of {', '.join(sorted(available))} "
+                f"only, and none of these is in the market. Choose 'synthetic'."
+            )
+        return mics
+
+
+class BundledYears:
+    """
+    The bundled prices for sessions of their years, synthetic ones for all others.
+
+    A run is served wholly by one of the two, chosen by its session date, because the history of a
+    run must not change from made-up to real prices half way. The symbols of the two differ.
+    """
+
+    name = f"{bundled.NAME}; synthetic in other years"
+    is_synthetic = False
+
+    def __init__(self, mics: Sequence[str], synthetic: SyntheticPrices) -> None:
+        self._bundled = bundled.BundledPrices(mics)
+        self._synthetic = synthetic
+
+    def _serving(self, on: date) -> PriceSource:
+        return self._bundled if bundled.covers(on) else self._synthetic
+
+    def label(self, on: date) -> SourceLabel:
+        return self._serving(on).label(on)
+
+    def instruments(self, market_id: str, on: date) -> Sequence[Instrument]:
+        return self._serving(on).instruments(market_id, on)
+
+    def bars(self, mic: str, symbols: Sequence[str], start: date, end: date) -> Sequence[Bar]:
+        # The run for session `end` asks, with the symbols that were listed for it.
+        return self._serving(end).bars(mic, symbols, start, end)
+
+    def splits(self, mic: str, symbols: Sequence[str], start: date, end: date) -> Sequence[Split]:
+        return self._serving(end).splits(mic, symbols, start, end)
+
+
+class BundledYearsFactors:
+    """
+    A real market factor in the bundled years; all other factors, and years, are synthetic.
+
+    Every row says which of the two it is.
+    """
+
+    name = f"{bundled.MARKET_FACTOR_NAME}; synthetic styles"
+
+    def __init__(self, mics: Sequence[str], synthetic: SyntheticFactors) -> None:
+        self._mics = tuple(mics)
+        self._synthetic = synthetic
+
+    def returns(self, market_id: str, start: date, end: date) -> Sequence[FactorReturn]:
+        made_up = self._synthetic.returns(market_id, start, end)
+        if not bundled.covers(end):
+            return made_up
+        styles = [row for row in made_up if row.factor != MARKET_FACTOR]
+        return [*bundled.market_returns(self._mics, start, end), *styles]

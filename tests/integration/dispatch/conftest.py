@@ -1,0 +1,141 @@
+"""Real beats and workers on a database and a Redis of the test's own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from sqlalchemy import Row, select
+
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.persistence import runs
+from prometheus.persistence.engine import create_engine, reading, writing
+from prometheus.persistence.tables import dag_runs, job_executions
+from prometheus.pipelines.loading import load_pipelines
+from tests.conftest import StartProcess
+from tests.servers import Process, wait_until
+
+TRIAL = Path(__file__).parent / "trial.py"
+SESSION = date(2026, 11, 20)
+_TWO_HOURS = timedelta(hours=2)
+
+
+@dataclass
+class Installation:
+    """One database, one broker, and the processes that a test starts on them."""
+
+    database_url: str
+    redis_url: str
+    start_process: StartProcess
+    engine: sqlalchemy.Engine
+    settings: dict[str, str] = field(default_factory=dict)
+    processes: list[Process] = field(default_factory=list)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "PROMETHEUS__DATABASE__URL": self.database_url,
+            "PROMETHEUS__BROKER__URL": self.redis_url,
+            # None of its sessions is due: each test makes the runs it wants.
+            "PROMETHEUS__PIPELINES__MODULES": str(TRIAL),
+            "PROMETHEUS__SCHEDULER__CREATE_RUNS": "false",
+            **self.settings,
+        }
+
+    def beat(self) -> Process:
+        return self._start("beat", "beat")
+
+    def worker(self, queues: str = "US_EQ", concurrency: int = 2) -> Process:
+        name = f"worker-{uuid.uuid4().hex[:6]}"
+        options = ["-n", f"{name}@%h", "--without-gossip", "--without-mingle"]
+        return self._start(name, "worker", "-Q", queues, "-c", str(concurrency), *options)
+
+    def _start(self, name: str, *arguments: str) -> Process:
+        command = ("celery", "-A", "workers", *arguments)
+        process = self.start_process(*command, env=self.env, name=name)
+        self.processes.append(process)
+        return process
+
+    def logged(self, event: str) -> bool:
+        """Say whether any process has logged an event."""
+        return any(event in process.log.read_text() for process in self.processes)
+
+    def make_run(
+        self, pipeline: str, *, market: str = "US_EQ", parameters: Mapping[str, Any] | None = None
+    ) -> str:
+        """Write a run that is due at once, as an operator's is."""
+        found = load_pipelines([str(TRIAL)], visibility_timeout=_TWO_HOURS, folder=TRIAL.parent)
+        dag = found[pipeline].dag(market, SESSION)
+        calendar = TradingCalendar(market)
+        with writing(self.engine) as connection:
+            runs.create_run(
+                connection,
+                dag,
+                opens_at=calendar.phases(SESSION).pre_open_at,
+                trigger="operator",
+                calendar_version=calendar.version,
+                parameters=parameters or {},
+                forced=True,
+            )
+        return dag.dag_id
+
+    def attempts(self, dag_id: str, job_id: str | None = None) -> list[Row[Any]]:
+        """Return the executions of a run, or of one of its jobs, in order of attempts."""
+        statement = select(job_executions).where(job_executions.c.dag_id == dag_id)
+        if job_id is not None:
+            statement = statement.where(job_executions.c.job_id == job_id)
+        with reading(self.engine) as connection:
+            rows = connection.execute(
+                statement.order_by(job_executions.c.attempt_number, job_executions.c.job_id)
+            )
+            return list(rows)
+
+    def statuses(self, dag_id: str) -> dict[str, list[str]]:
+        """Return the states of each job's attempts, oldest first."""
+        found: dict[str, list[str]] = {}
+        for row in self.attempts(dag_id):
+            found.setdefault(row.job_id, []).append(row.status)
+        return found
+
+    def run_status(self, dag_id: str) -> str:
+        with reading(self.engine) as connection:
+            return str(
+                connection.execute(
+                    select(dag_runs.c.status).where(dag_runs.c.dag_id == dag_id)
+                ).scalar_one()
+            )
+
+    def wait_for_run(self, dag_id: str, status: str, timeout: float = 60) -> None:
+        wait_until(
+            lambda: self.run_status(dag_id) == status,
+            timeout=timeout,
+            message=lambda: f"{dag_id} {status}; {self.run_status(dag_id)} {self.statuses(dag_id)}",
+        )
+
+
+def _installation(url: str, redis_url: str, start_process: StartProcess) -> Iterator[Installation]:
+    engine = create_engine(url)
+    yield Installation(url, redis_url, start_process, engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def installation(
+    postgresql_url: str, redis_url: str, start_process: StartProcess
+) -> Iterator[Installation]:
+    """PostgreSQL and the shared Redis."""
+    yield from _installation(postgresql_url, redis_url, start_process)
+
+
+@pytest.fixture
+def any_installation(
+    database_url: str, redis_url: str, start_process: StartProcess
+) -> Iterator[Installation]:
+    """Once on SQLite and once on PostgreSQL."""
+    yield from _installation(database_url, redis_url, start_process)

@@ -1,0 +1,209 @@
+"""How attempts end, on PostgreSQL and Redis with real workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from sqlalchemy import update
+
+from prometheus.persistence import operators
+from prometheus.persistence.clock import read_now
+from prometheus.persistence.engine import writing
+from prometheus.persistence.tables import job_executions
+from tests.integration.dispatch.conftest import Installation
+from tests.servers import RedisServer, wait_until
+
+
+def test_job_that_fails_twice_leaves_three_rows_with_doubling_bounds(
+    installation: Installation,
+) -> None:
+    installation.beat()
+    for _ in range(3):
+        installation.worker()
+    dag_id = installation.make_run("flaky")
+
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    rows = installation.attempts(dag_id)
+    assert [row.status for row in rows] == ["FAILED", "FAILED", "SUCCESS"]
+    assert [row.attempt_number for row in rows] == [1, 2, 3]
+    assert [row.retries for row in rows] == [0, 1, 2]
+    assert [row.retry_bound_seconds for row in rows] == [None, 1, 2]
+    assert all(0 <= row.retry_delay_seconds <= row.retry_bound_seconds for row in rows[1:])
+    assert rows[0].error_message == "RuntimeError: attempt 1 does not work"
+    assert "attempt 1 does not work" in rows[0].error_details["traceback"]
+    assert rows[2].result == {"attempt": 3}
+    for before, after in zip(rows, rows[1:], strict=False):
+        assert after.started_at >= after.scheduled_at >= before.completed_at
+
+
+def test_attempt_over_its_limit_times_out_and_is_retried(installation: Installation) -> None:
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("limits")
+
+    installation.wait_for_run(dag_id, "SUCCESS", timeout=120)
+
+    first, second = installation.attempts(dag_id, "too_slow_once")
+    assert (first.status, first.error_message) == ("FAILED", "timed out after 2 s")
+    assert second.status == "SUCCESS"
+    # The soft limit is 1 s; a job that swallows it is killed 30 s later.
+    first, second = installation.attempts(dag_id, "swallows_the_soft_limit")
+    assert (first.status, first.error_message) == ("FAILED", "timed out after 31 s (hard limit)")
+    assert second.status == "SUCCESS"
+    # Celery counts from when the child took the message, a moment before the row says so.
+    assert (first.completed_at - first.started_at).total_seconds() > 30
+
+
+def test_failure_skips_what_is_below_it_and_a_retry_finishes_the_run(
+    any_installation: Installation,
+) -> None:
+    installation = any_installation
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("broken")
+
+    installation.wait_for_run(dag_id, "FAILED")
+
+    assert installation.statuses(dag_id) == {
+        "fails": ["FAILED"],
+        "below": ["SKIPPED"],
+        "further_below": ["SKIPPED"],
+        "beside": ["SUCCESS"],
+    }
+    (below,) = installation.attempts(dag_id, "below")
+    assert below.error_message == "upstream fails is FAILED"
+    (failed,) = installation.attempts(dag_id, "fails")
+    assert failed.error_message == (
+        "ValueError: the vendor sent nothing (not tried again: attempt 1, max_retries is 0)"
+    )
+
+    with writing(installation.engine) as connection:
+        operators.retry(connection, dag_id, actor="test")
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    assert installation.statuses(dag_id) == {
+        "fails": ["FAILED", "SUCCESS"],
+        "below": ["SKIPPED", "SUCCESS"],
+        "further_below": ["SKIPPED", "SUCCESS"],
+        "beside": ["SUCCESS"],
+    }
+
+
+def test_child_that_dies_is_recorded_and_tried_again(installation: Installation) -> None:
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("dying")
+
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    first, second = installation.attempts(dag_id)
+    assert first.status == "FAILED"
+    assert first.error_message.startswith("its process ended: ")
+    assert (second.status, second.retries) == ("SUCCESS", 1)
+
+
+def test_result_that_can_not_be_kept_fails_the_attempt(installation: Installation) -> None:
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("returns")
+
+    installation.wait_for_run(dag_id, "FAILED")
+
+    (not_json,) = installation.attempts(dag_id, "returns_a_set")
+    assert "returns_a_set returned set, which is not JSON" in not_json.error_message
+    (too_much,) = installation.attempts(dag_id, "returns_too_much")
+    assert "at most 65536 are kept with an attempt" in too_much.error_message
+
+
+def test_retry_while_redis_is_away_loses_neither_error_nor_retry(
+    installation: Installation, spare_redis: RedisServer, tmp_path: Path
+) -> None:
+    installation.redis_url = spare_redis.url
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("retried", parameters={"folder": str(tmp_path)})
+    wait_until(lambda: (tmp_path / "started-1").exists(), timeout=60, message="attempt 1 runs")
+
+    spare_redis.stop()
+    (tmp_path / "go-2").touch()
+    (tmp_path / "go-1").touch()
+    wait_until(
+        lambda: installation.statuses(dag_id)["fails_when_told"] == ["FAILED", "QUEUED"],
+        timeout=60,
+        message=lambda: f"failure and successor are written: {installation.statuses(dag_id)}",
+    )
+    spare_redis.start()
+
+    installation.wait_for_run(dag_id, "SUCCESS", timeout=120)
+    first, second = installation.attempts(dag_id)
+    assert first.error_message == "RuntimeError: told to fail"
+    assert (second.status, second.retries) == ("SUCCESS", 1)
+
+
+def test_worker_killed_during_a_job_costs_one_attempt(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.beat()
+    first_worker = installation.worker()
+    dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
+    wait_until(lambda: (tmp_path / "started-1").exists(), timeout=60, message="attempt 1 runs")
+    # The beat rescues nobody before it has had the database for one lease.
+    (tmp_path / "go-2").touch()
+
+    os.kill(first_worker.pid, signal.SIGKILL)
+    installation.worker()
+    wait_until(
+        lambda: installation.statuses(dag_id)["waits_for_a_file"][0] == "FAILED",
+        timeout=45,
+        message=lambda: f"attempt 1 is FAILED: {installation.attempts(dag_id)}",
+    )
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    lost, after = installation.attempts(dag_id)
+    assert lost.error_message.startswith("worker lost: host ")
+    assert f"pid {first_worker.pid}" in lost.error_message
+    assert (after.lost, after.retries, after.retry_delay_seconds) == (1, 0, 0)
+
+
+def test_worker_that_was_given_up_can_not_report_success(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
+    wait_until(lambda: (tmp_path / "started-1").exists(), timeout=60, message="attempt 1 runs")
+
+    with writing(installation.engine) as connection:
+        operators.cancel(connection, dag_id, actor="test")
+    (tmp_path / "go-1").touch()
+
+    wait_until(
+        lambda: installation.logged("success_came_late"),
+        timeout=30,
+        message="the late success is refused",
+    )
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["CANCELLED"]}
+    assert installation.run_status(dag_id) == "CANCELLED"
+
+
+def test_lost_message_is_sent_again(installation: Installation) -> None:
+    installation.settings["PROMETHEUS__SCHEDULER__RECONCILE_EVERY"] = "5s"
+    dag_id = installation.make_run("flaky")
+    # As if a first message had been sent half a minute ago and Redis had lost it.
+    with writing(installation.engine) as connection:
+        long_ago = read_now(connection).wall_at.replace(year=2020)
+        connection.execute(
+            update(job_executions).values(
+                status="QUEUED", scheduled_at=long_ago, published_at=long_ago, publish_count=1
+            )
+        )
+    installation.worker()
+    installation.beat()
+
+    installation.wait_for_run(dag_id, "SUCCESS")
+    first = installation.attempts(dag_id)[0]
+    assert first.publish_count == 2
+

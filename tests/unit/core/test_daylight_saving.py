@@ -1,0 +1,97 @@
+"""Sessions stay put on the exchange's clock, and states follow them, whenever clocks change."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from prometheus.core.exchanges import load_exchange
+from prometheus.core.market_state import MarketState, get_market_state
+from prometheus.core.trading_calendar import TradingCalendar
+
+HOURS = {
+    "XNYS": ("09:30", "16:00"),
+    "XNAS": ("09:30", "16:00"),
+    "XLON": ("08:00", "16:30"),
+    "XPAR": ("09:00", "17:30"),
+}
+
+
+def offset(zone: ZoneInfo, day: date) -> timedelta:
+    found = datetime(day.year, day.month, day.day, 12, tzinfo=zone).utcoffset()
+    assert found is not None
+    return found
+
+
+def changes(mic: str) -> list[tuple[str, date, timedelta]]:
+    """Find the days of 2015 to 2027 on which a zone's clocks change, and by how much."""
+    zone = load_exchange(mic).zone
+    found = []
+    day = date(2015, 1, 1)
+    while day < date(2028, 1, 1):
+        shift = offset(zone, day) - offset(zone, day - timedelta(days=1))
+        if shift:
+            found.append((mic, day, shift))
+        day += timedelta(days=1)
+    return found
+
+
+ALL = [change for mic in HOURS for change in changes(mic)]
+
+
+def test_clocks_change_twice_a_year_where_they_do() -> None:
+    assert len(ALL) == 4 * 13 * 2
+    assert {shift for _, _, shift in ALL} == {timedelta(hours=1), timedelta(hours=-1)}
+
+
+@pytest.mark.parametrize("mic", ["XTKS", "XHKG"])
+def test_tokyo_and_hong_kong_keep_their_clocks(mic: str) -> None:
+    assert changes(mic) == []
+
+
+@pytest.mark.parametrize(("mic", "day", "shift"), ALL)
+def test_local_hours_stay_and_utc_hours_shift(mic: str, day: date, shift: timedelta) -> None:
+    calendar, zone = TradingCalendar(mic), load_exchange(mic).zone
+    before = calendar.session(calendar.previous_trading_day(day))
+    after = calendar.session(calendar.next_trading_day(day - timedelta(days=1)))
+    for session in (before, after):
+        opens, closes = (edge.astimezone(zone) for edge in (session.open, session.close))
+        assert (f"{opens:%H:%M}", f"{closes:%H:%M}") == HOURS[mic]
+    apart = timedelta(days=(after.date - before.date).days)
+    # Forward clocks bring the open earlier in UTC.
+    assert after.open - before.open == apart - shift
+    assert after.close - before.close == apart - shift
+
+
+@pytest.mark.parametrize(("mic", "day", "shift"), ALL)
+def test_states_change_at_the_shifted_instants(mic: str, day: date, shift: timedelta) -> None:
+    zone = load_exchange(mic).zone
+    after = TradingCalendar(mic).next_trading_day(day - timedelta(days=1))
+    hour, minute = map(int, HOURS[mic][0].split(":"))
+    opens = datetime(after.year, after.month, after.day, hour, minute, tzinfo=zone).astimezone(UTC)
+    moment = timedelta(microseconds=1)
+    assert get_market_state(mic, opens - moment) is MarketState.PRE_OPEN
+    assert get_market_state(mic, opens) is MarketState.SESSION
+    # The hour the clocks took away or gave back is where a fixed offset would have opened.
+    where_it_was = opens + shift
+    expected = MarketState.SESSION if shift > timedelta(0) else MarketState.PRE_OPEN
+    assert get_market_state(mic, where_it_was) is expected
+
+
+@pytest.mark.parametrize(("mic", "day", "shift"), ALL)
+def test_the_sunday_on_which_clocks_change_lasts_from_midnight_to_midnight(
+    mic: str, day: date, shift: timedelta
+) -> None:
+    """It has 23 or 25 hours, all of them HOLIDAY."""
+    assert day.weekday() == 6
+    exchange = load_exchange(mic)
+    starts, ends = exchange.midnight(day), exchange.midnight(day + timedelta(days=1))
+    assert ends - starts == timedelta(days=1) - shift
+    for at in (starts, ends - timedelta(microseconds=1)):
+        assert get_market_state(mic, at) is MarketState.HOLIDAY
+    # In some years it is Easter.
+    monday = exchange.is_session(day + timedelta(days=1))
+    expected = MarketState.OVERNIGHT if monday else MarketState.HOLIDAY
+    assert get_market_state(mic, ends) is expected

@@ -1,0 +1,83 @@
+"""The market-aware beat: Celery's beat service around `prometheus.dispatch.scheduler`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from datetime import timedelta
+from typing import Any
+
+from celery.beat import Scheduler
+from celery.signals import beat_init
+from sqlalchemy.exc import OperationalError
+
+from prometheus.errors import PrometheusError
+from prometheus.persistence import migrate
+from workers.app import runtime
+
+log = logging.getLogger(__name__)
+
+AFTER_AN_ERROR = timedelta(seconds=1)
+
+
+class MarketScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
+    """
+    Ticks by sessions instead of by Celery's own schedule.
+
+    It waits inside `tick`, on an event that SIGTERM sets, because Celery's loop would sleep where
+    nothing can wake it, and would end at the first exception.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.stopping = threading.Event()
+        self._closed = False
+        super().__init__(*args, **kwargs)
+
+    def setup_schedule(self) -> None:
+        """Refuse to start on a database of another release."""
+        try:
+            migrate.check(runtime.engine)
+        except OperationalError as error:
+            log.warning("database_unavailable", extra={"error": str(error.orig)})
+        except PrometheusError as error:
+            raise SystemExit(f"prometheus: {error}") from None
+
+    @property
+    def info(self) -> str:
+        """The line that Celery's banner shows."""
+        return f"    . markets -> {', '.join(runtime.settings.markets.enabled)}"
+
+    def tick(self) -> float:
+        """Do what is due, wait for the next thing, and ask to be called again at once."""
+        try:
+            wait = runtime.scheduler.tick()
+        except Exception:  # a beat that ends is worse than any error
+            log.exception("tick_failed")
+            wait = AFTER_AN_ERROR
+        if self.stopping.wait(wait.total_seconds()):
+            raise SystemExit(0)
+        return 0
+
+    def close(self) -> None:
+        """Give up the lead; Celery calls this twice."""
+        if not self._closed:
+            self._closed = True
+            try:
+                runtime.scheduler.resign()
+            except OperationalError as error:
+                log.warning("database_unavailable", extra={"error": str(error.orig)})
+        super().close()
+
+
+@beat_init.connect
+def stop_between_ticks(sender: Any, **_: Any) -> None:
+    """Let SIGTERM and SIGINT end the beat between two ticks, not in the middle of one."""
+    scheduler = sender.scheduler
+
+    def stop(*_: Any) -> None:
+        scheduler.stopping.set()
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
