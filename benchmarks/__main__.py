@@ -44,7 +44,8 @@ def main() -> None:
             f"({row['gaps']} gaps)"
         )
     ours, bare = chain["prometheus"], chain["bare_celery"]
-    assert isinstance(ours, dict) and isinstance(bare, dict)
+    assert isinstance(ours, dict)
+    assert isinstance(bare, dict)
     print(
         f"  ratio        median {ours['median_ms'] / bare['median_ms']:7.2f}     "
         f"p99 {ours['p99_ms'] / bare['p99_ms']:7.2f}"

@@ -32,7 +32,7 @@ def times() -> Redis:
     return _times[0]
 
 
-@app.task(name="bare.link")
+@app.task(name="bare.link")  # type: ignore[untyped-decorator]  # Celery has no types
 def link(number: int) -> None:
     """Note when the body began and ended, and send the next link."""
     began = time.time()

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -44,9 +45,10 @@ def measure_chain(rounds: int = 5) -> dict[str, object]:
             "BENCH_BROKER": bare_broker,
         }
         ours, bare = [], []
-        with _workers(Path(tmp), env) as (beat, worker), contextlib.closing(
-            Redis.from_url(bare_broker)
-        ) as client:
+        with (
+            _workers(Path(tmp), env) as (beat, worker),
+            contextlib.closing(Redis.from_url(bare_broker)) as client,
+        ):
             _run_ours(engine)  # warms both: imports, connections
             _run_bare(client)
             memory = {
@@ -141,7 +143,7 @@ def client_url(client: Redis) -> str:
 
 def _gaps(times: list[tuple[float, ...]]) -> list[float]:
     """Return the milliseconds from each job's end to the next one's beginning."""
-    return [(after[0] - before[1]) * 1_000 for before, after in zip(times, times[1:], strict=False)]
+    return [(after[0] - before[1]) * 1_000 for before, after in pairwise(times)]
 
 
 def _summary(gaps: list[float]) -> dict[str, float]:

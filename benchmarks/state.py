@@ -46,8 +46,12 @@ def measure_states(count: int = 100_000, rounds: int = 5) -> dict[str, float | N
     """Measure `get_market_state` on one exchange and on a composite, beside exchange_calendars."""
     instants = random_instants(count)
     result: dict[str, float | None] = {
-        "XNYS_ns": _per_call(lambda: [get_market_state("XNYS", at) for at in instants], count, rounds),
-        "US_EQ_ns": _per_call(lambda: [get_market_state("US_EQ", at) for at in instants], count, rounds),
+        "XNYS_ns": _per_call(
+            lambda: [get_market_state("XNYS", at) for at in instants], count, rounds
+        ),
+        "US_EQ_ns": _per_call(
+            lambda: [get_market_state("US_EQ", at) for at in instants], count, rounds
+        ),
         "ASIA_EQ_ns": _per_call(
             lambda: [get_market_state("ASIA_EQ", at) for at in instants], count, rounds
         ),
@@ -81,7 +85,7 @@ def _exchange_calendars(instants: list[datetime]) -> float | None:
         text=True,
         check=True,
     )
-    return median(json.loads(done.stdout))
+    return float(median(json.loads(done.stdout)))
 
 
 def measure_validate(sizes: tuple[int, ...] = (100, 1_000, 10_000)) -> dict[int, float]:
@@ -103,7 +107,9 @@ def measure_validate(sizes: tuple[int, ...] = (100, 1_000, 10_000)) -> dict[int,
         taken = []
         for _ in range(5):
             # A new DAG each time: what was examined once is remembered.
-            dag = DAG("bench", jobs, pipeline="bench", market_id="US_EQ", as_of_date=date(2026, 1, 2))
+            dag = DAG(
+                "bench", jobs, pipeline="bench", market_id="US_EQ", as_of_date=date(2026, 1, 2)
+            )
             began = time.perf_counter_ns()
             assert dag.validate() == ()
             taken.append((time.perf_counter_ns() - began) / 1_000)

@@ -16,7 +16,9 @@ class EventFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format one record; anything but plain words is written as JSON, so lines stay lines."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = f"{at.removesuffix('+00:00')}Z {record.levelname} {record.name} {record.getMessage()}"
+        line = (
+            f"{at.removesuffix('+00:00')}Z {record.levelname} {record.name} {record.getMessage()}"
+        )
         facts = {
             key: value
             for key, value in vars(record).items()
@@ -28,13 +30,19 @@ class EventFormatter(logging.Formatter):
         return line
 
 
-def configure(level: str = "INFO") -> None:
-    """Send every log record of this process to standard error."""
+def configure(celery_level: int | str = "WARNING") -> None:
+    """
+    Send the log records of this process to standard error: ours from INFO on.
+
+    Args:
+        celery_level: From which level on Celery's own are shown, as its ``--loglevel`` says.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(EventFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel("INFO")
+    logging.getLogger("celery").setLevel(celery_level)
     # Alembic names every step it takes; one line of ours says what came of them.
     logging.getLogger("alembic").setLevel(logging.WARNING)
 

@@ -286,12 +286,14 @@ class Settings(_Section):
 
     def origin(self, name: str) -> str:
         """Say where a setting's value came from, such as ``"database.url"``'s."""
-        return self._origins.get(name, _DEFAULT)
+        # A setting with keys of its own, such as `sources`, may come from several places.
+        places = [at for key, at in self._origins.items() if f"{key}.".startswith(f"{name}.")]
+        return ", ".join(places) or _DEFAULT
 
     def completed(self, origins: Mapping[str, str], **sections: BaseModel) -> Settings:
         """Copy with some sections replaced, and with where the values came from."""
         copy = self.model_copy(update=sections)
-        copy._origins = dict(origins)
+        copy._origins = dict(origins)  # noqa: SLF001  of the same class
         return copy
 
     @field_validator("sources")
@@ -365,6 +367,26 @@ def listing(settings: Settings) -> tuple[Setting, ...]:
         )
         for path, field in fields()
     )
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    """
+    Write settings as the environment of a process that shall have the same.
+
+    Passwords are in it. What is ``None`` is left out, and is decided there.
+    """
+    found: dict[str, str] = {}
+    for path, _ in fields():
+        match _value(settings, path):
+            case None:
+                continue
+            case dict() as table:
+                found |= {_variable((*path, key)): value for key, value in table.items()}
+            case SecretStr() as secret:
+                found[_variable(path)] = secret.get_secret_value()
+            case value:
+                found[_variable(path)] = _shown(value)
+    return found
 
 
 def fields() -> Iterator[tuple[tuple[str, ...], FieldInfo]]:

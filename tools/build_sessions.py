@@ -130,15 +130,15 @@ def take_schedule(mic: str, last: date, horizon_source: str) -> tuple[Schedule, 
     ):
         boundaries |= {since.date() for since, _ in times if since is not None}
 
-    weekmasks = [(first, str(calendar.weekmask))]
+    weekmasks = {first: str(calendar.weekmask)}
     for start, end, mask in getattr(calendar, "special_weekmasks", None) or ():
         # Short ones are single special sessions; those become exceptions.
         begins = first if start is None else max(first, start.date())
         ends = last if end is None else min(last, end.date())
         if ends - begins > timedelta(days=60):
-            weekmasks.append((begins, mask))
+            weekmasks[begins] = mask
             if ends < last:
-                weekmasks.append((ends + timedelta(days=1), str(calendar.weekmask)))
+                weekmasks.setdefault(ends + timedelta(days=1), str(calendar.weekmask))
     schedule = Schedule(
         mic=mic,
         zone=zone,
@@ -147,7 +147,7 @@ def take_schedule(mic: str, last: date, horizon_source: str) -> tuple[Schedule, 
         horizon_source=horizon_source,
         sessions=sessions,
         boundaries={day for day in boundaries if first <= day <= last},
-        weekmasks=sorted(set(weekmasks)),
+        weekmasks=sorted(weekmasks.items()),
     )
     return schedule, calendar
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from celery import bootsteps
 from celery.worker import state
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from prometheus.dispatch.tasks import JobTask
+from prometheus.errors import PrometheusError
 from prometheus.persistence import leases, migrate
 from prometheus.persistence.engine import writing
-from prometheus.errors import PrometheusError
 from workers.app import runtime
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ reports: queue.Queue[Report | None] = queue.Queue()
 """Failures that only the main process knows of; ``None`` is a renewal that is due."""
 
 
-class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+class Heartbeat(bootsteps.StartStopStep):
     """
     Holds the lease of this worker process.
 
@@ -48,14 +48,15 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no
         """Register the process and begin to renew."""
         try:
             migrate.check(runtime.engine)
-        except PrometheusError as error:
+            self._register()
+        except (PrometheusError, OperationalError) as error:
+            # Celery would go on without this step, and without a lease nothing could start.
             raise SystemExit(f"prometheus: {error}") from None
-        self._register()
         self._thread.start()
         every = runtime.settings.workers.renewal.total_seconds()
         self._entry = worker.timer.call_repeatedly(every, reports.put, (None,))
 
-    def stop(self, worker: Any) -> None:
+    def stop(self, worker: Any) -> None:  # noqa: ARG002
         """Write what is left, and end the lease."""
         if self._entry is not None:
             self._entry.cancel()

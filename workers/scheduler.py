@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 AFTER_AN_ERROR = timedelta(seconds=1)
 
 
-class MarketScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
+class MarketScheduler(Scheduler):
     """
     Ticks by sessions instead of by Celery's own schedule.
 

@@ -56,4 +56,4 @@ def record_failure(
 @signals.setup_logging.connect
 def configure_logging(loglevel: int | str | None = None, **_: Any) -> None:
     """Write log lines our way instead of Celery's."""
-    log_lines.configure(loglevel or "INFO")
+    log_lines.configure(loglevel or "WARNING")

@@ -607,11 +607,25 @@ def upgrade() -> None:
         ["market_id", "as_of_date"],
         unique=False,
     )
+    op.create_table(
+        "failure_calls",
+        sa.Column("execution_id", sa.String(length=36), nullable=False),
+        sa.Column("called_at", UtcDateTime(), server_default=database_now(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["execution_id"],
+            ["job_executions.execution_id"],
+            name=op.f("fk_failure_calls_execution_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("execution_id", name=op.f("pk_failure_calls")),
+        comment="final failures for which on_failure was called; a finished execution never changes",
+    )
     op.execute("INSERT INTO market_clock (id, speed) VALUES (1, 1.0)")
 
 
 def downgrade() -> None:
     """Drop them with all they hold."""
+    op.drop_table("failure_calls")
     op.drop_index("ix_job_executions_market_session", table_name="job_executions")
     op.drop_index(
         "ix_job_executions_live",

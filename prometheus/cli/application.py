@@ -43,9 +43,12 @@ application.command("doctor", rich_help_panel=_MAINTAIN)(doctor.doctor)
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        print(f"prometheus {version('prometheus-markets')}")
+        try:
+            print(f"prometheus {version('prometheus-markets')}")
+        except PackageNotFoundError:
+            print("prometheus, run from a source tree without being installed")
         raise typer.Exit
 
 

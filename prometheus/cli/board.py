@@ -86,12 +86,16 @@ def draw(
     note: str = "",
 ) -> RenderableType:
     """Lay out one picture of the board."""
-    parts: list[RenderableType] = [_heading(title, progress), Text(), _markets(market_ids, progress)]
+    parts: list[RenderableType] = [
+        _heading(title, progress),
+        Text(),
+        _markets(market_ids, progress),
+    ]
     if expected is not None:
         parts += [Text(), _overall(progress, expected)]
         today = progress.now.market_at.date()
         parts += [
-            Text(f"  {remark}", style="magenta")
+            Text(f"  {'no session: ' if remark.closed else ''}{remark}", style="magenta")
             for remark in expected.remarks
             if abs(remark.day - today) <= timedelta(days=1)
         ]
@@ -106,12 +110,16 @@ def _heading(title: str, progress: Progress) -> Text:
     text.append(f"   market time {at:%a %Y-%m-%d %H:%M:%S} UTC", style="bold cyan")
     if not progress.now.clock.is_live:
         speed = progress.now.clock.speed
-        text.append("   jumps from one thing due to the next" if not speed else f"   {speed:g}x")
+        pace = f"{speed:g} times as fast" if speed else "jumps to the next thing due"
+        text.append(f"   {pace}", style="not bold dim")
     return text
 
 
 def _markets(market_ids: Sequence[str], progress: Progress) -> Table:
     table = output.table("Market", "State", "Session", "Run", "", "Jobs now", "Next")
+    # Columns that kept changing their width would make the whole board jump.
+    for column, width in zip(table.columns, (9, 10, 22, 11, 13, 21, 0), strict=True):
+        column.min_width = width
     for market_id in market_ids:
         run = current_run(progress.of_market(market_id))
         state, session, following = _market(market_id, progress.now.market_at)
@@ -135,10 +143,6 @@ def _market(market_id: str, at: datetime) -> tuple[Text, str, str]:
     except HorizonError:
         return Text("not known"), "the calendar ends", ""
     state = output.coloured(status.state)
-    if status.reason:
-        state.append(f" {status.reason}")
-    elif status.in_break:
-        state.append(" lunch break")
     following = ""
     if status.next_transition is not None:
         next_at, next_state = status.next_transition
@@ -148,10 +152,11 @@ def _market(market_id: str, at: datetime) -> tuple[Text, str, str]:
 
 def _session(status: MarketStatus) -> str:
     if status.session_date is None:
-        return ""
+        return status.reason or ""
     session = sessions.of_market(status.market_id, status.session_date)
     text = f"{status.session_date} {session.open:%H:%M}-{session.close:%H:%M}"
-    return f"{text} early close" if session.early_close else text
+    text += " early close" if session.early_close else ""
+    return f"{text} lunch break" if status.in_break else text
 
 
 def _run_cells(run: RunProgress | None) -> tuple[RenderableType, RenderableType, RenderableType]:
@@ -161,7 +166,7 @@ def _run_cells(run: RunProgress | None) -> tuple[RenderableType, RenderableType,
     total = len(run.jobs)
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
-        ProgressBar(total=total or 1, completed=run.finished, width=_BAR),
+        _bar(total, run.finished, _BAR),
         Text(f"{run.finished}/{total}"),
     )
     return name, bar, _jobs_now(run)
@@ -186,7 +191,17 @@ def _overall(progress: Progress, expected: Expected) -> Table:
     jobs = sum(run.finished for run in progress.runs)
     grid = Table.grid(padding=(0, 2))
     grid.add_row(
-        ProgressBar(total=max(expected.runs, 1), completed=closed, width=40),
+        _bar(expected.runs, closed, 40),
         f"{closed} of {output.count(expected.runs, 'run')}, {output.count(jobs, 'job')} finished",
     )
     return grid
+
+
+def _bar(total: int, completed: int, width: int) -> ProgressBar:
+    return ProgressBar(
+        total=max(total, 1),
+        completed=completed,
+        width=width,
+        complete_style="cyan",
+        finished_style="green",
+    )

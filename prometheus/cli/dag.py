@@ -107,8 +107,7 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
     about.append(f"opens {', '.join(local_open)}; closes {', '.join(local_close)}")
     about += filter(None, [sessions.special(session)])
     about += [
-        remark.text
-        for remark in sessions.remarks([dag.market_id], dag.as_of_date, dag.as_of_date)
+        remark.text for remark in sessions.remarks([dag.market_id], dag.as_of_date, dag.as_of_date)
     ]
     about.append(f"the run opens {output.utc(bounds.opens_at)}")
     for line in about:

@@ -56,6 +56,7 @@ def follow(
     *,
     until: Callable[[Progress], bool],
     check: Callable[[], None] = lambda: None,
+    explain: Callable[[], str] = lambda: "",
     dag_ids: Sequence[str] = (),
     stalled_after: timedelta | None = STALLED_AFTER,
 ) -> Progress:
@@ -65,6 +66,7 @@ def follow(
     Args:
         until: Says so.
         check: Raises when there is nobody left who could go on; asked before each look.
+        explain: What else to say of a stall, such as the ends of logs.
         dag_ids: Runs to show even if they were finished before; open runs are always shown.
         stalled_after: How long nothing may happen without a reason; ``None`` for ever.
 
@@ -103,7 +105,9 @@ def follow(
         idle = timedelta(seconds=time.monotonic() - moved_at)
         if stalled_after is not None and idle > stalled_after:
             what = "the database does not answer" if look is None else "no row has changed"
-            raise StalledError(f"{what} for {output.in_words(idle)}, and the runs are not finished.")
+            raise StalledError(
+                f"{what} for {output.in_words(idle)}, and the runs are not finished.{explain()}"
+            )
         time.sleep(max(0.0, POLL_EVERY - (time.monotonic() - started_at)))
 
 
@@ -142,7 +146,9 @@ def _run_changes(
     found: list[tuple[str, str, dict[str, object]]] = []
     if before is None and not run.finished:
         jobs = output.count(len(run.jobs), "job")
-        found.append(("run_opened", f"{run.dag_id}  opened, {jobs}", {**facts, "jobs": len(run.jobs)}))
+        found.append(
+            ("run_opened", f"{run.dag_id}  opened, {jobs}", {**facts, "jobs": len(run.jobs)})
+        )
     earlier = {job.job_id: job for job in before.jobs} if before else {}
     for job in run.jobs:
         found += _job_changes(run, earlier.get(job.job_id), job)

@@ -22,9 +22,7 @@ def read_instant(text: str) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not an instant such as 2012-11-23T17:30Z"
-        ) from None
+        raise typer.BadParameter(f"{text!r} is not an instant such as 2012-11-23T17:30Z") from None
     if instant.utcoffset() is None:
         raise typer.BadParameter(
             f"{text!r} has no time zone, so it could be any of 24 hours. "

@@ -60,9 +60,7 @@ def find_pipeline(pipelines: dict[str, Pipeline], name: str, market_id: str) -> 
     return pipeline
 
 
-def find_dag(
-    *, dag_id: str | None, market: str | None, day: date | None, pipeline: str
-) -> DAG:
+def find_dag(*, dag_id: str | None, market: str | None, day: date | None, pipeline: str) -> DAG:
     """
     Build the DAG that a user names, by its id or by market and date.
 

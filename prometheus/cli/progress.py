@@ -86,8 +86,11 @@ class Progress:
         """
         clock = self.now.clock.anchor_market_at
         states = tuple(
-            (run.dag_id, run.status, *((job.execution_id, job.status, job.named_at)
-                                       for job in run.jobs))
+            (
+                run.dag_id,
+                run.status,
+                *((job.execution_id, job.status, job.named_at) for job in run.jobs),
+            )
             for run in self.runs
         )
         return clock, states
@@ -275,7 +278,7 @@ def _summary(run: Any, rows: list[Any]) -> RunSummary:
         first_start_market_at=min(market_starts, default=None),
         errors=tuple(
             (row.job_id, row.attempt_number, row.error_message)
-            for row in sorted(rows, key=lambda row: (row.completed_at or row.created_at))
+            for row in sorted(rows, key=lambda row: row.completed_at or row.created_at)
             if row.error_message
         ),
     )

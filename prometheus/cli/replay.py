@@ -1,0 +1,87 @@
+"""``prometheus replay``: past sessions, run by real processes while the market clock leaps."""
+
+from __future__ import annotations
+
+import math
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prometheus.cli.options import AsJson, read_date
+
+
+def read_speed(text: str) -> float:
+    """Read ``jump`` (0) or how many times as fast as the wall clock."""
+    if text == "jump":
+        return 0.0
+    try:
+        speed = float(text.removesuffix("x"))
+    except ValueError:
+        speed = math.nan
+    if not (math.isfinite(speed) and speed > 0):
+        raise typer.BadParameter(f"{text!r} is neither jump nor a number above 0, such as 60")
+    return speed
+
+
+def replay(
+    first: Annotated[
+        date,
+        typer.Option(
+            "--from", parser=read_date, metavar="DATE", help="First session date.",
+            show_default=False,
+        ),
+    ],
+    last: Annotated[
+        date,
+        typer.Option(
+            "--to", parser=read_date, metavar="DATE", help="Last session date, included.",
+            show_default=False,
+        ),
+    ],
+    market: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this market; may be given several times. Default: all of the settings.",
+            show_default=False,
+        ),
+    ] = None,
+    speed: Annotated[
+        float,
+        typer.Option(
+            parser=read_speed, metavar="jump|N",
+            help="Leap to the next thing due, or run N times as fast as the wall clock.",
+        ),
+    ] = "jump",  # type: ignore[assignment]  # the text that its parser reads
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder", "-f", file_okay=False, show_default=False,
+            help="New folder for database, logs and Redis. Default: a new one in the data folder.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """
+    Run past sessions again, on a database and a Redis of their own.
+
+    Real processes do it: Redis, the scheduler, a worker. Only the market clock is not the wall's.
+    Ends with 0 if every run succeeded.
+    """
+    if last < first:
+        raise typer.BadParameter(f"--to {last} is before --from {first}")
+    from prometheus.cli.replaying import Request, replay_sessions
+
+    succeeded = replay_sessions(
+        Request(
+            first=first,
+            last=last,
+            markets=tuple(dict.fromkeys(market or ())),
+            speed=speed,
+            folder=folder,
+            as_json=as_json,
+        )
+    )
+    if not succeeded:
+        raise typer.Exit(1)

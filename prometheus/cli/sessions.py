@@ -27,7 +27,9 @@ class Remark:
 
 def cities(members: Sequence[str]) -> dict[str, str]:
     """Name the exchanges of a market by their cities, or by their MICs where cities agree."""
-    found = {mic: load_exchange(mic).zone.key.rsplit("/", 1)[-1].replace("_", " ") for mic in members}
+    found = {
+        mic: load_exchange(mic).zone.key.rsplit("/", 1)[-1].replace("_", " ") for mic in members
+    }
     return found if len(set(found.values())) == len(found) else {mic: mic for mic in members}
 
 

@@ -252,19 +252,23 @@ def _print_book(console: Console, summary: Summary) -> None:
 def program() -> str:
     """Return what to type to run this command again, from this folder."""
     called = Path(sys.argv[0])
-    found = shutil.which("prometheus")
-    if found is not None and called.name == "prometheus" and Path(found).samefile(called):
-        return "prometheus"
     if called.name != "prometheus":
-        return f"{shlex.quote(_short(Path(sys.executable)))} -m prometheus.cli"
-    return shlex.quote(_short(called))
+        return f"{short(Path(sys.executable))} -m prometheus.cli"
+    found = shutil.which("prometheus")
+    if found is not None and Path(found).samefile(called):
+        return "prometheus"
+    return short(called)
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
+    """Write a path for a shell, from this folder where it lies below it."""
+    path = path.absolute()
     try:
-        return str(path.absolute().relative_to(Path.cwd()))
+        path = path.relative_to(Path.cwd())
     except ValueError:
-        return str(path.absolute())
+        return shlex.quote(str(path))
+    # A bare name would be looked for on PATH.
+    return shlex.quote(str(path) if len(path.parts) > 1 else f"./{path}")
 
 
 def print_next(console: Console, commands: Sequence[tuple[str, str]]) -> None:
@@ -275,6 +279,6 @@ def print_next(console: Console, commands: Sequence[tuple[str, str]]) -> None:
         commands: Command line and purpose.
     """
     _section(console, "Try next")
-    width = max(len(line) for line, _ in commands)
     for line, purpose in commands:
-        console.print(f"  {line:<{width}}  # {purpose}", markup=False, soft_wrap=True)
+        console.print(f"  # {purpose}", style="dim", markup=False, soft_wrap=True)
+        console.print(f"  {line}", markup=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from prometheus.errors import PrometheusError
 from prometheus.persistence import executions
 from prometheus.persistence.engine import writing
 from prometheus.persistence.executions import (
+    Failed,
     FailedForGood,
     FailOutcome,
     Failure,
@@ -144,6 +145,11 @@ class Attempts:
             case NotOurs():
                 log.info("report_came_late", extra={"execution": execution_id})
         return outcome
+
+    def take_failure(self, execution_id: str) -> Failed | None:
+        """Take the call of ``on_failure`` for a final failure; nobody gets it twice."""
+        with writing(self._engine) as connection:
+            return executions.take_failure(connection, execution_id)
 
     def mark_published(self, execution_id: str) -> None:
         """Note that a message for the attempt was sent."""

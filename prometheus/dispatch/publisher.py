@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -16,11 +17,13 @@ log = logging.getLogger(__name__)
 
 # In Celery's Redis transport 0 is the highest priority, and a message without one counts as 0.
 PRIORITY = {JobPriority.CRITICAL: 0, JobPriority.STANDARD: 3, JobPriority.OPTIONAL: 6}
+ON_FAILURE = "on_failure"
+"""Name, within its pipeline, of the task that calls the pipeline's ``on_failure``."""
 BACKGROUND = 9
 """Of whatever is not for the latest session: it yields to all live work."""
 
 
-class BrokerUnavailable(Exception):
+class BrokerUnavailableError(Exception):
     """Messages could not be sent now; the rows stay QUEUED and are published later."""
 
 
@@ -29,24 +32,19 @@ class Publisher:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        transport = app.connection_for_write()
+        self._errors = (OperationalError, OSError, *transport.connection_errors)
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """
         Send messages, all in one round trip.
 
         Raises:
-            BrokerUnavailable: Some or all may not have been sent. Sending again is safe.
+            BrokerUnavailableError: Some or all may not have been sent. Sending again is safe.
         """
-        if not publications:
-            return
-        try:
-            with self._app.producer_or_acquire() as producer, producer.batch():
-                for publication in publications:
-                    self._send(publication, producer)
-        except (OperationalError, OSError) as error:
-            raise BrokerUnavailable(str(error)) from error
-        except self._app.connection_for_write().connection_errors as error:
-            raise BrokerUnavailable(str(error)) from error
+        with self._sending() as producer:
+            for publication in publications:
+                self._send(publication, producer)
 
     def _send(self, publication: Publication, producer: object) -> None:
         background = publication.trigger != "schedule"
@@ -66,6 +64,33 @@ class Publisher:
             retry=False,
         )
 
+    def announce_failures(self, failures: Sequence[Publication]) -> None:
+        """
+        Have ``on_failure`` called in a worker of each failure's market.
+
+        Raises:
+            BrokerUnavailableError: Some or all may not have been sent. Sending again is safe.
+        """
+        with self._sending() as producer:
+            for failure in failures:
+                self._app.send_task(
+                    task_name(failure.pipeline, ON_FAILURE),
+                    args=[failure.execution_id],
+                    queue=failure.queue,
+                    priority=PRIORITY[JobPriority.STANDARD],
+                    ignore_result=True,
+                    producer=producer,
+                    retry=False,
+                )
+
+    @contextmanager
+    def _sending(self) -> Iterator[object]:
+        try:
+            with self._app.producer_or_acquire() as producer, producer.batch():
+                yield producer
+        except self._errors as error:
+            raise BrokerUnavailableError(str(error)) from error
+
     def waiting_ids(self, queues: Iterable[str]) -> set[str]:
         """
         Return the ids of the messages that wait in the lists of some queues.
@@ -73,7 +98,7 @@ class Publisher:
         Messages that a worker holds back for later, or has just taken, are in none of them.
 
         Raises:
-            BrokerUnavailable: Redis does not answer.
+            BrokerUnavailableError: Redis does not answer.
         """
         found: set[str] = set()
         try:
@@ -81,13 +106,12 @@ class Publisher:
                 channel = connection.default_channel
                 for queue in queues:
                     for step in channel.priority_steps:
-                        key = channel._q_for_pri(queue, step)
+                        # Kombu has no public name for the list of a priority.
+                        key = channel._q_for_pri(queue, step)  # noqa: SLF001
                         for raw in channel.client.lrange(key, 0, -1):
                             found.add(_message_id(raw))
-        except (OperationalError, OSError) as error:
-            raise BrokerUnavailable(str(error)) from error
-        except self._app.connection_for_read().connection_errors as error:
-            raise BrokerUnavailable(str(error)) from error
+        except self._errors as error:
+            raise BrokerUnavailableError(str(error)) from error
         return found
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts
-from prometheus.dispatch.publisher import BrokerUnavailable
+from prometheus.dispatch.publisher import BrokerUnavailableError
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, dag_id_for
 from prometheus.orchestration.decisions import (
@@ -51,6 +51,8 @@ class Broker(Protocol):
 
     def publish(self, publications: Sequence[Publication]) -> None: ...
 
+    def announce_failures(self, failures: Sequence[Publication]) -> None: ...
+
     def waiting_ids(self, queues: Iterable[str]) -> set[str]: ...
 
 
@@ -76,6 +78,8 @@ class Pace:
     ring_again_after: timedelta = timedelta(seconds=30)
     """First repetition of a message that is in no list; doubles with each one."""
     ring_again_at_most: timedelta = timedelta(minutes=10)
+    tell_failures_for: timedelta = timedelta(days=1)
+    """How old a final failure may be when ``on_failure`` is called for it."""
     over_limit_by: timedelta = timedelta(seconds=60)
     """How long after its hard limit an execution is given up."""
 
@@ -130,10 +134,11 @@ class Scheduler:
         self._pace = pace
         self._election = election
         self._create_runs = create_runs
-        self._leads = False
+        self._leads: bool | None = None
         self._plan_at: datetime | None = None
         self._opening_at: datetime | None = None
         self._reconcile_at: datetime | None = None
+        self._tell_at: dict[str, datetime] = {}
         self._reachable_since: datetime | None = None
         self._last_tick_at: datetime | None = None
         self.totals: dict[str, int] = defaultdict(int)
@@ -242,7 +247,7 @@ class Scheduler:
             return
         try:
             self._broker.publish(publications)
-        except BrokerUnavailable as error:
+        except BrokerUnavailableError as error:
             log.warning("broker_unavailable", extra={"error": str(error)})
             return
         with writing(self._engine) as connection:
@@ -281,15 +286,14 @@ class Scheduler:
         self._publish_forgotten(now)
         self._reconcile(now)
         advanced = self.advance()
+        self._tell_failures(now)
         if now.jumps:
             return self._jump(now, advanced)
         return self._pause(now, advanced)
 
     def _lead(self) -> bool:
         with writing(self._engine) as connection:
-            leadership = leases.lead(
-                connection, LEADERSHIP, self._owner, lease=self._pace.lease
-            )
+            leadership = leases.lead(connection, LEADERSHIP, self._owner, lease=self._pace.lease)
         if leadership.leads != self._leads:
             self._leads = leadership.leads
             event = "leading" if leadership.leads else "standing_by"
@@ -315,9 +319,7 @@ class Scheduler:
                     continue
                 try:
                     self._plan_market(pipeline, market_id, now)
-                    opening = next_opening(
-                        TradingCalendar(market_id), now.market_at, only=now.only
-                    )
+                    opening = next_opening(TradingCalendar(market_id), now.market_at, only=now.only)
                 except PrometheusError:
                     log.exception("market_not_planned", extra={"market": market_id})
                     continue
@@ -403,7 +405,7 @@ class Scheduler:
             return
         try:
             there = self._broker.waiting_ids({publication.queue for publication in due})
-        except BrokerUnavailable as error:
+        except BrokerUnavailableError as error:
             log.warning("broker_unavailable", extra={"error": str(error)})
             return
         missing = [publication for publication in due if publication.execution_id not in there]
@@ -411,6 +413,33 @@ class Scheduler:
             log.warning("messages_missing", extra={"count": len(missing)})
             self.totals["rung"] += len(missing)
             self._publish(missing)
+
+    def _tell_failures(self, now: Now) -> None:
+        names = [each.name for each in self._pipelines.values() if each.on_failure is not None]
+        if not names:
+            return
+        with reading(self._engine) as connection:
+            untold = executions.untold_failures(
+                connection, names, now.wall_at - self._pace.tell_failures_for
+            )
+        # A message that was lost is sent again; one that waits for a worker is not doubled.
+        again_at = now.wall_at + self._pace.ring_again_after
+        due = [
+            each
+            for each in untold
+            if self._tell_at.get(each.execution_id, now.wall_at) <= now.wall_at
+        ]
+        self._tell_at = {
+            each.execution_id: self._tell_at.get(each.execution_id, again_at) for each in untold
+        }
+        if not due:
+            return
+        try:
+            self._broker.announce_failures(due)
+        except BrokerUnavailableError as error:
+            log.warning("broker_unavailable", extra={"error": str(error)})
+            return
+        self._tell_at |= {each.execution_id: again_at for each in due}
 
     def _ring_again(self, count: int) -> timedelta:
         doubled: timedelta = self._pace.ring_again_after * 2 ** min(count - 1, 16)

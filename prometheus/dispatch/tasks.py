@@ -18,11 +18,11 @@ from prometheus.core.sessions import Session
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts, failure_of
 from prometheus.dispatch.context import JobContext
-from prometheus.dispatch.publisher import task_name
+from prometheus.dispatch.publisher import ON_FAILURE, task_name
 from prometheus.errors import HorizonError, PrometheusError
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.pipeline import JobDefinition, Pipeline
-from prometheus.persistence.executions import FailedForGood, Refused, Retried, Started
+from prometheus.persistence.executions import Attempt, FailedForGood, Refused, Retried
 from prometheus.sources.protocol import Sources
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ class Workplace:
     """Made on first use: a process that runs no job reads no prices."""
     incarnation: str
     """Identity of the worker process, which its pool's children share."""
-    running: dict[str, Started] = field(default_factory=dict)
-    """Attempts of this process by execution id."""
+    running: dict[str, Attempt] = field(default_factory=dict)
+    """Attempts that this process is running, by execution id."""
 
     def advance_quietly(self, dag_id: str) -> None:
         """Decide again for a run; what goes wrong is left to the next tick."""
@@ -56,8 +56,30 @@ class Workplace:
         except (SQLAlchemyError, PrometheusError):
             log.exception("not_advanced", extra={"dag": dag_id})
 
+    def context(self, attempt: Attempt) -> JobContext:
+        """Return what a job is told about itself."""
+        session, previous = _sessions(attempt.dag)
 
-class JobTask(Task):  # type: ignore[misc]  # Celery has no types
+        def begin() -> AbstractContextManager[Connection]:
+            return self.attempts.transaction(attempt.execution_id, self.incarnation)
+
+        return JobContext(
+            market_id=attempt.dag.market_id,
+            session=session,
+            previous_session=previous,
+            pipeline=attempt.dag.pipeline,
+            dag_id=attempt.dag.dag_id,
+            job_id=attempt.job.job_id,
+            attempt_number=attempt.attempt_number,
+            execution_id=attempt.execution_id,
+            begin=begin,
+            sources=self.sources(),
+            parameters=attempt.parameters,
+            logger=logging.getLogger(f"prometheus.job.{attempt.dag.pipeline}.{attempt.job.job_id}"),
+        )
+
+
+class JobTask(Task):
     """
     A job's Celery task.
 
@@ -71,10 +93,9 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
     retry_jitter = True
 
     workplace: Workplace
-    pipeline: Pipeline
     definition: JobDefinition
 
-    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         """Start the attempt in the database, or drop the message: it may be a second one."""
         place = self.workplace
         try:
@@ -90,12 +111,13 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
             if outcome.expired is not None:
                 place.advance_quietly(outcome.expired)
             raise Ignore
-        place.running[task_id] = outcome
+        place.running[task_id] = outcome.attempt
+        log.info("attempt_started", extra=_facts(outcome.attempt))
 
-    def run(self, execution_id: str) -> Any:
+    def run(self, execution_id: str) -> Any:  # noqa: ARG002  it is also Celery's task id
         """Run the job's function and check what it returns."""
-        started = self.workplace.running[self.request.id]
-        result = self.definition.resolve()(self.context(started))
+        attempt = self.workplace.running[self.request.id]
+        result = self.definition.resolve()(self.workplace.context(attempt))
         try:
             size = len(json.dumps(result, allow_nan=False))
         except (TypeError, ValueError) as error:
@@ -110,46 +132,23 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
             )
         return result
 
-    def context(self, started: Started) -> JobContext:
-        """Return what the job is told about itself."""
-        session, previous = _sessions(started.dag)
-        place = self.workplace
-
-        def begin() -> AbstractContextManager[Connection]:
-            return place.attempts.transaction(started.execution_id, place.incarnation)
-
-        return JobContext(
-            market_id=started.dag.market_id,
-            session=session,
-            previous_session=previous,
-            pipeline=started.dag.pipeline,
-            dag_id=started.dag.dag_id,
-            job_id=started.job.job_id,
-            attempt_number=started.attempt_number,
-            execution_id=started.execution_id,
-            begin=begin,
-            sources=place.sources(),
-            parameters=started.parameters,
-            logger=logging.getLogger(f"prometheus.job.{started.dag.pipeline}.{started.job.job_id}"),
-        )
-
     def retry(  # the signature is Celery's
         self,
-        args: Any = None,
-        kwargs: Any = None,
+        args: Any = None,  # noqa: ARG002
+        kwargs: Any = None,  # noqa: ARG002
         exc: BaseException | None = None,
         throw: bool = True,
-        eta: Any = None,
+        eta: Any = None,  # noqa: ARG002
         countdown: float | None = None,
-        max_retries: int | None = None,
+        max_retries: int | None = None,  # noqa: ARG002
         **options: Any,
     ) -> Any:
         """Write this attempt's failure and its successor, then send the successor's message."""
         place = self.workplace
-        started = place.running.get(self.request.id)
+        attempt = place.running.pop(self.request.id, None)
         outcome = place.attempts.fail(
             self.request.id,
-            failure_of(exc, limit=started.job.timeout if started else None),
+            failure_of(exc, limit=attempt.job.timeout if attempt else None),
             countdown=None if countdown is None else int(countdown),
             incarnation=place.incarnation,
         )
@@ -176,11 +175,12 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
     def finished(self, execution_id: str, result: Any) -> None:
         """Report success and start what waited for it."""
         place = self.workplace
-        place.running.pop(execution_id, None)
+        attempt = place.running.pop(execution_id)
         dag_id = place.attempts.succeed(execution_id, incarnation=place.incarnation, result=result)
         if dag_id is None:
-            log.warning("success_came_late", extra={"execution": execution_id})
+            log.warning("success_came_late", extra=_facts(attempt))
             return
+        log.info("attempt_succeeded", extra=_facts(attempt))
         place.advance_quietly(dag_id)
 
     def failed(self, execution_id: str, error: BaseException | None, trace: str | None) -> None:
@@ -194,6 +194,22 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
             place.advance_quietly(outcome.dag_id)
 
 
+class FailureTask(Task):
+    """Calls a pipeline's ``on_failure`` for one final failure, at most once."""
+
+    abstract = True
+    ignore_result = True
+
+    workplace: Workplace
+    hook: Callable[..., object]
+
+    def run(self, execution_id: str) -> None:
+        """Call it with the job's context and the error's message."""
+        failed = self.workplace.attempts.take_failure(execution_id)
+        if failed is not None:
+            type(self).hook(self.workplace.context(failed.attempt), failed.message)
+
+
 def register_jobs(
     app: Celery, pipelines: Mapping[str, Pipeline], workplace: Workplace
 ) -> list[str]:
@@ -205,26 +221,47 @@ def register_jobs(
     """
     names = []
     for pipeline in pipelines.values():
-        for job in pipeline.jobs.values():
-            name = task_name(pipeline.name, job.name)
-            task = type(
-                "Job",
-                (JobTask,),
-                {
-                    "name": name,
-                    "max_retries": job.max_retries,
-                    "retry_backoff": int(job.retry_base.total_seconds()),
-                    "retry_backoff_max": int(job.retry_cap.total_seconds()),
-                    "workplace": workplace,
-                    "pipeline": pipeline,
-                    "definition": job,
-                    "__doc__": JobTask.__doc__,
-                    "__module__": __name__,
-                },
+        tasks: list[Task] = [
+            _subclass(
+                JobTask,
+                task_name(pipeline.name, job.name),
+                max_retries=job.max_retries,
+                retry_backoff=int(job.retry_base.total_seconds()),
+                retry_backoff_max=int(job.retry_cap.total_seconds()),
+                workplace=workplace,
+                definition=job,
             )
-            app.register_task(task())
-            names.append(name)
+            for job in pipeline.jobs.values()
+        ]
+        if pipeline.on_failure is not None:
+            tasks.append(
+                _subclass(
+                    FailureTask,
+                    task_name(pipeline.name, ON_FAILURE),
+                    workplace=workplace,
+                    hook=staticmethod(pipeline.on_failure),
+                )
+            )
+        for task in tasks:
+            app.register_task(task)
+            names.append(task.name)
     return names
+
+
+def _subclass(base: type[Task], name: str, **attributes: object) -> Task:
+    """Make a task of a class of its own: Celery reads a task's options from its class."""
+    described = {"name": name, "__module__": __name__, "__doc__": base.__doc__}
+    task: Task = type(base.__name__, (base,), {**described, **attributes})()
+    return task
+
+
+def _facts(attempt: Attempt) -> dict[str, object]:
+    return {
+        "dag": attempt.dag.dag_id,
+        "job": attempt.job.job_id,
+        "attempt": attempt.attempt_number,
+        "execution": attempt.execution_id,
+    }
 
 
 def _sessions(dag: DAG) -> tuple[Session, Session | None]:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from prometheus.core.market_state import MarketState
+from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PipelineError, nearest
 from prometheus.orchestration.lifecycle import JobStatus
@@ -300,7 +301,7 @@ def build_market_dag(market_id: str, as_of_date: date) -> DAG:
     """
     from prometheus.orchestration.daily import daily  # it is built of what this module defines
 
-    return daily.dag(market_id, as_of_date)
+    return daily.dag(get_market(market_id).market_id, as_of_date)
 
 
 def build_global_dag(as_of_date: date, regional_dags: Iterable[DAG] | Mapping[str, DAG]) -> DAG:

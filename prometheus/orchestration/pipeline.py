@@ -111,8 +111,8 @@ class Pipeline:
             markets: Markets whose sessions it follows.
             catch_up: What to do with sessions missed in an outage.
             parameters: JSON values handed to every job as ``ctx.parameters``.
-            on_failure: Called with the job's context and the error, once for each job that failed
-                for good.
+            on_failure: Called in a worker with the job's context and the error's message, at most
+                once for each job that failed for good or expired.
         """
         self.name = name
         self.markets = (markets,) if isinstance(markets, str) else tuple(markets)

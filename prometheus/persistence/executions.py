@@ -19,13 +19,50 @@ from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.lifecycle import LIVE, JobStatus, RunStatus, allowed_from
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.metadata import database_now
-from prometheus.persistence.runs import end_waiting, load_dags, lock_in_order, new_execution
-from prometheus.persistence.tables import dag_runs, job_executions, worker_incarnations
+from prometheus.persistence.runs import (
+    end_waiting,
+    insert_new,
+    load_dags,
+    lock_in_order,
+    new_execution,
+)
+from prometheus.persistence.tables import (
+    dag_runs,
+    failure_calls,
+    job_executions,
+    worker_incarnations,
+)
 
 HARD_LIMIT_GRACE = timedelta(seconds=30)
 """How much later than the soft limit a worker kills the job."""
 
 _e = job_executions.c
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution, with the job that it is an attempt of."""
+
+    execution_id: str
+    dag: DAG
+    job: JobMetadata
+    attempt_number: int
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The execution is ours to run."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A final failure, whose ``on_failure`` is ours to call."""
+
+    attempt: Attempt
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +203,51 @@ def waiting_in_queue(
     return [(_publication(row), row.published_at, row.publish_count) for row in rows]
 
 
+def untold_failures(
+    connection: Connection, pipelines: Collection[str], since: datetime
+) -> list[Publication]:
+    """
+    Return the final failures since a wall time for which ``on_failure`` has not been called.
+
+    Args:
+        pipelines: Those that have an ``on_failure``.
+    """
+    later = job_executions.alias("later")
+    rows = connection.execute(
+        _publications().where(
+            _e.status.in_([JobStatus.FAILED, JobStatus.EXPIRED]),
+            _e.completed_at >= since,
+            dag_runs.c.pipeline.in_(pipelines),
+            ~exists().where(failure_calls.c.execution_id == _e.execution_id),
+            ~exists().where(
+                later.c.dag_id == _e.dag_id,
+                later.c.job_id == _e.job_id,
+                later.c.attempt_number > _e.attempt_number,
+            ),
+        )
+    )
+    return [_publication(row) for row in rows]
+
+
+def take_failure(connection: Connection, execution_id: str) -> Failed | None:
+    """Take the call of ``on_failure`` for one final failure; nobody gets it twice."""
+    row = connection.execute(
+        select(job_executions, dag_runs.c.definition_hash, dag_runs.c.parameters)
+        .join_from(job_executions, dag_runs)
+        .where(
+            _e.execution_id == execution_id,
+            _e.status.in_([JobStatus.FAILED, JobStatus.EXPIRED]),
+        )
+    ).first()
+    if row is None or not insert_new(connection, failure_calls, {"execution_id": execution_id}):
+        return None
+    dag = load_dags(connection, [(row.dag_id, row.definition_hash)])[row.dag_id]
+    return Failed(
+        Attempt(execution_id, dag, dag.jobs[row.job_id], row.attempt_number, row.parameters),
+        row.error_message,
+    )
+
+
 def next_due(connection: Connection, now: datetime) -> datetime | None:
     """Return the first wall time after ``now`` at which an execution without a message is due."""
     due: datetime | None = connection.execute(
@@ -174,18 +256,6 @@ def next_due(connection: Connection, now: datetime) -> datetime | None:
         )
     ).scalar_one()
     return due
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The execution is ours to run."""
-
-    execution_id: str
-    dag: DAG
-    job: JobMetadata
-    attempt_number: int
-    started_at: datetime
-    parameters: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,13 +321,13 @@ def start(
             hard_limit_at=now.wall_at + timedelta(seconds=row.timeout_seconds) + HARD_LIMIT_GRACE,
             updated_at=database_now(),
         )
-        .returning(_e.started_at)
-    ).scalar_one_or_none()
+        .returning(_e.execution_id)
+    ).first()
     if started is None:
         return Refused("another worker was first, or this worker's lease has ended")
     dag = load_dags(connection, [(row.dag_id, row.definition_hash)])[row.dag_id]
     return Started(
-        execution_id, dag, dag.jobs[row.job_id], row.attempt_number, started, row.parameters
+        Attempt(execution_id, dag, dag.jobs[row.job_id], row.attempt_number, row.parameters)
     )
 
 

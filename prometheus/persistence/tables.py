@@ -129,6 +129,18 @@ Index(
 Index("ix_job_executions_market_session", job_executions.c.market_id, job_executions.c.as_of_date)
 Index("ix_job_executions_completed_at", job_executions.c.completed_at)
 
+failure_calls = Table(
+    "failure_calls",
+    metadata,
+    Column(
+        "execution_id",
+        ForeignKey("job_executions.execution_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("called_at", UtcDateTime, nullable=False, server_default=database_now()),
+    comment="final failures for which on_failure was called; a finished execution never changes",
+)
+
 worker_incarnations = Table(
     "worker_incarnations",
     metadata,

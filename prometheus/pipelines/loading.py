@@ -107,8 +107,8 @@ def _load_file(path: Path, faults: list[str]) -> list[Pipeline]:
         # name that is missing because its definition did not parse is no fault of its own.
         if readable == source or not isinstance(error, NameError):
             faults.append(_described(error, str(path)))
-        return [value for value in vars(module).values() if isinstance(value, Pipeline)]
-    return _pipelines_of(module, str(path), faults)
+        return _pipelines_of(module, str(path), [])
+    return _pipelines_of(module, str(path), faults if readable == source else [])
 
 
 def _without_syntax_errors(source: str, path: Path, faults: list[str]) -> str:

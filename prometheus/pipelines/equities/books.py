@@ -132,8 +132,9 @@ def make_book(inputs: BookInputs, rules: BookRules) -> Book:
     3. The tradable part is scaled down to the volatility target.
     4. The step from the last book is cut to the turnover cap, each trade to its share of the
        traded value.
-    5. Caps are applied again, because the last book may have had others; they come before the
-       limits to trading.
+    5. Caps are applied again: trades that were cut may leave too little room for the others, and
+       the last book may have had other caps. Purchases give way first; caps come before the limits
+       to trading.
 
     Returns:
         Weights that are not negative, sum to at most 1 and keep the caps, but for weights that
@@ -154,7 +155,7 @@ def make_book(inputs: BookInputs, rules: BookRules) -> Book:
     weights = limit_turnover(inputs.previous, target, rules.turnover_cap)
     largest = np.nan_to_num(rules.participation * inputs.adv20 / rules.capital, nan=0.0)
     weights = limit_trades(inputs.previous, weights, np.where(inputs.tradable, largest, 0.0))
-    weights = project(weights, fixed, rules.name_cap, groups, caps)
+    weights = project(weights, inputs.previous, fixed, rules.name_cap, groups, caps)
     weights = np.where(weights < SMALLEST_WEIGHT, 0.0, weights)
     return Book(
         weights=weights,

@@ -208,6 +208,7 @@ def limit_trades(previous: Floats, weights: Floats, largest: Floats) -> Floats:
 
 def project(
     weights: Floats,
+    previous: Floats,
     fixed: NDArray[np.bool_],
     name_cap: float,
     groups: NDArray[np.intp],
@@ -215,10 +216,14 @@ def project(
     budget: float = 1.0,
 ) -> Floats:
     """
-    Bring weights back under all caps by reducing what can be traded.
+    Bring weights back under all caps by buying less and, where that is not enough, selling.
+
+    Where `previous` kept the caps, buying less is enough, so that neither turnover nor any trade
+    grows.
 
     Args:
         weights: (assets,); negative ones become 0.
+        previous: Weights of the last book; what is above them is a purchase.
         fixed: Assets that can not be traded; they are left as they are, and take their room.
         name_cap: Of every asset.
         groups: Group number of each asset.
@@ -227,15 +232,28 @@ def project(
     """
     result: Floats = np.where(fixed, weights, np.clip(weights, 0.0, name_cap))
     for group, cap in enumerate(group_caps):
-        _shrink(result, ~fixed & (groups == group), cap - result[fixed & (groups == group)].sum())
-    _shrink(result, ~fixed, budget - result[fixed].sum())
+        _shrink(result, previous, groups == group, fixed, float(cap))
+    _shrink(result, previous, np.ones(len(result), dtype=bool), fixed, budget)
     return result
 
 
-def _shrink(weights: Floats, which: NDArray[np.bool_], room: float) -> None:
-    total = float(weights[which].sum())
-    if total > room:
-        weights[which] *= max(room, 0.0) / total
+def _shrink(
+    weights: Floats,
+    previous: Floats,
+    which: NDArray[np.bool_],
+    fixed: NDArray[np.bool_],
+    cap: float,
+) -> None:
+    """Bring the sum of some weights down to a cap, in place; purchases first."""
+    excess = float(weights[which].sum()) - cap
+    movable = which & ~fixed
+    for floor in (previous, np.zeros_like(previous)):
+        above = np.where(movable, np.maximum(weights - floor, 0.0), 0.0)
+        total = float(above.sum())
+        if excess > SLACK and total > 0:
+            cut = min(excess, total)
+            weights -= above * (cut / total)
+            excess -= cut
 
 
 def group_numbers(names: Sequence[str]) -> tuple[NDArray[np.intp], int]:

@@ -199,9 +199,7 @@ def _read_log_returns(connection: Connection, ctx: JobContext, panel: Panel) -> 
     return values
 
 
-def _read_ewma(
-    connection: Connection, ctx: JobContext, panel: Panel
-) -> dict[str, float | None]:
+def _read_ewma(connection: Connection, ctx: JobContext, panel: Panel) -> dict[str, float | None]:
     table = eq_volatility.c
     rows = connection.execute(
         select(table.symbol, table.ewma).where(

@@ -67,17 +67,22 @@ class Installation:
         return any(event in process.log.read_text() for process in self.processes)
 
     def make_run(
-        self, pipeline: str, *, market: str = "US_EQ", parameters: Mapping[str, Any] | None = None
+        self,
+        pipeline: str,
+        *,
+        market: str = "US_EQ",
+        parameters: Mapping[str, Any] | None = None,
+        session: date = SESSION,
     ) -> str:
         """Write a run that is due at once, as an operator's is."""
         found = load_pipelines([str(TRIAL)], visibility_timeout=_TWO_HOURS, folder=TRIAL.parent)
-        dag = found[pipeline].dag(market, SESSION)
+        dag = found[pipeline].dag(market, session)
         calendar = TradingCalendar(market)
         with writing(self.engine) as connection:
             runs.create_run(
                 connection,
                 dag,
-                opens_at=calendar.phases(SESSION).pre_open_at,
+                opens_at=calendar.phases(session).pre_open_at,
                 trigger="operator",
                 calendar_version=calendar.version,
                 parameters=parameters or {},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 from sqlalchemy import update
@@ -35,7 +36,7 @@ def test_job_that_fails_twice_leaves_three_rows_with_doubling_bounds(
     assert rows[0].error_message == "RuntimeError: attempt 1 does not work"
     assert "attempt 1 does not work" in rows[0].error_details["traceback"]
     assert rows[2].result == {"attempt": 3}
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         assert after.started_at >= after.scheduled_at >= before.completed_at
 
 
@@ -207,3 +208,24 @@ def test_lost_message_is_sent_again(installation: Installation) -> None:
     first = installation.attempts(dag_id)[0]
     assert first.publish_count == 2
 
+
+def test_on_failure_is_called_once_for_a_final_failure(
+    installation: Installation, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("hooked", parameters={"told": str(told)})
+
+    installation.wait_for_run(dag_id, "FAILED")
+    wait_until(told.exists, timeout=30, message="on_failure was called")
+
+    # A second run's call comes after anything that was still on its way for the first.
+    other = installation.make_run("hooked", market="EU_EQ", parameters={"told": str(told)})
+    installation.worker(queues="EU_EQ")
+    installation.wait_for_run(other, "FAILED")
+    wait_until(lambda: len(told.read_text().splitlines()) >= 2, timeout=30, message="second call")
+    assert (
+        told.read_text().splitlines()
+        == ["always_fails 2 RuntimeError: no (not tried again: attempt 2, max_retries is 1)"] * 2
+    )

@@ -134,3 +134,17 @@ def right(ctx: JobContext) -> None: ...
 
 @joined.job(after=[left, right])
 def both(ctx: JobContext) -> None: ...
+
+
+def tell(ctx: JobContext, message: str) -> None:
+    """Append to a file what is told, a line a call."""
+    with Path(ctx.parameters["told"]).open("a", encoding="utf-8") as told:
+        told.write(f"{ctx.job_id} {ctx.attempt_number} {message}\n")
+
+
+hooked = Pipeline("hooked", markets=MARKETS, on_failure=tell)
+
+
+@hooked.job(max_retries=1, retry_base="1s", retry_cap="1s")
+def always_fails(ctx: JobContext) -> None:
+    raise RuntimeError("no")

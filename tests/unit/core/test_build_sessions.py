@@ -156,8 +156,10 @@ def test_a_year_both_agree_on_has_no_faults() -> None:
         ),
         (
             lambda sessions: sessions.update({date(2024, 7, 3): Hours("09:30", "16:00")}),
-            "XNYS 2024-07-03: the snapshot says an ordinary day, holidays Day before Independence "
-            "Day (markets close at 1:00pm)",
+            (
+                "XNYS 2024-07-03: the snapshot says an ordinary day, "
+                "holidays Day before Independence Day (markets close at 1:00pm)"
+            ),
         ),
     ],
 )

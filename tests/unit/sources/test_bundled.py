@@ -12,6 +12,7 @@ import pytest
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.sources import bundled
+from prometheus.sources.protocol import Split
 
 
 def _file() -> bytes:
@@ -58,7 +59,7 @@ def test_bars_keep_within_the_dates_asked_for() -> None:
 
 
 @pytest.mark.parametrize("split", bundled.SPLITS, ids=lambda split: f"{split.symbol}")
-def test_splits_show_in_the_ratio_of_raw_to_adjusted_moves(split: bundled.Split) -> None:
+def test_splits_show_in_the_ratio_of_raw_to_adjusted_moves(split: Split) -> None:
     series = bundled.load_series()[split.symbol]
     row = int(np.searchsorted(series.dates, np.datetime64(split.session_date)))
     raw = series.values[row, 3] / series.values[row - 1, 3]

@@ -1,0 +1,88 @@
+"""The embedded stack, with the processes of this product in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from prometheus.cli.places import STACK_FILE
+from prometheus.cli.stack import Stack, beat_program, worker_program
+from prometheus.errors import PrometheusError
+from prometheus.settings import Settings, load_settings, safe_url
+
+_MOST_CHILDREN = 4
+"""Jobs at once where nothing is configured: on a big machine, the start of more takes longer than
+most pipelines."""
+
+
+@contextmanager
+def embedded_stack(settings: Settings, folder: Path, say: Callable[[str], None]) -> Iterator[Stack]:
+    """
+    Run Redis, the scheduler and a worker for all markets in a data folder.
+
+    Other commands find them by the file that is left in the folder.
+
+    Args:
+        settings: Its database, markets and scheduler are the processes'; what else they need they
+            read from where this process did.
+        folder: The data folder; held while the block lasts.
+        say: Tells the person who waits.
+
+    Raises:
+        StackError: The folder is in use, there is no Redis, or a process died.
+        Interrupted: A signal came.
+    """
+    environment = {
+        "PROMETHEUS__DATA__FOLDER": str(folder),
+        "PROMETHEUS__MARKETS__ENABLED": ",".join(settings.markets.enabled),
+        "PROMETHEUS__SCHEDULER__CREATE_RUNS": str(settings.scheduler.create_runs).lower(),
+    }
+    with Stack(folder, environment=environment, database_url=_url(settings), say=say) as stack:
+        _leave_word(stack, settings)
+        concurrency = settings.workers.concurrency or min(os.cpu_count() or 1, _MOST_CHILDREN)
+        stack.start(
+            beat_program(),
+            worker_program(settings.markets.enabled, concurrency=concurrency),
+        )
+        yield stack
+
+
+def ends_of_logs(stack: Stack, lines: int = 15) -> str:
+    """Return the last lines of every process' log."""
+    text = ""
+    for name in stack.pids:
+        log = stack.log(name)
+        with contextlib.suppress(OSError):
+            last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+            text += f"\nThe end of {log}:" + "".join(f"\n  {line}" for line in last)
+    return text
+
+
+def _url(settings: Settings) -> str | None:
+    """Return the database's URL if the processes would not find it by themselves."""
+    url = settings.database.url
+    try:
+        if load_settings().database.url == url:
+            return None  # a password that is in a file need not be in an environment
+    except PrometheusError:
+        pass
+    return url.get_secret_value()
+
+
+def _leave_word(stack: Stack, settings: Settings) -> None:
+    """Tell other commands where the stack's database and broker are; no password is in it."""
+    document = {
+        "pid": os.getpid(),
+        "database_url": safe_url(settings.database.url),
+        "broker_url": safe_url(SecretStr(stack.broker_url)),
+    }
+    path = stack.folder / STACK_FILE
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(path)

@@ -1,0 +1,88 @@
+"""Everything on one machine, live, until somebody says stop."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+from prometheus.cli import output
+from prometheus.cli.board import Board
+from prometheus.cli.embedded import embedded_stack
+from prometheus.cli.following import JsonLines, Lines, View, follow
+from prometheus.cli.pipelines import configured_pipelines
+from prometheus.cli.places import Place, find_place, opened
+from prometheus.cli.summary import program, short
+from prometheus.errors import PrometheusError
+from prometheus.persistence import migrate
+from prometheus.persistence.clock import read_now
+from prometheus.persistence.engine import create_engine, reading
+from prometheus.settings import Settings
+
+
+class UpError(PrometheusError):
+    """The stack can not be started; nothing was changed."""
+
+
+def live_here(folder: Path | None, *, as_json: bool) -> None:
+    """
+    Start the stack and show what it does, until Ctrl-C.
+
+    Raises:
+        PrometheusError: It can not be started, or one of its processes died.
+    """
+    place = find_place(folder)
+    configured_pipelines(place.settings)  # all faults now, rather than in a child's log
+    make_local_database(place)
+    with opened(place) as engine:
+        with reading(engine) as connection:
+            if not read_now(connection).clock.is_live:
+                raise UpError(
+                    f"{place.shown_url} holds a replay, whose market clock is not the wall's. "
+                    f"Use another data folder: --folder, or PROMETHEUS__DATA__FOLDER."
+                )
+        with ExitStack() as stack:
+            view = stack.enter_context(_view(place, as_json))
+            view.say(f"starting Redis, the scheduler and a worker in {place.folder}")
+            running = stack.enter_context(embedded_stack(place.settings, place.folder, view.say))
+            view.say("running")
+            follow(engine, view, until=lambda _: False, check=running.check, stalled_after=None)
+
+
+def make_local_database(place: Place) -> None:
+    """
+    Create the tables of the data folder's own SQLite file, if they are not there.
+
+    A database that has tables, or lies elsewhere, is left as it is: bringing it to this release
+    is a decision.
+    """
+    if not place.is_local:
+        return
+    path = Path(make_url(place.url).database or "")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(place.url)
+    try:
+        empty = not path.exists() or migrate.current(engine) is None
+    finally:
+        engine.dispose()
+    if empty:
+        migrate.upgrade(place.url)
+
+
+def _view(place: Place, as_json: bool) -> View:
+    if as_json:
+        return JsonLines()
+    console = output.console()
+    if not console.is_terminal:
+        return Lines(console)
+    note = (
+        f"Ctrl-C stops everything in order. Elsewhere: {program()} status"
+        f"{_folder_option(place.settings)}"
+    )
+    return Board(console, "prometheus", place.settings.markets.enabled, note=note)
+
+
+def _folder_option(settings: Settings) -> str:
+    folder = settings.data.folder
+    return "" if folder == Path.cwd() / ".prometheus" else f" --folder {short(folder)}"

@@ -1,0 +1,315 @@
+"""Replays: a new folder and database, the market clock turned back, real processes, a summary."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import Engine, func, inspect, select
+from sqlalchemy.exc import DBAPIError
+
+from prometheus.cli import output, sessions
+from prometheus.cli.board import Board, Expected
+from prometheus.cli.embedded import embedded_stack, ends_of_logs
+from prometheus.cli.following import Lines, View, follow
+from prometheus.cli.pipelines import configured_pipelines
+from prometheus.cli.places import DatabaseError, Place, first_line, settings_for, with_url
+from prometheus.cli.progress import Progress
+from prometheus.cli.scheduling import read_crew
+from prometheus.cli.summary import (
+    Summary,
+    make_summary,
+    print_next,
+    print_summary,
+    program,
+    short,
+)
+from prometheus.core.markets import get_market
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import PrometheusError
+from prometheus.orchestration.dag import dag_id_for
+from prometheus.orchestration.lifecycle import RunStatus
+from prometheus.orchestration.pipeline import Pipeline
+from prometheus.orchestration.planning import SessionRange
+from prometheus.persistence import migrate
+from prometheus.persistence.clock import start_replay
+from prometheus.persistence.engine import create_engine, reading, writing
+from prometheus.persistence.tables import dag_runs
+from prometheus.settings import DATABASE_NAME, Settings, listing
+
+REPLAYS = "replays"
+"""Folder of replays in the data folder."""
+
+
+class ReplayError(PrometheusError):
+    """A replay that can not be started; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a user asks of a replay."""
+
+    first: date
+    last: date
+    """Session dates, both included."""
+    markets: tuple[str, ...]
+    """Empty for all of the settings."""
+    speed: float
+    """0 to jump."""
+    folder: Path | None
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A replay that can be started."""
+
+    settings: Settings
+    folder: Path
+    markets: tuple[str, ...]
+    dag_ids: frozenset[str]
+    """The runs that must be finished for the replay to be."""
+    market_at: datetime
+    """Where the market clock starts."""
+    remarks: tuple[sessions.Remark, ...]
+
+
+def replay_sessions(request: Request) -> bool:
+    """
+    Run past sessions with real processes, and print what became of them.
+
+    Returns:
+        Whether every run succeeded.
+
+    Raises:
+        PrometheusError: It can not be started, a process died, or nothing moved any more.
+    """
+    began_at = time.monotonic()
+    plan = make_plan(request)
+    _prepare_database(plan, request)
+    engine = create_engine(plan.settings.database.url.get_secret_value())
+    try:
+        with ExitStack() as stack:
+            title = f"replay of {request.first} to {request.last}"
+            view = stack.enter_context(_view(request, plan, title))
+            view.say(f"starting Redis, the scheduler and a worker in {plan.folder}")
+            running = stack.enter_context(embedded_stack(plan.settings, plan.folder, view.say))
+            follow(
+                engine,
+                view,
+                until=lambda progress: finished(progress, plan.dag_ids),
+                check=running.check,
+                explain=lambda: ends_of_logs(running),
+            )
+        with reading(engine) as connection:
+            summary = make_summary(
+                connection,
+                sorted(plan.dag_ids),
+                elapsed=timedelta(seconds=time.monotonic() - began_at),
+                remarks=plan.remarks,
+            )
+    except KeyboardInterrupt:
+        _say_where(plan)
+        raise
+    finally:
+        engine.dispose()
+    _tell(request, plan, summary)
+    return summary.succeeded
+
+
+def make_plan(request: Request) -> Plan:
+    """
+    Check everything about a replay that can be checked before anything is made.
+
+    Raises:
+        PrometheusError: Settings or pipelines with faults, an unknown market, dates outside a
+            calendar, no session in the range, a folder that is in use.
+    """
+    settings = settings_for(None)
+    markets = tuple(
+        get_market(name).market_id for name in request.markets or settings.markets.enabled
+    )
+    enabled = settings.markets.model_copy(update={"enabled": markets})
+    settings = settings.model_copy(update={"markets": enabled})
+    pipelines = configured_pipelines(settings)
+    remarks = tuple(sessions.remarks(markets, request.first, request.last))
+    expected = _expected(pipelines.values(), markets, request)
+    if not expected:
+        told = "".join(f"\n  {remark}" for remark in remarks) or " They are weekends."
+        raise ReplayError(
+            f"No pipeline has a session of {', '.join(markets)} from {request.first} to "
+            f"{request.last}.{told}"
+        )
+    folder = _new_folder(request, settings)
+    if _is_default(settings, "database.url"):
+        settings = with_url(settings, f"sqlite:///{folder / DATABASE_NAME}")
+    data = settings.data.model_copy(update={"folder": folder})
+    return Plan(
+        settings=settings.model_copy(update={"data": data}),
+        folder=folder,
+        markets=markets,
+        dag_ids=frozenset(dag_id for dag_id, _ in expected),
+        market_at=min(opens_at for _, opens_at in expected),
+        remarks=remarks,
+    )
+
+
+def _expected(
+    pipelines: Iterable[Pipeline], markets: Sequence[str], request: Request
+) -> list[tuple[str, datetime]]:
+    """List the runs of the range: dag id, and when the run opens."""
+    found = []
+    for pipeline in pipelines:
+        for market_id in pipeline.markets:
+            if market_id not in markets:
+                continue
+            calendar = TradingCalendar(market_id)
+            for day in calendar.trading_days(request.first, request.last):
+                opens_at = calendar.phases(day).pre_open_at
+                found.append((dag_id_for(pipeline.name, market_id, day), opens_at))
+    return found
+
+
+def _new_folder(request: Request, settings: Settings) -> Path:
+    """Choose the replay's folder; it is made by whoever writes there first."""
+    if request.folder is None:
+        now = datetime.now(UTC)
+        name = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        return settings.data.folder / REPLAYS / name
+    folder = request.folder.absolute()
+    if folder.exists() and any(folder.iterdir()):
+        raise ReplayError(
+            f"{folder} is not empty, and a replay begins with nothing. Name a new folder, or "
+            f"leave --folder out."
+        )
+    return folder
+
+
+def _is_default(settings: Settings, name: str) -> bool:
+    return any(each.name == name and each.origin == "default" for each in listing(settings))
+
+
+def _prepare_database(plan: Plan, request: Request) -> None:
+    """
+    Make the replay's tables and turn its market clock back.
+
+    Raises:
+        ReplayError: The database that is configured has runs, or a scheduler at work.
+        DatabaseError: It does not answer.
+    """
+    url = plan.settings.database.url.get_secret_value()
+    place = Place(plan.settings, plan.folder, None)
+    engine = create_engine(url)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _refuse_live_database(engine, place.shown_url)
+        migrate.upgrade(url)
+        with writing(engine) as connection:
+            start_replay(
+                connection,
+                market_at=plan.market_at,
+                speed=request.speed,
+                only=SessionRange(request.first, request.last),
+                markets=list(plan.markets),
+            )
+    except DBAPIError as error:
+        raise DatabaseError(
+            f"The database {place.shown_url} does not answer: {first_line(error)}. Leave "
+            f"PROMETHEUS__DATABASE__URL unset, and the replay makes a database of its own."
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _refuse_live_database(engine: Engine, shown_url: str) -> None:
+    if not inspect(engine).has_table(dag_runs.name):
+        return
+    remedy = (
+        "A replay needs a database without runs: leave PROMETHEUS__DATABASE__URL unset, and it "
+        "makes one of its own, or name an empty database."
+    )
+    with reading(engine) as connection:
+        number, last = connection.execute(
+            select(func.count(), func.max(dag_runs.c.as_of_date)).select_from(dag_runs)
+        ).one()
+        if number:
+            raise ReplayError(
+                f"The database {shown_url} has {output.count(number, 'run')}, the last of session "
+                f"{last}. {remedy}"
+            )
+        if migrate.current(engine) == migrate.head():
+            crew = read_crew(connection)
+            if crew.scheduled and crew.leader is not None:
+                raise ReplayError(
+                    f"A scheduler is at work on the database {shown_url} ({crew.leader.process}). "
+                    f"{remedy}"
+                )
+
+
+def finished(progress: Progress, dag_ids: frozenset[str]) -> bool:
+    """Say whether all of some runs exist and are finished."""
+    over = {run.dag_id for run in progress.runs if run.status is not RunStatus.OPEN}
+    return dag_ids <= over
+
+
+def _view(request: Request, plan: Plan, title: str) -> View:
+    console = output.console(stderr=request.as_json)
+    if request.as_json or not console.is_terminal:
+        return Lines(console, plan.remarks)
+    return Board(
+        console,
+        title,
+        plan.markets,
+        expected=Expected(len(plan.dag_ids), plan.remarks),
+    )
+
+
+def _tell(request: Request, plan: Plan, summary: Summary) -> None:
+    place = Place(plan.settings, plan.folder, None)
+    if request.as_json:
+        output.print_json(
+            {
+                "folder": plan.folder,
+                "database": place.shown_url,
+                "from": request.first,
+                "to": request.last,
+                "markets": list(plan.markets),
+                **summary.document(),
+            }
+        )
+        return
+    console = output.console()
+    console.print()
+    print_summary(console, summary)
+    console.print()
+    console.print("Where the rows are", style="bold")
+    console.print(f"  {place.shown_url}", markup=False, soft_wrap=True)
+    print_next(console, _next_commands(plan, summary))
+
+
+def _next_commands(plan: Plan, summary: Summary) -> list[tuple[str, str]]:
+    me = program()
+    folder = f"--folder {short(plan.folder)}"
+    last = summary.runs[-1]
+    commands = [
+        (f"{me} status {folder}", "all runs of this replay"),
+        (f"{me} status {last.dag_id} {folder}", "one run: its jobs and attempts"),
+        (f"{me} dag show {last.dag_id}", "when each of its jobs may start, and after what"),
+        (f"{me} markets", "what every market is doing now"),
+        (f"{me} up", "the same live"),
+    ]
+    return commands
+
+
+def _say_where(plan: Plan) -> None:
+    shown = Place(plan.settings, plan.folder, None).shown_url
+    output.console(stderr=True).print(
+        f"Stopped; every process has ended. What was done is in {shown}",
+        markup=False,
+        soft_wrap=True,
+    )

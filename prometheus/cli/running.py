@@ -1,0 +1,187 @@
+"""One run now: recorded, taken over by whoever schedules, or by a stack of its own."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, select
+
+from prometheus.cli import output
+from prometheus.cli.board import Board
+from prometheus.cli.embedded import embedded_stack
+from prometheus.cli.following import Lines, View, follow
+from prometheus.cli.living import make_local_database
+from prometheus.cli.operate import actor_name
+from prometheus.cli.pipelines import configured_pipelines, find_pipeline
+from prometheus.cli.places import Place, find_place, opened
+from prometheus.cli.replaying import finished
+from prometheus.cli.scheduling import Crew, read_crew
+from prometheus.cli.summary import make_summary, print_summary, program
+from prometheus.core.markets import get_market
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import PrometheusError
+from prometheus.orchestration.lifecycle import RunStatus
+from prometheus.orchestration.pipeline import Pipeline
+from prometheus.orchestration.planning import session_bounds
+from prometheus.persistence import operators
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.runs import create_run
+from prometheus.persistence.tables import dag_runs
+
+
+class RunRefusedError(PrometheusError):
+    """A run that was not made; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What an operator asks for."""
+
+    market: str
+    day: date
+    pipeline: str
+    rerun: bool
+    wait: bool
+    actor: str | None
+    folder: Path | None
+    as_json: bool
+
+
+def run_now(request: Request) -> bool:
+    """
+    Record a run, and see to it that somebody works on it.
+
+    Returns:
+        Whether the run succeeded; also true when it was left to a scheduler at work.
+
+    Raises:
+        PrometheusError: There is no such market, pipeline or session; the run exists already, or
+            nobody could work on it.
+    """
+    began_at = time.monotonic()
+    place = find_place(request.folder)
+    market_id = get_market(request.market).market_id
+    pipeline = find_pipeline(configured_pipelines(place.settings), request.pipeline, market_id)
+    calendar = TradingCalendar(market_id)
+    calendar.session(request.day)  # says why there is none, and what is near
+    make_local_database(place)
+    with opened(place) as engine:
+        with writing(engine) as connection:
+            crew = read_crew(connection)
+            dag_id = _record(connection, pipeline, calendar, request, crew)
+        if crew.scheduled and not request.wait:
+            _tell_left(request, dag_id, crew)
+            return True
+        if not crew.scheduled and not place.is_local:
+            _tell_left(request, dag_id, crew)
+            return True
+        _work(engine, place, request, dag_id, crew)
+        with reading(engine) as connection:
+            summary = make_summary(
+                connection, [dag_id], elapsed=timedelta(seconds=time.monotonic() - began_at)
+            )
+    if request.as_json:
+        output.print_json({"dag_id": dag_id, "database": place.shown_url, **summary.document()})
+    else:
+        print_summary(output.console(), summary)
+    return summary.succeeded
+
+
+def _record(
+    connection: Connection,
+    pipeline: Pipeline,
+    calendar: TradingCalendar,
+    request: Request,
+    crew: Crew,
+) -> str:
+    """Write the run, or new attempts of all its jobs, with the audit row, in one transaction."""
+    dag = pipeline.dag(calendar.market_id, request.day)
+    actor = actor_name(request.actor)
+    status = connection.execute(
+        select(dag_runs.c.status).where(dag_runs.c.dag_id == dag.dag_id)
+    ).scalar_one_or_none()
+    if status is None:
+        if request.rerun:
+            raise RunRefusedError(
+                f"There is no run {dag.dag_id} to run again. Leave --rerun out to make it."
+            )
+        made = create_run(
+            connection,
+            dag,
+            opens_at=session_bounds(calendar, request.day).opens_at,
+            trigger="operator",
+            calendar_version=calendar.version,
+            parameters=pipeline.parameters,
+            forced=True,
+        )
+        if made:
+            operators.record_run_now(connection, dag.dag_id, actor=actor)
+            return dag.dag_id
+        status = RunStatus.OPEN  # somebody made it a moment ago
+    if request.rerun:
+        operators.rerun(connection, dag.dag_id, actor=actor)
+        return dag.dag_id
+    raise RunRefusedError(_exists(dag.dag_id, status, request, crew))
+
+
+def _exists(dag_id: str, status: str, request: Request, crew: Crew) -> str:
+    if status == RunStatus.OPEN:
+        who = (
+            "the scheduler works on it" if crew.scheduled else "no scheduler is running: start one"
+        )
+        return f"The run {dag_id} exists already and is not finished; {who}."
+    again = f"{program()} run {request.market} --date {request.day} --rerun"
+    if request.pipeline != "daily":
+        again += f" --pipeline {request.pipeline}"
+    return f"The run {dag_id} exists already, and is {status}. To run all of it again: {again}"
+
+
+def _tell_left(request: Request, dag_id: str, crew: Crew) -> None:
+    if request.as_json:
+        document = {"dag_id": dag_id, "recorded": True, "scheduler": crew.scheduled}
+        output.print_json(document)
+        return
+    if crew.scheduled and crew.leader is not None:
+        print(f"{dag_id} is recorded; the scheduler ({crew.leader.process}) starts it.")
+        if not crew.workers:
+            print("No worker is running: its jobs wait in the queue until one does.")
+    else:
+        print(
+            f"{dag_id} is recorded. No scheduler is running on this database: it starts when one "
+            f"does (celery -A workers beat)."
+        )
+
+
+def _work(engine: Engine, place: Place, request: Request, dag_id: str, crew: Crew) -> None:
+    """Follow the run to its end, with a stack of its own where no scheduler is running."""
+    with ExitStack() as stack:
+        view = stack.enter_context(_view(request, dag_id))
+        check = _nothing
+        if not crew.scheduled:
+            view.say(f"no scheduler is running: starting one for {dag_id} alone")
+            scheduler = place.settings.scheduler.model_copy(update={"create_runs": False})
+            settings = place.settings.model_copy(update={"scheduler": scheduler})
+            running = stack.enter_context(embedded_stack(settings, place.folder, view.say))
+            check = running.check
+        follow(
+            engine,
+            view,
+            until=lambda progress: finished(progress, frozenset({dag_id})),
+            check=check,
+            dag_ids=[dag_id],
+        )
+
+
+def _nothing() -> None:
+    return None
+
+
+def _view(request: Request, dag_id: str) -> View:
+    console = output.console(stderr=request.as_json)
+    if request.as_json or not console.is_terminal:
+        return Lines(console)
+    return Board(console, dag_id, [request.market])

