@@ -47,7 +47,7 @@ def measure_chain(rounds: int = 5) -> dict[str, object]:
         ours, bare = [], []
         with (
             _workers(Path(tmp), env) as (beat, worker),
-            contextlib.closing(Redis.from_url(bare_broker)) as client,
+            contextlib.closing(Redis.from_url(bare_broker, decode_responses=True)) as client,
         ):
             _run_ours(engine)  # warms both: imports, connections
             _run_bare(client)
@@ -130,7 +130,7 @@ def _run_bare(client: Redis) -> list[float]:
         interval=0.25,
         message="the bare chain has run",
     )
-    rows = [line.decode().split() for line in client.lrange("bare:times", 0, -1)]
+    rows = [str(line).split() for line in client.lrange("bare:times", 0, -1)]
     times = {int(number): (float(began), float(ended)) for number, began, ended in rows}
     return _gaps([times[number] for number in range(LINKS)])
 

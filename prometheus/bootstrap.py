@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 from sqlalchemy import Engine
 
 from prometheus.core.markets import get_market
@@ -109,7 +109,7 @@ def make_celery(settings: Settings) -> Celery:
         enable_utc=True,
         timezone="UTC",
         # One queue a market. A message for any other is a mistake, not a new queue.
-        task_queues=[Queue(market) for market in settings.markets.enabled],
+        task_queues=[Queue(market) for market in settings.markets.enabled],  # type: ignore[no-untyped-call]
         task_create_missing_queues=False,
         task_default_queue=settings.markets.enabled[0],
         # The row decides whether an attempt starts; a message that comes twice is dropped.

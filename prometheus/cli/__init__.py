@@ -8,6 +8,6 @@ import sys
 def main() -> None:
     """Run the command line and end the process with its status."""
     # Here, not above: importing one module of this package must not load all commands.
-    from prometheus.cli.application import run
+    from prometheus.cli.application import run_command
 
-    sys.exit(run())
+    sys.exit(run_command())

@@ -64,7 +64,7 @@ def _options(
     """Market-aware scheduler on Celery: pipelines that follow the sessions of every exchange."""
 
 
-def run() -> int:
+def run_command() -> int:
     """
     Run the command that the process was started with.
 

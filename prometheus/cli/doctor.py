@@ -99,7 +99,11 @@ def _settings(place: Place | None) -> list[dict[str, str]]:
     if place is None:
         return []
     return [
-        {"name": each.name, "value": each.value, "origin": each.origin}
+        {
+            "name": each.name,
+            "value": each.value,
+            "origin": place.origins.get(each.name, each.origin),
+        }
         for each in listing(place.settings)
     ]
 

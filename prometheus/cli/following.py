@@ -144,11 +144,11 @@ def _run_changes(
 ) -> list[tuple[str, str, dict[str, object]]]:
     facts: dict[str, object] = {"dag_id": run.dag_id}
     found: list[tuple[str, str, dict[str, object]]] = []
-    if before is None and not run.finished:
-        jobs = output.count(len(run.jobs), "job")
-        found.append(
-            ("run_opened", f"{run.dag_id}  opened, {jobs}", {**facts, "jobs": len(run.jobs)})
-        )
+    opened = run.status is RunStatus.OPEN and (before is None or before.status != run.status)
+    if opened:
+        word = "opened" if before is None else "opened again"
+        told = f"{run.dag_id}  {word}, {output.count(len(run.jobs), 'job')}"
+        found.append(("run_opened", told, {**facts, "jobs": len(run.jobs)}))
     earlier = {job.job_id: job for job in before.jobs} if before else {}
     for job in run.jobs:
         found += _job_changes(run, earlier.get(job.job_id), job)
@@ -159,7 +159,7 @@ def _run_changes(
         found.append(
             ("run_closed", f"{run.dag_id}  {run.status} ({told})", {**facts, "status": run.status})
         )
-    elif run.finished != (before.finished if before else 0):
+    elif run.finished and run.finished != (before.finished if before else 0):
         found.append(
             (
                 "run_progress",

@@ -13,12 +13,13 @@ from prometheus.cli.embedded import embedded_stack
 from prometheus.cli.following import JsonLines, Lines, View, follow
 from prometheus.cli.pipelines import configured_pipelines
 from prometheus.cli.places import Place, find_place, opened
+from prometheus.cli.stack import FolderInUseError, holder
 from prometheus.cli.summary import program, short
 from prometheus.errors import PrometheusError
 from prometheus.persistence import migrate
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading
-from prometheus.settings import Settings
+from prometheus.settings import Settings, load_settings
 
 
 class UpError(PrometheusError):
@@ -33,6 +34,9 @@ def live_here(folder: Path | None, *, as_json: bool) -> None:
         PrometheusError: It can not be started, or one of its processes died.
     """
     place = find_place(folder)
+    busy = holder(place.folder)
+    if busy is not None:
+        raise FolderInUseError(place.folder, busy)
     configured_pipelines(place.settings)  # all faults now, rather than in a child's log
     make_local_database(place)
     with opened(place) as engine:
@@ -78,11 +82,13 @@ def _view(place: Place, as_json: bool) -> View:
         return Lines(console)
     note = (
         f"Ctrl-C stops everything in order. Elsewhere: {program()} status"
-        f"{_folder_option(place.settings)}"
+        f"{folder_option(place.settings)}"
     )
     return Board(console, "prometheus", place.settings.markets.enabled, note=note)
 
 
-def _folder_option(settings: Settings) -> str:
+def folder_option(settings: Settings) -> str:
+    """Return what names the data folder to another command; nothing where it is the usual one."""
     folder = settings.data.folder
-    return "" if folder == Path.cwd() / ".prometheus" else f" --folder {short(folder)}"
+    usual = load_settings().data.folder
+    return "" if folder == usual else f" --folder {short(folder)}"

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,8 @@ class Place:
     folder: Path
     stack: RunningStack | None
     """The embedded stack at work here, if there is one."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Settings that came from the command or the folder -> from where."""
 
     @property
     def url(self) -> str:
@@ -92,15 +94,20 @@ def find_place(folder: Path | None) -> Place:
     home = settings.data.folder
     written = read_stack_file(home)
     stack = written if written is not None and written.pid == _holder(home) else None
+    origins = {}
     if folder is not None:
+        origins["data.folder"] = "--folder"
         url = _url_of_folder(home, written, settings)
-        settings = with_url(settings, url)
+        if url != settings.database.url.get_secret_value():
+            origins["database.url"] = str(home / STACK_FILE if written else home)
+            settings = with_url(settings, url)
     elif written is not None and written.database_url != safe_url(settings.database.url):
         stack = None  # it works on another database than the one that is configured
     if stack is not None and HIDDEN not in stack.broker_url:
         broker = settings.broker.model_copy(update={"url": SecretStr(stack.broker_url)})
         settings = settings.model_copy(update={"broker": broker})
-    return Place(settings, home, stack)
+        origins["broker.url"] = str(home / STACK_FILE)
+    return Place(settings, home, stack, origins)
 
 
 def with_url(settings: Settings, url: str) -> Settings:

@@ -296,14 +296,13 @@ def _next_commands(plan: Plan, summary: Summary) -> list[tuple[str, str]]:
     me = program()
     folder = f"--folder {short(plan.folder)}"
     last = summary.runs[-1]
-    commands = [
+    return [
         (f"{me} status {folder}", "all runs of this replay"),
         (f"{me} status {last.dag_id} {folder}", "one run: its jobs and attempts"),
         (f"{me} dag show {last.dag_id}", "when each of its jobs may start, and after what"),
         (f"{me} markets", "what every market is doing now"),
         (f"{me} up", "the same live"),
     ]
-    return commands
 
 
 def _say_where(plan: Plan) -> None:

@@ -14,7 +14,7 @@ from prometheus.cli import output
 from prometheus.cli.board import Board
 from prometheus.cli.embedded import embedded_stack
 from prometheus.cli.following import Lines, View, follow
-from prometheus.cli.living import make_local_database
+from prometheus.cli.living import folder_option, make_local_database
 from prometheus.cli.operate import actor_name
 from prometheus.cli.pipelines import configured_pipelines, find_pipeline
 from prometheus.cli.places import Place, find_place, opened
@@ -72,14 +72,13 @@ def run_now(request: Request) -> bool:
     with opened(place) as engine:
         with writing(engine) as connection:
             crew = read_crew(connection)
-            dag_id = _record(connection, pipeline, calendar, request, crew)
-        if crew.scheduled and not request.wait:
+            dag_id = _record(connection, pipeline, calendar, place, request, crew)
+        # A stack that has just begun has no lead yet.
+        attended = crew.scheduled or place.stack is not None
+        if not request.wait and (attended or not place.is_local):
             _tell_left(request, dag_id, crew)
             return True
-        if not crew.scheduled and not place.is_local:
-            _tell_left(request, dag_id, crew)
-            return True
-        _work(engine, place, request, dag_id, crew)
+        _work(engine, place, request, dag_id, alone=not attended and place.is_local)
         with reading(engine) as connection:
             summary = make_summary(
                 connection, [dag_id], elapsed=timedelta(seconds=time.monotonic() - began_at)
@@ -95,6 +94,7 @@ def _record(
     connection: Connection,
     pipeline: Pipeline,
     calendar: TradingCalendar,
+    place: Place,
     request: Request,
     crew: Crew,
 ) -> str:
@@ -125,10 +125,10 @@ def _record(
     if request.rerun:
         operators.rerun(connection, dag.dag_id, actor=actor)
         return dag.dag_id
-    raise RunRefusedError(_exists(dag.dag_id, status, request, crew))
+    raise RunRefusedError(_exists(dag.dag_id, status, place, request, crew))
 
 
-def _exists(dag_id: str, status: str, request: Request, crew: Crew) -> str:
+def _exists(dag_id: str, status: str, place: Place, request: Request, crew: Crew) -> str:
     if status == RunStatus.OPEN:
         who = (
             "the scheduler works on it" if crew.scheduled else "no scheduler is running: start one"
@@ -137,6 +137,7 @@ def _exists(dag_id: str, status: str, request: Request, crew: Crew) -> str:
     again = f"{program()} run {request.market} --date {request.day} --rerun"
     if request.pipeline != "daily":
         again += f" --pipeline {request.pipeline}"
+    again += folder_option(place.settings)
     return f"The run {dag_id} exists already, and is {status}. To run all of it again: {again}"
 
 
@@ -156,13 +157,13 @@ def _tell_left(request: Request, dag_id: str, crew: Crew) -> None:
         )
 
 
-def _work(engine: Engine, place: Place, request: Request, dag_id: str, crew: Crew) -> None:
+def _work(engine: Engine, place: Place, request: Request, dag_id: str, *, alone: bool) -> None:
     """Follow the run to its end, with a stack of its own where no scheduler is running."""
     with ExitStack() as stack:
         view = stack.enter_context(_view(request, dag_id))
         check = _nothing
-        if not crew.scheduled:
-            view.say(f"no scheduler is running: starting one for {dag_id} alone")
+        if alone:
+            view.say(f"no scheduler is running: starting one for {dag_id}{_others(engine, dag_id)}")
             scheduler = place.settings.scheduler.model_copy(update={"create_runs": False})
             settings = place.settings.model_copy(update={"scheduler": scheduler})
             running = stack.enter_context(embedded_stack(settings, place.folder, view.say))
@@ -174,6 +175,21 @@ def _work(engine: Engine, place: Place, request: Request, dag_id: str, crew: Cre
             check=check,
             dag_ids=[dag_id],
         )
+
+
+def _others(engine: Engine, dag_id: str) -> str:
+    """Say which other runs a scheduler would go on with: those that are open."""
+    with reading(engine) as connection:
+        found = connection.execute(
+            select(dag_runs.c.dag_id).where(
+                dag_runs.c.status == RunStatus.OPEN, dag_runs.c.dag_id != dag_id
+            )
+        ).scalars()
+        others = sorted(found)
+    if not others:
+        return " alone"
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return f"; meanwhile it goes on with {', '.join(others[:3])}{more}"
 
 
 def _nothing() -> None:

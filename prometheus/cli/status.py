@@ -176,8 +176,8 @@ def _print_crew(console: Console, crew: Crew, markets: list[str]) -> None:
             f"worker    {worker['worker']}, pid {worker['pid']}, queues {queues}, seen {seen} ago",
             markup=False,
         )
-    queues = crew.queues()
-    deserted = [market for market in markets if market not in queues]
+    served = crew.queues()
+    deserted = [market for market in markets if market not in served]
     if not crew.workers:
         console.print(
             Text(

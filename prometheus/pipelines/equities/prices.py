@@ -18,6 +18,7 @@ from prometheus.pipelines.equities.panel import (
     Floats,
     last_sessions,
     member_exchanges,
+    read_grid,
 )
 from prometheus.pipelines.equities.parameters import number
 from prometheus.pipelines.equities.screening import (
@@ -149,8 +150,7 @@ def _fetch(
     sessions: tuple[date, ...],
 ) -> _Delivery:
     """Ask for what is missing, lay it over what is stored, and examine it."""
-    with ctx.transaction() as connection:
-        delivery = _read_stored(connection, label, mic, symbols, sessions, ctx.session_date)
+    delivery = _read_stored(ctx, label, mic, symbols, sessions)
     starts = _first_wanted(delivery.present)
     whole = [symbol for symbol, start in zip(symbols, starts, strict=True) if start == 0]
     recent = [symbol for symbol, start in zip(symbols, starts, strict=True) if start > 0]
@@ -192,39 +192,27 @@ def _first_wanted(present: Booleans) -> list[int]:
 
 
 def _read_stored(
-    connection: Connection,
+    ctx: JobContext,
     label: SourceLabel,
     mic: str,
     symbols: tuple[str, ...],
     sessions: tuple[date, ...],
-    session_date: date,
 ) -> _Delivery:
     """Read the bars that are stored or quarantined; those of another source count as missing."""
-    row_of = {day: number for number, day in enumerate(sessions)}
-    column_of = {symbol: number for number, symbol in enumerate(symbols)}
-    shape = (len(sessions), len(symbols))
-    values = np.full((len(BAR_FIELDS), *shape), np.nan)
-    masks = []
-    for table in (eq_prices, eq_quarantine):
-        mask = np.zeros(shape, dtype=bool)
-        rows = connection.execute(
-            select(
-                table.c.session_date, table.c.symbol, *(table.c[name] for name in BAR_FIELDS)
-            ).where(
-                table.c.mic == mic,
-                table.c.session_date >= sessions[0],
-                table.c.session_date <= sessions[-1],
-                table.c.source == label.name,
-            )
-        ).all()
-        known = [row for row in rows if row[0] in row_of and row[1] in column_of]
-        if known:
-            at = ([row_of[row[0]] for row in known], [column_of[row[1]] for row in known])
-            values[:, *at] = np.array([row[2:] for row in known], dtype=float).T
-            mask[at] = True
-        masks.append(mask)
-    stored, held = masks
-    return _Delivery(mic, symbols, sessions, session_date, values, stored | held, stored, held)
+    stored, held = (
+        read_grid(ctx, table, BAR_FIELDS, mic, sessions, symbols, source=label.name)
+        for table in (eq_prices, eq_quarantine)
+    )
+    return _Delivery(
+        mic=mic,
+        symbols=symbols,
+        sessions=sessions,
+        session_date=ctx.session_date,
+        values=np.where(stored.present, stored.values, held.values),
+        present=stored.present | held.present,
+        stored=stored.present,
+        held=held.present,
+    )
 
 
 def _rebased(delivery: _Delivery, bars: Sequence[Bar]) -> list[str]:

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 
 from prometheus.dispatch.context import JobContext
-from prometheus.pipelines.equities.panel import Floats, Panel, load_panels, optional
+from prometheus.pipelines.equities.panel import Floats, Panel, load_panels, optional, read_grid
 from prometheus.pipelines.equities.storage import CHUNK, delete_keys, upsert
 from prometheus.pipelines.equities.tables import eq_returns
 
@@ -82,34 +81,15 @@ def compute_returns(ctx: JobContext) -> dict[str, Any]:
 
 def _store(ctx: JobContext, panel: Panel, returns: Returns) -> int:
     """Write what is new or differs; return how many rows are of earlier sessions."""
-    row_of = {day: number for number, day in enumerate(panel.dates)}
-    column_of = {symbol: number for number, symbol in enumerate(panel.symbols)}
     fresh = np.stack([returns.simple, returns.log, returns.overnight, returns.intraday])
-    stored = np.full_like(fresh, np.nan)
-    stored_gaps = np.full(returns.gaps.shape, -1)
-    table = eq_returns.c
-    with ctx.transaction() as connection:
-        rows = connection.execute(
-            select(
-                table.session_date,
-                table.symbol,
-                table.gap_sessions,
-                *(table[name] for name in COLUMNS),
-            ).where(
-                table.mic == panel.mic,
-                # The window's first session has no bar before it, so nothing is said about it.
-                table.session_date > panel.dates[0],
-                table.session_date <= panel.dates[-1],
-            )
-        ).all()
-    known = [row for row in rows if row[0] in row_of and row[1] in column_of]
-    if known:
-        at = ([row_of[row[0]] for row in known], [column_of[row[1]] for row in known])
-        stored[:, *at] = np.array([row[3:] for row in known], dtype=float).T
-        stored_gaps[at] = [row[2] for row in known]
+    grid = read_grid(
+        ctx, eq_returns, (*COLUMNS, "gap_sessions"), panel.mic, panel.dates, panel.symbols
+    )
+    stored = grid.values[:-1]
     same = ((fresh == stored) | (np.isnan(fresh) & np.isnan(stored))).all(axis=0)
     wanted = returns.gaps >= 0
-    places = np.argwhere(wanted & ~(same & (stored_gaps == returns.gaps))).tolist()
+    same &= grid.present & (grid.values[-1] == returns.gaps)
+    places = np.argwhere(wanted & ~same).tolist()
     for start in range(0, len(places), CHUNK):
         records = [
             {
@@ -124,7 +104,7 @@ def _store(ctx: JobContext, panel: Panel, returns: Returns) -> int:
         with ctx.transaction() as connection:
             upsert(connection, eq_returns, records)
     # Of bars that have gone into quarantine since.
-    stale = np.argwhere((stored_gaps >= 0) & np.isnan(panel.close)).tolist()
+    stale = np.argwhere(grid.present & np.isnan(panel.close)).tolist()
     if stale:
         with ctx.transaction() as connection:
             delete_keys(

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from prometheus.dispatch.context import JobContext
 from prometheus.pipelines.equities.errors import MissingInputError
-from prometheus.pipelines.equities.panel import Floats, Panel, load_panels, optional
+from prometheus.pipelines.equities.panel import Floats, Panel, load_panels, optional, read_grid
 from prometheus.pipelines.equities.storage import replace_rows
 from prometheus.pipelines.equities.tables import eq_returns, eq_volatility, eq_windows
 from prometheus.pipelines.equities.volatility import ewma_variance
@@ -145,8 +145,8 @@ def build_numeric_windows(ctx: JobContext) -> dict[str, Any]:
     for panel in load_panels(ctx):
         if not panel.has_session or not panel.traded.any():
             continue
+        log_returns = _read_log_returns(ctx, panel)
         with ctx.transaction() as connection:
-            log_returns = _read_log_returns(connection, ctx, panel)
             ewma = _read_ewma(connection, ctx, panel)
         features = features_of(
             log_returns, panel.high, panel.low, panel.close, panel.volume, panel.adjusted_close
@@ -174,29 +174,16 @@ def build_numeric_windows(ctx: JobContext) -> dict[str, Any]:
     }
 
 
-def _read_log_returns(connection: Connection, ctx: JobContext, panel: Panel) -> Floats:
-    table = eq_returns.c
-    rows = connection.execute(
-        select(table.session_date, table.symbol, table.log_return).where(
-            table.mic == panel.mic,
-            table.session_date > panel.dates[0],
-            table.session_date <= panel.dates[-1],
-        )
-    ).all()
-    row_of = {day: number for number, day in enumerate(panel.dates)}
-    column_of = {symbol: number for number, symbol in enumerate(panel.symbols)}
-    known = [row for row in rows if row[0] in row_of and row[1] in column_of]
-    values = np.full(panel.close.shape, np.nan)
-    written = np.zeros(panel.close.shape, dtype=bool)
-    if known:
-        at = ([row_of[row[0]] for row in known], [column_of[row[1]] for row in known])
-        values[at] = np.array([row[2] for row in known], dtype=float)
-        written[at] = True
+def _read_log_returns(ctx: JobContext, panel: Panel) -> Floats:
+    grid = read_grid(ctx, eq_returns, ("log_return",), panel.mic, panel.dates, panel.symbols)
     # An instrument's first bar has no return to wait for.
     has_earlier_bar = ~np.isnan(panel.close[:-1]).all(axis=0)
-    if (panel.traded & has_earlier_bar & ~written[-1]).any():
+    if (panel.traded & has_earlier_bar & ~grid.present[-1]).any():
         raise MissingInputError("eq_returns", ctx.market_id, ctx.session_date, "compute_returns")
-    return values
+    log_returns: Floats = grid.values[0]
+    # What the window's first bars returned was over bars outside it: a later run would not see it.
+    log_returns[0] = np.nan
+    return log_returns
 
 
 def _read_ewma(connection: Connection, ctx: JobContext, panel: Panel) -> dict[str, float | None]:

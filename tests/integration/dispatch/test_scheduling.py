@@ -40,6 +40,9 @@ class RecordingBroker:
     def publish(self, publications: Sequence[Publication]) -> None:
         self.published += publications
 
+    def announce_failures(self, failures: Sequence[Publication]) -> None:
+        raise AssertionError("no pipeline here has an on_failure")
+
     def waiting_ids(self, queues: Iterable[str]) -> set[str]:
         return {publication.execution_id for publication in self.published}
 

@@ -225,6 +225,7 @@ def test_bars_of_later_sessions_are_not_let_in(equity_engine: Engine, feed: List
     feed.also = [feed.bars_by_key["S0", FRIDAY]]
     ingest_prices(_context(equity_engine, feed))
     assert rows(equity_engine, tables.eq_prices, session_date=FRIDAY) == []
+    assert rows(equity_engine, tables.eq_quarantine) == []
     assert all(end <= THURSDAY for *_, end in feed.asked)
 
 
