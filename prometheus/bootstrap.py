@@ -129,6 +129,11 @@ def make_celery(settings: Settings) -> Celery:
             "socket_timeout": 30,
             "socket_connect_timeout": 3,
             "socket_keepalive": True,
+            # Of publishing, which must not hold up a tick while Redis is away; consumers reconnect
+            # for as long as it takes.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.2,
             # A printable separator, so that keys can be read in redis-cli.
             "sep": ":",
             "priority_steps": [0, 3, 6, 9],

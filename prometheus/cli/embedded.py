@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from prometheus.cli.places import STACK_FILE
-from prometheus.cli.stack import Stack, beat_program, worker_program
+from prometheus.cli.stack import Interrupted, Stack, beat_program, worker_program
 from prometheus.errors import PrometheusError
 from prometheus.settings import Settings, load_settings, safe_url
 
@@ -51,6 +53,22 @@ def embedded_stack(settings: Settings, folder: Path, say: Callable[[str], None])
             worker_program(settings.markets.enabled, concurrency=concurrency),
         )
         yield stack
+
+
+@contextmanager
+def stoppable(say: Callable[[], str]) -> Iterator[None]:
+    """
+    Make Ctrl-C and SIGTERM an ordinary end of the command, with the status that shells expect.
+
+    Args:
+        say: What to tell on standard error.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        print(say(), file=sys.stderr)
+        number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
+        raise SystemExit(128 + number) from None
 
 
 def ends_of_logs(stack: Stack, lines: int = 15) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 
 from prometheus.cli import output
 from prometheus.cli.board import Board
-from prometheus.cli.embedded import embedded_stack
+from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import JsonLines, Lines, View, follow
 from prometheus.cli.pipelines import configured_pipelines
 from prometheus.cli.places import Place, find_place, opened
@@ -46,7 +46,7 @@ def live_here(folder: Path | None, *, as_json: bool) -> None:
                     f"{place.shown_url} holds a replay, whose market clock is not the wall's. "
                     f"Use another data folder: --folder, or PROMETHEUS__DATA__FOLDER."
                 )
-        with ExitStack() as stack:
+        with stoppable(lambda: "Stopped; every process has ended."), ExitStack() as stack:
             view = stack.enter_context(_view(place, as_json))
             view.say(f"starting Redis, the scheduler and a worker in {place.folder}")
             running = stack.enter_context(embedded_stack(place.settings, place.folder, view.say))

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from prometheus.cli import output, sessions
 from prometheus.cli.board import Board, Expected
-from prometheus.cli.embedded import embedded_stack, ends_of_logs
+from prometheus.cli.embedded import embedded_stack, ends_of_logs, stoppable
 from prometheus.cli.following import Lines, View, follow
 from prometheus.cli.pipelines import configured_pipelines
 from prometheus.cli.places import DatabaseError, Place, first_line, settings_for, with_url
@@ -94,7 +94,7 @@ def replay_sessions(request: Request) -> bool:
     _prepare_database(plan, request)
     engine = create_engine(plan.settings.database.url.get_secret_value())
     try:
-        with ExitStack() as stack:
+        with stoppable(lambda: _stopped(plan)), ExitStack() as stack:
             title = f"replay of {request.first} to {request.last}"
             view = stack.enter_context(_view(request, plan, title))
             view.say(f"starting Redis, the scheduler and a worker in {plan.folder}")
@@ -113,9 +113,6 @@ def replay_sessions(request: Request) -> bool:
                 elapsed=timedelta(seconds=time.monotonic() - began_at),
                 remarks=plan.remarks,
             )
-    except KeyboardInterrupt:
-        _say_where(plan)
-        raise
     finally:
         engine.dispose()
     _tell(request, plan, summary)
@@ -296,19 +293,20 @@ def _next_commands(plan: Plan, summary: Summary) -> list[tuple[str, str]]:
     me = program()
     folder = f"--folder {short(plan.folder)}"
     last = summary.runs[-1]
-    return [
+    commands = [
         (f"{me} status {folder}", "all runs of this replay"),
         (f"{me} status {last.dag_id} {folder}", "one run: its jobs and attempts"),
-        (f"{me} dag show {last.dag_id}", "when each of its jobs may start, and after what"),
         (f"{me} markets", "what every market is doing now"),
-        (f"{me} up", "the same live"),
     ]
+    if _is_default(plan.settings, "pipelines.modules"):
+        # Pipelines that only this command's environment named are not there for the next one.
+        commands += [
+            (f"{me} dag show {last.dag_id}", "when each of its jobs may start, and after what"),
+            (f"{me} up", "the same live"),
+        ]
+    return commands
 
 
-def _say_where(plan: Plan) -> None:
+def _stopped(plan: Plan) -> str:
     shown = Place(plan.settings, plan.folder, None).shown_url
-    output.console(stderr=True).print(
-        f"Stopped; every process has ended. What was done is in {shown}",
-        markup=False,
-        soft_wrap=True,
-    )
+    return f"Stopped; every process has ended. What was done is in {shown}"

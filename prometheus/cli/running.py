@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, select
 
 from prometheus.cli import output
 from prometheus.cli.board import Board
-from prometheus.cli.embedded import embedded_stack
+from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import Lines, View, follow
 from prometheus.cli.living import folder_option, make_local_database
 from prometheus.cli.operate import actor_name
@@ -159,7 +159,8 @@ def _tell_left(request: Request, dag_id: str, crew: Crew) -> None:
 
 def _work(engine: Engine, place: Place, request: Request, dag_id: str, *, alone: bool) -> None:
     """Follow the run to its end, with a stack of its own where no scheduler is running."""
-    with ExitStack() as stack:
+    goes_on = "The run is recorded: it goes on when a scheduler runs, for example `prometheus up`."
+    with stoppable(lambda: f"Stopped. {goes_on}"), ExitStack() as stack:
         view = stack.enter_context(_view(request, dag_id))
         check = _nothing
         if alone:

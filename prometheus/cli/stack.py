@@ -35,6 +35,8 @@ REDIS_FOLDER = "redis"
 OLDEST_REDIS = (6, 2)
 
 _POLL_SECONDS = 0.05
+_PATIENCE_SECONDS = 5
+"""How long a stop may take before a word about it; a worker without jobs needs three seconds."""
 _TAIL_LINES = 30
 _LONGEST_SOCKET_PATH = 100
 """The kernel's limit is 108 bytes on Linux and 104 on macOS."""
@@ -332,7 +334,7 @@ class Stack:
     def _stop(self, child: _Child) -> None:
         before = self._signals.count
         deadline = time.monotonic() + child.program.stop_within.total_seconds()
-        tell_at = time.monotonic() + 2
+        tell_at = time.monotonic() + _PATIENCE_SECONDS
         child.terminate()
         while not child.ended and time.monotonic() < deadline:
             if self._signals.count > before:
@@ -341,8 +343,8 @@ class Stack:
             if time.monotonic() > tell_at:
                 tell_at = deadline
                 self._tell(
-                    f"waiting for {child.program.name} to end "
-                    f"(Ctrl-C again to kill it; what it was doing will be done again)"
+                    f"waiting for {child.program.name} to end; Ctrl-C kills it, and what it was "
+                    f"doing will be done again"
                 )
             time.sleep(_POLL_SECONDS)
         child.finish()

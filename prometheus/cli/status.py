@@ -339,6 +339,13 @@ def _reasons(connection: Connection, dag_id: str) -> dict[str, str]:
     return found
 
 
+def _shortened(result: Any, most: int = 60) -> str:
+    import json
+
+    text = "-" if result is None else json.dumps(result, ensure_ascii=False)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _print_run(console: Console, found: dict[str, Any]) -> None:
     from prometheus.cli import output, sessions
 
@@ -355,7 +362,9 @@ def _print_run(console: Console, found: dict[str, Any]) -> None:
         + (", its windows do not count" if found["forced"] else "")
     )
     console.print()
-    table = output.table("Job", "Attempt", "Status", "Started (market time)", "Lasted", "Worker")
+    table = output.table(
+        "Job", "Attempt", "Status", "Started (market time)", "Lasted", "Worker", "Returned"
+    )
     notes = []
     for job in found["jobs"]:
         for number, attempt in enumerate(job["attempts"]):
@@ -368,6 +377,7 @@ def _print_run(console: Console, found: dict[str, Any]) -> None:
                 output.utc(market_at) if market_at else "-",
                 output.in_words(ended - started) if started and ended else "-",
                 attempt["worker"] or "-",
+                _shortened(attempt["result"]),
             )
             if attempt["error"]:
                 notes.append(f"{job['job']}, attempt {attempt['attempt']}: {attempt['error']}")

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts
@@ -160,11 +161,12 @@ class Scheduler:
         for state in states:
             by_market[state.dag.market_id].append(state)
         total = Advanced()
-        for market_id, market_runs in sorted(by_market.items()):
+        for market_id in sorted(by_market.keys() & self._markets):
             try:
-                done = self._advance_market(market_runs, now)
-            except PrometheusError:
-                # One market's trouble never delays another's.
+                done = self._advance_market(by_market[market_id], now)
+            except SQLAlchemyError:
+                raise
+            except Exception:  # one market's trouble, whatever it is, never delays another's
                 log.exception("market_held", extra={"market": market_id})
                 continue
             total = Advanced(
@@ -243,15 +245,17 @@ class Scheduler:
         return claimed
 
     def _publish(self, publications: Sequence[Publication]) -> None:
-        if not publications:
+        # Another installation on the same database may work for other markets.
+        ours = [each for each in publications if each.queue in self._markets]
+        if not ours:
             return
         try:
-            self._broker.publish(publications)
+            self._broker.publish(ours)
         except BrokerUnavailableError as error:
             log.warning("broker_unavailable", extra={"error": str(error)})
             return
         with writing(self._engine) as connection:
-            executions.mark_published(connection, [p.execution_id for p in publications])
+            executions.mark_published(connection, [each.execution_id for each in ours])
 
     def _bounds(self, dag: DAG) -> SessionBounds:
         return session_bounds(TradingCalendar(dag.market_id), dag.as_of_date)
@@ -320,7 +324,9 @@ class Scheduler:
                 try:
                     self._plan_market(pipeline, market_id, now)
                     opening = next_opening(TradingCalendar(market_id), now.market_at, only=now.only)
-                except PrometheusError:
+                except SQLAlchemyError:
+                    raise
+                except Exception:  # one market's trouble, whatever it is, never delays another's
                     log.exception("market_not_planned", extra={"market": market_id})
                     continue
                 if opening is not None:

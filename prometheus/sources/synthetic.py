@@ -152,7 +152,7 @@ def _revert(shocks: Floats, persistence: float) -> Floats:
     return result
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _part(seed: int, name: str, std: float, days: int) -> Floats:
     """Return one part of log prices on every day since `EPOCH`."""
     moves = std * _normals(seed, name, days, 1)[:, 0] * _day_std(seed, days)
@@ -167,7 +167,7 @@ def _factor(seed: int, mic: str, factor: str, days: int) -> Floats:
     return world + local
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def _paths(seed: int, mic: str, days: int) -> _Paths:
     companies = _companies(mic)
     factors = [_factor(seed, mic, name, days) for name in (MARKET_FACTOR, *STYLE_FACTORS)]

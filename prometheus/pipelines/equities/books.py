@@ -205,6 +205,7 @@ def run_books(ctx: JobContext) -> dict[str, Any]:
         raise MissingInputError("eq_universes", ctx.market_id, ctx.session_date, "run_universes")
 
     views = {key: view for panel in panels for key, view in _views(panel).items()}
+    members &= set(views)
     keys = sorted(members | (set(previous) & set(views)))
     gone = sorted(set(previous) - set(views))
     stale = [key for key in keys if not views[key].age < STALE_SESSIONS and previous.get(key)]

@@ -111,8 +111,6 @@ class _Delivery:
     present: Booleans
     stored: Booleans
     """In ``eq_prices``."""
-    held: Booleans
-    """In ``eq_quarantine``."""
     fresh: Booleans = field(init=False)
     """Came now, and is new or differs from what is stored."""
     faults: NDArray[np.int8] = field(init=False)
@@ -211,7 +209,6 @@ def _read_stored(
         values=np.where(stored.present, stored.values, held.values),
         present=stored.present | held.present,
         stored=stored.present,
-        held=held.present,
     )
 
 

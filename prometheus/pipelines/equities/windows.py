@@ -181,7 +181,8 @@ def _read_log_returns(ctx: JobContext, panel: Panel) -> Floats:
     if (panel.traded & has_earlier_bar & ~grid.present[-1]).any():
         raise MissingInputError("eq_returns", ctx.market_id, ctx.session_date, "compute_returns")
     log_returns: Floats = grid.values[0]
-    # What the window's first bars returned was over bars outside it: a later run would not see it.
+    # The first session has returns only if a run of an earlier day wrote them, and the window must
+    # not depend on that.
     log_returns[0] = np.nan
     return log_returns
 

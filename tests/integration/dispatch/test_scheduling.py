@@ -54,7 +54,7 @@ def _scheduler(engine: Engine, broker: RecordingBroker) -> Scheduler:
         broker,
         attempts,
         {},
-        markets=frozenset({"US_EQ"}),
+        markets=frozenset({"US_EQ", "EU_EQ"}),
         owner=str(uuid.uuid4()),
         election=False,
         create_runs=False,
@@ -292,3 +292,21 @@ def test_claim_from_an_old_snapshot_changes_no_row_of_a_closed_run(
     with writing(installation.engine) as connection:
         assert executions.claim(connection, starts, read_now(connection)) == []
     assert set(map(tuple, installation.statuses(dag_id).values())) == {("CANCELLED",)}
+
+
+def test_one_market_in_trouble_does_not_delay_another(installation: Installation) -> None:
+    """The European run asks for a session that its calendar does not have."""
+    broken = installation.make_run("joined", market="EU_EQ")
+    healthy = installation.make_run("joined", market="US_EQ")
+    with writing(installation.engine) as connection:
+        connection.execute(
+            update(dag_runs)
+            .where(dag_runs.c.dag_id == broken)
+            .values(as_of_date=date(2026, 12, 25))
+        )
+    broker = RecordingBroker()
+
+    _scheduler(installation.engine, broker).tick()
+
+    assert {each.dag_id for each in broker.published} == {healthy}
+    assert installation.run_status(broken) == "OPEN"

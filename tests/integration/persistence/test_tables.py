@@ -69,7 +69,7 @@ def test_queued_execution_has_a_time_to_start(world: World) -> None:
 def test_unknown_states_are_refused(world: World, status: str) -> None:
     dag = world.run()
     with pytest.raises(IntegrityError, match="ck_job_executions_status"):
-        world.change(world.ids(dag)["a"], status=status)
+        world.change(world.ids(dag)["a"], status=status, scheduled_at=world.now())
     with (
         pytest.raises(IntegrityError, match="ck_dag_runs_status"),
         writing(world.engine) as connection,

@@ -1,0 +1,139 @@
+"""Let the scheduler tick for some seconds, with a real Redis and a real worker, and count.
+
+python -m prometheus.scripts.demo_market_aware_daemon
+python -m prometheus.scripts.demo_market_aware_daemon 2012-11-23T18:00Z
+
+It works on a temporary SQLite database, on the sessions whose time it is, or was at the instant
+that is given. Nothing of it is left at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from prometheus.bootstrap import Runtime, make_runtime
+from prometheus.cli.progress import Progress, read_progress
+from prometheus.cli.stack import Interrupted, Stack, worker_program
+from prometheus.core.market_state import get_market_state
+from prometheus.errors import PrometheusError
+from prometheus.orchestration.lifecycle import LIVE, JobStatus
+from prometheus.orchestration.planning import SessionRange
+from prometheus.persistence import migrate
+from prometheus.persistence.clock import read_now, start_replay
+from prometheus.persistence.engine import create_engine, reading, writing
+from prometheus.persistence.leases import wall_time
+from prometheus.scripts.demo_market_states import parse_instant
+from prometheus.settings import DATABASE_NAME, load_settings
+
+MOST_TICKS = 40
+PAUSE = timedelta(milliseconds=500)
+"""Shorter than the scheduler would wait by itself, so that there is something to see."""
+SHOWN = (
+    JobStatus.SUCCESS,
+    JobStatus.RUNNING,
+    JobStatus.FAILED,
+    JobStatus.QUEUED,
+    JobStatus.PENDING,
+)
+
+
+def prepare(url: str, at: datetime | None) -> None:
+    """Make the tables; with an instant, set the market clock to it, at the pace of the wall's."""
+    migrate.upgrade(url)
+    if at is None:
+        return
+    engine = create_engine(url)
+    around = SessionRange((at - timedelta(days=7)).date(), (at + timedelta(days=7)).date())
+    markets = list(load_settings().markets.enabled)
+    with writing(engine) as connection:
+        start_replay(connection, market_at=at, speed=1.0, only=around, markets=markets)
+    engine.dispose()
+
+
+def tick(runtime: Runtime, since: datetime) -> Progress:
+    """Do what a beat does, once, and look at what has come of it."""
+    runtime.scheduler.tick()
+    with reading(runtime.engine) as connection:
+        return read_progress(connection, since=since)
+
+
+def show(number: int, progress: Progress, markets: Sequence[str]) -> None:
+    """Print how many jobs of each market are in which state."""
+    print(f"\ntick {number}, {progress.now.market_at:%Y-%m-%d %H:%M:%S} UTC")
+    for market_id in markets:
+        state = get_market_state(market_id, progress.now.market_at)
+        runs = progress.of_market(market_id)
+        counts = {status: sum(run.counts().get(status, 0) for run in runs) for status in SHOWN}
+        numbers = "  ".join(f"{status} {counts[status]}" for status in SHOWN)
+        names = ", ".join(run.dag_id for run in runs) or "no session is due"
+        print(f"  {market_id:<8} {state:<10}  {numbers}  ({names})")
+
+
+def settled(progress: Progress) -> bool:
+    """Say whether only time can change anything: nothing is queued or running."""
+    return bool(progress.runs) and not any(run.named(*LIVE) for run in progress.runs)
+
+
+def ticks(folder: Path, at: datetime | None) -> int:
+    """
+    Run the demonstration in a folder.
+
+    Returns:
+        How many jobs failed.
+    """
+    url = f"sqlite:///{folder / DATABASE_NAME}"
+    prepare(url, at)
+    with Stack(folder, database_url=url) as stack:
+        settings = load_settings({**os.environ, **stack.environment})
+        markets = settings.markets.enabled
+        stack.start(worker_program(markets))
+        runtime = make_runtime(settings)
+        try:
+            with reading(runtime.engine) as connection:
+                since = wall_time(connection)
+                live = read_now(connection).clock.is_live
+            print("Ticks of the scheduler, " + ("live." if live else "at the time you gave."))
+            for number in range(1, MOST_TICKS + 1):
+                progress = tick(runtime, since)
+                show(number, progress, markets)
+                if settled(progress):
+                    break
+                stack.pause(PAUSE)
+        finally:
+            runtime.engine.dispose()
+            runtime.app.close()
+    print("\nWhat is PENDING waits for its market; everything else is done.")
+    return sum(len(run.named(JobStatus.FAILED)) for run in progress.runs)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demonstration; 1 if a job failed or something is missing, 2 for bad arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m prometheus.scripts.demo_market_aware_daemon",
+        description="Some real ticks of the scheduler, with counts of jobs by state.",
+    )
+    parser.add_argument(
+        "at",
+        nargs="?",
+        type=parse_instant,
+        help="an instant such as 2012-11-23T18:00Z; now by default",
+    )
+    at: datetime | None = parser.parse_args(arguments).at
+    try:
+        with tempfile.TemporaryDirectory(prefix="prometheus-demo-") as folder:
+            return 1 if ticks(Path(folder), at) else 0
+    except PrometheusError as error:
+        print(f"demo_market_aware_daemon: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as interrupted:
+        return 128 + interrupted.number
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

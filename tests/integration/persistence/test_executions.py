@@ -1,0 +1,331 @@
+"""One execution's way: claimed, published, started, ended; each at most once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+
+from prometheus.orchestration.dag import JobPriority
+from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence import executions, leases
+from prometheus.persistence.clock import read_now
+from prometheus.persistence.engine import create_engine, reading, writing
+from prometheus.persistence.executions import NotOurs, Publication, Refused, Started
+from prometheus.persistence.tables import dag_runs
+from tests.integration.persistence.world import DAY, HOUR, World, at_once, job
+
+MINUTE = timedelta(minutes=1)
+
+
+class TestClaim:
+    def test_claimed_execution_is_queued_with_its_window(self, world: World) -> None:
+        dag = world.run(job("a", priority=JobPriority.CRITICAL, timeout=timedelta(minutes=5)))
+        (start,) = world.starts(dag)
+        before = world.now()
+        assert world.claim([start]) == [
+            Publication(start.execution_id, dag.dag_id, "test", "a", "US_EQ", 1, "schedule", 0, 300)
+        ]
+        row = world.row(start.execution_id)
+        assert row.status == "QUEUED"
+        assert (row.window_opens_at, row.window_closes_at) == (
+            start.window.opens_at,
+            start.window.closes_at,
+        )
+        assert before <= row.scheduled_at <= world.now()
+        assert row.scheduled_market_at >= before
+        assert row.published_at is None
+
+    def test_claims_come_back_in_the_order_of_the_decisions(self, world: World) -> None:
+        dag = world.run(*(job(name) for name in "abcdef"))
+        starts = world.starts(dag, "d", "a", "f", closes=HOUR) + world.starts(
+            dag, "b", "e", closes=2 * HOUR
+        )
+        assert [each.job_type for each in world.claim(starts)] == ["d", "a", "f", "b", "e"]
+
+    def test_nothing_is_claimed_twice(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"))
+        old = world.starts(dag)
+        assert len(world.claim(old[:1])) == 1
+        assert [each.job_type for each in world.claim(old)] == ["b"]
+        assert world.claim(old) == []
+
+    def test_nothing_to_claim_is_no_claim(self, world: World) -> None:
+        assert world.claim([]) == []
+
+    @pytest.mark.parametrize(
+        ("opens", "closes", "claimed"),
+        [(-HOUR, HOUR, 1), (MINUTE, HOUR, 0), (-HOUR, -MINUTE, 0), (-HOUR, timedelta(0), 0)],
+    )
+    def test_window_must_hold_the_time_of_the_claim(
+        self, world: World, opens: timedelta, closes: timedelta, claimed: int
+    ) -> None:
+        dag = world.run()
+        assert len(world.claim(world.starts(dag, opens=opens, closes=closes))) == claimed
+
+    def test_forced_start_is_claimed_whatever_its_window(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"))
+        early = world.starts(dag, "a", opens=HOUR, closes=2 * HOUR, forced=True)
+        late = world.starts(dag, "b", opens=-2 * HOUR, closes=-HOUR, forced=True)
+        assert len(world.claim(early + late)) == 2
+
+    def test_run_must_be_open(self, world: World) -> None:
+        dag = world.run()
+        starts = world.starts(dag)
+        with writing(world.engine) as connection:
+            connection.execute(
+                update(dag_runs).values(status="CANCELLED", completed_at=world.now())
+            )
+        assert world.claim(starts) == []
+        assert world.statuses(dag) == {"a": "PENDING"}
+
+    def test_each_row_is_claimed_by_exactly_one_of_many(self, world: World) -> None:
+        for number in range(5):
+            dag = world.run(*(job(f"j{n}") for n in range(24)), day=DAY + timedelta(days=number))
+            starts = world.starts(dag)
+            # Everybody meets the rows in another order.
+            orders = [starts[shift:] + starts[:shift] for shift in range(0, 24, 3)]
+            orders += [list(reversed(order)) for order in orders[:2]]
+
+            def claims(order: list[executions.Start]) -> list[Publication]:
+                return world.claim(order)
+
+            found = at_once([lambda order=order: claims(order) for order in orders])  # type: ignore[misc]
+            counted = Counter(each.execution_id for claim in found for each in claim)
+            assert counted == dict.fromkeys(world.ids(dag).values(), 1)
+
+    def test_claim_does_not_wait_for_rows_that_another_holds(self, postgresql_url: str) -> None:
+        world = World(create_engine(postgresql_url))
+        dag = world.run(job("a"), job("b"))
+        starts = world.starts(dag)
+        with writing(world.engine) as first:
+            now = read_now(first)
+            assert len(executions.claim(first, starts[:1], now)) == 1
+            assert [each.job_type for each in world.claim(starts)] == ["b"]
+        assert world.statuses(dag) == {"a": "QUEUED", "b": "QUEUED"}
+        world.engine.dispose()
+
+
+class TestPublished:
+    def test_executions_without_a_message_are_found_once_due(self, world: World) -> None:
+        dag = world.run(job("a"), job("b", priority=JobPriority.CRITICAL), job("c"))
+        world.claim(world.starts(dag, "a", "b"))
+        with reading(world.engine) as connection:
+            now = leases.wall_time(connection)
+            found = executions.unpublished(connection, now)
+            assert executions.unpublished(connection, now - MINUTE) == []
+            assert executions.waiting_in_queue(connection, now) == []
+        assert [each.job_type for each in found] == ["b", "a"]
+
+    def test_message_is_counted_and_stamped(self, world: World) -> None:
+        dag = world.run(job("a"))
+        world.claim(world.starts(dag))
+        execution_id = world.ids(dag)["a"]
+        for count in (1, 2):
+            with writing(world.engine) as connection:
+                executions.mark_published(connection, [execution_id])
+            with reading(world.engine) as connection:
+                now = leases.wall_time(connection)
+                assert executions.unpublished(connection, now) == []
+                ((publication, published_at, number),) = executions.waiting_in_queue(
+                    connection, now
+                )
+            assert publication.execution_id == execution_id
+            assert published_at <= now
+            assert number == count
+
+    def test_message_noted_late_leaves_a_finished_row_as_it_is(self, world: World) -> None:
+        dag = world.run()
+        worker = world.worker()
+        world.finish(dag, worker, "a")
+        before = world.rows()
+        with writing(world.engine) as connection:
+            executions.mark_published(connection, [world.ids(dag)["a"]])
+            executions.mark_published(connection, [])
+        assert world.rows() == before
+
+    def test_next_due_is_the_first_delay_to_end(self, world: World) -> None:
+        worker = world.worker()
+        dag = world.run(job("a"), job("b"))
+        with reading(world.engine) as connection:
+            assert executions.next_due(connection, world.now()) is None
+        for name, delay in (("a", 50), ("b", 20)):
+            world.fail(world.running(dag, name, worker), draw=lambda _, delay=delay: delay)  # type: ignore[misc]
+        with reading(world.engine) as connection:
+            assert (
+                executions.next_due(connection, world.now()) == world.latest(dag)["b"].scheduled_at
+            )
+
+
+class TestStart:
+    def test_started_execution_runs_in_its_workers_name(self, world: World) -> None:
+        dag = world.run(job("a", timeout=timedelta(minutes=5)))
+        worker = world.worker()
+        world.claim(world.starts(dag))
+        execution_id = world.ids(dag)["a"]
+        before = world.now()
+        started = world.start(execution_id, worker)
+        assert isinstance(started, Started)
+        attempt = started.attempt
+        assert (attempt.execution_id, attempt.attempt_number) == (execution_id, 1)
+        assert attempt.parameters == {"answer": 42}
+        assert attempt.job == dag.jobs["a"]
+        assert attempt.dag.dag_id == dag.dag_id
+        row = world.row(execution_id)
+        assert (row.status, row.worker, row.incarnation) == ("RUNNING", "w@h", worker)
+        assert before <= row.started_at <= world.now()
+        assert row.started_market_at >= before
+        limit = row.hard_limit_at - row.started_at
+        assert abs(limit - timedelta(minutes=5, seconds=30)) < timedelta(seconds=1)
+
+    def test_one_of_many_starts_it(self, world: World) -> None:
+        workers = [world.worker() for _ in range(8)]
+        for number in range(5):
+            dag = world.run(day=DAY + timedelta(days=number))
+            world.claim(world.starts(dag))
+            execution_id = world.ids(dag)["a"]
+
+            def start(worker: str, execution_id: str = execution_id) -> Started | Refused:
+                return world.start(execution_id, worker)
+
+            outcomes = at_once([lambda worker=worker: start(worker) for worker in workers])  # type: ignore[misc]
+            assert sum(isinstance(each, Started) for each in outcomes) == 1
+            reasons = {each.reason for each in outcomes if isinstance(each, Refused)}
+            assert reasons <= {
+                "it is RUNNING",
+                "another worker was first, or this worker's lease has ended",
+            }
+
+    @pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.QUEUED}))
+    def test_only_a_queued_execution_starts(self, world: World, status: JobStatus) -> None:
+        dag = world.run()
+        (start,) = world.starts(dag)
+        now = world.now()
+        final = status not in (JobStatus.PENDING, JobStatus.RUNNING)
+        world.change(
+            start.execution_id,
+            status=status,
+            scheduled_at=now,
+            started_at=now,
+            completed_at=now if final else None,
+        )
+        before = world.rows()
+        assert world.start(start.execution_id, world.worker()) == Refused(f"it is {status}")
+        assert world.rows() == before
+
+    def test_unknown_execution_does_not_start(self, world: World) -> None:
+        assert world.start("nobody", world.worker()) == Refused("there is no such execution")
+
+    def test_window_that_has_closed_expires_the_execution(self, world: World) -> None:
+        dag = world.run()
+        world.claim(world.starts(dag, opens=-2 * HOUR, closes=-HOUR, forced=True))
+        row = world.latest(dag)["a"]
+        refused = world.start(row.execution_id, world.worker())
+        assert isinstance(refused, Refused)
+        assert refused.expired == dag.dag_id
+        expired = world.latest(dag)["a"]
+        assert expired.status == "EXPIRED"
+        assert expired.error_message == refused.reason
+        assert refused.reason == (
+            f"its window closed at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
+
+    def test_execution_whose_window_is_yet_to_open_stays_queued(self, world: World) -> None:
+        dag = world.run()
+        world.claim(world.starts(dag, opens=HOUR, closes=2 * HOUR, forced=True))
+        refused = world.start(world.ids(dag)["a"], world.worker())
+        assert isinstance(refused, Refused)
+        assert refused.reason.startswith("its window opens at ")
+        assert refused.expired is None
+        assert world.statuses(dag) == {"a": "QUEUED"}
+
+    @pytest.mark.parametrize("opens", [-2 * HOUR, HOUR])
+    def test_windows_do_not_count_in_a_forced_run(self, world: World, opens: timedelta) -> None:
+        dag = world.run(forced=True)
+        world.running(dag, "a", world.worker(), opens=opens, closes=opens + HOUR, forced=True)
+
+    @pytest.mark.parametrize("opens", [-2 * HOUR, HOUR])
+    def test_windows_do_not_count_for_a_forced_execution(
+        self, world: World, opens: timedelta
+    ) -> None:
+        dag = world.run()
+        world.change(world.ids(dag)["a"], forced=True)
+        world.running(dag, "a", world.worker(), opens=opens, closes=opens + HOUR, forced=True)
+
+    def test_worker_without_a_lease_starts_nothing(self, world: World) -> None:
+        dag = world.run()
+        world.claim(world.starts(dag))
+        execution_id = world.ids(dag)["a"]
+        expired = world.worker(lease=timedelta(seconds=-1))
+        ended = world.worker()
+        with writing(world.engine) as connection:
+            leases.end_worker(connection, ended)
+        for worker in (expired, ended, "never registered"):
+            assert world.start(execution_id, worker) == Refused(
+                "another worker was first, or this worker's lease has ended"
+            )
+        assert world.statuses(dag) == {"a": "QUEUED"}
+        assert isinstance(world.start(execution_id, world.worker()), Started)
+
+
+class TestSucceed:
+    def test_success_keeps_what_the_job_returned(self, world: World) -> None:
+        dag = world.run()
+        worker = world.worker()
+        execution_id = world.running(dag, "a", worker)
+        assert world.succeed(execution_id, worker, {"rows": 5}) == dag.dag_id
+        row = world.row(execution_id)
+        assert (row.status, row.result) == ("SUCCESS", {"rows": 5})
+        assert row.completed_at >= row.started_at
+
+    def test_only_its_own_worker_reports_success(self, world: World) -> None:
+        dag = world.run()
+        execution_id = world.running(dag, "a", world.worker())
+        before = world.rows()
+        assert world.succeed(execution_id, world.worker(), "stolen") is None
+        assert world.rows() == before
+
+    def test_success_is_reported_once(self, world: World) -> None:
+        dag = world.run()
+        worker = world.worker()
+        execution_id = world.running(dag, "a", worker)
+        assert world.succeed(execution_id, worker, 1) == dag.dag_id
+        before = world.rows()
+        assert world.succeed(execution_id, worker, 2) is None
+        assert world.rows() == before
+
+    def test_success_and_failure_reported_at_once_leave_one_of_them(self, world: World) -> None:
+        worker = world.worker()
+        for number in range(5):
+            dag = world.run(job("a", max_retries=0), day=DAY + timedelta(days=number))
+            execution_id = world.running(dag, "a", worker)
+
+            def succeed(execution_id: str = execution_id) -> bool:
+                return world.succeed(execution_id, worker) is not None
+
+            def fail(execution_id: str = execution_id) -> bool:
+                return not isinstance(world.fail(execution_id, incarnation=worker), NotOurs)
+
+            told = at_once([succeed, fail, succeed, fail])
+            assert told.count(True) == 1
+            succeeded = told[0] or told[2]
+            assert world.statuses(dag) == {"a": "SUCCESS" if succeeded else "FAILED"}
+
+
+class TestFence:
+    def test_attempt_of_this_worker_is_not_fenced(self, world: World) -> None:
+        worker = world.worker()
+        execution_id = world.running(world.run(), "a", worker)
+        with writing(world.engine) as connection:
+            assert not executions.fenced(connection, execution_id, worker)
+
+    def test_attempt_that_was_taken_is_fenced(self, world: World) -> None:
+        worker = world.worker()
+        execution_id = world.running(world.run(), "a", worker)
+        with writing(world.engine) as connection:
+            assert executions.fenced(connection, execution_id, "another worker")
+        world.fail(execution_id)
+        with writing(world.engine) as connection:
+            assert executions.fenced(connection, execution_id, worker)

@@ -1,0 +1,359 @@
+"""A failed attempt and its successor: written together, within bounds that double."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from sqlalchemy import insert
+
+from prometheus.dispatch.attempts import Attempts
+from prometheus.orchestration.planning import SessionRange
+from prometheus.persistence import clock, executions
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.executions import (
+    Failed,
+    FailedForGood,
+    Failure,
+    NotOurs,
+    Refused,
+    Retried,
+    Started,
+)
+from prometheus.persistence.runs import new_execution
+from prometheus.persistence.tables import job_executions
+from tests.integration.persistence.world import (
+    BOOM,
+    DAY,
+    HOUR,
+    LOST,
+    World,
+    at_once,
+    dag_of,
+    job,
+)
+
+MINUTE = timedelta(minutes=1)
+
+
+class TestSuccessor:
+    def test_failure_and_next_attempt_are_written_together(self, world: World) -> None:
+        dag = world.run(job("a", timeout=timedelta(minutes=5)))
+        first = world.running(dag, "a", world.worker())
+        failure = Failure("ValueError: boom", {"type": "ValueError", "traceback": "..."})
+        outcome = world.fail(first, failure, draw=lambda bound: bound // 2)
+        before, after = world.rows(dag.dag_id)
+        assert outcome == Retried(dag.dag_id, after.execution_id, 1, 30.0)
+        assert (before.status, before.error_message) == ("FAILED", "ValueError: boom")
+        assert before.error_details == {"type": "ValueError", "traceback": "..."}
+        assert (after.status, after.attempt_number, after.retries) == ("QUEUED", 2, 1)
+        assert (after.retry_bound_seconds, after.retry_delay_seconds) == (60, 30)
+        assert (after.window_opens_at, after.window_closes_at) == (
+            before.window_opens_at,
+            before.window_closes_at,
+        )
+        assert (after.queue, after.priority, after.timeout_seconds) == ("US_EQ", 2, 300)
+        delay = after.scheduled_at - before.completed_at
+        assert abs(delay - timedelta(seconds=30)) < timedelta(seconds=2)
+        assert abs(after.scheduled_market_at - after.scheduled_at) < timedelta(seconds=2)
+        assert after.published_at is None
+        assert after.started_at is None
+
+    def test_bound_doubles_with_each_retry_up_to_the_cap_and_is_kept(self, world: World) -> None:
+        dag = world.run(
+            job(
+                "a",
+                max_retries=7,
+                retry_base=timedelta(seconds=10),
+                retry_cap=timedelta(seconds=100),
+            )
+        )
+        worker = world.worker()
+        asked: list[int] = []
+
+        def draw(bound: int) -> int:
+            asked.append(bound)
+            return 0
+
+        for _ in range(7):
+            assert isinstance(world.fail(world.running(dag, "a", worker), draw=draw), Retried)
+        assert asked == [10, 20, 40, 80, 100, 100, 100]
+        rows = world.rows(dag.dag_id)
+        assert [row.retry_bound_seconds for row in rows] == [None, *asked]
+        assert [row.attempt_number for row in rows] == list(range(1, 9))
+        assert [row.retries for row in rows] == list(range(8))
+
+    def test_a_job_that_fails_twice_and_then_succeeds_leaves_three_rows(self, world: World) -> None:
+        dag = world.run()
+        worker = world.worker()
+        for _ in range(2):
+            world.fail(world.running(dag, "a", worker), draw=lambda _: 0)
+        world.finish(dag, worker, "a")
+        assert [row.status for row in world.rows()] == ["FAILED", "FAILED", "SUCCESS"]
+
+    def test_successor_of_a_forced_execution_is_forced(self, world: World) -> None:
+        dag = world.run()
+        world.change(world.ids(dag)["a"], forced=True)
+        execution_id = world.running(
+            dag, "a", world.worker(), opens=-2 * HOUR, closes=-HOUR, forced=True
+        )
+        assert isinstance(world.fail(execution_id), Retried)
+        assert world.latest(dag)["a"].forced
+
+    @pytest.mark.parametrize("number", [60, 900])
+    def test_delays_lie_within_their_bound_and_average_to_half_of_it(
+        self, world: World, number: int
+    ) -> None:
+        """1,000 draws of Celery's own function, through the function that workers call."""
+        random.seed(20251202)
+        span = timedelta(seconds=number)
+        dag = dag_of(*(job(f"j{n}", retry_base=span, retry_cap=span) for n in range(1000)))
+        assert world.create(dag)
+        now = world.now()
+        with writing(world.engine) as connection:
+            connection.execute(
+                job_executions.update().values(
+                    status="RUNNING",
+                    scheduled_at=now,
+                    started_at=now,
+                    window_opens_at=now - HOUR,
+                    window_closes_at=now + 10 * HOUR,
+                )
+            )
+        attempts = Attempts(world.engine, max_lost=3, write_for=timedelta(seconds=5))
+        for row in world.rows():
+            assert isinstance(attempts.fail(row.execution_id, BOOM), Retried)
+        delays = [r.retry_delay_seconds for r in world.rows() if r.attempt_number == 2]
+        assert len(delays) == 1000
+        assert min(delays) >= 0
+        assert max(delays) <= number
+        assert abs(statistics.mean(delays) - number / 2) <= number / 2 * 0.05
+
+    def test_delay_that_celery_drew_is_kept(self, world: World) -> None:
+        dag = world.run()
+        attempts = Attempts(world.engine, max_lost=3, write_for=timedelta(seconds=5))
+        outcome = attempts.fail(world.running(dag, "a", world.worker()), BOOM, countdown=17)
+        assert isinstance(outcome, Retried)
+        assert outcome.countdown == 17
+        assert world.latest(dag)["a"].retry_delay_seconds == 17
+
+
+class TestNoMore:
+    @pytest.mark.parametrize("retries", [0, 2])
+    def test_after_max_retries_the_failure_is_final_and_says_so(
+        self, world: World, retries: int
+    ) -> None:
+        dag = world.run(job("a", max_retries=retries))
+        worker = world.worker()
+        for _ in range(retries):
+            world.fail(world.running(dag, "a", worker), draw=lambda _: 0)
+        outcome = world.fail(world.running(dag, "a", worker))
+        message = (
+            f"ValueError: boom (not tried again: attempt {retries + 1}, max_retries is {retries})"
+        )
+        assert outcome == FailedForGood(dag.dag_id, message)
+        assert [row.status for row in world.rows()] == ["FAILED"] * (retries + 1)
+        assert world.latest(dag)["a"].error_message == message
+
+    def test_no_retry_is_scheduled_at_or_past_the_windows_end(self, world: World) -> None:
+        worker = world.worker()
+        dag = world.run(job("a"), job("b"))
+        inside = world.running(dag, "a", worker, closes=timedelta(seconds=90))
+        assert isinstance(world.fail(inside, draw=lambda _: 60), Retried)
+        outside = world.running(dag, "b", worker, closes=timedelta(seconds=50))
+        end = world.row(outside).window_closes_at
+        outcome = world.fail(outside, draw=lambda _: 60)
+        assert isinstance(outcome, FailedForGood)
+        assert outcome.message.startswith("ValueError: boom (not tried again: the retry at ")
+        assert outcome.message.endswith(
+            f"UTC would be at or past the end of its window, {end:%Y-%m-%d %H:%M:%S} UTC)"
+        )
+        assert world.latest(dag)["b"].attempt_number == 1
+
+    def test_retry_at_the_very_end_of_the_window_is_too_late(self, world: World) -> None:
+        """On a clock that stands, so that the instants are exact."""
+        market_at = datetime(2012, 11, 23, 18, tzinfo=UTC)
+        with writing(world.engine) as connection:
+            clock.start_replay(
+                connection,
+                market_at=market_at,
+                speed=0,
+                only=SessionRange(date(2012, 11, 23), date(2012, 11, 23)),
+                markets=["US_EQ"],
+            )
+        dag = world.run(job("a"), job("b"))
+        worker = world.worker()
+        ids = world.ids(dag)
+        for name in ("a", "b"):
+            world.change(
+                ids[name],
+                status="QUEUED",
+                scheduled_at=world.now(),
+                window_opens_at=market_at,
+                window_closes_at=market_at + MINUTE,
+            )
+            assert isinstance(world.start(ids[name], worker), Started)
+        assert isinstance(world.fail(ids["a"], draw=lambda _: 60), FailedForGood)
+        assert isinstance(world.fail(ids["b"], draw=lambda _: 59), Retried)
+        row = world.latest(dag)["b"]
+        assert row.scheduled_market_at == market_at + timedelta(seconds=59)
+
+    def test_windows_end_keeps_no_forced_run_from_retrying(self, world: World) -> None:
+        dag = world.run(forced=True)
+        execution_id = world.running(
+            dag, "a", world.worker(), opens=-2 * HOUR, closes=-HOUR, forced=True
+        )
+        assert isinstance(world.fail(execution_id), Retried)
+
+
+class TestLostWorkers:
+    def test_lost_worker_costs_no_retry_and_no_delay(self, world: World) -> None:
+        dag = world.run(job("a", max_retries=0))
+        outcome = world.fail(
+            world.running(dag, "a", world.worker()), LOST, draw=lambda _: pytest.fail("asked")
+        )
+        assert isinstance(outcome, Retried)
+        assert (outcome.retries, outcome.countdown) == (0, 0.0)
+        row = world.latest(dag)["a"]
+        assert (row.attempt_number, row.retries, row.lost) == (2, 0, 1)
+        assert (row.retry_bound_seconds, row.retry_delay_seconds) == (0, 0)
+        assert world.rows()[0].error_message == LOST.message
+
+    def test_the_fourth_lost_worker_is_final(self, world: World) -> None:
+        dag = world.run(job("a"))
+        worker = world.worker()
+        for _ in range(3):
+            assert isinstance(world.fail(world.running(dag, "a", worker), LOST), Retried)
+        outcome = world.fail(world.running(dag, "a", worker), LOST)
+        assert isinstance(outcome, FailedForGood)
+        assert outcome.message == f"{LOST.message} (not tried again: 4 workers were lost with it)"
+
+    def test_the_two_budgets_are_counted_apart(self, world: World) -> None:
+        dag = world.run(job("a", max_retries=2))
+        worker = world.worker()
+        for failure in (LOST, BOOM, LOST, BOOM, LOST):
+            outcome = world.fail(world.running(dag, "a", worker), failure, draw=lambda _: 0)
+            assert isinstance(outcome, Retried)
+        row = world.latest(dag)["a"]
+        assert (row.attempt_number, row.retries, row.lost) == (6, 2, 3)
+        # After lost workers the bound goes on where the failures left it.
+        assert [r.retry_bound_seconds for r in world.rows()] == [None, 0, 60, 0, 120, 0]
+        assert isinstance(world.fail(world.running(dag, "a", worker), BOOM), FailedForGood)
+
+    def test_worker_lost_after_the_window_has_closed_is_final(self, world: World) -> None:
+        dag = world.run()
+        execution_id = world.running(dag, "a", world.worker())
+        world.change(execution_id, window_closes_at=world.now())
+        assert isinstance(world.fail(execution_id, LOST), FailedForGood)
+
+
+class TestLateReports:
+    def test_report_of_another_worker_changes_nothing(self, world: World) -> None:
+        dag = world.run()
+        worker = world.worker()
+        execution_id = world.running(dag, "a", worker)
+        before = world.rows()
+        assert world.fail(execution_id, incarnation=world.worker()) == NotOurs()
+        assert world.rows() == before
+        assert isinstance(world.fail(execution_id, incarnation=worker), Retried)
+
+    def test_second_report_changes_nothing(self, world: World) -> None:
+        dag = world.run()
+        worker = world.worker()
+        execution_id = world.running(dag, "a", worker)
+        world.fail(execution_id)
+        before = world.rows()
+        assert world.fail(execution_id, incarnation=worker) == NotOurs()
+        assert world.fail(execution_id, LOST) == NotOurs()
+        assert world.succeed(execution_id, worker) is None
+        assert world.rows() == before
+
+    def test_failure_of_an_execution_that_does_not_run_changes_nothing(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"))
+        world.claim(world.starts(dag, "b"))
+        before = world.rows()
+        for execution_id in (*world.ids(dag).values(), "nobody"):
+            assert world.fail(execution_id) == NotOurs()
+        assert world.rows() == before
+
+    def test_failure_told_by_many_at_once_leaves_one_successor(self, world: World) -> None:
+        worker = world.worker()
+        for number in range(5):
+            dag = world.run(day=DAY + timedelta(days=number))
+            execution_id = world.running(dag, "a", worker)
+
+            def fail(execution_id: str = execution_id) -> executions.FailOutcome:
+                return world.fail(execution_id)
+
+            outcomes = at_once([fail] * 6)
+            assert sum(isinstance(outcome, Retried) for outcome in outcomes) == 1
+            assert outcomes.count(NotOurs()) == 5
+            assert len(world.rows(dag.dag_id)) == 2
+
+
+class TestTold:
+    """The call of ``on_failure``: once for each final failure."""
+
+    def untold(self, world: World, *, since: timedelta = -HOUR) -> list[str]:
+        with reading(world.engine) as connection:
+            found = executions.untold_failures(connection, ["test"], world.now() + since)
+        return [each.execution_id for each in found]
+
+    def test_final_failures_and_expiries_are_told_and_others_are_not(self, world: World) -> None:
+        worker = world.worker()
+        dag = world.run(job("a", max_retries=0), job("b"), job("c"), job("d"))
+        world.fail_for_good(dag, "a", worker)
+        world.fail(world.running(dag, "b", worker))
+        world.finish(dag, worker, "c")
+        assert self.untold(world) == [world.ids(dag)["a"]]
+        assert self.untold(world, since=HOUR) == []
+        missed = world.run(pipeline="test", day=DAY + timedelta(days=1), missed="missed")
+        world.run(pipeline="other", missed="missed")
+        assert set(self.untold(world)) == {world.ids(dag)["a"], world.ids(missed)["a"]}
+
+    def test_failure_that_has_a_newer_attempt_is_not_told(self, world: World) -> None:
+        dag = world.run(job("a", max_retries=0))
+        world.fail_for_good(dag, "a", world.worker())
+        (old,) = world.rows()
+        row = new_execution(dag, dag.jobs["a"], attempt_number=2)
+        with writing(world.engine) as connection:
+            connection.execute(insert(job_executions).values(**row))
+        assert self.untold(world) == []
+        assert old.status == "FAILED"
+
+    def test_of_many_who_take_it_at_once_one_gets_it(self, world: World) -> None:
+        worker = world.worker()
+        for number in range(3):
+            dag = world.run(job("a", max_retries=0), day=DAY + timedelta(days=number))
+            world.fail_for_good(dag, "a", worker)
+            execution_id = world.ids(dag)["a"]
+
+            def take(execution_id: str = execution_id) -> Failed | None:
+                with writing(world.engine) as connection:
+                    return executions.take_failure(connection, execution_id)
+
+            taken = [each for each in at_once([take] * 6) if each is not None]
+            assert len(taken) == 1
+            assert taken[0].attempt.execution_id == execution_id
+            assert taken[0].message.startswith("ValueError: boom")
+        assert self.untold(world) == []
+
+    def test_execution_that_has_not_failed_is_taken_by_nobody(self, world: World) -> None:
+        dag = world.run()
+        with writing(world.engine) as connection:
+            assert executions.take_failure(connection, world.ids(dag)["a"]) is None
+            assert executions.take_failure(connection, "nobody") is None
+
+
+def test_start_after_a_retry_is_of_the_successor_only(world: World) -> None:
+    dag = world.run()
+    worker = world.worker()
+    first = world.running(dag, "a", worker)
+    outcome = world.fail(first, draw=lambda _: 0)
+    assert isinstance(outcome, Retried)
+    assert world.start(first, worker) == Refused("it is FAILED")
+    started = world.start(outcome.successor_id, worker)
+    assert isinstance(started, Started)
+    assert started.attempt.attempt_number == 2
