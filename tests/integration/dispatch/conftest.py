@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 import sqlalchemy
 from sqlalchemy import Row, select
 
-from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.persistence import runs
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.tables import dag_runs, job_executions
@@ -77,14 +76,13 @@ class Installation:
         """Write a run that is due at once, as an operator's is."""
         found = load_pipelines([str(TRIAL)], visibility_timeout=_TWO_HOURS, folder=TRIAL.parent)
         dag = found[pipeline].dag(market, session)
-        calendar = TradingCalendar(market)
         with writing(self.engine) as connection:
             runs.create_run(
                 connection,
                 dag,
-                opens_at=calendar.phases(session).pre_open_at,
+                opens_at=datetime.combine(session, time(), UTC),
                 trigger="operator",
-                calendar_version=calendar.version,
+                calendar_version="test",
                 parameters=parameters or {},
                 forced=True,
             )

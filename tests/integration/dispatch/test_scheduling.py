@@ -296,14 +296,8 @@ def test_claim_from_an_old_snapshot_changes_no_row_of_a_closed_run(
 
 def test_one_market_in_trouble_does_not_delay_another(installation: Installation) -> None:
     """The European run asks for a session that its calendar does not have."""
-    broken = installation.make_run("joined", market="EU_EQ")
+    broken = installation.make_run("joined", market="EU_EQ", session=date(2026, 12, 25))
     healthy = installation.make_run("joined", market="US_EQ")
-    with writing(installation.engine) as connection:
-        connection.execute(
-            update(dag_runs)
-            .where(dag_runs.c.dag_id == broken)
-            .values(as_of_date=date(2026, 12, 25))
-        )
     broker = RecordingBroker()
 
     _scheduler(installation.engine, broker).tick()
