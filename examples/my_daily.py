@@ -19,8 +19,8 @@ def ingest_prices(ctx: JobContext) -> dict[str, float]:
 
 @my_daily.job(after=[ingest_prices], timeout="30m")
 def compute_returns(ctx: JobContext) -> dict[str, float]:
-    assert ctx.previous_session is not None
-    before, now = closes(ctx, ctx.previous_session.date), closes(ctx, ctx.session_date)
+    now = closes(ctx, ctx.session_date)
+    before = closes(ctx, ctx.previous_session.date) if ctx.previous_session else {}
     return {symbol: now[symbol] / before[symbol] - 1 for symbol in now if symbol in before}
 
 

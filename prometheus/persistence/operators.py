@@ -135,9 +135,7 @@ def cancel(
     run = _locked(connection, dag_id)
     names = list(run.dag.topological_order()) if job_id is None else [_known(run, job_id)]
     cancelled: list[tuple[str, str, bool]] = []
-    # Until none is left: an attempt that fails while its row is waited for leaves a successor,
-    # which only a later statement sees.
-    while unfinished := connection.execute(
+    unfinished = (
         select(_e.job_id, _e.execution_id, _e.status)
         .where(
             _e.dag_id == dag_id,
@@ -145,11 +143,14 @@ def cancel(
             _e.status.in_(allowed_from(JobStatus.CANCELLED)),
         )
         .order_by(_e.execution_id)
-        .with_for_update()
-    ).all():
+    )
+    # Until none is left: an attempt that fails while its row is waited for leaves a successor,
+    # which only a later statement sees.
+    while connection.execute(unfinished).first():
+        rows = connection.execute(unfinished.with_for_update()).all()
         connection.execute(
             update(job_executions)
-            .where(_e.execution_id.in_([row.execution_id for row in unfinished]))
+            .where(_e.execution_id.in_([row.execution_id for row in rows]))
             .values(
                 status=JobStatus.CANCELLED,
                 error_message=f"cancelled by {actor}",
@@ -158,7 +159,7 @@ def cancel(
             )
         )
         cancelled += [
-            (row.job_id, row.execution_id, row.status == JobStatus.RUNNING) for row in unfinished
+            (row.job_id, row.execution_id, row.status == JobStatus.RUNNING) for row in rows
         ]
     if not cancelled:
         what = dag_id if job_id is None else f"{job_id} of {dag_id}"

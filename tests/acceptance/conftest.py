@@ -1,4 +1,4 @@
-"""The shipped command as a process: ``run_command`` waits for its end, ``start_command`` does not."""
+"""The shipped command as a process; ``run_command`` waits for its end, ``start_command`` not."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.acceptance.conftest import Ended, RunCommand, StartCommand, rows
+from tests.acceptance.conftest import RunCommand, StartCommand, rows
 from tests.servers import wait_until
 
 ONE_DAY = ("--from", "2012-11-23", "--to", "2012-11-23", "--market", "US_EQ")
@@ -107,10 +107,10 @@ def test_a_dead_process_ends_the_replay_with_its_log(
     process = start_command("replay", *THREE_DAYS, "--folder", home / "replay")
     process.wait_for("opened")
     scheduler = wait_until(
-        lambda: next((p for p in process.family() if "beat" in _command_line(p)), None),
+        lambda: [each for each in process.family() if "beat" in _command_line(each)],
         message="the scheduler is running",
     )
-    scheduler.kill()
+    scheduler[0].kill()
     assert process.wait(40) == 1
     assert "beat (pid" in process.output()
     assert "was ended by SIGKILL" in process.output()
@@ -140,30 +140,27 @@ def test_a_database_with_runs_is_refused_and_left_alone(
     assert rows(first, "SELECT * FROM job_executions ORDER BY execution_id") == before
 
 
-def _refused(ended: Ended, *texts: str, status: int = 1) -> None:
-    ended.refused(*texts, status=status)
-
-
 def test_a_folder_in_use_is_refused(run_command: RunCommand, home: Path) -> None:
     (home / "replay").mkdir()
     (home / "replay" / "something").touch()
-    _refused(run_command("replay", *ONE_DAY, "--folder", home / "replay"), "is not empty")
+    ended = run_command("replay", *ONE_DAY, "--folder", home / "replay")
+    ended.refused("is not empty")
 
 
 def test_an_unknown_market_names_the_nearest(run_command: RunCommand, home: Path) -> None:
     ended = run_command("replay", *THREE_DAYS, "--market", "US_EQUITY")
-    _refused(ended, "No market or exchange is called 'US_EQUITY'", "Did you mean 'US_EQ'?")
+    ended.refused("No market or exchange is called 'US_EQUITY'", "Did you mean 'US_EQ'?")
     assert not (home / ".prometheus").exists()
 
 
 def test_a_range_without_sessions_says_why(run_command: RunCommand) -> None:
     ended = run_command("replay", "--from", "2012-11-22", "--to", "2012-11-22", "--market", "US_EQ")
-    _refused(ended, "US_EQ 2012-11-22: Thanksgiving Day")
+    ended.refused("US_EQ 2012-11-22: Thanksgiving Day")
 
 
 def test_dates_past_the_horizon_say_so(run_command: RunCommand) -> None:
     ended = run_command("replay", "--from", "2099-01-04", "--to", "2099-01-05")
-    _refused(ended, "after the last date", "Ask within these dates")
+    ended.refused("after the last date", "Ask within these dates")
 
 
 @pytest.mark.parametrize(
@@ -177,4 +174,4 @@ def test_dates_past_the_horizon_say_so(run_command: RunCommand) -> None:
     ],
 )
 def test_wrong_usage(run_command: RunCommand, arguments: tuple[str, ...], text: str) -> None:
-    _refused(run_command("replay", *arguments), text, status=2)
+    run_command("replay", *arguments).refused(text, status=2)

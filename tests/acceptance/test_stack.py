@@ -10,7 +10,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -331,15 +331,22 @@ time.sleep(600)
 """
 
 
-@pytest.fixture(autouse=True)
-def _sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Clear away what killed supervisors leave: an empty folder each."""
+@pytest.fixture
+def start_process(start_process: StartProcess) -> Iterator[StartProcess]:
+    """Let supervisors leave their sockets where they are cleared away: killed, they leave them."""
     with tempfile.TemporaryDirectory(prefix="pt-", ignore_cleanup_errors=True) as folder:
-        monkeypatch.setenv("TMPDIR", folder)
-        monkeypatch.setattr("tempfile.tempdir", None)
-        yield
-    # Asked anew by whoever comes next, without the variable.
-    monkeypatch.setattr("tempfile.tempdir", None)
+
+        def start(
+            *command: str | Path,
+            env: Mapping[str, str] | None = None,
+            cwd: Path | None = None,
+            name: str | None = None,
+        ) -> Process:
+            return start_process(
+                *command, env={"TMPDIR": folder, **(env or {})}, cwd=cwd, name=name
+            )
+
+        yield start
 
 
 def supervise(

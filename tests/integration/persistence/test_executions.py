@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import update
@@ -89,10 +90,7 @@ class TestClaim:
             orders = [starts[shift:] + starts[:shift] for shift in range(0, 24, 3)]
             orders += [list(reversed(order)) for order in orders[:2]]
 
-            def claims(order: list[executions.Start]) -> list[Publication]:
-                return world.claim(order)
-
-            found = at_once([lambda order=order: claims(order) for order in orders])  # type: ignore[misc]
+            found = at_once([partial(world.claim, order) for order in orders])
             counted = Counter(each.execution_id for claim in found for each in claim)
             assert counted == dict.fromkeys(world.ids(dag).values(), 1)
 
@@ -152,7 +150,7 @@ class TestPublished:
         with reading(world.engine) as connection:
             assert executions.next_due(connection, world.now()) is None
         for name, delay in (("a", 50), ("b", 20)):
-            world.fail(world.running(dag, name, worker), draw=lambda _, delay=delay: delay)  # type: ignore[misc]
+            world.fail(world.running(dag, name, worker), draw=partial(min, delay))
         with reading(world.engine) as connection:
             assert (
                 executions.next_due(connection, world.now()) == world.latest(dag)["b"].scheduled_at
@@ -187,10 +185,7 @@ class TestStart:
             world.claim(world.starts(dag))
             execution_id = world.ids(dag)["a"]
 
-            def start(worker: str, execution_id: str = execution_id) -> Started | Refused:
-                return world.start(execution_id, worker)
-
-            outcomes = at_once([lambda worker=worker: start(worker) for worker in workers])  # type: ignore[misc]
+            outcomes = at_once([partial(world.start, execution_id, worker) for worker in workers])
             assert sum(isinstance(each, Started) for each in outcomes) == 1
             reasons = {each.reason for each in outcomes if isinstance(each, Refused)}
             assert reasons <= {

@@ -252,7 +252,7 @@ def test_whatever_is_asked_only_the_lifecycles_changes_happen(world: World) -> N
 
     Here.world = world
     Here.days = itertools.count()
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Here,
         settings=settings(
             max_examples=25,

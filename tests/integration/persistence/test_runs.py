@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from prometheus.orchestration.dag import DAG, definition_hash
+from prometheus.orchestration.decisions import RunState
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.persistence import operators, runs
 from prometheus.persistence.engine import create_engine, reading, writing
@@ -106,7 +107,7 @@ class TestFirstSeen:
 
 
 class TestRead:
-    def read(self, world: World, *, dag_id: str | None = None) -> tuple[runs.RunState, ...]:
+    def read(self, world: World, *, dag_id: str | None = None) -> tuple[RunState, ...]:
         def previous(dag: DAG) -> str | None:
             return f"us_eq_test_{dag.as_of_date - timedelta(days=1)}"
 

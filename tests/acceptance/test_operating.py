@@ -1,0 +1,216 @@
+"""``prometheus up``, ``run``, ``retry``, ``cancel`` and ``status`` on one machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.acceptance.conftest import RunCommand, StartCommand, environment, rows
+from tests.servers import wait_until
+
+RUN = ("run", "US_EQ", "--date", "2012-11-21")
+DAG_ID = "us_eq_daily_2012-11-21"
+
+
+def test_up_takes_over_runs_that_are_recorded(run_command: RunCommand, live: Path) -> None:
+    ended = run_command(*RUN, "--folder", live, "--wait")
+    assert ended.status == 0, ended.err
+    assert "1 run, 1 SUCCESS; 9 jobs, 9 SUCCESS" in ended.out
+    assert rows(live, 'SELECT "trigger", forced FROM dag_runs') == [("operator", 1)]
+    # It exists now: refused, and the way on is named.
+    run_command(*RUN, "--folder", live).refused("exists already, and is SUCCESS", "--rerun")
+    # Without --wait the scheduler is left alone with it.
+    ended = run_command(*RUN, "--folder", live, "--rerun", "--as", "ada")
+    assert "is recorded; the scheduler" in ended.out
+    wait_until(
+        lambda: _statuses(live) == [("SUCCESS", 18)],
+        timeout=30,
+        message=lambda: f"{_statuses(live)}",
+    )
+    audit = rows(live, "SELECT actor, action FROM audit ORDER BY audit_id")
+    assert [action for _, action in audit] == ["run", "rerun"]
+    assert audit[1][0] == "ada"
+
+
+def test_retry_adds_attempts_and_says_who_does_them(run_command: RunCommand, live: Path) -> None:
+    assert run_command(*RUN, "--folder", live, "--wait").status == 0
+    ended = run_command("retry", DAG_ID, "run_signals", "--downstream", "--folder", live, "--json")
+    assert ended.document == {
+        "dag_id": DAG_ID,
+        "jobs": ["run_signals", "run_universes", "run_books"],
+        "scheduler": True,
+    }
+    wait_until(lambda: _statuses(live) == [("SUCCESS", 12)], timeout=30)
+    run_command("retry", DAG_ID, "--folder", live).refused("no job that failed")
+    run_command("retry", DAG_ID, "run_sgnals", "--folder", live).refused(
+        "no job 'run_sgnals'", "Did you mean 'run_signals'?"
+    )
+    run_command("cancel", DAG_ID, "--folder", live).refused("nothing to cancel")
+
+
+def test_other_commands_find_the_stack(run_command: RunCommand, live: Path) -> None:
+    found = wait_until(
+        lambda: _status_with_worker(run_command, live), timeout=30, message="a worker is there"
+    )
+    assert found["scheduler"]["alive"] is True
+    assert sorted(found["workers"][0]["queues"]) == ["ASIA_EQ", "EU_EQ", "US_EQ"]
+    assert [market["market"] for market in found["markets"]] == ["US_EQ", "EU_EQ", "ASIA_EQ"]
+    doctor = run_command("doctor", "--folder", live)
+    assert doctor.status == 0, doctor.out
+    assert "Everything needed works." in doctor.out
+    word = json.loads((live / "stack.json").read_text())
+    assert set(word) == {"pid", "database_url", "broker_url"}
+    inspected = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "workers", "inspect", "active_queues", "--json"],
+        env={
+            **os.environ,
+            **environment(),
+            "PROMETHEUS__DATABASE__URL": word["database_url"],
+            "PROMETHEUS__BROKER__URL": word["broker_url"],
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    queues = next(iter(json.loads(inspected.stdout).values()))
+    assert sorted(queue["name"] for queue in queues) == ["ASIA_EQ", "EU_EQ", "US_EQ"]
+
+
+def test_a_second_up_on_the_folder_is_refused(run_command: RunCommand, live: Path) -> None:
+    ended = run_command("up", "--folder", live)
+    pid = json.loads((live / "stack.json").read_text())["pid"]
+    ended.refused(f"is in use by process {pid}", "--folder")
+    assert run_command("status", "--folder", live).status == 0
+
+
+def test_up_on_a_replay_is_refused(run_command: RunCommand, home: Path) -> None:
+    folder = home / "replay"
+    range_ = ("--from", "2012-11-23", "--to", "2012-11-23", "--market", "US_EQ")
+    assert run_command("replay", *range_, "--folder", folder).status == 0
+    run_command("up", "--folder", folder).refused("holds a replay", "another data folder")
+
+
+def test_up_tells_json_lines_and_ends_on_ctrl_c(start_command: StartCommand, home: Path) -> None:
+    process = start_command("up", "--json", "--folder", home / "live")
+    process.wait_for('"running"', timeout=60)
+    # At any time of any day, some market has a session whose windows are open.
+    process.wait_for("run_opened", timeout=60)
+    process.send(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert process.family() == []
+    documents = [json.loads(line) for line in process.output().splitlines() if line[:1] == "{"]
+    assert {"event", "dag_id", "jobs", "market_at"} == set(
+        next(each for each in documents if each["event"] == "run_opened")
+    )
+
+
+def test_run_without_a_scheduler_starts_one_for_this_run_alone(
+    run_command: RunCommand, home: Path
+) -> None:
+    ended = run_command(*RUN, "--json")
+    assert ended.status == 0, ended.err
+    assert ended.document["succeeded"] is True
+    assert f"starting one for {DAG_ID} alone" in ended.err
+    data = home / ".prometheus"
+    # No other session is caught up: the scheduler was there for this run.
+    assert rows(data, "SELECT dag_id, status FROM dag_runs") == [(DAG_ID, "SUCCESS")]
+    again = run_command(*RUN).refused("exists already, and is SUCCESS", "--rerun")
+    assert "run US_EQ --date 2012-11-21 --rerun" in again
+    status = run_command("status")
+    assert "NO SCHEDULER IS RUNNING" in status.out
+    assert DAG_ID in status.out
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+from prometheus import JobContext, Pipeline
+
+slow = Pipeline("slow", markets=["US_EQ"])
+
+@slow.job()
+def sleep(ctx: JobContext) -> None:
+    Path(ctx.parameters["pid"]).write_text(str(os.getpid()))
+    time.sleep(600)
+
+@slow.job(after=[sleep])
+def dream(ctx: JobContext) -> None: ...
+
+slow.parameters["pid"] = os.environ["PID_FILE"]
+"""
+
+
+def test_cancel_ends_what_is_running(
+    run_command: RunCommand, start_command: StartCommand, home: Path
+) -> None:
+    (home / "slow.py").write_text(SLOW)
+    pid_file = home / "pid"
+    env = {"PROMETHEUS__PIPELINES__MODULES": "slow.py", "PID_FILE": str(pid_file)}
+    run = start_command("run", "US_EQ", "--date", "2012-11-21", "--pipeline", "slow", env=env)
+    wait_until(lambda: pid_file.exists() and pid_file.read_text(), timeout=60)
+    pid = int(pid_file.read_text())
+    cancelled = run_command("cancel", "us_eq_slow_2012-11-21", "--as", "ada", env=env)
+    assert cancelled.status == 0, cancelled.err
+    assert run.wait(60) == 1
+    wait_until(lambda: not psutil.pid_exists(pid), message="the job's process has ended")
+    found = run_command("status", "us_eq_slow_2012-11-21", "--json", env=env).document
+    assert found["status"] == "CANCELLED"
+    assert {job["attempts"][-1]["error"] for job in found["jobs"]} == {"cancelled by ada"}
+
+
+FAILING = """
+from prometheus import JobContext, Pipeline
+
+fragile = Pipeline("fragile", markets=["US_EQ"])
+
+@fragile.job(max_retries=0)
+def work(ctx: JobContext) -> None:
+    raise ValueError("no such thing as a free lunch")
+
+@fragile.job(after=[work])
+def dine(ctx: JobContext) -> None: ...
+"""
+
+
+def test_a_failed_run_fails_the_command_and_shows_the_error(
+    run_command: RunCommand, home: Path
+) -> None:
+    (home / "fragile.py").write_text(FAILING)
+    env = {"PROMETHEUS__PIPELINES__MODULES": "fragile.py"}
+    command = ("run", "US_EQ", "--date", "2012-11-21", "--pipeline", "fragile")
+    ended = run_command(*command, env=env)
+    assert ended.status == 1
+    assert "1 run, 0 SUCCESS" in ended.out
+    assert "no such thing as a free lunch" in ended.out
+    assert "upstream work is FAILED" in ended.out
+    retried = run_command("retry", "us_eq_fragile_2012-11-21", env=env)
+    assert retried.status == 0
+    assert "a new attempt of work, dine" in retried.out
+    assert "No scheduler is running" in retried.out
+
+
+def test_a_date_without_a_session_names_the_nearest(run_command: RunCommand, home: Path) -> None:
+    ended = run_command("run", "US_EQ", "--date", "2012-11-22")
+    ended.refused("Thanksgiving Day", "2012-11-21 and 2012-11-23")
+    assert not (home / ".prometheus").exists()
+
+
+def test_rerun_of_nothing_is_refused(run_command: RunCommand) -> None:
+    run_command(*RUN, "--rerun").refused(f"There is no run {DAG_ID} to run again")
+
+
+def _statuses(folder: Path) -> list[tuple[str, int]]:
+    return rows(folder, "SELECT status, count(*) FROM job_executions GROUP BY status")
+
+
+def _status_with_worker(run_command: RunCommand, folder: Path) -> Any:
+    found = run_command("status", "--folder", folder, "--json").document
+    return found if found["workers"] and found["scheduler"] else None

@@ -1,0 +1,108 @@
+"""The Procfile, started by honcho, on PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import RunCommand, environment
+from tests.conftest import StartProcess
+from tests.servers import REPOSITORY, Process, free_port, wait_until
+
+MARKETS = ["ASIA_EQ", "EU_EQ", "US_EQ"]
+
+
+@pytest.fixture
+def variables(postgresql_url: str, home: Path) -> dict[str, str]:
+    """The settings of all processes."""
+    port = str(free_port())
+    return {
+        "PROMETHEUS__DATABASE__URL": postgresql_url,
+        "PROMETHEUS__BROKER__URL": f"redis://127.0.0.1:{port}/0",
+        "PROMETHEUS__DATA__FOLDER": str(home / "data"),
+        "PROMETHEUS__WORKERS__CONCURRENCY": "1",
+        # Only what the test asks for, whatever the time of day.
+        "PROMETHEUS__SCHEDULER__CREATE_RUNS": "false",
+        "REDIS_PORT": port,
+        "FLOWER_PORT": str(free_port()),
+    }
+
+
+@pytest.fixture
+def honcho(start_process: StartProcess, variables: Mapping[str, str]) -> Iterator[Process]:
+    """All processes of the Procfile."""
+    process = start_process(
+        "honcho", "--no-colour", "start", env=environment(variables), cwd=REPOSITORY, name="honcho"
+    )
+    yield process
+    process.end()
+    assert process.family() == []
+
+
+@pytest.mark.slow
+def test_a_run_finishes_and_everything_answers(
+    honcho: Process,
+    variables: Mapping[str, str],
+    run_command: RunCommand,
+    start_process: StartProcess,
+) -> None:
+    wait_until(
+        lambda: _at_work(run_command, variables),
+        timeout=90,
+        interval=0.3,
+        message="a scheduler and three workers are at work",
+    )
+    ended = run_command("run", "US_EQ", "--date", "2012-11-21", "--wait", "--json", env=variables)
+    assert ended.status == 0, ended.err
+    assert ended.document["runs"][0]["jobs"] == {"SUCCESS": 9}
+
+    doctor = run_command("doctor", "--json", env=variables)
+    assert doctor.document["healthy"] is True, doctor.out
+
+    registered = _inspect(start_process, variables, "registered")
+    assert {name.partition("@")[0] for name in registered} == {"us_eq", "eu_eq", "asia_eq"}
+    for tasks in registered.values():
+        assert "daily.ingest_prices" in tasks
+        assert "daily.run_books" in tasks
+    queues = _inspect(start_process, variables, "active_queues")
+    assert sorted(queue["name"] for each in queues.values() for queue in each) == MARKETS
+
+    page = wait_until(
+        lambda: _page(f"http://127.0.0.1:{variables['FLOWER_PORT']}/workers"),
+        timeout=30,
+        interval=0.3,
+        message="flower answers",
+    )
+    assert "us_eq@" in page
+
+
+def _at_work(run_command: RunCommand, variables: Mapping[str, str]) -> bool:
+    found = run_command("status", "--json", env=variables).document
+    queues = sorted(queue for worker in found["workers"] for queue in worker["queues"])
+    return found["scheduler"] is not None and queues == MARKETS
+
+
+def _inspect(start_process: StartProcess, variables: Mapping[str, str], what: str) -> Any:
+    process = start_process(
+        *("celery", "-A", "workers", "inspect", what, "--json"),
+        env=environment(variables),
+        cwd=REPOSITORY,
+    )
+    assert process.wait(60) == 0, process.output()
+    answers = [line for line in process.output().splitlines() if line.startswith("{")]
+    return json.loads(answers[-1])
+
+
+def _page(url: str) -> str | None:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            text: str = answer.read().decode()
+    except (urllib.error.URLError, OSError):
+        return None
+    return text if "us_eq@" in text else None

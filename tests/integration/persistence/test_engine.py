@@ -1,0 +1,178 @@
+"""Connections: who may write, who waits for whom, and URLs that can not be used."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from prometheus.persistence.engine import (
+    DatabaseUrlError,
+    create_engine,
+    reading,
+    writing,
+)
+from prometheus.persistence.tables import market_clock, pipelines
+from tests.integration.persistence.world import World, at_once
+
+
+def add(engine: Engine, name: str, world: World) -> None:
+    with writing(engine) as connection:
+        connection.execute(insert(pipelines).values(name=name, first_seen_at=world.now()))
+
+
+def count(engine: Engine) -> int:
+    with reading(engine) as connection:
+        return int(connection.execute(select(func.count()).select_from(pipelines)).scalar_one())
+
+
+class TestTransactions:
+    def test_block_that_ends_is_committed_and_one_that_raises_is_not(self, world: World) -> None:
+        add(world.engine, "kept", world)
+        with (
+            pytest.raises(KeyError),
+            writing(world.engine) as connection,
+        ):
+            connection.execute(insert(pipelines).values(name="lost", first_seen_at=world.now()))
+            raise KeyError
+        assert count(world.engine) == 1
+
+    def test_reading_can_change_nothing(self, world: World) -> None:
+        with (
+            pytest.raises(DBAPIError, match=r"(?i)read-?only"),
+            reading(world.engine) as connection,
+        ):
+            connection.execute(update(market_clock).values(speed=2.0))
+        with reading(world.engine) as connection:
+            assert connection.execute(select(market_clock.c.speed)).scalar_one() == 1.0
+
+    def test_connection_that_has_read_can_write_again(self, database_url: str) -> None:
+        engine = create_engine(database_url, pool_size=1)
+        world = World(engine)
+        for number in range(3):
+            assert count(engine) == number
+            add(engine, f"p{number}", world)
+        engine.dispose()
+
+    def test_reader_sees_one_state_of_the_database(self, world: World) -> None:
+        with reading(world.engine) as connection:
+            statement = select(func.count()).select_from(pipelines)
+            assert connection.execute(statement).scalar_one() == 0
+            add(world.engine, "new", world)
+            assert connection.execute(statement).scalar_one() == 0
+        assert count(world.engine) == 1
+
+    def test_reader_does_not_wait_for_a_writer(self, world: World) -> None:
+        with writing(world.engine) as connection:
+            connection.execute(insert(pipelines).values(name="new", first_seen_at=world.now()))
+            assert count(world.engine) == 0
+        assert count(world.engine) == 1
+
+    def test_writers_that_read_first_wait_for_each_other_and_lose_nothing(
+        self, world: World
+    ) -> None:
+        """Read, then write: what fails at once on SQLite unless the transaction begins IMMEDIATE."""
+
+        def increase() -> None:
+            for _ in range(10):
+                with writing(world.engine) as connection:
+                    seen = connection.execute(
+                        select(market_clock.c.speed).with_for_update()
+                    ).scalar_one()
+                    connection.execute(update(market_clock).values(speed=seen + 1))
+
+        at_once([increase] * 6)
+        with reading(world.engine) as connection:
+            assert connection.execute(select(market_clock.c.speed)).scalar_one() == 61.0
+
+    def test_many_may_connect_for_the_first_time_at_once(self, empty_database_url: str) -> None:
+        def connect() -> int:
+            engine = create_engine(empty_database_url)
+            with writing(engine) as connection:
+                answer = int(connection.exec_driver_sql("SELECT 1").scalar_one())
+            engine.dispose()
+            return answer
+
+        assert at_once([connect] * 8) == [1] * 8
+
+
+class TestSqlite:
+    def test_write_transactions_begin_immediate_and_read_transactions_do_not(
+        self, sqlite_url: str
+    ) -> None:
+        engine = create_engine(sqlite_url)
+        path = engine.url.database
+        assert path is not None
+        with sqlite3.connect(path, timeout=0) as other:
+            with reading(engine):
+                other.execute("BEGIN IMMEDIATE")
+                other.rollback()
+            with (
+                writing(engine),
+                pytest.raises(sqlite3.OperationalError, match="database is locked"),
+            ):
+                other.execute("BEGIN IMMEDIATE")
+        other.close()
+        engine.dispose()
+
+    def test_connections_keep_our_conventions(self, sqlite_url: str) -> None:
+        engine = create_engine(sqlite_url)
+        with reading(engine) as connection:
+            pragmas = {
+                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+                for name in ("journal_mode", "foreign_keys", "synchronous", "busy_timeout")
+            }
+        assert pragmas == {
+            "journal_mode": "wal",
+            "foreign_keys": 1,
+            "synchronous": 1,
+            "busy_timeout": 20_000,
+        }
+        engine.dispose()
+
+
+class TestPostgresql:
+    def test_plain_url_uses_the_driver_that_is_installed(self, postgresql_url: str) -> None:
+        plain = postgresql_url.replace("postgresql+psycopg://", "postgresql://")
+        engine = create_engine(plain)
+        assert engine.driver == "psycopg"
+        with reading(engine) as connection:
+            assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+            level = connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
+        assert level == "repeatable read"
+        with writing(engine) as connection:
+            level = connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
+            name = connection.exec_driver_sql("SHOW application_name").scalar_one()
+        assert level == "read committed"
+        assert name == "prometheus"
+        engine.dispose()
+
+
+class TestUrls:
+    @pytest.mark.parametrize(
+        ("url", "said"),
+        [
+            ("mysql://u:secret@h/db", "mysql is not supported"),
+            ("sqlite://", "several processes share it, so it must be a file"),
+            ("sqlite:///:memory:", "several processes share it, so it must be a file"),
+            ("not a url", "it is not a URL"),
+            ("postgresql:/u:secret@h/db", "it is not a URL"),
+            ("", "it is not a URL"),
+        ],
+    )
+    def test_url_that_can_not_be_used_is_refused_without_its_password(
+        self, url: str, said: str
+    ) -> None:
+        with pytest.raises(DatabaseUrlError) as raised:
+            create_engine(url)
+        assert said in str(raised.value)
+        assert "secret" not in str(raised.value)
+        assert "PROMETHEUS__DATABASE__URL" in str(raised.value)
+
+    def test_nothing_is_connected_before_it_is_used(self, tmp_path: Path) -> None:
+        create_engine(f"sqlite:///{tmp_path / 'later.db'}").dispose()
+        create_engine("postgresql://nobody@127.0.0.1:1/nothing").dispose()
+        assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,235 @@
+"""Leases: who leads, who still works, and what nobody runs any more."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from sqlalchemy import update
+
+from prometheus.persistence import leases
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.leases import Leadership, Orphan
+from prometheus.persistence.tables import leases as leases_table
+from prometheus.persistence.tables import worker_incarnations
+from tests.integration.persistence.world import World, at_once, job
+
+TEN, THIRTY = timedelta(seconds=10), timedelta(seconds=30)
+OVER = timedelta(seconds=-1)
+
+
+def lead(world: World, owner: str, *, lease: timedelta = TEN) -> Leadership:
+    with writing(world.engine) as connection:
+        return leases.lead(connection, "beat", owner, lease=lease)
+
+
+class TestLead:
+    def test_first_who_asks_leads_and_the_next_is_told_who(self, world: World) -> None:
+        assert lead(world, "one") == Leadership("one", 1, leads=True)
+        assert lead(world, "two") == Leadership("one", 1, leads=False)
+        assert lead(world, "one") == Leadership("one", 1, leads=True)
+
+    def test_lead_passes_when_its_lease_has_run_out_and_the_epoch_grows(self, world: World) -> None:
+        lead(world, "one", lease=OVER)
+        assert lead(world, "two") == Leadership("two", 2, leads=True)
+        assert lead(world, "one") == Leadership("two", 2, leads=False)
+
+    def test_leader_that_is_late_leads_on_if_nobody_took_over(self, world: World) -> None:
+        lead(world, "one", lease=OVER)
+        assert lead(world, "one") == Leadership("one", 1, leads=True)
+
+    def test_resigning_lets_the_next_lead_at_once(self, world: World) -> None:
+        lead(world, "one")
+        with writing(world.engine) as connection:
+            leases.resign(connection, "beat", "two")
+        assert lead(world, "two").leads is False
+        with writing(world.engine) as connection:
+            leases.resign(connection, "beat", "one")
+        assert lead(world, "two") == Leadership("two", 2, leads=True)
+
+    def test_renewing_extends_the_lease_and_says_when(self, world: World) -> None:
+        lead(world, "one")
+        with reading(world.engine) as connection:
+            first = leases.leader(connection, "beat")
+        lead(world, "one", lease=THIRTY)
+        with reading(world.engine) as connection:
+            second = leases.leader(connection, "beat")
+            assert leases.leader(connection, "nothing") is None
+        assert first is not None
+        assert second is not None
+        assert second["expires_at"] > first["expires_at"]  # type: ignore[operator]
+        assert first["ticked_at"] is not None
+
+    def test_one_of_many_takes_the_lead(self, world: World) -> None:
+        for epoch in range(1, 6):
+            answers = at_once([partial(lead, world, f"{epoch}-{n}") for n in range(8)])
+            (leader,) = {each.owner for each in answers if each.leads}
+            assert {each.owner for each in answers} == {leader}
+            assert {each.epoch for each in answers} == {epoch}
+            with writing(world.engine) as connection:
+                connection.execute(update(leases_table).values(expires_at=world.now()))
+
+
+class TestWorkers:
+    def renew(self, world: World, incarnation: str, *running: str) -> bool:
+        with writing(world.engine) as connection:
+            return leases.renew_worker(connection, incarnation, running=running, lease=THIRTY)
+
+    def test_renewed_worker_keeps_its_lease(self, world: World) -> None:
+        worker = world.worker(lease=OVER)
+        assert self.live(world) == []
+        assert self.renew(world, worker)
+        assert self.live(world) == [worker]
+
+    def live(self, world: World) -> list[object]:
+        with reading(world.engine) as connection:
+            found = leases.live_workers(connection, world.now())
+        return [each["incarnation"] for each in found]
+
+    def test_ended_worker_has_no_lease_to_renew(self, world: World) -> None:
+        worker = world.worker()
+        with writing(world.engine) as connection:
+            leases.end_worker(connection, worker)
+        assert self.live(world) == []
+        assert self.renew(world, worker) is False
+        assert self.live(world) == []
+
+    def test_worker_that_was_given_up_is_told_when_it_renews(self, world: World) -> None:
+        lost, alive = world.worker(lease=OVER, name="lost@h"), world.worker()
+        with writing(world.engine) as connection:
+            assert leases.give_up_workers(connection, world.now()) == ["lost@h"]
+            assert leases.give_up_workers(connection, world.now()) == []
+        assert self.renew(world, lost) is False
+        assert self.renew(world, alive) is True
+
+    def test_worker_that_never_registered_has_nothing_to_renew(self, world: World) -> None:
+        assert self.renew(world, "nobody") is False
+
+    def test_only_what_runs_in_its_own_name_is_named(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"), job("c"))
+        mine, other = world.worker(), world.worker()
+        running = world.running(dag, "a", mine)
+        others = world.running(dag, "b", other)
+        world.finish(dag, mine, "c")
+        assert self.renew(world, mine, running, others, world.ids(dag)["c"], "nobody")
+        latest = world.latest(dag)
+        assert latest["a"].named_at is not None
+        assert latest["b"].named_at is None
+        assert latest["c"].named_at is None
+
+    def test_first_lease_of_a_busy_worker_to_end_is_known(self, world: World) -> None:
+        def soonest() -> object:
+            with reading(world.engine) as connection:
+                return leases.next_lease_end(connection)
+
+        dag = world.run(job("a"))
+        world.worker(lease=timedelta(seconds=1))
+        assert soonest() is None
+        busy = world.worker()
+        world.running(dag, "a", busy)
+        with reading(world.engine) as connection:
+            workers = leases.live_workers(connection, leases.wall_time(connection))
+        ends = {each["incarnation"]: each["expires_at"] for each in workers}
+        assert soonest() == ends[busy]
+
+
+class TestOrphans:
+    def orphans(self, world: World, *, later: timedelta = timedelta(0)) -> list[Orphan]:
+        with reading(world.engine) as connection:
+            return leases.find_orphans(
+                connection,
+                leases.wall_time(connection) + later,
+                over_limit_by=timedelta(seconds=60),
+            )
+
+    def renew(self, world: World, incarnation: str, *running: str) -> None:
+        with writing(world.engine) as connection:
+            assert leases.renew_worker(connection, incarnation, running=running, lease=THIRTY)
+
+    def test_what_its_live_worker_has_just_started_is_none(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"), job("c"))
+        worker = world.worker()
+        world.running(dag, "a", worker)
+        world.claim(world.starts(dag, "b"))
+        assert self.orphans(world) == []
+
+    def test_what_a_lost_worker_was_running_is_lost(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"))
+        lost, alive = world.worker(), world.worker(lease=timedelta(hours=1))
+        execution_id = world.running(dag, "a", lost)
+        world.running(dag, "b", alive)
+        (orphan,) = self.orphans(world, later=timedelta(seconds=31))
+        assert (orphan.execution_id, orphan.lost) == (execution_id, True)
+        assert orphan.message.startswith("worker lost: host h, pid 1, last seen 2")
+        assert self.orphans(world, later=timedelta(seconds=20)) == []
+
+    def test_what_an_ended_worker_was_running_is_lost(self, world: World) -> None:
+        dag = world.run()
+        worker = world.worker()
+        execution_id = world.running(dag, "a", worker)
+        with writing(world.engine) as connection:
+            leases.end_worker(connection, worker)
+        (orphan,) = self.orphans(world)
+        assert (orphan.execution_id, orphan.lost) == (execution_id, True)
+
+    def test_what_a_worker_without_a_record_was_running_is_lost(self, world: World) -> None:
+        dag = world.run()
+        worker = world.worker()
+        execution_id = world.running(dag, "a", worker)
+        with writing(world.engine) as connection:
+            connection.execute(worker_incarnations.delete())
+        assert self.orphans(world) == [
+            Orphan(execution_id, "worker lost: there is no record of it", lost=True)
+        ]
+
+    def test_what_its_worker_does_not_name_in_two_renewals_ended_without_a_report(
+        self, world: World
+    ) -> None:
+        dag = world.run(job("a"), job("b"))
+        worker = world.worker()
+        kept, dropped = world.running(dag, "a", worker), world.running(dag, "b", worker)
+        self.renew(world, worker, kept, dropped)
+        self.renew(world, worker, kept)
+        assert self.orphans(world) == []
+        self.renew(world, worker, kept)
+        assert self.orphans(world) == [
+            Orphan(dropped, "ended without a report: w@h does not run it any more", lost=False)
+        ]
+
+    def test_renewals_before_its_start_do_not_count(self, world: World) -> None:
+        dag = world.run()
+        worker = world.worker()
+        for _ in range(3):
+            self.renew(world, worker)
+        execution_id = world.running(dag, "a", worker)
+        assert self.orphans(world) == []
+        self.renew(world, worker)
+        assert self.orphans(world) == []
+        self.renew(world, worker)
+        assert [orphan.execution_id for orphan in self.orphans(world)] == [execution_id]
+
+    @pytest.mark.parametrize("renewals", [0, 1, 3])
+    def test_what_is_a_minute_over_its_hard_limit_ended_without_a_report(
+        self, world: World, renewals: int
+    ) -> None:
+        dag = world.run(job("a", timeout=timedelta(seconds=10)))
+        worker = world.worker(lease=timedelta(hours=1))
+        execution_id = world.running(dag, "a", worker)
+        for _ in range(renewals):
+            with writing(world.engine) as connection:
+                leases.renew_worker(
+                    connection, worker, running=[execution_id], lease=timedelta(hours=1)
+                )
+        limit = timedelta(seconds=10 + 30 + 60)
+        assert self.orphans(world, later=limit - timedelta(seconds=5)) == []
+        assert self.orphans(world, later=limit + timedelta(seconds=1)) == [
+            Orphan(execution_id, "ended without a report by its hard limit on w@h", lost=False)
+        ]
+
+    def test_finished_and_waiting_executions_are_nobodys_orphans(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"), job("c"))
+        worker = world.worker()
+        world.finish(dag, worker, "a")
+        world.claim(world.starts(dag, "b"))
+        assert self.orphans(world, later=timedelta(days=1)) == []

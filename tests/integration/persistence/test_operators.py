@@ -1,0 +1,314 @@
+"""What operators do: rows are added, never changed back, and each action is audited."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import pytest
+
+from prometheus.orchestration.dag import DAG
+from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.persistence import executions, operators, runs
+from prometheus.persistence.engine import create_engine, writing
+from prometheus.persistence.executions import NotOurs, Retried
+from prometheus.persistence.operators import OperatorError
+from tests.integration.persistence.test_runs import waiting_for_locks
+from tests.integration.persistence.world import World, at_once, job
+from tests.servers import wait_until
+
+S = JobStatus
+
+
+def retry(
+    world: World, dag: DAG, job_id: str | None = None, *, downstream: bool = False
+) -> list[str]:
+    with writing(world.engine) as connection:
+        return operators.retry(
+            connection, dag.dag_id, job_id, downstream=downstream, actor="ann@desk"
+        )
+
+
+def rerun(world: World, dag: DAG) -> list[str]:
+    with writing(world.engine) as connection:
+        return operators.rerun(connection, dag.dag_id, actor="ann@desk")
+
+
+def cancel(world: World, dag: DAG, job_id: str | None = None) -> list[tuple[str, str, bool]]:
+    with writing(world.engine) as connection:
+        return operators.cancel(connection, dag.dag_id, job_id, actor="ann@desk")
+
+
+@pytest.fixture
+def failed(world: World) -> DAG:
+    """A finished run: a failed, so b and c were skipped; d and what is below it succeeded."""
+    dag = world.run(
+        job("a", max_retries=0), job("b", "a"), job("c", "b", "d"), job("d"), job("e", "d")
+    )
+    worker = world.worker()
+    world.fail_for_good(dag, "a", worker)
+    ids = world.ids(dag)
+    world.end_waiting({ids["b"]: "upstream a is FAILED", ids["c"]: "upstream b is"}, S.SKIPPED)
+    world.finish(dag, worker, "d", "e")
+    assert world.close(dag) is RunStatus.FAILED
+    return dag
+
+
+class TestRetry:
+    def test_failed_job_and_what_was_skipped_because_of_it_get_new_attempts(
+        self, world: World, failed: DAG
+    ) -> None:
+        before = {row.execution_id: row for row in world.rows()}
+        assert retry(world, failed) == ["a", "b", "c"]
+        assert world.statuses(failed) == {
+            "a": "PENDING",
+            "b": "PENDING",
+            "c": "PENDING",
+            "d": "SUCCESS",
+            "e": "SUCCESS",
+        }
+        new = [row for row in world.rows() if row.execution_id not in before]
+        assert [(row.attempt_number, row.forced, row.retries) for row in new] == [(2, True, 0)] * 3
+        assert [row for row in world.rows() if row.execution_id in before] == list(before.values())
+        assert world.run_status(failed) is RunStatus.OPEN
+        assert world.run_row(failed).completed_at is None
+        assert world.audited() == [("ann@desk", "retry", failed.dag_id)]
+
+    def test_retried_run_can_finish(self, world: World, failed: DAG) -> None:
+        retry(world, failed, "a")
+        world.finish(failed, world.worker(), "a", "b", "c")
+        assert world.close(failed) is RunStatus.SUCCESS
+
+    def test_downstream_runs_again_whatever_became_of_it(self, world: World, failed: DAG) -> None:
+        assert retry(world, failed, "d") == ["d"]
+        world.finish(failed, world.worker(), "d")
+        assert retry(world, failed, "d", downstream=True) == ["d", "e", "c"]
+
+    def test_job_that_another_upstream_blocks_is_not_reopened(self, world: World) -> None:
+        dag = world.run(job("a", max_retries=0), job("b", max_retries=0), job("c", "a", "b"))
+        worker = world.worker()
+        world.fail_for_good(dag, "a", worker)
+        world.fail_for_good(dag, "b", worker)
+        world.end_waiting({world.ids(dag)["c"]: "up"}, S.SKIPPED)
+        assert retry(world, dag, "a") == ["a"]
+        assert world.statuses(dag) == {"a": "PENDING", "b": "FAILED", "c": "SKIPPED"}
+        world.finish(dag, worker, "a")
+        assert retry(world, dag, "b") == ["b", "c"]
+
+    def test_without_a_job_all_that_failed_expired_or_was_cancelled_run_again(
+        self, world: World
+    ) -> None:
+        dag = world.run(job("a", max_retries=0), job("b"), job("c"), job("d", "a"), job("e"))
+        worker = world.worker()
+        world.fail_for_good(dag, "a", worker)
+        ids = world.ids(dag)
+        world.end_waiting({ids["b"]: "late"}, S.EXPIRED)
+        world.end_waiting({ids["d"]: "up"}, S.SKIPPED)
+        cancel(world, dag, "c")
+        world.finish(dag, worker, "e")
+        assert retry(world, dag) == ["a", "b", "c", "d"]
+
+    def test_run_that_has_other_jobs_unfinished_can_be_retried(self, world: World) -> None:
+        dag = world.run(job("a", max_retries=0), job("b"))
+        world.fail_for_good(dag, "a", world.worker())
+        assert retry(world, dag) == ["a"]
+        assert world.run_status(dag) is RunStatus.OPEN
+
+    @pytest.mark.parametrize(
+        ("job_id", "said"),
+        [
+            ("x", "has no job 'x'. Known: a, b, c, d, e."),
+            ("b", "b would be skipped at once, because a is FAILED. Retry that: prometheus retry"),
+        ],
+    )
+    def test_what_can_not_be_retried_is_refused_and_nothing_changes(
+        self, world: World, failed: DAG, job_id: str, said: str
+    ) -> None:
+        before = world.rows()
+        with pytest.raises(OperatorError, match=said):
+            retry(world, failed, job_id)
+        assert world.rows() == before
+        assert world.audited() == []
+
+    def test_unfinished_job_is_refused(self, world: World) -> None:
+        dag = world.run(job("a"), job("b", "a"))
+        worker = world.worker()
+        with pytest.raises(OperatorError, match=r"a is PENDING: .* prometheus cancel us_eq_test"):
+            retry(world, dag, "a")
+        world.finish(dag, worker, "a")
+        world.running(dag, "b", worker)
+        with pytest.raises(OperatorError, match="b is RUNNING"):
+            retry(world, dag, "a", downstream=True)
+        assert retry(world, dag, "a") == ["a"]
+
+    def test_nothing_to_retry_is_refused(self, world: World) -> None:
+        dag = world.run()
+        with pytest.raises(OperatorError, match="no job that failed, expired or was cancelled"):
+            retry(world, dag)
+
+    def test_unknown_run_names_the_nearest(self, world: World) -> None:
+        world.run()
+        with (
+            pytest.raises(OperatorError, match="Did you mean 'us_eq_test_2025-12-02'"),
+            writing(world.engine) as connection,
+        ):
+            operators.retry(connection, "us_eq_test_2025-12-03", actor="ann")
+
+    def test_two_operators_retrying_at_once_add_one_attempt(
+        self, world: World, failed: DAG
+    ) -> None:
+        def attempt() -> list[str] | str:
+            try:
+                return retry(world, failed, "a")
+            except OperatorError as error:
+                return str(error)
+
+        answers = at_once([attempt] * 4)
+        assert answers.count(["a", "b", "c"]) == 1
+        assert all("a is PENDING" in each for each in answers if isinstance(each, str))
+        assert len(world.rows()) == 8
+
+
+class TestRerun:
+    def test_every_job_of_a_finished_run_gets_a_new_attempt(
+        self, world: World, failed: DAG
+    ) -> None:
+        assert rerun(world, failed) == ["a", "d", "b", "e", "c"]
+        assert set(world.statuses(failed).values()) == {"PENDING"}
+        assert len(world.rows()) == 10
+        assert world.run_status(failed) is RunStatus.OPEN
+        assert world.audited() == [("ann@desk", "rerun", failed.dag_id)]
+
+    def test_open_run_is_refused(self, world: World) -> None:
+        dag = world.run()
+        with pytest.raises(OperatorError, match="is not finished"):
+            rerun(world, dag)
+        assert world.audited() == []
+
+
+class TestCancel:
+    def test_whole_run_is_cancelled_and_closed(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"), job("c", "b"), job("d"))
+        worker = world.worker()
+        world.finish(dag, worker, "d")
+        running = world.running(dag, "a", worker)
+        world.claim(world.starts(dag, "b"))
+        ids = world.ids(dag)
+        assert sorted(cancel(world, dag)) == [
+            ("a", running, True),
+            ("b", ids["b"], False),
+            ("c", ids["c"], False),
+        ]
+        latest = world.latest(dag)
+        assert {name: row.status for name, row in latest.items()} == {
+            "a": "CANCELLED",
+            "b": "CANCELLED",
+            "c": "CANCELLED",
+            "d": "SUCCESS",
+        }
+        assert latest["a"].error_message == "cancelled by ann@desk"
+        assert latest["c"].scheduled_at is None
+        assert world.run_status(dag) is RunStatus.CANCELLED
+        assert world.audited() == [("ann@desk", "cancel", dag.dag_id)]
+
+    def test_one_job_is_cancelled_and_the_rest_goes_on(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"))
+        assert [each[0] for each in cancel(world, dag, "a")] == ["a"]
+        assert world.statuses(dag) == {"a": "CANCELLED", "b": "PENDING"}
+        assert world.run_status(dag) is RunStatus.OPEN
+
+    def test_worker_of_a_cancelled_job_can_report_nothing(self, world: World) -> None:
+        dag = world.run()
+        worker = world.worker()
+        execution_id = world.running(dag, "a", worker)
+        cancel(world, dag)
+        before = world.rows()
+        assert world.succeed(execution_id, worker) is None
+        assert world.fail(execution_id, incarnation=worker) == NotOurs()
+        with writing(world.engine) as connection:
+            assert executions.fenced(connection, execution_id, worker)
+        assert world.rows() == before
+
+    def test_finished_run_or_job_is_refused(self, world: World, failed: DAG) -> None:
+        with pytest.raises(OperatorError, match=f"{failed.dag_id} has finished already"):
+            cancel(world, failed)
+        with pytest.raises(OperatorError, match=f"d of {failed.dag_id} has finished already"):
+            cancel(world, failed, "d")
+        with pytest.raises(OperatorError, match="has no job 'x'"):
+            cancel(world, failed, "x")
+        assert world.audited() == []
+
+    def test_successor_of_an_attempt_that_fails_meanwhile_is_cancelled_too(
+        self, postgresql_url: str
+    ) -> None:
+        world = World(create_engine(postgresql_url))
+        dag = world.run(job("a"))
+        execution_id = world.running(dag, "a", world.worker())
+        answers: list[list[tuple[str, str, bool]]] = []
+        cancelling = threading.Thread(target=lambda: answers.append(cancel(world, dag)))
+        with writing(world.engine) as connection:
+            outcome = executions.fail(
+                connection,
+                execution_id,
+                executions.Failure("boom", {"type": "X"}),
+                draw_delay=lambda bound: bound,
+                max_lost=3,
+            )
+            cancelling.start()
+            wait_until(lambda: waiting_for_locks(world) == 1, message="the operator waits")
+        cancelling.join(30)
+        assert isinstance(outcome, Retried)
+        assert answers == [[("a", outcome.successor_id, False)]]
+        assert [row.status for row in world.rows()] == ["FAILED", "CANCELLED"]
+        assert world.run_status(dag) is RunStatus.CANCELLED
+        world.engine.dispose()
+
+    def test_cancelling_while_all_else_goes_on_ends_without_deadlock(self, world: World) -> None:
+        """Claim, skip, start, report and cancel the same rows at once, in different orders."""
+        worker = world.worker()
+        for number in range(4):
+            dag = world.run(*(job(f"j{n}") for n in range(10)), pipeline=f"p{number}")
+            starts = world.starts(dag)
+            running = world.running(dag, "j0", worker)
+            ids = list(world.ids(dag).values())
+
+            def close(dag: DAG = dag, ids: list[str] = ids) -> None:
+                with writing(world.engine) as connection:
+                    runs.end_waiting(connection, dict.fromkeys(reversed(ids), "late"), S.EXPIRED)
+                world.close(dag)
+
+            def cancel_what_is_left(dag: DAG = dag) -> None:
+                with suppress(OperatorError):
+                    cancel(world, dag)
+
+            calls: list[Callable[[], object]] = [
+                partial(world.claim, starts[::-1]),
+                cancel_what_is_left,
+                close,
+                partial(world.succeed, running, worker),
+                partial(world.fail, running),
+                partial(world.claim, starts),
+            ]
+            at_once(calls)
+            left = [row.status for row in world.rows(dag.dag_id)]
+            assert set(left) <= {"CANCELLED", "EXPIRED", "SUCCESS", "FAILED"}
+
+
+def test_run_made_by_an_operator_is_audited(world: World) -> None:
+    dag = world.run()
+    with writing(world.engine) as connection:
+        operators.record_run_now(connection, dag.dag_id, actor="ann@desk")
+    assert world.audited() == [("ann@desk", "run", dag.dag_id)]
+
+
+def test_audit_row_goes_with_an_action_that_is_rolled_back(world: World, failed: DAG) -> None:
+    class AwayError(Exception):
+        pass
+
+    with pytest.raises(AwayError), writing(world.engine) as connection:
+        operators.retry(connection, failed.dag_id, actor="ann@desk")
+        raise AwayError
+    assert world.audited() == []
+    assert world.run_status(failed) is RunStatus.FAILED
