@@ -7,7 +7,11 @@ import sys
 
 def main() -> None:
     """Run the command line and end the process with its status."""
-    # Here, not above: importing one module of this package must not load all commands.
-    from prometheus.cli.application import run_command
+    try:
+        # Here, not above: importing one module of this package must not load all commands.
+        from prometheus.cli.application import run_command
 
-    sys.exit(run_command())
+        status = run_command()
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)

@@ -109,11 +109,15 @@ def _settings(place: Place | None) -> list[dict[str, str]]:
 
 
 def _stack(place: Place) -> Finding:
+    from prometheus.cli.stack import NoRedisServerError, find_redis_server
+
     if place.stack is not None:
         return Finding("embedded stack", Health.OK, f"running, pid {place.stack.pid}")
-    return Finding(
-        "embedded stack", Health.OK, f"not running in {place.folder} (not needed in production)"
-    )
+    text = f"not running in {place.folder} (not needed in production)"
+    try:
+        return Finding("embedded stack", Health.OK, f"{text}; its Redis: {find_redis_server()}")
+    except NoRedisServerError as error:
+        return Finding("embedded stack", Health.WARNING, text, str(error))
 
 
 def _pipelines(place: Place) -> Finding:

@@ -13,8 +13,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from prometheus.cli import output
+from prometheus.cli.embedded import ends_of_logs
 from prometheus.cli.progress import JobProgress, Progress, RunProgress, read_progress
 from prometheus.cli.sessions import Remark
+from prometheus.cli.stack import Stack
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus
 from prometheus.persistence.engine import reading
@@ -55,8 +57,7 @@ def follow(
     view: View,
     *,
     until: Callable[[Progress], bool],
-    check: Callable[[], None] = lambda: None,
-    explain: Callable[[], str] = lambda: "",
+    stack: Stack | None = None,
     dag_ids: Sequence[str] = (),
     stalled_after: timedelta | None = STALLED_AFTER,
 ) -> Progress:
@@ -65,8 +66,7 @@ def follow(
 
     Args:
         until: Says so.
-        check: Raises when there is nobody left who could go on; asked before each look.
-        explain: What else to say of a stall, such as the ends of logs.
+        stack: Whose processes must live, and whose logs explain a stall.
         dag_ids: Runs to show even if they were finished before; open runs are always shown.
         stalled_after: How long nothing may happen without a reason; ``None`` for ever.
 
@@ -75,13 +75,16 @@ def follow(
 
     Raises:
         StalledError: Nothing has happened for too long.
+        ProgramError: A process of the stack has died.
+        Interrupted: A signal came, and there is a stack.
     """
     runs: dict[str, RunProgress] = {}
     since: datetime | None = None
     seen: object = None
     moved_at = time.monotonic()
     while True:
-        check()
+        if stack is not None:
+            stack.check()
         started_at = time.monotonic()
         try:
             with reading(engine) as connection:
@@ -105,8 +108,9 @@ def follow(
         idle = timedelta(seconds=time.monotonic() - moved_at)
         if stalled_after is not None and idle > stalled_after:
             what = "the database does not answer" if look is None else "no row has changed"
+            logs = ends_of_logs(stack) if stack is not None else ""
             raise StalledError(
-                f"{what} for {output.in_words(idle)}, and the runs are not finished.{explain()}"
+                f"{what} for {output.in_words(idle)}, and the runs are not finished.{logs}"
             )
         time.sleep(max(0.0, POLL_EVERY - (time.monotonic() - started_at)))
 

@@ -51,7 +51,7 @@ def live_here(folder: Path | None, *, as_json: bool) -> None:
             view.say(f"starting Redis, the scheduler and a worker in {place.folder}")
             running = stack.enter_context(embedded_stack(place.settings, place.folder, view.say))
             view.say("running")
-            follow(engine, view, until=lambda _: False, check=running.check, stalled_after=None)
+            follow(engine, view, until=lambda _: False, stack=running, stalled_after=None)
 
 
 def make_local_database(place: Place) -> None:

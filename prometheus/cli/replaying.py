@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from prometheus.cli import output, sessions
 from prometheus.cli.board import Board, Expected
-from prometheus.cli.embedded import embedded_stack, ends_of_logs, stoppable
+from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import Lines, View, follow
 from prometheus.cli.pipelines import configured_pipelines
 from prometheus.cli.places import DatabaseError, Place, first_line, settings_for, with_url
@@ -103,8 +103,7 @@ def replay_sessions(request: Request) -> bool:
                 engine,
                 view,
                 until=lambda progress: finished(progress, plan.dag_ids),
-                check=running.check,
-                explain=lambda: ends_of_logs(running),
+                stack=running,
             )
         with reading(engine) as connection:
             summary = make_summary(

@@ -13,13 +13,14 @@ from sqlalchemy import Connection, Engine, select
 from prometheus.cli import output
 from prometheus.cli.board import Board
 from prometheus.cli.embedded import embedded_stack, stoppable
-from prometheus.cli.following import Lines, View, follow
+from prometheus.cli.following import STALLED_AFTER, Lines, View, follow
 from prometheus.cli.living import folder_option, make_local_database
 from prometheus.cli.operate import actor_name
 from prometheus.cli.pipelines import configured_pipelines, find_pipeline
 from prometheus.cli.places import Place, find_place, opened
 from prometheus.cli.replaying import finished
 from prometheus.cli.scheduling import Crew, read_crew
+from prometheus.cli.stack import Stack
 from prometheus.cli.summary import make_summary, print_summary, program
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
@@ -162,19 +163,20 @@ def _work(engine: Engine, place: Place, request: Request, dag_id: str, *, alone:
     goes_on = "The run is recorded: it goes on when a scheduler runs, for example `prometheus up`."
     with stoppable(lambda: f"Stopped. {goes_on}"), ExitStack() as stack:
         view = stack.enter_context(_view(request, dag_id))
-        check = _nothing
+        running: Stack | None = None
         if alone:
             view.say(f"no scheduler is running: starting one for {dag_id}{_others(engine, dag_id)}")
             scheduler = place.settings.scheduler.model_copy(update={"create_runs": False})
             settings = place.settings.model_copy(update={"scheduler": scheduler})
             running = stack.enter_context(embedded_stack(settings, place.folder, view.say))
-            check = running.check
         follow(
             engine,
             view,
             until=lambda progress: finished(progress, frozenset({dag_id})),
-            check=check,
+            stack=running,
             dag_ids=[dag_id],
+            # What a scheduler elsewhere does, or why it does not, is not for this command to judge.
+            stalled_after=STALLED_AFTER if alone else None,
         )
 
 
@@ -191,10 +193,6 @@ def _others(engine: Engine, dag_id: str) -> str:
         return " alone"
     more = f" and {len(others) - 3} more" if len(others) > 3 else ""
     return f"; meanwhile it goes on with {', '.join(others[:3])}{more}"
-
-
-def _nothing() -> None:
-    return None
 
 
 def _view(request: Request, dag_id: str) -> View:

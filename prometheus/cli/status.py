@@ -145,7 +145,11 @@ def _print_overview(console: Console, overview: dict[str, Any]) -> None:
         only = f", sessions {now.only.first} to {now.only.last}" if now.only else ""
         pace = "jumping" if now.jumps else f"{now.clock.speed:g} times as fast"
         console.print(f"replay    market time {output.utc(now.market_at)}, {pace}{only}")
-    _print_crew(console, crew, overview["markets"])
+    if now.clock.is_live or crew.scheduled:
+        _print_crew(console, crew, overview["markets"])
+    else:
+        console.print("          it is over, or was stopped: no scheduler is running")
+    _print_stack(console, place)
     console.print()
     console.print(_market_table(overview["markets"], now))
     _print_runs(console, overview)
@@ -189,6 +193,23 @@ def _print_crew(console: Console, crew: Crew, markets: list[str]) -> None:
     elif deserted:
         names = ", ".join(deserted)
         console.print(Text(f"worker    NO WORKER LISTENS TO {names}", style="bold red"))
+
+
+def _print_stack(console: Console, place: Place) -> None:
+    """Say how Celery's own commands reach the embedded stack."""
+    from prometheus.cli.summary import sibling
+
+    if place.stack is None:
+        return
+    variables = f"PROMETHEUS__BROKER__URL={place.stack.broker_url}"
+    if place.is_local:
+        variables = f"PROMETHEUS__DATABASE__URL={place.url} {variables}"
+    console.print(
+        f"celery    {variables} {sibling('celery')} -A workers inspect active_queues",
+        markup=False,
+        soft_wrap=True,
+        style="dim",
+    )
 
 
 def _market_table(markets: list[str], now: Now) -> Any:

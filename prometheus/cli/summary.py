@@ -260,6 +260,15 @@ def program() -> str:
     return short(called)
 
 
+def sibling(name: str) -> str:
+    """Return what to type to run another program of this environment."""
+    beside = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if found is not None and beside.exists() and Path(found).samefile(beside):
+        return name
+    return short(beside)
+
+
 def short(path: Path) -> str:
     """Write a path for a shell, from this folder where it lies below it."""
     path = path.absolute()

@@ -74,7 +74,7 @@ class TestTransactions:
     def test_writers_that_read_first_wait_for_each_other_and_lose_nothing(
         self, world: World
     ) -> None:
-        """Read, then write: what fails at once on SQLite unless the transaction begins IMMEDIATE."""
+        """Reading, then writing fails at once on SQLite unless the transaction begins IMMEDIATE."""
 
         def increase() -> None:
             for _ in range(10):

@@ -1,0 +1,132 @@
+"""The statements of every tick use indexes, however many finished executions there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, text
+
+from prometheus.orchestration.dag import DAG
+from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence import executions, leases, runs
+from prometheus.persistence.clock import read_now
+from prometheus.persistence.engine import create_engine, writing
+from tests.integration.persistence.world import BOOM, DAY, World, job
+
+RUNS = 4000
+"""Finished runs of nine jobs each: five years of three markets."""
+
+
+@contextmanager
+def statements(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
+    """Collect the statements that are sent on a connection, with their parameters."""
+    found: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.lstrip().startswith(("SELECT", "UPDATE")):
+            found.append((statement, parameters))
+
+    event.listen(connection, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(connection, "before_cursor_execute", note)
+
+
+@pytest.fixture
+def crowded(postgresql_url: str) -> Iterator[tuple[World, DAG]]:
+    """Many finished runs, and one open run whose jobs are in every unfinished state."""
+    world = World(create_engine(postgresql_url))
+    with writing(world.engine) as connection:
+        connection.execute(
+            text(
+                """
+                INSERT INTO dag_runs (dag_id, pipeline, market_id, as_of_date, status, forced,
+                    trigger, definition, definition_hash, parameters, calendar_version, opens_at,
+                    completed_at)
+                SELECT 'us_eq_old_' || n, 'old', 'US_EQ', date '2000-01-01' + n, 'SUCCESS', false,
+                    'schedule', '{}', 'x', '{}', '1', now(), now()
+                FROM generate_series(1, :runs) AS n
+                """
+            ),
+            {"runs": RUNS},
+        )
+        connection.execute(
+            text(
+                """
+                INSERT INTO job_executions (execution_id, dag_id, job_id, job_type, market_id,
+                    as_of_date, status, attempt_number, retries, lost, queue, priority, forced,
+                    timeout_seconds, publish_count, scheduled_at, started_at, completed_at)
+                SELECT gen_random_uuid()::text, 'us_eq_old_' || n, 'j' || j, 'j' || j, 'US_EQ',
+                    date '2000-01-01' + n, 'SUCCESS', 1, 0, 0, 'US_EQ', 2, false, 3600, 1,
+                    now() - interval '1 year', now(), now() - interval '1 year'
+                FROM generate_series(1, :runs) AS n, generate_series(1, 9) AS j
+                """
+            ),
+            {"runs": RUNS},
+        )
+    dag = world.run(*(job(name) for name in "abcdef"), job("g", "f"))
+    worker = world.worker()
+    world.running(dag, "a", worker)
+    world.claim(world.starts(dag, "b", "c"))
+    with writing(world.engine) as connection:
+        executions.mark_published(connection, [world.ids(dag)["c"]])
+    with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE")
+    yield world, dag
+    world.engine.dispose()
+
+
+def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]:
+    """What the scheduler and the workers do all the time."""
+    ids, now = world.ids(dag), world.now()
+    starts = world.starts(dag, "d", "e")
+    worker = world.worker()
+    hour = timedelta(hours=1)
+    return {
+        "open runs": lambda c: runs.read_open_runs(c, lambda _: "us_eq_old_5"),
+        "one open run": lambda c: runs.read_open_runs(c, lambda _: None, dag_id=dag.dag_id),
+        "claim": lambda c: executions.claim(c, starts, read_now(c)),
+        "start": lambda c: executions.start(c, ids["b"], worker="w@h", incarnation=worker),
+        "success": lambda c: executions.succeed(c, ids["b"], incarnation=worker, result=None),
+        "failure": lambda c: executions.fail(
+            c, ids["a"], BOOM, draw_delay=lambda bound: bound, max_lost=3
+        ),
+        "published": lambda c: executions.mark_published(c, [ids["b"], ids["c"]]),
+        "unpublished": lambda c: executions.unpublished(c, now),
+        "waiting": lambda c: executions.waiting_in_queue(c, now),
+        "next due": lambda c: executions.next_due(c, now),
+        "untold failures": lambda c: executions.untold_failures(c, ["test"], now - hour),
+        "orphans": lambda c: leases.find_orphans(c, now, over_limit_by=hour),
+        "renewal": lambda c: leases.renew_worker(c, worker, running=[ids["a"]], lease=hour),
+        "skip": lambda c: runs.end_waiting(c, {ids["g"]: "up"}, JobStatus.SKIPPED),
+        "expire": lambda c: runs.end_waiting(c, {ids["g"]: "late"}, JobStatus.EXPIRED),
+        "close": lambda c: runs.close_run(c, dag.dag_id),
+        "existing": lambda c: runs.sessions_with_runs(c, "old", "US_EQ", DAY),
+    }
+
+
+def test_no_statement_of_a_tick_or_a_worker_reads_a_whole_table(
+    crowded: tuple[World, DAG],
+) -> None:
+    world, dag = crowded
+    slow: list[str] = []
+    looked_at = 0
+    for name, act in actions(world, dag).items():
+        with world.engine.connect() as connection:
+            with statements(connection) as sent:
+                act(connection)
+            looked_at += len(sent)
+            for statement, parameters in sent:
+                plan = "\n".join(
+                    connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars()
+                )
+                if "Seq Scan on job_executions" in plan or "Seq Scan on dag_runs" in plan:
+                    slow.append(f"{name}: {statement}\n{plan}")
+            connection.rollback()
+    assert looked_at > len(actions(world, dag))
+    assert not slow, "\n\n".join(slow)
