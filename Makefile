@@ -50,7 +50,7 @@ format: $(VENV)/.dev ## Format the source and mend what ruff can mend
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## Measure market states, DAG validation, hand-over between jobs, memory
+bench: $(VENV)/.dev .venv-sessions/.done ## Measure the hot paths, each beside what it is compared with
 	@$(BIN)/python -m benchmarks
 
 sessions: .venv-sessions/.done ## Build the sessions snapshot again from exchange_calendars
@@ -96,5 +96,6 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
 	@rm -rf .venv-sessions
 	@$(BIN)/python -m venv .venv-sessions
 	@echo "[2/2] installing exchange_calendars"
-	@.venv-sessions/bin/python -m pip install --quiet 'exchange_calendars' 'pandas<3.1' 'holidays'
+	@.venv-sessions/bin/python -m pip install --quiet --constraint constraints.txt \
+		exchange_calendars 'pandas<3.1' holidays tzdata
 	@touch $@

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from prometheus.cli import output, sessions
 from prometheus.cli.progress import Progress, RunProgress
-from prometheus.core.market_state import describe_market
+from prometheus.core.market_state import MarketState, describe_market
 from prometheus.errors import HorizonError
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _BAR = 9
 """Columns of a run's bar: of the standard pipeline, one a job."""
+_RUN = len("daily 11-23")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +108,37 @@ def draw(
 def _heading(title: str, progress: Progress) -> Text:
     at = progress.now.market_at
     text = Text(title, style="bold")
-    text.append(f"   market time {at:%a %Y-%m-%d %H:%M:%S} UTC", style="bold cyan")
     if not progress.now.clock.is_live:
         speed = progress.now.clock.speed
-        pace = f"{speed:g} times as fast" if speed else "jumps to the next thing due"
-        text.append(f"   {pace}", style="not bold dim")
+        pace = f"{speed:g} times as fast" if speed else "jumping to the next thing due"
+        text.append(f", {pace}", style="not bold dim")
+    text.append(f"\nmarket time {at:%a %Y-%m-%d %H:%M:%S} UTC", style="bold cyan")
     return text
 
 
-def _markets(market_ids: Sequence[str], progress: Progress) -> Table:
-    table = output.table("Market", "State", "Session", "Run", "", "Jobs now", "Next")
-    # Columns that kept changing their width would make the whole board jump.
-    for column, width in zip(table.columns, (9, 10, 22, 11, 13, 21, 0), strict=True):
-        column.min_width = width
-    for market_id in market_ids:
-        run = current_run(progress.of_market(market_id))
-        state, session, following = _market(market_id, progress.now.market_at)
-        table.add_row(market_id, state, session, *_run_cells(run), following)
-    return table
+def _markets(market_ids: Sequence[str], progress: Progress) -> Group:
+    """Lay out two lines a market: state and run, then session and what comes next."""
+    runs = {market_id: current_run(progress.of_market(market_id)) for market_id in market_ids}
+    names = {market_id: _run_name(run) for market_id, run in runs.items()}
+    # Columns that changed their width would make the whole board jump.
+    widths = (
+        max(map(len, market_ids)),
+        max(map(len, MarketState)),
+        max(_RUN, *map(len, names.values())),
+        _BAR + 6,
+        None,
+    )
+    lines: list[RenderableType] = []
+    for market_id, run in runs.items():
+        state, details = _market(market_id, progress.now.market_at)
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        for width in widths:
+            grid.add_column(width=width, no_wrap=True, overflow="ellipsis")
+        bar, jobs = _run_cells(run)
+        grid.add_row(Text(market_id, style="bold"), state, names[market_id], bar, jobs)
+        indent = " " * (max(map(len, market_ids)) + 2)
+        lines += [grid, Text(f"{indent}{details}", style="dim", no_wrap=True, overflow="ellipsis")]
+    return Group(*lines)
 
 
 def current_run(runs: Sequence[RunProgress]) -> RunProgress | None:
@@ -137,17 +151,17 @@ def current_run(runs: Sequence[RunProgress]) -> RunProgress | None:
     return runs[-1] if runs else None
 
 
-def _market(market_id: str, at: datetime) -> tuple[Text, str, str]:
+def _market(market_id: str, at: datetime) -> tuple[Text, str]:
     try:
         status = describe_market(market_id, at)
     except HorizonError:
-        return Text("not known"), "the calendar ends", ""
-    state = output.coloured(status.state)
-    following = ""
+        return Text("not known"), "the calendar ends"
+    details = [_session(status)]
     if status.next_transition is not None:
         next_at, next_state = status.next_transition
-        following = f"{next_state} in {output.in_words(next_at - at)}, {next_at:%H:%M}"
-    return state, _session(status), following
+        wait = output.in_words(next_at - at)
+        details.append(f"{next_state} in {wait}, at {next_at:%H:%M}")
+    return output.coloured(status.state), "; ".join(filter(None, details))
 
 
 def _session(status: MarketStatus) -> str:
@@ -155,21 +169,21 @@ def _session(status: MarketStatus) -> str:
         return status.reason or ""
     session = sessions.of_market(status.market_id, status.session_date)
     text = f"{status.session_date} {session.open:%H:%M}-{session.close:%H:%M}"
-    text += " early close" if session.early_close else ""
-    return f"{text} lunch break" if status.in_break else text
+    text += ", early close" if session.early_close else ""
+    return f"{text}, lunch break" if status.in_break else text
 
 
-def _run_cells(run: RunProgress | None) -> tuple[RenderableType, RenderableType, RenderableType]:
+def _run_name(run: RunProgress | None) -> str:
+    return f"{run.pipeline} {run.session_date:%m-%d}" if run is not None else "-"
+
+
+def _run_cells(run: RunProgress | None) -> tuple[RenderableType, RenderableType]:
     if run is None:
-        return "-", "", ""
-    name = Text(f"{run.pipeline} {run.session_date:%m-%d}")
+        return "", ""
     total = len(run.jobs)
     bar = Table.grid(padding=(0, 1))
-    bar.add_row(
-        _bar(total, run.finished, _BAR),
-        Text(f"{run.finished}/{total}"),
-    )
-    return name, bar, _jobs_now(run)
+    bar.add_row(_bar(total, run.finished, _BAR), Text(f"{run.finished}/{total}"))
+    return bar, _jobs_now(run)
 
 
 def _jobs_now(run: RunProgress) -> Text:

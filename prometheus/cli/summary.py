@@ -143,6 +143,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     """Write it for people."""
     _print_runs(console, summary)
     _print_errors(console, summary)
+    _print_special(console, summary)
     no_session = [remark for remark in summary.remarks if remark.closed]
     partly = [remark for remark in summary.remarks if not remark.closed]
     if no_session:
@@ -155,6 +156,18 @@ def print_summary(console: Console, summary: Summary) -> None:
             console.print(f"  {remark}", markup=False)
     _print_sources(console, summary)
     _print_book(console, summary)
+
+
+def _print_special(console: Console, summary: Summary) -> None:
+    found = {}
+    for run in summary.runs:
+        remark = sessions.special(sessions.of_market(run.market_id, run.session_date))
+        if remark:
+            found[run.market_id, run.session_date] = remark
+    if found:
+        _section(console, "Sessions with special hours")
+    for (market_id, day), remark in found.items():
+        console.print(f"  {market_id} {day}: {remark}", markup=False)
 
 
 def _section(console: Console, title: str) -> None:
@@ -176,15 +189,14 @@ def _print_runs(console: Console, summary: Summary) -> None:
     )
     console.print()
     table = output.table(
-        "Run", "Session", "Result", "Jobs", "Attempts", "Lasted", "Prices",
-        right=("Jobs", "Attempts", "Lasted"),
+        "Run", "Session UTC", "Result", "Jobs", "Attempts", "Took", "Prices",
+        right=("Jobs", "Attempts", "Took"),
     )  # fmt: skip
     for run in summary.runs:
         session = sessions.of_market(run.market_id, run.session_date)
-        remark = sessions.special(session)
         table.add_row(
             run.dag_id,
-            sessions.hours(session) + (f", {remark}" if remark else ""),
+            sessions.hours(session).removesuffix(" UTC"),
             output.coloured(run.status),
             str(sum(run.jobs.values())),
             str(run.attempts),

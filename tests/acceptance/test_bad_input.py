@@ -150,6 +150,7 @@ def test_no_redis_to_start(run_command: RunCommand, home: Path, tmp_path: Path) 
         ended.refused("no Redis server to start", "redis-server", "prometheus-markets[embedded]")
 
 
+@pytest.mark.slow
 def test_redis_that_is_away_at_the_start_loses_nothing(
     run_command: RunCommand, start_process: StartProcess, postgresql_url: str, home: Path
 ) -> None:

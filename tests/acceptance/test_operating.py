@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.acceptance.conftest import RunCommand, StartCommand, environment, rows
 from tests.servers import wait_until
@@ -112,6 +113,7 @@ def test_up_tells_json_lines_and_ends_on_ctrl_c(start_command: StartCommand, hom
     )
 
 
+@pytest.mark.slow
 def test_run_without_a_scheduler_starts_one_for_this_run_alone(
     run_command: RunCommand, home: Path
 ) -> None:
@@ -148,6 +150,7 @@ slow.parameters["pid"] = os.environ["PID_FILE"]
 """
 
 
+@pytest.mark.slow
 def test_cancel_ends_what_is_running(
     run_command: RunCommand, start_command: StartCommand, home: Path
 ) -> None:
@@ -180,6 +183,7 @@ def dine(ctx: JobContext) -> None: ...
 """
 
 
+@pytest.mark.slow
 def test_a_failed_run_fails_the_command_and_shows_the_error(
     run_command: RunCommand, home: Path
 ) -> None:

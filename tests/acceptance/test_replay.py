@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.acceptance.conftest import RunCommand, StartCommand, rows
-from tests.servers import wait_until
+from tests.servers import PostgresServer, wait_until
 
 ONE_DAY = ("--from", "2012-11-23", "--to", "2012-11-23", "--market", "US_EQ")
 THREE_DAYS = ("--from", "2012-11-21", "--to", "2012-11-23")
@@ -175,3 +175,19 @@ def test_dates_past_the_horizon_say_so(run_command: RunCommand) -> None:
 )
 def test_wrong_usage(run_command: RunCommand, arguments: tuple[str, ...], text: str) -> None:
     run_command("replay", *arguments).refused(text, status=2)
+
+
+def test_a_replay_on_an_empty_postgresql(
+    run_command: RunCommand, postgres_server: PostgresServer, home: Path
+) -> None:
+    name = postgres_server.create_database()
+    env = {"PROMETHEUS__DATABASE__URL": postgres_server.url(name)}
+    folder = home / "replay"
+    ended = run_command("replay", *ONE_DAY, "--folder", folder, "--json", env=env)
+    assert ended.status == 0, ended.err
+    assert not (folder / "prometheus.db").exists()
+    # The folder remembers where the rows are.
+    status = run_command("status", "--folder", folder, "--json", env=env).document
+    assert [run["status"] for run in status["recent_runs"]] == ["SUCCESS"]
+    run_command("replay", *ONE_DAY, env=env).refused("has 1 run")
+    postgres_server.drop_database(name)

@@ -55,9 +55,9 @@ class TestSuccessor:
             before.window_closes_at,
         )
         assert (after.queue, after.priority, after.timeout_seconds) == ("US_EQ", 2, 300)
-        delay = after.scheduled_at - before.completed_at
-        assert abs(delay - timedelta(seconds=30)) < timedelta(seconds=2)
-        assert abs(after.scheduled_market_at - after.scheduled_at) < timedelta(seconds=2)
+        failed_at = after.scheduled_at - timedelta(seconds=30)
+        assert before.started_at <= failed_at <= before.completed_at
+        assert after.scheduled_market_at == after.scheduled_at
         assert after.published_at is None
         assert after.started_at is None
 
@@ -158,7 +158,7 @@ class TestNoMore:
     def test_no_retry_is_scheduled_at_or_past_the_windows_end(self, world: World) -> None:
         worker = world.worker()
         dag = world.run(job("a"), job("b"))
-        inside = world.running(dag, "a", worker, closes=timedelta(seconds=90))
+        inside = world.running(dag, "a", worker, closes=10 * MINUTE)
         assert isinstance(world.fail(inside, draw=lambda _: 60), Retried)
         outside = world.running(dag, "b", worker, closes=timedelta(seconds=50))
         end = world.row(outside).window_closes_at

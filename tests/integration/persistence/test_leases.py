@@ -15,7 +15,7 @@ from prometheus.persistence.tables import leases as leases_table
 from prometheus.persistence.tables import worker_incarnations
 from tests.integration.persistence.world import World, at_once, job
 
-TEN, THIRTY = timedelta(seconds=10), timedelta(seconds=30)
+TEN, TWENTY = timedelta(minutes=10), timedelta(minutes=20)
 OVER = timedelta(seconds=-1)
 
 
@@ -52,7 +52,7 @@ class TestLead:
         lead(world, "one")
         with reading(world.engine) as connection:
             first = leases.leader(connection, "beat")
-        lead(world, "one", lease=THIRTY)
+        lead(world, "one", lease=TWENTY)
         with reading(world.engine) as connection:
             second = leases.leader(connection, "beat")
             assert leases.leader(connection, "nothing") is None
@@ -74,7 +74,7 @@ class TestLead:
 class TestWorkers:
     def renew(self, world: World, incarnation: str, *running: str) -> bool:
         with writing(world.engine) as connection:
-            return leases.renew_worker(connection, incarnation, running=running, lease=THIRTY)
+            return leases.renew_worker(connection, incarnation, running=running, lease=TWENTY)
 
     def test_renewed_worker_keeps_its_lease(self, world: World) -> None:
         worker = world.worker(lease=OVER)
@@ -145,7 +145,7 @@ class TestOrphans:
 
     def renew(self, world: World, incarnation: str, *running: str) -> None:
         with writing(world.engine) as connection:
-            assert leases.renew_worker(connection, incarnation, running=running, lease=THIRTY)
+            assert leases.renew_worker(connection, incarnation, running=running, lease=TWENTY)
 
     def test_what_its_live_worker_has_just_started_is_none(self, world: World) -> None:
         dag = world.run(job("a"), job("b"), job("c"))
@@ -156,13 +156,13 @@ class TestOrphans:
 
     def test_what_a_lost_worker_was_running_is_lost(self, world: World) -> None:
         dag = world.run(job("a"), job("b"))
-        lost, alive = world.worker(), world.worker(lease=timedelta(hours=1))
+        lost, alive = world.worker(lease=TEN), world.worker(lease=timedelta(hours=1))
         execution_id = world.running(dag, "a", lost)
         world.running(dag, "b", alive)
-        (orphan,) = self.orphans(world, later=timedelta(seconds=31))
+        (orphan,) = self.orphans(world, later=TEN)
         assert (orphan.execution_id, orphan.lost) == (execution_id, True)
         assert orphan.message.startswith("worker lost: host h, pid 1, last seen 2")
-        assert self.orphans(world, later=timedelta(seconds=20)) == []
+        assert self.orphans(world) == []
 
     def test_what_an_ended_worker_was_running_is_lost(self, world: World) -> None:
         dag = world.run()
@@ -221,9 +221,15 @@ class TestOrphans:
                 leases.renew_worker(
                     connection, worker, running=[execution_id], lease=timedelta(hours=1)
                 )
-        limit = timedelta(seconds=10 + 30 + 60)
-        assert self.orphans(world, later=limit - timedelta(seconds=5)) == []
-        assert self.orphans(world, later=limit + timedelta(seconds=1)) == [
+        minute = timedelta(seconds=60)
+        end = world.row(execution_id).hard_limit_at + minute
+        with reading(world.engine) as connection:
+            before = leases.find_orphans(
+                connection, end - timedelta(microseconds=1), over_limit_by=minute
+            )
+            at_last = leases.find_orphans(connection, end, over_limit_by=minute)
+        assert before == []
+        assert at_last == [
             Orphan(execution_id, "ended without a report by its hard limit on w@h", lost=False)
         ]
 

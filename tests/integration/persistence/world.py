@@ -30,7 +30,7 @@ from prometheus.persistence.tables import audit, dag_runs, job_executions
 T = TypeVar("T")
 
 DAY = date(2025, 12, 2)
-HOUR = timedelta(hours=1)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 BOOM = Failure("ValueError: boom", {"type": "ValueError"})
 LOST = Failure("worker lost: host h, pid 1, last seen never", {"type": "orphan"}, lost=True)
 
@@ -158,7 +158,7 @@ class World:
         with writing(self.engine) as connection:
             return executions.claim(connection, list(starts), read_now(connection))
 
-    def worker(self, *, lease: timedelta = timedelta(seconds=30), name: str = "w@h") -> str:
+    def worker(self, *, lease: timedelta = 10 * MINUTE, name: str = "w@h") -> str:
         incarnation = str(uuid.uuid4())
         with writing(self.engine) as connection:
             leases.register_worker(

@@ -1,0 +1,41 @@
+"""Sessions and closed days in words."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+from prometheus.cli import sessions
+from prometheus.core.trading_calendar import TradingCalendar
+
+MARKETS = ("US_EQ", "EU_EQ", "ASIA_EQ")
+
+
+def test_remarks_of_the_three_days() -> None:
+    found = sessions.remarks(MARKETS, date(2012, 11, 21), date(2012, 11, 23))
+    assert [(str(remark), remark.closed) for remark in found] == [
+        ("US_EQ 2012-11-22: Thanksgiving Day", True),
+        ("ASIA_EQ 2012-11-23: Tokyo closed (Labor Thanksgiving Day), Hong Kong open", False),
+    ]
+
+
+def test_weekends_are_not_remarked_upon() -> None:
+    assert sessions.remarks(MARKETS, date(2012, 11, 24), date(2012, 11, 25)) == []
+
+
+def test_an_early_close_is_said_with_its_reason() -> None:
+    session = TradingCalendar("US_EQ").session(date(2012, 11, 23))
+    assert sessions.hours(session) == "14:30-18:00 UTC"
+    assert sessions.special(session) == "early close 18:00 UTC, Day after Thanksgiving Day"
+    ordinary = TradingCalendar("US_EQ").session(date(2012, 11, 21))
+    assert sessions.special(ordinary) is None
+
+
+def test_exchanges_are_named_by_city_only_where_that_tells_them_apart() -> None:
+    assert sessions.cities(["XTKS", "XHKG"]) == {"XTKS": "Tokyo", "XHKG": "Hong Kong"}
+    assert sessions.cities(["XNYS", "XNAS"]) == {"XNYS": "XNYS", "XNAS": "XNAS"}
+
+
+def test_local_times_name_each_zone_once() -> None:
+    at = datetime(2012, 11, 23, 18, tzinfo=UTC)
+    assert sessions.local_times(["XNYS", "XNAS"], at) == ["Fri 13:00 New York"]
+    assert sessions.local_times(["XPAR", "XLON"], at) == ["Fri 19:00 Paris", "Fri 18:00 London"]
