@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from celery import Celery
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 from sqlalchemy import Engine
 
 from prometheus.core.markets import get_market
@@ -109,7 +109,7 @@ def make_celery(settings: Settings) -> Celery:
         enable_utc=True,
         timezone="UTC",
         # One queue a market. A message for any other is a mistake, not a new queue.
-        task_queues=[Queue(market) for market in settings.markets.enabled],  # type: ignore[no-untyped-call]
+        task_queues=[_queue(market) for market in settings.markets.enabled],
         task_create_missing_queues=False,
         task_default_queue=settings.markets.enabled[0],
         # The row decides whether an attempt starts; a message that comes twice is dropped.
@@ -142,3 +142,12 @@ def make_celery(settings: Settings) -> Celery:
         beat_max_loop_interval=settings.scheduler.max_wait.total_seconds(),
     )
     return app
+
+
+def _queue(market: str) -> Queue:
+    # Left out, the exchange would be that of the default queue, for every market.
+    return Queue(  # type: ignore[no-untyped-call]  # kombu has no types
+        market,
+        Exchange(market),  # type: ignore[no-untyped-call]
+        routing_key=market,
+    )

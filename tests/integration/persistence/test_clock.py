@@ -203,6 +203,15 @@ class TestInstants:
             ).scalars()
             assert list(found) == ["before"]
 
+    def test_instant_that_the_database_wrote_equals_the_same_one_written_by_us(
+        self, world: World
+    ) -> None:
+        column = pipelines.c.first_seen_at
+        with writing(world.engine) as connection:
+            connection.execute(insert(pipelines).values(name="p", first_seen_at=database_now()))
+            written = connection.execute(select(column)).scalar_one()
+            assert connection.execute(select(column).where(column == written)).first() is not None
+
     def test_time_zone_of_a_postgresql_session_changes_no_instant(
         self, postgresql_url: str
     ) -> None:
