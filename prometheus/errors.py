@@ -11,6 +11,10 @@ from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 
 
+_MOST_NAMES = 12
+"""How many known names a message lists when none is close."""
+
+
 class PrometheusError(Exception):
     """The base of all errors of this package."""
 
@@ -27,6 +31,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     if close:
         return f" Did you mean {folded[close[0]]!r}?"
+    if len(names) > _MOST_NAMES:
+        names = [*names[:_MOST_NAMES], f"and {len(names) - _MOST_NAMES} more"]
     return f" Known: {', '.join(names)}." if names else ""
 
 

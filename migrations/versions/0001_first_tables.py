@@ -572,7 +572,7 @@ def upgrade() -> None:
             name=op.f("ck_job_executions_status"),
         ),
         sa.CheckConstraint(
-            "status NOT IN ('RUNNING', 'SUCCESS', 'FAILED') OR started_at IS NOT NULL OR forced",
+            "status NOT IN ('RUNNING', 'SUCCESS', 'FAILED') OR started_at IS NOT NULL",
             name=op.f("ck_job_executions_started"),
         ),
         sa.CheckConstraint("attempt_number >= 1", name=op.f("ck_job_executions_attempt_number")),

@@ -79,6 +79,8 @@ class Pace:
     ring_again_after: timedelta = timedelta(seconds=30)
     """First repetition of a message that is in no list; doubles with each one."""
     ring_again_at_most: timedelta = timedelta(minutes=10)
+    rescue_every: timedelta = timedelta(seconds=1)
+    """How often, at most, orphans are looked for."""
     tell_failures_for: timedelta = timedelta(days=1)
     """How old a final failure may be when ``on_failure`` is called for it."""
     over_limit_by: timedelta = timedelta(seconds=60)
@@ -139,6 +141,7 @@ class Scheduler:
         self._plan_at: datetime | None = None
         self._opening_at: datetime | None = None
         self._reconcile_at: datetime | None = None
+        self._rescue_at: datetime | None = None
         self._tell_at: dict[str, datetime] = {}
         self._reachable_since: datetime | None = None
         self._last_tick_at: datetime | None = None
@@ -235,6 +238,7 @@ class Scheduler:
         if not (starts or skipped or expired or over):
             return []
         with writing(self._engine) as connection:
+            runs.lock_runs(connection, {*ended, *over})
             runs.end_waiting(connection, skipped, JobStatus.SKIPPED)
             runs.end_waiting(connection, expired, JobStatus.EXPIRED)
             claimed = executions.claim(connection, starts, read_now(connection)) if starts else []
@@ -371,6 +375,13 @@ class Scheduler:
         since = self._reachable_since
         if since is None or now.wall_at - since < self._pace.worker_lease:
             return
+        if self._rescue_at is not None and now.wall_at < self._rescue_at:
+            return
+        self._rescue_at = now.wall_at + self._pace.rescue_every
+        # First their leases end, so that none can renew between the finding and the failing.
+        with writing(self._engine) as connection:
+            for worker in leases.give_up_workers(connection, now.wall_at):
+                log.warning("worker_lost", extra={"worker": worker})
         with reading(self._engine) as connection:
             orphans = leases.find_orphans(
                 connection, now.wall_at, over_limit_by=self._pace.over_limit_by
@@ -385,9 +396,6 @@ class Scheduler:
                 executions.Failure(orphan.message, {"type": "orphan"}, lost=orphan.lost),
             )
             self.totals["rescued"] += 1
-        if orphans:
-            with writing(self._engine) as connection:
-                leases.give_up_workers(connection, now.wall_at)
 
     def _publish_forgotten(self, now: Now) -> None:
         with reading(self._engine) as connection:

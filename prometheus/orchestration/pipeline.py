@@ -382,6 +382,8 @@ def _job_faults(job: JobDefinition) -> list[str]:
             faults.append(
                 f"{argument} is {format_duration(duration)}; it must be whole seconds, at least 1"
             )
+    if job.window is WindowRule.STATE and job.required_state is None:
+        faults.append("window is 'state', which needs a required_state to end with")
     if job.retry_cap < job.retry_base:
         faults.append("retry_cap is shorter than retry_base")
     return faults

@@ -246,6 +246,21 @@ def latest_statuses(
     return dict(statuses)
 
 
+def lock_runs(connection: Connection, dag_ids: Collection[str]) -> None:
+    """
+    Lock runs against operators and each other's closing, always in the same order.
+
+    Taken before any execution's lock, so that no two transactions can wait for each other.
+    """
+    # NO KEY UPDATE: a plain FOR UPDATE would collide with the foreign key of a successor's row.
+    connection.execute(
+        select(dag_runs.c.dag_id)
+        .where(dag_runs.c.dag_id.in_(dag_ids))
+        .order_by(dag_runs.c.dag_id)
+        .with_for_update(key_share=True)
+    ).all()
+
+
 def lock_in_order(connection: Connection, execution_ids: Collection[str]) -> None:
     """Lock several executions, always in the same order, until the transaction ends."""
     connection.execute(
@@ -270,20 +285,14 @@ def end_waiting(connection: Connection, reasons: Mapping[str, str], status: JobS
     """
     if not reasons:
         return []
-    # An operator's new attempts are written under the same lock. It is taken before any execution's
-    # and in one order, so that no two transactions can wait for each other.
     found = connection.execute(
         select(job_executions.c.execution_id, job_executions.c.dag_id).where(
             job_executions.c.execution_id.in_(reasons)
         )
     )
     run_of: dict[str, str] = {row.execution_id: row.dag_id for row in found}
-    connection.execute(
-        select(dag_runs.c.dag_id)
-        .where(dag_runs.c.dag_id.in_(set(run_of.values())))
-        .order_by(dag_runs.c.dag_id)
-        .with_for_update(key_share=True)
-    ).all()
+    # An operator's new attempts are written under the same lock.
+    lock_runs(connection, set(run_of.values()))
     waiting = set(
         connection.execute(
             select(job_executions.c.execution_id)
@@ -369,7 +378,6 @@ def close_run(connection: Connection, dag_id: str) -> RunStatus | None:
     Returns:
         The state, or ``None`` when a job is unfinished or the run was closed before.
     """
-    # NO KEY UPDATE, as a plain FOR UPDATE would collide with the foreign key of a successor's row.
     # The lock comes in a statement of its own: an operator who reopens a job holds it too, and only
     # a statement that begins after it was granted sees the operator's row.
     locked = connection.execute(

@@ -108,7 +108,7 @@ job_executions = Table(
     CheckConstraint(_one_of("status", [status.value for status in JobStatus]), name="status"),
     CheckConstraint(f"({_finished}) = (completed_at IS NOT NULL)", name="completed"),
     CheckConstraint(
-        "status NOT IN ('RUNNING', 'SUCCESS', 'FAILED') OR started_at IS NOT NULL OR forced",
+        "status NOT IN ('RUNNING', 'SUCCESS', 'FAILED') OR started_at IS NOT NULL",
         name="started",
     ),
     CheckConstraint(
