@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 
 from celery import Celery
@@ -36,8 +37,27 @@ class Runtime:
     app: Celery
     scheduler: Scheduler
     attempts: Attempts
-    incarnation: str
-    """Identity of the process; the children of a worker's pool share their parent's."""
+    incarnation: Incarnation
+
+
+class Incarnation:
+    """
+    Identity of a worker process, a uuid that the children of its pool see as their parent has it.
+
+    The parent takes a new one when its lease was lost, and so goes on working.
+    """
+
+    def __init__(self) -> None:
+        self._shared = RawArray("c", 36)
+        self.renew()
+
+    def __call__(self) -> str:
+        """Return it as it is now."""
+        return bytes(self._shared.raw).decode()
+
+    def renew(self) -> None:
+        """Become another."""
+        self._shared.raw = str(uuid.uuid4()).encode()
 
 
 def make_runtime(settings: Settings) -> Runtime:
@@ -56,7 +76,7 @@ def make_runtime(settings: Settings) -> Runtime:
         folder=Path.cwd(),
     )
     app = make_celery(settings)
-    incarnation = str(uuid.uuid4())
+    incarnation = Incarnation()
     attempts = Attempts(
         engine, max_lost=settings.workers.max_lost, write_for=settings.workers.lease
     )
@@ -66,7 +86,7 @@ def make_runtime(settings: Settings) -> Runtime:
         attempts,
         pipelines,
         markets=frozenset(settings.markets.enabled),
-        owner=f"{socket.gethostname()}:{os.getpid()}:{incarnation}",
+        owner=f"{socket.gethostname()}:{os.getpid()}:{incarnation()}",
         pace=Pace(
             max_wait=settings.scheduler.max_wait,
             lease=settings.scheduler.lease,
@@ -126,7 +146,9 @@ def make_celery(settings: Settings) -> Celery:
         broker_transport_options={
             "visibility_timeout": visibility,
             "queue_order_strategy": "priority",
-            "socket_timeout": 30,
+            # Longer than the second for which a consumer waits in Redis, shorter than a leader's
+            # lease: a Redis that hangs must not cost the beat its lead.
+            "socket_timeout": 4,
             "socket_connect_timeout": 3,
             "socket_keepalive": True,
             # Of publishing, which must not hold up a tick while Redis is away; consumers reconnect

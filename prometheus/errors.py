@@ -10,7 +10,6 @@ import difflib
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 
-
 _MOST_NAMES = 12
 """How many known names a message lists when none is close."""
 

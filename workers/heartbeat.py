@@ -7,11 +7,14 @@ import os
 import queue
 import socket
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import bootsteps
 from celery.worker import state
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 
 from prometheus.dispatch.tasks import JobTask
 from prometheus.errors import PrometheusError
@@ -21,10 +24,22 @@ from workers.app import runtime
 
 log = logging.getLogger(__name__)
 
+_LOOK_EVERY = 0.5
+"""Wall seconds after which the thread looks whether it should stop."""
+
 Report = tuple[JobTask, str, BaseException, str | None]
 
-reports: queue.Queue[Report | None] = queue.Queue()
-"""Failures that only the main process knows of; ``None`` is a renewal that is due."""
+reports: queue.Queue[Report] = queue.Queue()
+"""Failures that only the main process knows of."""
+
+# SQLite keeps its locks by process and a forked child inherits them, so the pool may fork a child
+# only while this process has no connection open.
+_database = threading.Lock()
+os.register_at_fork(
+    before=_database.acquire,
+    after_in_parent=_database.release,
+    after_in_child=_database.release,
+)
 
 
 class Heartbeat(bootsteps.StartStopStep):
@@ -40,28 +55,23 @@ class Heartbeat(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._thread = threading.Thread(target=self._write, name="heartbeat", daemon=True)
-        self._stopping = False
-        self._entry: Any = None
+        self._stopping = threading.Event()
         self._worker = worker
 
-    def start(self, worker: Any) -> None:
+    def start(self, worker: Any) -> None:  # noqa: ARG002
         """Register the process and begin to renew."""
         try:
-            migrate.check(runtime.engine)
-            self._register()
+            with _connected():
+                migrate.check(runtime.engine)
+                self._register()
         except (PrometheusError, OperationalError) as error:
             # Celery would go on without this step, and without a lease nothing could start.
             raise SystemExit(f"prometheus: {error}") from None
         self._thread.start()
-        every = runtime.settings.workers.renewal.total_seconds()
-        self._entry = worker.timer.call_repeatedly(every, reports.put, (None,))
 
     def stop(self, worker: Any) -> None:  # noqa: ARG002
         """Write what is left, and end the lease."""
-        if self._entry is not None:
-            self._entry.cancel()
-        self._stopping = True
-        reports.put(None)
+        self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
@@ -69,7 +79,7 @@ class Heartbeat(bootsteps.StartStopStep):
         with writing(runtime.engine) as connection:
             leases.register_worker(
                 connection,
-                runtime.incarnation,
+                runtime.incarnation(),
                 worker=self._worker.hostname,
                 host=socket.gethostname(),
                 pid=os.getpid(),
@@ -78,33 +88,69 @@ class Heartbeat(bootsteps.StartStopStep):
             )
 
     def _write(self) -> None:
-        """Renew and report, one thing after the other; runs in a thread of its own."""
-        while True:
-            report = reports.get()
+        """
+        Renew and report, one thing after the other; runs in a thread of its own.
+
+        It keeps its own time: Celery's timers stand still while the broker is away.
+        """
+        every = runtime.settings.workers.renewal.total_seconds()
+        renew_at = time.monotonic() + every
+        while not (self._stopping.is_set() and reports.empty()):
             try:
-                if report is None:
-                    self._renew()
-                else:
-                    task, execution_id, error, trace = report
-                    task.failed(execution_id, error, trace)
-            except SQLAlchemyError as error:
-                log.warning("database_unavailable", extra={"error": str(error)})
-            if self._stopping and reports.empty():
-                break
+                report = reports.get(timeout=min(_LOOK_EVERY, every))
+            except queue.Empty:
+                report = None
+            if report is None and time.monotonic() < renew_at:
+                continue
+            try:
+                with _connected():
+                    if report is not None:
+                        task, execution_id, error, trace = report
+                        task.failed(execution_id, error, trace)
+                    if time.monotonic() >= renew_at:
+                        self._renew()
+                        renew_at = time.monotonic() + every
+            except OperationalError as error:
+                log.warning("database_unavailable", extra={"error": str(error.orig)})
+            except Exception:  # without this thread the worker would be given up
+                log.exception("heartbeat_failed")
         try:
-            with writing(runtime.engine) as connection:
-                leases.end_worker(connection, runtime.incarnation)
-        except SQLAlchemyError as error:
-            log.warning("database_unavailable", extra={"error": str(error)})
+            with _connected(), writing(runtime.engine) as connection:
+                leases.end_worker(connection, runtime.incarnation())
+        except OperationalError as error:
+            log.warning("database_unavailable", extra={"error": str(error.orig)})
 
     def _renew(self) -> None:
-        running = {request.id for request in tuple(state.active_requests)}
         with writing(runtime.engine) as connection:
             held = leases.renew_worker(
                 connection,
-                runtime.incarnation,
-                running=running,
+                runtime.incarnation(),
+                running=_running_ids(),
                 lease=runtime.settings.workers.lease,
             )
         if not held:
-            log.error("lease_lost", extra={"incarnation": runtime.incarnation})
+            # Given up: what it runs was failed and can not be reported any more. It goes on with
+            # new work as another.
+            log.error("lease_lost", extra={"incarnation": runtime.incarnation()})
+            runtime.incarnation.renew()
+            self._register()
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """Use the database from the main process: no child is forked meanwhile."""
+    with _database:
+        try:
+            yield
+        finally:
+            runtime.engine.dispose()
+
+
+def _running_ids() -> set[str]:
+    """Return the ids of the requests that children have accepted."""
+    while True:
+        try:
+            return {request.id for request in tuple(state.active_requests)}
+        except RuntimeError:
+            # The event loop changed the set while it was copied.
+            continue

@@ -12,8 +12,8 @@ from celery.beat import Scheduler
 from celery.signals import beat_init
 from sqlalchemy.exc import OperationalError
 
-from prometheus.errors import PrometheusError
 from prometheus.persistence import migrate
+from prometheus.persistence.migrate import DatabaseRevisionError
 from workers.app import runtime
 
 log = logging.getLogger(__name__)
@@ -32,15 +32,18 @@ class MarketScheduler(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.stopping = threading.Event()
         self._closed = False
+        self._checked = False
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
         """Refuse to start on a database of another release."""
         try:
             migrate.check(runtime.engine)
+            self._checked = True
         except OperationalError as error:
+            # It is waited for, as after any outage.
             log.warning("database_unavailable", extra={"error": str(error.orig)})
-        except PrometheusError as error:
+        except DatabaseRevisionError as error:
             raise SystemExit(f"prometheus: {error}") from None
 
     @property
@@ -51,7 +54,15 @@ class MarketScheduler(Scheduler):
     def tick(self) -> float:
         """Do what is due, wait for the next thing, and ask to be called again at once."""
         try:
+            if not self._checked:
+                migrate.check(runtime.engine)
+                self._checked = True
             wait = runtime.scheduler.tick()
+        except OperationalError as error:
+            log.warning("database_unavailable", extra={"error": str(error.orig)})
+            wait = AFTER_AN_ERROR
+        except DatabaseRevisionError as error:
+            raise SystemExit(f"prometheus: {error}") from None
         except Exception:  # a beat that ends is worse than any error
             log.exception("tick_failed")
             wait = AFTER_AN_ERROR

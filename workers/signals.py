@@ -48,7 +48,7 @@ def record_failure(
         return
     trace = str(einfo.traceback) if einfo is not None else None
     if _in_child:
-        sender.failed(task_id, exception, trace)
+        sender.failed_here(task_id, exception, trace)
     else:
         reports.put((sender, task_id, exception, trace))
 

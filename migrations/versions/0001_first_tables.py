@@ -440,8 +440,9 @@ def upgrade() -> None:
     op.create_table(
         "pipelines",
         sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("market_id", sa.String(length=40), nullable=False),
         sa.Column("first_seen_at", UtcDateTime(), nullable=False, comment="market time"),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_pipelines")),
+        sa.PrimaryKeyConstraint("name", "market_id", name=op.f("pk_pipelines")),
     )
     op.create_table(
         "worker_incarnations",

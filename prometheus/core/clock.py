@@ -76,15 +76,3 @@ class MarketClock:
         if self.stands:
             return timedelta(0)
         return market_delay / self.speed
-
-    def set_to(self, market_at: datetime, wall_now: datetime) -> MarketClock:
-        """
-        Make the clock that shows ``market_at`` at ``wall_now`` and goes on at this speed.
-
-        Raises:
-            NaiveDatetimeError: an instant has no zone.
-            ValueError: this is the live clock, which cannot be set.
-        """
-        if self.is_live:
-            raise ValueError("the live clock shows wall time and cannot be set")
-        return MarketClock(market_at, wall_now, self.speed)

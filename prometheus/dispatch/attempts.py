@@ -157,16 +157,20 @@ class Attempts:
             executions.mark_published(connection, [execution_id])
 
     @contextmanager
-    def transaction(self, execution_id: str, incarnation: str) -> Iterator[Connection]:
+    def transaction(self, execution_id: str, incarnation: str | None) -> Iterator[Connection]:
         """
         Open a transaction for a job, which commits only while the attempt is its worker's.
+
+        Args:
+            incarnation: The worker process; ``None`` for an attempt that has ended, whose
+                ``on_failure`` may write all the same.
 
         Raises:
             FencedError: At the end of the block, when it is not; everything is rolled back.
         """
         with writing(self._engine) as connection:
             yield connection
-            if executions.fenced(connection, execution_id, incarnation):
+            if incarnation is not None and executions.fenced(connection, execution_id, incarnation):
                 raise FencedError(execution_id)
 
     def _written(self, write: Callable[[Connection], T]) -> T:
@@ -199,12 +203,17 @@ def failure_of(
         trace = "".join(traceback.format_exception(error))
     details: dict[str, Any] = {"type": type(error).__qualname__}
     if trace:
-        details["traceback"] = trace[-MAX_TRACEBACK:]
+        details["traceback"] = storable(trace)[-MAX_TRACEBACK:]
     if isinstance(error, SoftTimeLimitExceeded) and limit is not None:
         return Failure(f"timed out after {limit.total_seconds():g} s", details)
     if isinstance(error, TimeLimitExceeded):
         return Failure(f"timed out after {error.args[0]:g} s (hard limit)", details)
     if isinstance(error, WorkerLostError):
-        return Failure(f"its process ended: {error}", details)
-    text = str(error) or "no message"
+        return Failure(f"its process ended: {storable(str(error))}", details)
+    text = storable(str(error)) or "no message"
     return Failure(f"{type(error).__qualname__}: {text}", details)
+
+
+def storable(text: str) -> str:
+    """Write what no database takes, NUL and half a surrogate pair, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

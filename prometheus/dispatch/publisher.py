@@ -19,8 +19,10 @@ log = logging.getLogger(__name__)
 PRIORITY = {JobPriority.CRITICAL: 0, JobPriority.STANDARD: 3, JobPriority.OPTIONAL: 6}
 ON_FAILURE = "on_failure"
 """Name, within its pipeline, of the task that calls the pipeline's ``on_failure``."""
+ON_FAILURE_LIMIT_SECONDS = 300
+"""Soft time limit of an ``on_failure``: it tells somebody, it does not work."""
 BACKGROUND = 9
-"""Of whatever is not for the latest session: it yields to all live work."""
+"""Of sessions that are caught up: they yield to all live work."""
 
 
 class BrokerUnavailableError(Exception):
@@ -33,7 +35,9 @@ class Publisher:
     def __init__(self, app: Celery) -> None:
         self._app = app
         transport = app.connection_for_write()
-        self._errors = (OperationalError, OSError, *transport.connection_errors)
+        # Kombu counts KeyError among them, which is what a queue that does not exist raises.
+        lost = tuple(error for error in transport.connection_errors if error is not KeyError)
+        self._errors = (OperationalError, OSError, *lost)
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """
@@ -47,7 +51,7 @@ class Publisher:
                 self._send(publication, producer)
 
     def _send(self, publication: Publication, producer: object) -> None:
-        background = publication.trigger != "schedule"
+        background = publication.trigger == "catch_up"
         self._app.send_task(
             task_name(publication.pipeline, publication.job_type),
             args=[publication.execution_id],
@@ -57,7 +61,6 @@ class Publisher:
             soft_time_limit=publication.timeout_seconds,
             time_limit=publication.timeout_seconds + int(HARD_LIMIT_GRACE.total_seconds()),
             retries=publication.retries,
-            countdown=publication.countdown or None,
             ignore_result=True,
             producer=producer,
             # A tick must not hang on a broker that is away: the rows are published by a later one.
@@ -76,8 +79,11 @@ class Publisher:
                 self._app.send_task(
                     task_name(failure.pipeline, ON_FAILURE),
                     args=[failure.execution_id],
+                    task_id=failure_task_id(failure.execution_id),
                     queue=failure.queue,
                     priority=PRIORITY[JobPriority.STANDARD],
+                    soft_time_limit=ON_FAILURE_LIMIT_SECONDS,
+                    time_limit=ON_FAILURE_LIMIT_SECONDS + int(HARD_LIMIT_GRACE.total_seconds()),
                     ignore_result=True,
                     producer=producer,
                     retry=False,
@@ -113,6 +119,11 @@ class Publisher:
         except self._errors as error:
             raise BrokerUnavailableError(str(error)) from error
         return found
+
+
+def failure_task_id(execution_id: str) -> str:
+    """Celery's id of the message that has ``on_failure`` called for an execution."""
+    return f"{execution_id}:{ON_FAILURE}"
 
 
 def task_name(pipeline: str, job_type: str) -> str:

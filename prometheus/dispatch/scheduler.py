@@ -10,16 +10,16 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts
-from prometheus.dispatch.publisher import BrokerUnavailableError
+from prometheus.dispatch.publisher import BrokerUnavailableError, failure_task_id
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, dag_id_for
 from prometheus.orchestration.decisions import (
@@ -83,6 +83,8 @@ class Pace:
     """How often, at most, orphans are looked for."""
     tell_failures_for: timedelta = timedelta(days=1)
     """How old a final failure may be when ``on_failure`` is called for it."""
+    warn_of_horizon: timedelta = timedelta(days=90)
+    """How long before a calendar ends it is said, in market time."""
     over_limit_by: timedelta = timedelta(seconds=60)
     """How long after its hard limit an execution is given up."""
 
@@ -98,6 +100,15 @@ class Advanced:
     """Market time at which time alone next changes a decision."""
     busy: bool = False
     """Whether anything is queued or running, or was just claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """An ``on_failure`` that was asked for."""
+
+    again_at: datetime
+    """When to ask again, if it has not been called and no message for it waits."""
+    count: int
 
 
 class Scheduler:
@@ -142,9 +153,12 @@ class Scheduler:
         self._opening_at: datetime | None = None
         self._reconcile_at: datetime | None = None
         self._rescue_at: datetime | None = None
-        self._tell_at: dict[str, datetime] = {}
+        self._told: dict[str, _Told] = {}
+        self._broker_away = False
+        self._warned_on: dict[str, date] = {}
         self._reachable_since: datetime | None = None
-        self._last_tick_at: datetime | None = None
+        self._reached_at: datetime | None = None
+        self._ticked_at: datetime | None = None
         self.totals: dict[str, int] = defaultdict(int)
         """Counts of what this scheduler did: ticks, claimed, lost_claims, rescued, rung."""
 
@@ -157,6 +171,8 @@ class Scheduler:
         Args:
             dag_id: One run; all open runs if not given.
         """
+        if dag_id is not None:
+            self._broker_away = False
         with reading(self._engine) as connection:
             now = read_now(connection)
             states = runs.read_open_runs(connection, self._previous_run, dag_id=dag_id)
@@ -167,10 +183,11 @@ class Scheduler:
         for market_id in sorted(by_market.keys() & self._markets):
             try:
                 done = self._advance_market(by_market[market_id], now)
-            except SQLAlchemyError:
+            except OperationalError:
                 raise
             except Exception:  # one market's trouble, whatever it is, never delays another's
                 log.exception("market_held", extra={"market": market_id})
+                total = replace(total, busy=True)
                 continue
             total = Advanced(
                 total.claimed + done.claimed,
@@ -204,7 +221,7 @@ class Scheduler:
 
     def _apply(self, states: list[RunState], decisions: Sequence[Decision]) -> list[Publication]:
         skipped: dict[str, str] = {}
-        expired: dict[str, str] = {}
+        expired: dict[str, Expire] = {}
         starts: list[Start] = []
         ended: dict[str, set[str]] = defaultdict(set)
         for decision in decisions:
@@ -215,16 +232,8 @@ class Scheduler:
                     skipped[decision.execution_id] = decision.reason
                     ended[decision.dag_id].add(decision.job.job_id)
                 case Expire():
-                    expired[decision.execution_id] = decision.reason
+                    expired[decision.execution_id] = decision
                     ended[decision.dag_id].add(decision.job.job_id)
-                    log.warning(
-                        "job_expired",
-                        extra={
-                            "dag": decision.dag_id,
-                            "job": decision.job.job_id,
-                            "reason": decision.reason,
-                        },
-                    )
                 case Hold():
                     pass
         over = [
@@ -237,29 +246,45 @@ class Scheduler:
         ]
         if not (starts or skipped or expired or over):
             return []
+        closed: dict[str, str] = {}
         with writing(self._engine) as connection:
             runs.lock_runs(connection, {*ended, *over})
             runs.end_waiting(connection, skipped, JobStatus.SKIPPED)
-            runs.end_waiting(connection, expired, JobStatus.EXPIRED)
+            late = runs.end_waiting(
+                connection,
+                {execution_id: each.reason for execution_id, each in expired.items()},
+                JobStatus.EXPIRED,
+            )
             claimed = executions.claim(connection, starts, read_now(connection)) if starts else []
             for dag_id in sorted(over):
                 status = runs.close_run(connection, dag_id)
                 if status is not None:
-                    log.info("run_closed", extra={"dag": dag_id, "status": status.value})
+                    closed[dag_id] = status.value
+        for execution_id in late:
+            each = expired[execution_id]
+            facts = {"dag": each.dag_id, "job": each.job.job_id, "reason": each.reason}
+            log.warning("job_expired", extra=facts)
+        for dag_id, result in closed.items():
+            log.info("run_closed", extra={"dag": dag_id, "status": result})
         return claimed
 
     def _publish(self, publications: Sequence[Publication]) -> None:
         # Another installation on the same database may work for other markets.
         ours = [each for each in publications if each.queue in self._markets]
-        if not ours:
+        if not ours or self._broker_away:
             return
         try:
             self._broker.publish(ours)
         except BrokerUnavailableError as error:
-            log.warning("broker_unavailable", extra={"error": str(error)})
+            self._lose_broker(error)
             return
         with writing(self._engine) as connection:
             executions.mark_published(connection, [each.execution_id for each in ours])
+
+    def _lose_broker(self, error: BrokerUnavailableError) -> None:
+        # Each further try may take as long as a time-out; the next tick is soon enough.
+        self._broker_away = True
+        log.warning("broker_unavailable", extra={"error": str(error)})
 
     def _bounds(self, dag: DAG) -> SessionBounds:
         return session_bounds(TradingCalendar(dag.market_id), dag.as_of_date)
@@ -280,14 +305,13 @@ class Scheduler:
         Returns:
             Wall time until the next thing that is known to be due, at most ``max_wait``.
         """
+        self._broker_away = False
         if self._election and not self._lead():
             return self._pace.max_wait
         self.totals["ticks"] += 1
         with reading(self._engine) as connection:
             now = read_now(connection)
-        if self._last_tick_at is None or now.wall_at - self._last_tick_at > self._pace.lease:
-            self._reachable_since = now.wall_at
-        self._last_tick_at = now.wall_at
+        self._note_reachable(now.wall_at)
         if self._create_runs:
             self._plan(now)
         self._rescue(now)
@@ -295,19 +319,33 @@ class Scheduler:
         self._reconcile(now)
         advanced = self.advance()
         self._tell_failures(now)
+        self._ticked_at = now.wall_at
         if now.jumps:
             return self._jump(now, advanced)
         return self._pause(now, advanced)
 
     def _lead(self) -> bool:
         with writing(self._engine) as connection:
-            leadership = leases.lead(connection, LEADERSHIP, self._owner, lease=self._pace.lease)
+            leadership = leases.lead(
+                connection,
+                LEADERSHIP,
+                self._owner,
+                lease=self._pace.lease,
+                ticked_at=self._ticked_at,
+            )
+        self._note_reachable(leadership.at)
         if leadership.leads != self._leads:
             self._leads = leadership.leads
             event = "leading" if leadership.leads else "standing_by"
             log.info(event, extra={"epoch": leadership.epoch, "leader": leadership.owner})
             self._plan_at = self._opening_at = None
         return leadership.leads
+
+    def _note_reachable(self, at: datetime) -> None:
+        """Note that the database answered; a standby does too, so that it can rescue at once."""
+        if self._reached_at is None or at - self._reached_at > self._pace.lease:
+            self._reachable_since = at
+        self._reached_at = at
 
     def resign(self) -> None:
         """Let a standby take the lead at once."""
@@ -328,7 +366,7 @@ class Scheduler:
                 try:
                     self._plan_market(pipeline, market_id, now)
                     opening = next_opening(TradingCalendar(market_id), now.market_at, only=now.only)
-                except SQLAlchemyError:
+                except OperationalError:
                     raise
                 except Exception:  # one market's trouble, whatever it is, never delays another's
                     log.exception("market_not_planned", extra={"market": market_id})
@@ -338,10 +376,20 @@ class Scheduler:
         self._opening_at = min(openings, default=None)
         self._plan_at = now.wall_at + self._pace.plan_every
 
+    def _warn_of_horizon(self, calendar: TradingCalendar, now: Now) -> None:
+        """Say once a day that a calendar is about to end."""
+        today = now.market_at.date()
+        left = calendar.horizon - today
+        if left <= self._pace.warn_of_horizon and self._warned_on.get(calendar.market_id) != today:
+            self._warned_on[calendar.market_id] = today
+            facts = {"market": calendar.market_id, "days": left.days, "last": calendar.horizon}
+            log.warning("calendar_ends", extra=facts)
+
     def _plan_market(self, pipeline: Pipeline, market_id: str, now: Now) -> None:
         calendar = TradingCalendar(market_id)
+        self._warn_of_horizon(calendar, now)
         with writing(self._engine) as connection:
-            first_seen_at = runs.first_seen(connection, pipeline.name, now.market_at)
+            first_seen_at = runs.first_seen(connection, pipeline.name, market_id, now.market_at)
             existing = runs.sessions_with_runs(
                 connection, pipeline.name, market_id, first_seen_at.date() - timedelta(days=30)
             )
@@ -413,20 +461,29 @@ class Scheduler:
         due = [
             publication
             for publication, published_at, count in waiting
-            if now.wall_at >= published_at + self._ring_again(count)
+            if publication.queue in self._markets
+            and now.wall_at >= published_at + self._ring_again(count)
         ]
         if not due:
             return
-        try:
-            there = self._broker.waiting_ids({publication.queue for publication in due})
-        except BrokerUnavailableError as error:
-            log.warning("broker_unavailable", extra={"error": str(error)})
+        there = self._waiting({publication.queue for publication in due})
+        if there is None:
             return
         missing = [publication for publication in due if publication.execution_id not in there]
         if missing:
             log.warning("messages_missing", extra={"count": len(missing)})
             self.totals["rung"] += len(missing)
             self._publish(missing)
+
+    def _waiting(self, queues: set[str]) -> set[str] | None:
+        """Return the ids that wait in the broker; ``None`` if it does not answer."""
+        if self._broker_away:
+            return None
+        try:
+            return self._broker.waiting_ids(queues)
+        except BrokerUnavailableError as error:
+            self._lose_broker(error)
+            return None
 
     def _tell_failures(self, now: Now) -> None:
         names = [each.name for each in self._pipelines.values() if each.on_failure is not None]
@@ -436,24 +493,30 @@ class Scheduler:
             untold = executions.untold_failures(
                 connection, names, now.wall_at - self._pace.tell_failures_for
             )
-        # A message that was lost is sent again; one that waits for a worker is not doubled.
-        again_at = now.wall_at + self._pace.ring_again_after
+        ours = {each.execution_id: each for each in untold if each.queue in self._markets}
+        # Asked for already: looked for again later, and ever more rarely.
+        self._told = {key: value for key, value in self._told.items() if key in ours}
         due = [
             each
-            for each in untold
-            if self._tell_at.get(each.execution_id, now.wall_at) <= now.wall_at
+            for key, each in ours.items()
+            if key not in self._told or self._told[key].again_at <= now.wall_at
         ]
-        self._tell_at = {
-            each.execution_id: self._tell_at.get(each.execution_id, again_at) for each in untold
-        }
         if not due:
             return
-        try:
-            self._broker.announce_failures(due)
-        except BrokerUnavailableError as error:
-            log.warning("broker_unavailable", extra={"error": str(error)})
+        there = self._waiting({each.queue for each in due})
+        if there is None:
             return
-        self._tell_at |= {each.execution_id: again_at for each in due}
+        missing = [each for each in due if failure_task_id(each.execution_id) not in there]
+        try:
+            self._broker.announce_failures(missing)
+        except BrokerUnavailableError as error:
+            self._lose_broker(error)
+            return
+        for each in due:
+            count = (
+                self._told[each.execution_id].count + 1 if each.execution_id in self._told else 1
+            )
+            self._told[each.execution_id] = _Told(now.wall_at + self._ring_again(count), count)
 
     def _ring_again(self, count: int) -> timedelta:
         doubled: timedelta = self._pace.ring_again_after * 2 ** min(count - 1, 16)
@@ -476,7 +539,7 @@ class Scheduler:
         waits = [self._pace.max_wait]
         market_next = _earlier(advanced.next_at, self._opening_at)
         if market_next is not None:
-            waits.append(now.wall_delay(market_next - now.market_at))
+            waits.append(now.clock.wall_delay(market_next - now.market_at))
         with reading(self._engine) as connection:
             wall_next = executions.next_due(connection, now.wall_at)
         if wall_next is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,8 +45,8 @@ class Workplace:
     """Decides again for one run: `prometheus.dispatch.scheduler.Scheduler.advance`."""
     sources: Callable[[], Sources]
     """Made on first use: a process that runs no job reads no prices."""
-    incarnation: str
-    """Identity of the worker process, which its pool's children share."""
+    incarnation: Callable[[], str]
+    """Identity of the worker process, which its pool's children share; it may change."""
     running: dict[str, Attempt] = field(default_factory=dict)
     """Attempts that this process is running, by execution id."""
 
@@ -61,7 +62,7 @@ class Workplace:
         session, previous = _sessions(attempt.dag)
 
         def begin() -> AbstractContextManager[Connection]:
-            return self.attempts.transaction(attempt.execution_id, self.incarnation)
+            return self.attempts.transaction(attempt.execution_id, attempt.incarnation)
 
         return JobContext(
             market_id=attempt.dag.market_id,
@@ -77,6 +78,23 @@ class Workplace:
             parameters=attempt.parameters,
             logger=logging.getLogger(f"prometheus.job.{attempt.dag.pipeline}.{attempt.job.job_id}"),
         )
+
+
+@contextmanager
+def unlimited() -> Iterator[None]:
+    """
+    Hold back the soft time limit, which Celery would let strike while a result is written.
+
+    It arms the limit until its own handlers have returned, and raises it wherever the child is.
+    """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        # Taken from the queue instead of let in: the job has ended, so the limit means nothing.
+        while signal.SIGUSR1 in signal.sigpending():
+            signal.sigwait({signal.SIGUSR1})
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 class JobTask(Task):
@@ -100,7 +118,7 @@ class JobTask(Task):
         place = self.workplace
         try:
             outcome = place.attempts.start(
-                task_id, worker=self.request.hostname, incarnation=place.incarnation
+                task_id, worker=self.request.hostname, incarnation=place.incarnation()
             )
         except SQLAlchemyError as error:
             # The row is still QUEUED: the reconciler sends another message.
@@ -119,7 +137,11 @@ class JobTask(Task):
         attempt = self.workplace.running[self.request.id]
         result = self.definition.resolve()(self.workplace.context(attempt))
         try:
-            size = len(json.dumps(result, allow_nan=False))
+            # As text, because what no database takes must be refused here too.
+            text = json.dumps(result, allow_nan=False, ensure_ascii=False)
+            size = len(text.encode())
+            if "\\u0000" in text:
+                raise ValueError("it holds a NUL character")
         except (TypeError, ValueError) as error:
             raise JobResultError(
                 f"{self.name} returned {type(result).__name__}, which is not JSON ({error}); "
@@ -145,13 +167,15 @@ class JobTask(Task):
     ) -> Any:
         """Write this attempt's failure and its successor, then send the successor's message."""
         place = self.workplace
-        attempt = place.running.pop(self.request.id, None)
-        outcome = place.attempts.fail(
-            self.request.id,
-            failure_of(exc, limit=attempt.job.timeout if attempt else None),
-            countdown=None if countdown is None else int(countdown),
-            incarnation=place.incarnation,
-        )
+        attempt = place.running[self.request.id]
+        with unlimited():
+            outcome = place.attempts.fail(
+                self.request.id,
+                failure_of(exc, limit=attempt.job.timeout),
+                countdown=None if countdown is None else int(countdown),
+                incarnation=attempt.incarnation,
+            )
+        del place.running[self.request.id]
         if not isinstance(outcome, Retried):
             if isinstance(outcome, FailedForGood):
                 place.advance_quietly(outcome.dag_id)
@@ -176,19 +200,26 @@ class JobTask(Task):
         """Report success and start what waited for it."""
         place = self.workplace
         attempt = place.running.pop(execution_id)
-        dag_id = place.attempts.succeed(execution_id, incarnation=place.incarnation, result=result)
-        if dag_id is None:
-            log.warning("success_came_late", extra=_facts(attempt))
-            return
-        log.info("attempt_succeeded", extra=_facts(attempt))
-        place.advance_quietly(dag_id)
+        with unlimited():
+            dag_id = place.attempts.succeed(
+                execution_id, incarnation=str(attempt.incarnation), result=result
+            )
+            if dag_id is None:
+                log.warning("success_came_late", extra=_facts(attempt))
+                return
+            log.info("attempt_succeeded", extra=_facts(attempt))
+            place.advance_quietly(dag_id)
 
-    def failed(self, execution_id: str, error: BaseException | None, trace: str | None) -> None:
-        """Report a failure that no retry has written."""
+    def failed_here(self, execution_id: str, error: BaseException, trace: str | None) -> None:
+        """Report a failure in this process, unless `retry` has."""
+        if self.workplace.running.pop(execution_id, None) is not None:
+            self.failed(execution_id, error, trace)
+
+    def failed(self, execution_id: str, error: BaseException, trace: str | None) -> None:
+        """Report a failure that no retry could."""
         place = self.workplace
-        place.running.pop(execution_id, None)
         outcome = place.attempts.fail(
-            execution_id, failure_of(error, trace=trace), incarnation=place.incarnation
+            execution_id, failure_of(error, trace=trace), incarnation=place.incarnation()
         )
         if isinstance(outcome, FailedForGood):
             place.advance_quietly(outcome.dag_id)

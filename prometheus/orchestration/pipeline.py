@@ -31,7 +31,7 @@ class CatchUp(StrEnum):
     """What happens to the sessions of an outage."""
 
     NONE = "none"
-    """Nothing is started late."""
+    """No run is made late: a run that was made in time goes on as long as its windows are open."""
     LATEST = "latest"
     """Each market's latest session is run if its windows are still open."""
     ALL = "all"

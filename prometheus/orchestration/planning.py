@@ -6,7 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.core.market_state import (
+    MarketState,
+    get_market_state,
+    get_next_state_transition,
+)
+from prometheus.core.trading_calendar import Phases, TradingCalendar
 from prometheus.errors import HorizonError
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.pipeline import CatchUp, Pipeline
@@ -53,7 +58,18 @@ def session_bounds(calendar: TradingCalendar, session_date: date) -> SessionBoun
         following = calendar.phases(calendar.next_trading_day(session_date))
     except HorizonError:
         following = None
-    return SessionBounds(calendar.phases(session_date), following)
+    phases = calendar.phases(session_date)
+    return SessionBounds(phases, following, _overnight_end(calendar, phases))
+
+
+def _overnight_end(calendar: TradingCalendar, phases: Phases) -> datetime | None:
+    at, config = phases.post_close_ends_at, calendar.config
+    try:
+        if get_market_state(calendar.market_id, at, config) is not MarketState.OVERNIGHT:
+            return at
+        return get_next_state_transition(calendar.market_id, at, config).at
+    except HorizonError:
+        return None
 
 
 def plan_runs(

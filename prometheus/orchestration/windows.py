@@ -31,6 +31,8 @@ class SessionBounds:
     phases: Phases
     next_phases: Phases | None
     """Of the market's next session; ``None`` where the calendar does not know it."""
+    overnight_ends_at: datetime | None = None
+    """End of the OVERNIGHT after it: PRE_OPEN, or the first midnight of a day without session."""
 
     @property
     def opens_at(self) -> datetime:
@@ -67,7 +69,8 @@ class SessionBounds:
                 end = self.phases.post_close_ends_at
                 return min(end, following) if following else end
             case _:
-                return following or self.phases.post_close_ends_at + UNKNOWN_NEXT_SESSION
+                unknown = self.phases.post_close_ends_at + UNKNOWN_NEXT_SESSION
+                return self.overnight_ends_at or following or unknown
 
 
 def _phase_start(phases: Phases, state: MarketState | None) -> datetime:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import Connection, select, true, update
 
@@ -31,14 +31,6 @@ class Now:
     def jumps(self) -> bool:
         """Whether market time stands until the scheduler moves it on."""
         return self.clock.speed == 0
-
-    def market_after(self, wall_delay: timedelta) -> datetime:
-        """Return what market time will be after a wall delay; in jump mode, as if live."""
-        return self.market_at + (wall_delay if self.jumps else wall_delay * self.clock.speed)
-
-    def wall_delay(self, market_delay: timedelta) -> timedelta:
-        """Return how long a delay of market time lasts on the wall; in jump mode, as if live."""
-        return market_delay if self.jumps else market_delay / self.clock.speed
 
 
 def read_now(connection: Connection) -> Now:

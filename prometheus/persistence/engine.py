@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -28,6 +28,11 @@ class DatabaseUrlError(PrometheusError):
         )
 
 
+def shown_url(url: URL) -> str:
+    """Write a database URL for people: without its password, wherever that stands."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
 def create_engine(url: str, *, pool_size: int = 5) -> Engine:
     """
     Make an engine with our conventions; nothing is connected yet.
@@ -43,7 +48,7 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
     except ArgumentError:
         # The text is not shown: what does not parse may still hold a password.
         raise DatabaseUrlError("(hidden)", "it is not a URL") from None
-    shown = parsed.render_as_string(hide_password=True)
+    shown = shown_url(parsed)
     backend = parsed.get_backend_name()
     if backend == "postgresql":
         if parsed.drivername == "postgresql":
@@ -52,14 +57,26 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
             parsed,
             pool_size=pool_size,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": 10, "application_name": "prometheus"},
+            hide_parameters=True,
+            connect_args={
+                "application_name": "prometheus",
+                # A server that vanishes without a word must not hold a process for ever.
+                "connect_timeout": 10,
+                "keepalives_idle": 5,
+                "keepalives_interval": 3,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 10_000,
+            },
         )
     if backend != "sqlite":
         raise DatabaseUrlError(shown, f"{backend} is not supported")
     if parsed.database in (None, "", ":memory:"):
         raise DatabaseUrlError(shown, "several processes share it, so it must be a file")
     engine = sqlalchemy.create_engine(
-        parsed, pool_size=pool_size, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+        parsed,
+        pool_size=pool_size,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -48,6 +48,8 @@ class Attempt:
     job: JobMetadata
     attempt_number: int
     parameters: dict[str, Any]
+    incarnation: str | None
+    """Worker process that is running it; ``None`` once it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,6 @@ class Publication:
     trigger: str
     retries: int
     timeout_seconds: int
-    countdown: float = 0.0
-    """Wall seconds until it may start."""
 
 
 def _publications() -> Select[Any]:
@@ -93,7 +93,6 @@ def _publications() -> Select[Any]:
         dag_runs.c.trigger,
         _e.retries,
         _e.timeout_seconds,
-        _e.scheduled_at,
     ).join_from(job_executions, dag_runs)
 
 
@@ -243,7 +242,7 @@ def take_failure(connection: Connection, execution_id: str) -> Failed | None:
         return None
     dag = load_dags(connection, [(row.dag_id, row.definition_hash)])[row.dag_id]
     return Failed(
-        Attempt(execution_id, dag, dag.jobs[row.job_id], row.attempt_number, row.parameters),
+        Attempt(execution_id, dag, dag.jobs[row.job_id], row.attempt_number, row.parameters, None),
         row.error_message,
     )
 
@@ -274,8 +273,10 @@ def start(
     Turn a QUEUED execution into a RUNNING one, at most once.
 
     Refused unless the run is open, the market time is inside the window (or the run or execution
-    is forced) and the worker's lease holds. A window that has closed makes the row EXPIRED.
+    is forced) and the worker has not been given up. A window that has closed makes the row EXPIRED.
     """
+    # A lease that has run out does not count until somebody gives the worker up: after an outage of
+    # the database every lease has, and each renews within seconds.
     now = read_now(connection)
     row = connection.execute(
         select(
@@ -309,7 +310,6 @@ def start(
             exists().where(
                 worker_incarnations.c.incarnation == incarnation,
                 worker_incarnations.c.ended_at.is_(None),
-                worker_incarnations.c.expires_at > database_now(),
             ),
         )
         .values(
@@ -324,10 +324,17 @@ def start(
         .returning(_e.execution_id)
     ).first()
     if started is None:
-        return Refused("another worker was first, or this worker's lease has ended")
+        return Refused("another worker was first, or this one has been given up")
     dag = load_dags(connection, [(row.dag_id, row.definition_hash)])[row.dag_id]
     return Started(
-        Attempt(execution_id, dag, dag.jobs[row.job_id], row.attempt_number, row.parameters)
+        Attempt(
+            execution_id,
+            dag,
+            dag.jobs[row.job_id],
+            row.attempt_number,
+            row.parameters,
+            incarnation,
+        )
     )
 
 
@@ -466,7 +473,7 @@ def fail(
     )
     if no_more:
         return FailedForGood(row.dag_id, message)
-    countdown = now.wall_delay(delay)
+    countdown = now.clock.wall_delay(delay)
     successor = new_execution(
         dag,
         job,

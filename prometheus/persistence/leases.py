@@ -172,16 +172,6 @@ def live_workers(connection: Connection, now: datetime) -> list[dict[str, object
     return [dict(row) for row in rows.mappings()]
 
 
-def next_lease_end(connection: Connection) -> datetime | None:
-    """Return when the first lease of a worker runs out that has something running."""
-    end: datetime | None = connection.execute(
-        select(func.min(_w.expires_at))
-        .join_from(worker_incarnations, job_executions, _e.incarnation == _w.incarnation)
-        .where(_e.status == JobStatus.RUNNING)
-    ).scalar_one()
-    return end
-
-
 @dataclass(frozen=True, slots=True)
 class Leadership:
     """Who leads."""
@@ -190,13 +180,25 @@ class Leadership:
     epoch: int
     leads: bool
     """Whether the one who asked does."""
+    at: datetime
+    """Wall time of the answer."""
 
 
-def lead(connection: Connection, name: str, owner: str, *, lease: timedelta) -> Leadership:
+def lead(
+    connection: Connection,
+    name: str,
+    owner: str,
+    *,
+    lease: timedelta,
+    ticked_at: datetime | None = None,
+) -> Leadership:
     """
     Take, keep or look at the lead; by the database's clock.
 
     The lead passes when its lease has run out; each change of owner raises the epoch.
+
+    Args:
+        ticked_at: When the one who asks last completed a tick; kept with the lead, if it is his.
     """
     now = wall_time(connection)
     insert_new(
@@ -206,15 +208,15 @@ def lead(connection: Connection, name: str, owner: str, *, lease: timedelta) -> 
     connection.execute(
         update(leases)
         .where(leases.c.name == name, mine)
-        .values(expires_at=now + lease, ticked_at=now)
+        .values(expires_at=now + lease, ticked_at=ticked_at)
     )
     connection.execute(
         update(leases)
         .where(leases.c.name == name, leases.c.owner != owner, leases.c.expires_at <= now)
-        .values(owner=owner, epoch=leases.c.epoch + 1, expires_at=now + lease)
+        .values(owner=owner, epoch=leases.c.epoch + 1, expires_at=now + lease, ticked_at=None)
     )
     row = connection.execute(select(leases).where(leases.c.name == name)).one()
-    return Leadership(row.owner, row.epoch, row.owner == owner)
+    return Leadership(row.owner, row.epoch, row.owner == owner, now)
 
 
 def resign(connection: Connection, name: str, owner: str) -> None:

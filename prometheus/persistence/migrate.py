@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
 from prometheus.errors import PrometheusError
-from prometheus.persistence.engine import create_engine, reading
+from prometheus.persistence.engine import create_engine, reading, shown_url
 
 _INSTALLED = Path(__file__).parent / "migrations"
 """Where the wheel keeps the scripts; in a checkout they are in ``migrations/`` at the top."""
@@ -71,7 +71,7 @@ def check(engine: Engine) -> None:
     if found != wanted:
         known = {script.revision for script in _scripts().walk_revisions()}
         raise DatabaseRevisionError(
-            engine.url.render_as_string(hide_password=True),
+            shown_url(engine.url),
             found,
             wanted,
             newer=found is not None and found not in known,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -23,6 +24,8 @@ from prometheus.orchestration.lifecycle import (
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.tables import dag_runs, job_executions, pipelines
 
+log = logging.getLogger(__name__)
+
 
 def insert_new(connection: Connection, table: Any, values: Mapping[str, Any]) -> bool:
     """Insert one row unless a row with the same key exists; say whether it was inserted."""
@@ -32,11 +35,19 @@ def insert_new(connection: Connection, table: Any, values: Mapping[str, Any]) ->
     return connection.execute(statement.returning(*table.primary_key)).first() is not None
 
 
-def first_seen(connection: Connection, pipeline: str, market_at: datetime) -> datetime:
-    """Return when this database first saw a pipeline, in market time; now, if it never did."""
-    insert_new(connection, pipelines, {"name": pipeline, "first_seen_at": market_at})
+def first_seen(
+    connection: Connection, pipeline: str, market_id: str, market_at: datetime
+) -> datetime:
+    """
+    Return when this database first saw a pipeline in a market, in market time.
+
+    Args:
+        market_at: Market time now, which is the answer, and is kept, if it never did.
+    """
+    key = {"name": pipeline, "market_id": market_id}
+    insert_new(connection, pipelines, {**key, "first_seen_at": market_at})
     seen: datetime = connection.execute(
-        select(pipelines.c.first_seen_at).where(pipelines.c.name == pipeline)
+        select(pipelines.c.first_seen_at).filter_by(**key)
     ).scalar_one()
     return seen
 
@@ -143,6 +154,9 @@ def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[s
 
     Args:
         runs: Pairs of dag id and definition hash.
+
+    Returns:
+        Dag id to DAG, without those that this release can not read.
     """
     loaded = {run: _dags.get(run) for run in runs}
     missing = [dag_id for (dag_id, _), dag in loaded.items() if dag is None]
@@ -160,9 +174,15 @@ def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[s
                 columns.as_of_date,
             ).where(columns.dag_id.in_(missing))
         ):
+            try:
+                jobs = [JobMetadata.from_json(job) for job in row.definition["jobs"]]
+            except (KeyError, TypeError, ValueError):
+                # Written by another release; it waits for one that can read it.
+                log.exception("run_unreadable", extra={"dag": row.dag_id})
+                continue
             loaded[row.dag_id, row.definition_hash] = _dags[row.dag_id, row.definition_hash] = DAG(
                 row.dag_id,
-                (JobMetadata.from_json(job) for job in row.definition["jobs"]),
+                jobs,
                 pipeline=row.pipeline,
                 market_id=row.market_id,
                 as_of_date=row.as_of_date,
@@ -227,6 +247,7 @@ def read_open_runs(
             forced=row.forced,
         )
         for row in found
+        if row.dag_id in dags
     )
 
 

@@ -184,6 +184,7 @@ pipelines = Table(
     "pipelines",
     metadata,
     Column("name", String(100), primary_key=True),
+    Column("market_id", String(40), primary_key=True),
     Column("first_seen_at", UtcDateTime, nullable=False, comment="market time"),
 )
 

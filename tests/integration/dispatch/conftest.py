@@ -15,7 +15,7 @@ from sqlalchemy import Row, select
 
 from prometheus.persistence import runs
 from prometheus.persistence.engine import create_engine, reading, writing
-from prometheus.persistence.tables import dag_runs, job_executions
+from prometheus.persistence.tables import dag_runs, job_executions, worker_incarnations
 from prometheus.pipelines.loading import load_pipelines
 from tests.conftest import StartProcess
 from tests.servers import Process, wait_until
@@ -105,6 +105,14 @@ class Installation:
         for row in self.attempts(dag_id):
             found.setdefault(row.job_id, []).append(row.status)
         return found
+
+    def workers(self) -> list[Row[Any]]:
+        """Return the worker processes that there are or were, the oldest first."""
+        with reading(self.engine) as connection:
+            rows = connection.execute(
+                select(worker_incarnations).order_by(worker_incarnations.c.started_at)
+            )
+            return list(rows)
 
     def run_status(self, dag_id: str) -> str:
         with reading(self.engine) as connection:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 from sqlalchemy import update
 
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.persistence import operators
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import writing
@@ -93,17 +96,22 @@ def test_failure_skips_what_is_below_it_and_a_retry_finishes_the_run(
     }
 
 
-def test_child_that_dies_is_recorded_and_tried_again(installation: Installation) -> None:
+def test_child_that_dies_is_recorded_and_tried_again(any_installation: Installation) -> None:
+    """Several at once: the pool forks new children while the worker writes of the dead ones."""
+    installation = any_installation
     installation.beat()
-    installation.worker()
-    dag_id = installation.make_run("dying")
+    installation.worker(concurrency=4)
+    sessions = TradingCalendar("US_EQ").trading_days(date(2026, 10, 1), date(2026, 10, 20))[:8]
+    dag_ids = [installation.make_run("dying", session=session) for session in sessions]
 
-    installation.wait_for_run(dag_id, "SUCCESS")
+    for dag_id in dag_ids:
+        installation.wait_for_run(dag_id, "SUCCESS", timeout=120)
 
-    first, second = installation.attempts(dag_id)
-    assert first.status == "FAILED"
-    assert first.error_message.startswith("its process ended: ")
-    assert (second.status, second.retries) == ("SUCCESS", 1)
+    for dag_id in dag_ids:
+        first, second = installation.attempts(dag_id)
+        assert first.status == "FAILED"
+        assert first.error_message.startswith("its process ended: ")
+        assert (second.status, second.retries) == ("SUCCESS", 1)
 
 
 def test_result_that_can_not_be_kept_fails_the_attempt(installation: Installation) -> None:
@@ -169,7 +177,7 @@ def test_worker_killed_during_a_job_costs_one_attempt(
     assert (after.lost, after.retries, after.retry_delay_seconds) == (1, 0, 0)
 
 
-def test_worker_that_was_given_up_can_not_report_success(
+def test_cancelled_attempt_can_not_be_reported_as_a_success(
     installation: Installation, tmp_path: Path
 ) -> None:
     installation.beat()
@@ -229,3 +237,78 @@ def test_on_failure_is_called_once_for_a_final_failure(
         told.read_text().splitlines()
         == ["always_fails 2 RuntimeError: no (not tried again: attempt 2, max_retries is 1)"] * 2
     )
+
+
+SHORT_LEASE = {
+    "PROMETHEUS__WORKERS__LEASE": "6s",
+    "PROMETHEUS__WORKERS__RENEWAL": "1s",
+}
+
+
+def test_worker_keeps_its_lease_while_redis_is_away(
+    installation: Installation, spare_redis: RedisServer, tmp_path: Path
+) -> None:
+    installation.settings |= SHORT_LEASE
+    installation.redis_url = spare_redis.url
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
+    wait_until(lambda: (tmp_path / "started-1").exists(), timeout=60, message="attempt 1 runs")
+    spare_redis.stop()
+    (stopped,) = installation.workers()
+
+    # For three leases nothing but the worker's own thread keeps it alive.
+    wait_until(
+        lambda: installation.workers()[0].renewed_at - stopped.renewed_at > timedelta(seconds=18),
+        timeout=60,
+        message="the lease is renewed all the while",
+    )
+    (tmp_path / "go-1").touch()
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
+    spare_redis.start()
+
+
+def test_worker_that_was_given_up_while_it_stood_still_works_on_as_another(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.settings |= SHORT_LEASE
+    installation.beat()
+    worker = installation.worker(concurrency=1)
+    dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
+    wait_until(lambda: (tmp_path / "started-1").exists(), timeout=60, message="attempt 1 runs")
+    pids = [worker.pid, *(child.pid for child in psutil.Process(worker.pid).children())]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(
+        lambda: installation.statuses(dag_id)["waits_for_a_file"] == ["FAILED", "QUEUED"],
+        timeout=60,
+        message=lambda: f"the worker is given up: {installation.statuses(dag_id)}",
+    )
+    for name in ("go-1", "go-2"):
+        (tmp_path / name).touch()
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    lost, after = installation.attempts(dag_id)
+    assert lost.error_message.startswith("worker lost: ")
+    assert after.status == "SUCCESS"
+    assert after.worker == lost.worker
+    assert after.incarnation != lost.incarnation
+    assert installation.logged("success_came_late")
+
+
+def test_error_that_no_database_could_hold_is_kept(installation: Installation) -> None:
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("unprintable")
+
+    installation.wait_for_run(dag_id, "FAILED")
+
+    (raised,) = installation.attempts(dag_id, "raises_it")
+    assert raised.error_message.startswith("FileNotFoundError: a\\x00b \\udce9")
+    (returned,) = installation.attempts(dag_id, "returns_it")
+    assert "is not JSON" in returned.error_message

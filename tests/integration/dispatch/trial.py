@@ -148,3 +148,16 @@ hooked = Pipeline("hooked", markets=MARKETS, on_failure=tell)
 @hooked.job(max_retries=1, retry_base="1s", retry_cap="1s")
 def always_fails(ctx: JobContext) -> None:
     raise RuntimeError("no")
+
+
+unprintable = Pipeline("unprintable", markets=MARKETS)
+
+
+@unprintable.job(max_retries=0)
+def raises_it(ctx: JobContext) -> None:
+    raise FileNotFoundError("a\x00b \udce9")
+
+
+@unprintable.job(max_retries=0)
+def returns_it(ctx: JobContext) -> list[str]:
+    return ["\x00"]

@@ -67,11 +67,6 @@ class TestLive:
         assert not jump(world, PAST, seen=read(world).market_at)
         assert read(world).clock.is_live
 
-    def test_delays_are_the_same_on_both_clocks(self, world: World) -> None:
-        now = read(world)
-        assert now.wall_delay(timedelta(seconds=90)) == timedelta(seconds=90)
-        assert now.market_after(timedelta(seconds=90)) == now.market_at + timedelta(seconds=90)
-
 
 class TestReplay:
     def test_market_time_runs_from_its_anchor_at_its_speed(self, world: World) -> None:
@@ -83,8 +78,6 @@ class TestReplay:
         assert PAST <= now.market_at <= PAST + (now.wall_at - before) * 3600
         later = read(world)
         assert later.market_at - now.market_at == (later.wall_at - now.wall_at) * 3600
-        assert now.wall_delay(timedelta(hours=1)) == timedelta(seconds=1)
-        assert now.market_after(timedelta(seconds=1)) == now.market_at + timedelta(hours=1)
 
     def test_standing_clock_stands_until_it_jumps(self, world: World) -> None:
         replay(world, speed=0)
@@ -93,12 +86,6 @@ class TestReplay:
         to = PAST + timedelta(minutes=30, microseconds=1)
         assert jump(world, to, seen=PAST)
         assert read(world).market_at == to
-
-    def test_delays_of_a_standing_clock_are_those_of_the_wall(self, world: World) -> None:
-        replay(world, speed=0)
-        now = read(world)
-        assert now.wall_delay(timedelta(seconds=60)) == timedelta(seconds=60)
-        assert now.market_after(timedelta(seconds=60)) == PAST + timedelta(seconds=60)
 
     def test_clock_jumps_only_from_where_it_was_seen(self, world: World) -> None:
         replay(world, speed=0)

@@ -190,7 +190,7 @@ class TestStart:
             reasons = {each.reason for each in outcomes if isinstance(each, Refused)}
             assert reasons <= {
                 "it is RUNNING",
-                "another worker was first, or this worker's lease has ended",
+                "another worker was first, or this one has been given up",
             }
 
     @pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.QUEUED}))
@@ -249,20 +249,27 @@ class TestStart:
         world.change(world.ids(dag)["a"], forced=True)
         world.running(dag, "a", world.worker(), opens=opens, closes=opens + HOUR, forced=True)
 
-    def test_worker_without_a_lease_starts_nothing(self, world: World) -> None:
+    def test_worker_that_was_given_up_starts_nothing(self, world: World) -> None:
         dag = world.run()
         world.claim(world.starts(dag))
         execution_id = world.ids(dag)["a"]
-        expired = world.worker(lease=timedelta(seconds=-1))
         ended = world.worker()
         with writing(world.engine) as connection:
             leases.end_worker(connection, ended)
-        for worker in (expired, ended, "never registered"):
+        for worker in (ended, "never registered"):
             assert world.start(execution_id, worker) == Refused(
-                "another worker was first, or this worker's lease has ended"
+                "another worker was first, or this one has been given up"
             )
         assert world.statuses(dag) == {"a": "QUEUED"}
         assert isinstance(world.start(execution_id, world.worker()), Started)
+
+    def test_worker_whose_lease_ran_out_in_an_outage_starts_until_it_is_given_up(
+        self, world: World
+    ) -> None:
+        dag = world.run()
+        world.claim(world.starts(dag))
+        late = world.worker(lease=timedelta(seconds=-1))
+        assert isinstance(world.start(world.ids(dag)["a"], late), Started)
 
 
 class TestSucceed:

@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from prometheus.persistence import leases
 from prometheus.persistence.engine import reading, writing
-from prometheus.persistence.leases import Leadership, Orphan
+from prometheus.persistence.leases import Orphan
 from prometheus.persistence.tables import leases as leases_table
 from prometheus.persistence.tables import worker_incarnations
 from tests.integration.persistence.world import World, at_once, job
@@ -19,34 +19,36 @@ TEN, TWENTY = timedelta(minutes=10), timedelta(minutes=20)
 OVER = timedelta(seconds=-1)
 
 
-def lead(world: World, owner: str, *, lease: timedelta = TEN) -> Leadership:
+def lead(world: World, owner: str, *, lease: timedelta = TEN) -> tuple[str, int, bool]:
+    """Ask for the lead; return who has it, its epoch, and whether that is who asked."""
     with writing(world.engine) as connection:
-        return leases.lead(connection, "beat", owner, lease=lease)
+        answer = leases.lead(connection, "beat", owner, lease=lease)
+    return answer.owner, answer.epoch, answer.leads
 
 
 class TestLead:
     def test_first_who_asks_leads_and_the_next_is_told_who(self, world: World) -> None:
-        assert lead(world, "one") == Leadership("one", 1, leads=True)
-        assert lead(world, "two") == Leadership("one", 1, leads=False)
-        assert lead(world, "one") == Leadership("one", 1, leads=True)
+        assert lead(world, "one") == ("one", 1, True)
+        assert lead(world, "two") == ("one", 1, False)
+        assert lead(world, "one") == ("one", 1, True)
 
     def test_lead_passes_when_its_lease_has_run_out_and_the_epoch_grows(self, world: World) -> None:
         lead(world, "one", lease=OVER)
-        assert lead(world, "two") == Leadership("two", 2, leads=True)
-        assert lead(world, "one") == Leadership("two", 2, leads=False)
+        assert lead(world, "two") == ("two", 2, True)
+        assert lead(world, "one") == ("two", 2, False)
 
     def test_leader_that_is_late_leads_on_if_nobody_took_over(self, world: World) -> None:
         lead(world, "one", lease=OVER)
-        assert lead(world, "one") == Leadership("one", 1, leads=True)
+        assert lead(world, "one") == ("one", 1, True)
 
     def test_resigning_lets_the_next_lead_at_once(self, world: World) -> None:
         lead(world, "one")
         with writing(world.engine) as connection:
             leases.resign(connection, "beat", "two")
-        assert lead(world, "two").leads is False
+        assert lead(world, "two")[2] is False
         with writing(world.engine) as connection:
             leases.resign(connection, "beat", "one")
-        assert lead(world, "two") == Leadership("two", 2, leads=True)
+        assert lead(world, "two") == ("two", 2, True)
 
     def test_renewing_extends_the_lease_and_says_when(self, world: World) -> None:
         lead(world, "one")
@@ -59,14 +61,27 @@ class TestLead:
         assert first is not None
         assert second is not None
         assert second["expires_at"] > first["expires_at"]  # type: ignore[operator]
-        assert first["ticked_at"] is not None
+        assert first["ticked_at"] is None
+
+    def test_completed_tick_is_kept_with_its_leader_only(self, world: World) -> None:
+        tick = world.now()
+        with writing(world.engine) as connection:
+            leases.lead(connection, "beat", "one", lease=OVER)
+            leases.lead(connection, "beat", "one", lease=OVER, ticked_at=tick)
+            kept = leases.leader(connection, "beat")
+            leases.lead(connection, "beat", "two", lease=TEN, ticked_at=tick)
+            taken = leases.leader(connection, "beat")
+        assert kept is not None
+        assert kept["ticked_at"] == tick
+        assert taken is not None
+        assert taken["ticked_at"] is None
 
     def test_one_of_many_takes_the_lead(self, world: World) -> None:
         for epoch in range(1, 6):
             answers = at_once([partial(lead, world, f"{epoch}-{n}") for n in range(8)])
-            (leader,) = {each.owner for each in answers if each.leads}
-            assert {each.owner for each in answers} == {leader}
-            assert {each.epoch for each in answers} == {epoch}
+            (leader,) = {owner for owner, _, leads in answers if leads}
+            assert {owner for owner, _, _ in answers} == {leader}
+            assert {of for _, of, _ in answers} == {epoch}
             with writing(world.engine) as connection:
                 connection.execute(update(leases_table).values(expires_at=world.now()))
 
@@ -117,21 +132,6 @@ class TestWorkers:
         assert latest["a"].named_at is not None
         assert latest["b"].named_at is None
         assert latest["c"].named_at is None
-
-    def test_first_lease_of_a_busy_worker_to_end_is_known(self, world: World) -> None:
-        def soonest() -> object:
-            with reading(world.engine) as connection:
-                return leases.next_lease_end(connection)
-
-        dag = world.run(job("a"))
-        world.worker(lease=timedelta(seconds=1))
-        assert soonest() is None
-        busy = world.worker()
-        world.running(dag, "a", busy)
-        with reading(world.engine) as connection:
-            workers = leases.live_workers(connection, leases.wall_time(connection))
-        ends = {each["incarnation"]: each["expires_at"] for each in workers}
-        assert soonest() == ends[busy]
 
 
 class TestOrphans:

@@ -90,11 +90,12 @@ class TestFirstSeen:
     def test_a_pipeline_is_first_seen_once(self, world: World) -> None:
         first = world.now()
         with writing(world.engine) as connection:
-            assert runs.first_seen(connection, "daily", first) == first
+            assert runs.first_seen(connection, "daily", "US_EQ", first) == first
         with writing(world.engine) as connection:
             later = first + timedelta(days=3)
-            assert runs.first_seen(connection, "daily", later) == first
-            assert runs.first_seen(connection, "other", later) == later
+            assert runs.first_seen(connection, "daily", "US_EQ", later) == first
+            assert runs.first_seen(connection, "other", "US_EQ", later) == later
+            assert runs.first_seen(connection, "daily", "EU_EQ", later) == later
 
     def test_sessions_with_runs_are_those_of_the_pipeline_and_market(self, world: World) -> None:
         for number in range(4):

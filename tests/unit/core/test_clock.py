@@ -46,16 +46,6 @@ def test_nothing_is_waited_for_on_a_standing_clock() -> None:
     assert MarketClock(MARKET, WALL, 0).wall_delay(timedelta(hours=1)) == timedelta(0)
 
 
-def test_a_clock_that_leaps_goes_on_from_there_at_its_speed() -> None:
-    later = MarketClock(MARKET, WALL, 2).set_to(MARKET + timedelta(days=1), WALL + MINUTE)
-    assert later.market_time(WALL + 2 * MINUTE) == MARKET + timedelta(days=1, minutes=2)
-
-
-def test_the_live_clock_cannot_be_set() -> None:
-    with pytest.raises(ValueError, match="cannot be set"):
-        MarketClock().set_to(MARKET, WALL)
-
-
 @pytest.mark.parametrize(
     ("market_at", "wall_at", "speed"),
     [

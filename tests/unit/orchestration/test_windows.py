@@ -109,14 +109,11 @@ def gapless(pre_open: timedelta, session: timedelta, post_close: timedelta) -> S
     """Two sessions a day apart."""
     first = at("2025-01-02T17:00")
     second = first + timedelta(days=1)
-    return SessionBounds(
-        *(
-            Phases(
-                opens.date(), opens - pre_open, opens, opens + session, opens + session + post_close
-            )
-            for opens in (first, second)
-        )
+    these, following = (
+        Phases(opens.date(), opens - pre_open, opens, opens + session, opens + session + post_close)
+        for opens in (first, second)
     )
+    return SessionBounds(these, following)
 
 
 DAILY_CUT = gapless(timedelta(0), timedelta(hours=24), timedelta(0))
