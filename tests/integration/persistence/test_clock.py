@@ -132,7 +132,7 @@ class TestInstants:
             connection.execute(
                 insert(pipelines),
                 [
-                    {"name": f"p{number}", "first_seen_at": value}
+                    {"name": f"p{number}", "market_id": "M", "first_seen_at": value}
                     for number, value in enumerate(given_)
                 ],
             )
@@ -152,7 +152,9 @@ class TestInstants:
             writing(world.engine) as connection,
         ):
             connection.execute(
-                insert(pipelines).values(name="p", first_seen_at=PAST.replace(tzinfo=None))
+                insert(pipelines).values(
+                    name="p", market_id="M", first_seen_at=PAST.replace(tzinfo=None)
+                )
             )
         with (
             pytest.raises(StatementError, match="naive datetime"),
@@ -168,7 +170,9 @@ class TestInstants:
     ) -> None:
         tokyo = (datetime.now(UTC) + offset).astimezone(ZoneInfo("Asia/Tokyo"))
         with writing(world.engine) as connection:
-            connection.execute(insert(pipelines).values(name="p", first_seen_at=tokyo))
+            connection.execute(
+                insert(pipelines).values(name="p", market_id="M", first_seen_at=tokyo)
+            )
             past = connection.execute(
                 select(pipelines.c.first_seen_at <= database_now())
             ).scalar_one()
@@ -184,7 +188,9 @@ class TestInstants:
             before = (now - timedelta(seconds=1)).replace(microsecond=digits)
             after = (now + timedelta(seconds=30)).replace(microsecond=digits)
             for name, value in (("before", before), ("after", after)):
-                connection.execute(insert(pipelines).values(name=name, first_seen_at=value))
+                connection.execute(
+                    insert(pipelines).values(name=name, market_id="M", first_seen_at=value)
+                )
             found = connection.execute(
                 select(pipelines.c.name).where(pipelines.c.first_seen_at <= database_now())
             ).scalars()
@@ -195,7 +201,9 @@ class TestInstants:
     ) -> None:
         column = pipelines.c.first_seen_at
         with writing(world.engine) as connection:
-            connection.execute(insert(pipelines).values(name="p", first_seen_at=database_now()))
+            connection.execute(
+                insert(pipelines).values(name="p", market_id="M", first_seen_at=database_now())
+            )
             written = connection.execute(select(column)).scalar_one()
             assert connection.execute(select(column).where(column == written)).first() is not None
 
@@ -205,7 +213,9 @@ class TestInstants:
         world = World(create_engine(postgresql_url))
         with world.engine.begin() as connection:
             connection.exec_driver_sql("SET TIME ZONE 'America/St_Johns'")
-            connection.execute(insert(pipelines).values(name="p", first_seen_at=PAST))
+            connection.execute(
+                insert(pipelines).values(name="p", market_id="M", first_seen_at=PAST)
+            )
             now = connection.execute(select(database_now())).scalar_one()
             assert abs(now - datetime.now(UTC)) < timedelta(seconds=5)
             stored = connection.execute(select(pipelines.c.first_seen_at)).scalar_one()

@@ -21,7 +21,9 @@ from tests.integration.persistence.world import World, at_once
 
 def add(engine: Engine, name: str, world: World) -> None:
     with writing(engine) as connection:
-        connection.execute(insert(pipelines).values(name=name, first_seen_at=world.now()))
+        connection.execute(
+            insert(pipelines).values(name=name, market_id="M", first_seen_at=world.now())
+        )
 
 
 def count(engine: Engine) -> int:
@@ -36,7 +38,9 @@ class TestTransactions:
             pytest.raises(KeyError),
             writing(world.engine) as connection,
         ):
-            connection.execute(insert(pipelines).values(name="lost", first_seen_at=world.now()))
+            connection.execute(
+                insert(pipelines).values(name="lost", market_id="M", first_seen_at=world.now())
+            )
             raise KeyError
         assert count(world.engine) == 1
 
@@ -67,7 +71,9 @@ class TestTransactions:
 
     def test_reader_does_not_wait_for_a_writer(self, world: World) -> None:
         with writing(world.engine) as connection:
-            connection.execute(insert(pipelines).values(name="new", first_seen_at=world.now()))
+            connection.execute(
+                insert(pipelines).values(name="new", market_id="M", first_seen_at=world.now())
+            )
             assert count(world.engine) == 0
         assert count(world.engine) == 1
 

@@ -79,7 +79,8 @@ def test_window_follows_the_runs_own_session_until_the_next_pre_open(
         ("PRE_OPEN", "2012-11-23T13:30", "2012-11-23T14:30"),
         ("SESSION", "2012-11-23T14:30", "2012-11-23T18:00"),
         ("POST_CLOSE", "2012-11-23T18:00", "2012-11-23T20:00"),
-        ("OVERNIGHT", "2012-11-23T20:00", "2012-11-26T13:30"),
+        # Saturday begins: HOLIDAY, in New York.
+        ("OVERNIGHT", "2012-11-23T20:00", "2012-11-24T05:00"),
     ],
 )
 def test_state_rule_closes_the_window_with_the_phase(state: str, opens: str, closes: str) -> None:
