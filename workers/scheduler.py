@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import select
 import signal
 import threading
 from datetime import timedelta
@@ -25,12 +28,15 @@ class MarketScheduler(Scheduler):
     """
     Ticks by sessions instead of by Celery's own schedule.
 
-    It waits inside `tick`, on an event that SIGTERM sets, because Celery's loop would sleep where
-    nothing can wake it, and would end at the first exception.
+    It waits inside `tick`, on a pipe that SIGTERM writes to, because Celery's loop would sleep
+    where nothing can wake it, and would end at the first exception.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.stopping = threading.Event()
+        # Not a threading.Event: a signal handler must not wait for a lock, and the main thread,
+        # which it interrupts, may hold the event's.
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
         self._closed = False
         self._checked = False
         super().__init__(*args, **kwargs)
@@ -66,9 +72,14 @@ class MarketScheduler(Scheduler):
         except Exception:  # a beat that ends is worse than any error
             log.exception("tick_failed")
             wait = AFTER_AN_ERROR
-        if self.stopping.wait(wait.total_seconds()):
+        if select.select([self._woken], [], [], wait.total_seconds())[0]:
             raise SystemExit(0)
         return 0
+
+    def stop(self, *_: object) -> None:
+        """End after the tick under way; a signal handler."""
+        with contextlib.suppress(BlockingIOError):  # full of earlier signals, which suffice
+            os.write(self._wake, b"\0")
 
     def close(self) -> None:
         """Give up the lead; Celery calls this twice."""
@@ -84,11 +95,6 @@ class MarketScheduler(Scheduler):
 @beat_init.connect
 def stop_between_ticks(sender: Any, **_: Any) -> None:
     """Let SIGTERM and SIGINT end the beat between two ticks, not in the middle of one."""
-    scheduler = sender.scheduler
-
-    def stop(*_: Any) -> None:
-        scheduler.stopping.set()
-
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, sender.scheduler.stop)
+        signal.signal(signal.SIGINT, sender.scheduler.stop)

@@ -143,6 +143,19 @@ def test_stopped_beat_gives_up_the_lead_at_once(installation: Installation) -> N
     wait_until(lambda: _log(second, "leading"), timeout=8, message="the second beat leads")
 
 
+def test_beat_stops_however_many_signals_interrupt_each_other(installation: Installation) -> None:
+    beat = installation.beat()
+    wait_until(lambda: _log(beat, "leading"), timeout=60, message="the beat leads")
+
+    for _ in range(2_000):
+        beat.send(signal.SIGTERM)
+
+    # The last ones may meet an interpreter that has put the default handlers back.
+    assert beat.wait(timeout=30) in (0, -signal.SIGTERM)
+    standby = installation.beat()
+    wait_until(lambda: _log(standby, "leading"), timeout=15, message="another beat leads")
+
+
 def _log(process: Any, event: str) -> bool:
     return event in process.log.read_text()
 
