@@ -20,9 +20,10 @@ from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.dispatch.tasks import Workplace, register_jobs
+from prometheus.errors import PipelineError
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence.engine import create_engine
-from prometheus.pipelines.loading import load_pipelines
+from prometheus.pipelines.loading import find_pipelines
 from prometheus.settings import Settings
 from prometheus.sources.protocol import Sources
 
@@ -34,6 +35,8 @@ class Runtime:
     settings: Settings
     engine: Engine
     pipelines: dict[str, Pipeline]
+    faults: list[str]
+    """What is wrong with the pipelines that are left out."""
     app: Celery
     scheduler: Scheduler
     attempts: Attempts
@@ -64,17 +67,21 @@ def make_runtime(settings: Settings) -> Runtime:
     """
     Build the parts of a process; nothing is connected yet.
 
+    A pipeline with faults is left out, and holds up no other.
+
     Raises:
-        PrometheusError: The settings name something that does not exist, or a pipeline has faults.
+        PrometheusError: The settings name something that does not exist, or no pipeline is sound.
     """
     for market in settings.markets.enabled:
         get_market(market)
     engine = create_engine(settings.database.url.get_secret_value())
-    pipelines = load_pipelines(
+    pipelines, faults = find_pipelines(
         settings.pipelines.modules,
         visibility_timeout=settings.broker.visibility_timeout,
         folder=Path.cwd(),
     )
+    if not pipelines:
+        raise PipelineError("pipelines", faults)
     app = make_celery(settings)
     incarnation = Incarnation()
     attempts = Attempts(
@@ -113,7 +120,7 @@ def make_runtime(settings: Settings) -> Runtime:
             incarnation=incarnation,
         ),
     )
-    return Runtime(settings, engine, pipelines, app, scheduler, attempts, incarnation)
+    return Runtime(settings, engine, pipelines, faults, app, scheduler, attempts, incarnation)
 
 
 def make_celery(settings: Settings) -> Celery:

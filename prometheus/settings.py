@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+from kombu.utils.url import parse_url
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -43,6 +44,7 @@ CONFIG_NAME = "prometheus.toml"
 DATABASE_NAME = "prometheus.db"
 """The SQLite file in the data folder, used when no database URL is set."""
 
+_REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "rediss+socket")
 _ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?", re.IGNORECASE)
 _SECRET_PARAMETER = re.compile(r"(?i)\b((?:ssl)?password|passwd|token)=[^&]*")
 _UNDERSCORES = re.compile("_+")
@@ -124,7 +126,8 @@ class BrokerSettings(_Section):
 
     url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
-        description="URL of Redis: redis://, rediss://, sentinel:// or redis+socket://.",
+        description="URL of Redis: redis://:password@host:6379/0, rediss:// for TLS, or "
+        "redis+socket:///path for a socket.",
     )
     visibility_timeout: Duration = Field(
         default=timedelta(hours=2),
@@ -135,10 +138,21 @@ class BrokerSettings(_Section):
     @field_validator("url")
     @classmethod
     def _of_redis(cls, value: SecretStr) -> SecretStr:
-        scheme = value.get_secret_value().partition("://")[0]
-        known = ("redis", "rediss", "sentinel", "redis+socket", "rediss+socket")
-        if scheme not in known:
-            raise ValueError(f"must begin with {', '.join(f'{each}://' for each in known)}")
+        for url in value.get_secret_value().split(";"):
+            scheme = url.partition("://")[0]
+            if scheme not in _REDIS_SCHEMES:
+                raise ValueError(f"must begin with {', '.join(_REDIS_SCHEMES)} and ://")
+            try:
+                parts = parse_url(url)
+            except (TypeError, ValueError):
+                # Its own message may repeat a part of the password.
+                raise ValueError(
+                    "is not a URL of Redis: it must look like redis://:password@host:6379/0, "
+                    "special characters in the password written as %40 and the like"
+                ) from None
+            database = parts["virtual_host"] or "0"
+            if "+socket" not in scheme and not database.isdecimal():
+                raise ValueError(f"must end with the number of a database, not {database!r}")
         return value
 
     @field_validator("visibility_timeout")
@@ -367,26 +381,6 @@ def listing(settings: Settings) -> tuple[Setting, ...]:
         )
         for path, field in fields()
     )
-
-
-def variables(settings: Settings) -> dict[str, str]:
-    """
-    Write settings as the environment of a process that shall have the same.
-
-    Passwords are in it. What is ``None`` is left out, and is decided there.
-    """
-    found: dict[str, str] = {}
-    for path, _ in fields():
-        match _value(settings, path):
-            case None:
-                continue
-            case dict() as table:
-                found |= {_variable((*path, key)): value for key, value in table.items()}
-            case SecretStr() as secret:
-                found[_variable(path)] = secret.get_secret_value()
-            case value:
-                found[_variable(path)] = _shown(value)
-    return found
 
 
 def fields() -> Iterator[tuple[tuple[str, ...], FieldInfo]]:

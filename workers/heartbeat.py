@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import bootsteps
+from celery.concurrency import prefork
 from celery.worker import state
 from sqlalchemy.exc import OperationalError
 
@@ -20,7 +21,7 @@ from prometheus.dispatch.tasks import JobTask
 from prometheus.errors import PrometheusError
 from prometheus.persistence import leases, migrate
 from prometheus.persistence.engine import writing
-from workers.app import runtime
+from workers.app import runtime, say_faults
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,16 @@ class Heartbeat(bootsteps.StartStopStep):
         self._thread = threading.Thread(target=self._write, name="heartbeat", daemon=True)
         self._stopping = threading.Event()
         self._worker = worker
+        if worker.pool_cls is not prefork.TaskPool:
+            pool = worker.pool_cls.__module__.rpartition(".")[2]
+            raise SystemExit(
+                f"prometheus: in the pool {pool!r} no job can be held to its time limit. Start the "
+                f"worker without --pool, or with --pool prefork."
+            )
 
     def start(self, worker: Any) -> None:  # noqa: ARG002
         """Register the process and begin to renew."""
+        say_faults()
         try:
             with _connected():
                 migrate.check(runtime.engine)

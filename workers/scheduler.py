@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from prometheus.persistence import migrate
 from prometheus.persistence.migrate import DatabaseRevisionError
-from workers.app import runtime
+from workers.app import runtime, say_faults
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ class MarketScheduler(Scheduler):
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
-        """Refuse to start on a database of another release."""
+        """Refuse to start on a database of another release; say what is left out."""
+        say_faults()
         try:
             migrate.check(runtime.engine)
             self._checked = True

@@ -13,7 +13,13 @@ from typing import Any, TypeVar
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery.utils.time import get_exponential_backoff_interval
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
 
 from prometheus.errors import PrometheusError
 from prometheus.persistence import executions
@@ -179,7 +185,9 @@ class Attempts:
             try:
                 with writing(self._engine) as connection:
                     return write(connection)
-            except OperationalError as error:
+            except (DataError, IntegrityError, NotSupportedError, ProgrammingError):
+                raise  # the statement's own fault, which no waiting mends
+            except DBAPIError as error:
                 if time.monotonic() >= deadline:
                     raise
                 log.warning("database_unavailable", extra={"error": str(error.orig)})

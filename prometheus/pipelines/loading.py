@@ -27,7 +27,30 @@ def load_pipelines(
     names: Iterable[str], *, visibility_timeout: timedelta, folder: Path
 ) -> dict[str, Pipeline]:
     """
-    Load and check pipelines.
+    Load and check pipelines, all or none.
+
+    Args:
+        names: As for `find_pipelines`.
+        visibility_timeout: The broker's; no retry may wait that long.
+        folder: As for `find_pipelines`.
+
+    Returns:
+        Pipelines by name, those of the settings before those of entry points.
+
+    Raises:
+        PipelineError: With every fault of every pipeline, with file and line.
+    """
+    pipelines, faults = find_pipelines(names, visibility_timeout=visibility_timeout, folder=folder)
+    if faults:
+        raise PipelineError("pipelines", faults)
+    return pipelines
+
+
+def find_pipelines(
+    names: Iterable[str], *, visibility_timeout: timedelta, folder: Path
+) -> tuple[dict[str, Pipeline], list[str]]:
+    """
+    Load and check pipelines; those with faults are left out, so that they hold up no other.
 
     Args:
         names: ``package.module:attribute``, ``package.module`` (every pipeline in it) or the path
@@ -36,29 +59,31 @@ def load_pipelines(
         folder: Where relative paths start; also where modules are looked for first.
 
     Returns:
-        Pipelines by name, those of the settings before those of entry points.
-
-    Raises:
-        PipelineError: With every fault of every pipeline, with file and line.
+        The sound pipelines by name, those of the settings before those of entry points; and every
+        fault of the others, with file and line.
     """
-    faults: list[str] = []
-    found: list[Pipeline] = []
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     announced = (entry.value for entry in entry_points(group=ENTRY_POINT_GROUP))
-    for name in dict.fromkeys((*names, *announced)):
-        found += _load(name, folder, faults)
+    faults: list[str] = []
     pipelines: dict[str, Pipeline] = {}
-    for pipeline in dict.fromkeys(found):
-        faults += pipeline.faults(visibility_timeout=visibility_timeout)
-        other = pipelines.setdefault(pipeline.name, pipeline)
-        if other is not pipeline:
-            faults.append(
-                f"{pipeline.where}: pipeline {pipeline.name!r} is defined at {other.where} too"
-            )
-    if faults:
-        raise PipelineError("pipelines", list(dict.fromkeys(faults)))
-    return pipelines
+    refused: set[Pipeline] = set()
+    for name in dict.fromkeys((*names, *announced)):
+        of_place: list[str] = []
+        of_pipelines: list[str] = []
+        for pipeline in _load(name, folder, of_place):
+            own = list(pipeline.faults(visibility_timeout=visibility_timeout))
+            other = pipelines.setdefault(pipeline.name, pipeline)
+            if other is not pipeline:
+                own.append(
+                    f"{pipeline.where}: pipeline {pipeline.name!r} is defined at {other.where} too"
+                )
+            of_pipelines += own
+            if own or of_place:
+                refused.add(pipeline)
+        faults += of_place + of_pipelines
+    sound = {name: each for name, each in pipelines.items() if each not in refused}
+    return sound, list(dict.fromkeys(faults))
 
 
 def _load(name: str, folder: Path, faults: list[str]) -> list[Pipeline]:

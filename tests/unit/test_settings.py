@@ -15,7 +15,6 @@ from prometheus.settings import (
     listing,
     load_settings,
     safe_url,
-    variables,
 )
 from prometheus.sources.synthetic import DEFAULT_SEED
 
@@ -224,8 +223,32 @@ def test_a_section_must_be_a_table(tmp_path: Path) -> None:
 
 def test_only_redis_can_be_the_broker_and_its_url_is_not_repeated(tmp_path: Path) -> None:
     (fault,) = faults({"PROMETHEUS__BROKER__URL": "amqp://me:hunter2@host"}, tmp_path)
-    assert fault.startswith("PROMETHEUS__BROKER__URL: must begin with redis://")
+    assert fault.startswith("PROMETHEUS__BROKER__URL: must begin with redis, rediss, ")
     assert "hunter2" not in fault
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("redis://host:6379/0?password=hunter2", "is not a URL of Redis"),
+        ("redis://:hunter2#1@host:6379/0", "is not a URL of Redis"),
+        ("redis://host:99999/0", "is not a URL of Redis"),
+        ("redis://host:6379/prod", "must end with the number of a database, not 'prod'"),
+        ("redis://host/0;sentinel://host:26379", "must begin with redis, rediss, "),
+    ],
+)
+def test_a_broker_that_could_never_answer_is_refused(url: str, fault: str, tmp_path: Path) -> None:
+    (found,) = faults({"PROMETHEUS__BROKER__URL": url}, tmp_path)
+    assert found.startswith(f"PROMETHEUS__BROKER__URL: {fault}")
+    assert "hunter2" not in found
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://", "rediss://u:p%40@host/3", "redis+socket:///run/redis.sock"]
+)
+def test_ways_to_name_a_broker(url: str, tmp_path: Path) -> None:
+    settings = load_settings({"PROMETHEUS__BROKER__URL": url}, tmp_path)
+    assert settings.broker.url.get_secret_value() == url
 
 
 def test_secrets_are_not_in_what_is_printed(tmp_path: Path) -> None:
@@ -266,30 +289,6 @@ def test_every_setting_is_documented_and_can_be_set_by_its_variable(tmp_path: Pa
         if line.variable in given:
             assert again[line.name].value == line.value
             assert again[line.name].origin == line.variable
-
-
-def test_settings_survive_the_way_to_another_process(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        """
-        seed = 7
-        [database]
-        url = "postgresql://me:hunter2@host/db"
-        [markets]
-        enabled = ["EU_EQ", "XTKS"]
-        [scheduler]
-        create_runs = false
-        max_wait = "1.5s"
-        [sources]
-        EU_EQ = "synthetic"
-        """,
-    )
-    settings = load_settings({}, tmp_path)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    again = load_settings(variables(settings), elsewhere)
-    assert again.model_dump() == settings.model_dump()
-    assert again.database.url.get_secret_value() == "postgresql://me:hunter2@host/db"
 
 
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:

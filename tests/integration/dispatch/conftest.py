@@ -50,9 +50,9 @@ class Installation:
     def beat(self) -> Process:
         return self._start("beat", "beat")
 
-    def worker(self, queues: str = "US_EQ", concurrency: int = 2) -> Process:
+    def worker(self, queues: str = "US_EQ", concurrency: int = 2, pool: str = "prefork") -> Process:
         name = f"worker-{uuid.uuid4().hex[:6]}"
-        options = ["-n", f"{name}@%h", "--without-gossip", "--without-mingle"]
+        options = ["-n", f"{name}@%h", "-P", pool, "--without-gossip", "--without-mingle"]
         return self._start(name, "worker", "-Q", queues, "-c", str(concurrency), *options)
 
     def _start(self, name: str, *arguments: str) -> Process:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import Publication, Started
 from prometheus.persistence.leases import register_worker
 from prometheus.persistence.tables import job_executions
-from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.conftest import TRIAL, Installation
 from tests.servers import wait_until
 
 LEASE = timedelta(seconds=30)
@@ -317,3 +318,25 @@ def test_one_market_in_trouble_does_not_delay_another(installation: Installation
 
     assert {each.dag_id for each in broker.published} == {healthy}
     assert installation.run_status(broken) == "OPEN"
+
+
+def test_broken_pipeline_file_does_not_delay_the_others(
+    installation: Installation, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "from prometheus import Pipeline\nmine = Pipeline('mine', markets=['NYSE'])\n"
+    )
+    installation.settings["PROMETHEUS__PIPELINES__MODULES"] = f"{broken},{TRIAL}"
+
+    processes = [installation.beat(), installation.worker()]
+
+    installation.wait_for_run(installation.make_run("joined"), "SUCCESS")
+    for process in processes:
+        assert f"pipeline_left_out fault={broken}:2: " in process.output().replace('"', "")
+
+
+def test_worker_that_could_not_end_a_job_in_time_is_refused(installation: Installation) -> None:
+    worker = installation.worker(pool="threads")
+    assert worker.wait(timeout=60) != 0
+    assert "Start the worker without --pool" in worker.output()

@@ -15,7 +15,7 @@ import pytest
 from prometheus.errors import PipelineError
 from prometheus.orchestration.daily import daily
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.pipelines.loading import load_pipelines
+from prometheus.pipelines.loading import find_pipelines, load_pipelines
 
 HEAD = "from prometheus import Pipeline\n"
 Write = Callable[[str, str], Path]
@@ -280,8 +280,40 @@ class TestFaults:
         assert found[0] == f"{first}:2: SyntaxError: '(' was never closed"
         assert "no pipeline" not in found[0]
         assert found[1].startswith(f"{folder / 'missing.py'}: FileNotFoundError: ")
-        assert found[2].startswith("no_such_module_of_ours: ModuleNotFoundError: ")
-        assert all(fault.startswith(f"{second}:2: ") for fault in found[3:])
+        assert all(fault.startswith(f"{second}:2: ") for fault in found[2:4])
+        assert found[4].startswith("no_such_module_of_ours: ModuleNotFoundError: ")
+
+    def test_pipelines_with_faults_are_left_out_and_hold_up_no_other(
+        self, folder: Path, write: Write
+    ) -> None:
+        write(
+            "good.py", "good = Pipeline('good', markets=['US_EQ'])\n@good.job()\ndef a(ctx): ...\n"
+        )
+        write(
+            "half.py",
+            """
+            whole = Pipeline("whole", markets=["US_EQ"])
+            @whole.job()
+            def a(ctx): ...
+            empty = Pipeline("empty", markets=["US_EQ"])
+            """,
+        )
+        write(
+            "raises.py",
+            "lost = Pipeline('lost', markets=['US_EQ'])\n@lost.job()\ndef a(ctx): ...\n1 / 0\n",
+        )
+        write(
+            "again.py", "good = Pipeline('good', markets=['EU_EQ'])\n@good.job()\ndef a(ctx): ...\n"
+        )
+        names = ("good.py", "half.py", "raises.py", "again.py", "gone.py")
+
+        found, faults = find_pipelines(names, visibility_timeout=timedelta(hours=2), folder=folder)
+
+        assert list(found) == ["good", "whole"]
+        assert found["good"].markets == ("US_EQ",)
+        said = ["it has no jobs", "ZeroDivisionError", "is defined at", "FileNotFoundError"]
+        assert len(faults) == len(said)
+        assert all(text in fault for text, fault in zip(said, faults, strict=True))
 
     def test_file_that_raises_is_told_with_its_own_line_not_a_librarys(
         self, folder: Path, write: Write
