@@ -17,10 +17,14 @@ except PrometheusError as error:
 app = runtime.app
 
 
-def say_faults() -> None:
-    """Log what is wrong with the pipelines that this process leaves out."""
+def say_what_will_not_run() -> None:
+    """Log which pipelines this process leaves out, and which have no market here."""
     for fault in runtime.faults:
         log.error("pipeline_left_out", extra={"fault": fault})
+    for pipeline in runtime.pipelines.values():
+        if not set(pipeline.markets) & set(runtime.settings.markets.enabled):
+            facts = {"pipeline": pipeline.name, "markets": ", ".join(pipeline.markets)}
+            log.warning("no_market_enabled", extra=facts)
 
 
 # Their receivers and steps connect themselves when they are imported.

@@ -21,7 +21,7 @@ from prometheus.dispatch.tasks import JobTask
 from prometheus.errors import PrometheusError
 from prometheus.persistence import leases, migrate
 from prometheus.persistence.engine import writing
-from workers.app import runtime, say_faults
+from workers.app import runtime, say_what_will_not_run
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:  # noqa: ARG002
         """Register the process and begin to renew."""
-        say_faults()
+        say_what_will_not_run()
         try:
             with _connected():
                 migrate.check(runtime.engine)

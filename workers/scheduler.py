@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from prometheus.persistence import migrate
 from prometheus.persistence.migrate import DatabaseRevisionError
-from workers.app import runtime, say_faults
+from workers.app import runtime, say_what_will_not_run
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class MarketScheduler(Scheduler):
 
     def setup_schedule(self) -> None:
         """Refuse to start on a database of another release; say what is left out."""
-        say_faults()
+        say_what_will_not_run()
         try:
             migrate.check(runtime.engine)
             self._checked = True

@@ -131,11 +131,17 @@ def _pipelines(place: Place) -> Finding:
         return Finding(
             "pipelines", Health.FAULT, str(error), "Correct the lines it names; nothing starts."
         )
-    told = [
-        f"{pipeline.name}: {output.count(len(pipeline.jobs), 'job')} for "
-        f"{', '.join(pipeline.markets)}"
-        for pipeline in pipelines.values()
-    ]
+    enabled = place.settings.markets.enabled
+    told, idle = [], []
+    for pipeline in pipelines.values():
+        served = [market for market in pipeline.markets if market in enabled]
+        jobs = output.count(len(pipeline.jobs), "job")
+        told.append(f"{pipeline.name}: {jobs} for {', '.join(served) or 'no market'}")
+        if not served:
+            idle.append(f"{pipeline.name} is for {', '.join(pipeline.markets)}")
+    if idle:
+        remedy = f"{'; '.join(idle)}: add its markets to PROMETHEUS__MARKETS__ENABLED."
+        return Finding("pipelines", Health.WARNING, "; ".join(told), remedy)
     return Finding("pipelines", Health.OK, "; ".join(told))
 
 

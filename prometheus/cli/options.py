@@ -38,6 +38,14 @@ def _with_zone(text: str) -> str:
 AsJson: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
 ]
+Instant: TypeAlias = Annotated[
+    datetime | None,
+    typer.Argument(
+        parser=read_instant,
+        metavar="INSTANT",
+        help="An instant such as 2012-11-23T17:30Z; now by default.",
+    ),
+]
 Folder: TypeAlias = Annotated[
     Path | None,
     typer.Option(

@@ -9,7 +9,6 @@ that is given. Nothing of it is left at the end.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -17,7 +16,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import typer
+
 from prometheus.bootstrap import Runtime, make_runtime
+from prometheus.cli.options import Instant
 from prometheus.cli.progress import Progress, read_progress
 from prometheus.cli.stack import Interrupted, Stack, worker_program
 from prometheus.core.market_state import get_market_state
@@ -28,7 +30,6 @@ from prometheus.persistence import migrate
 from prometheus.persistence.clock import read_now, start_replay
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.leases import wall_time
-from prometheus.scripts.demo_market_states import parse_instant
 from prometheus.settings import DATABASE_NAME, load_settings
 
 MOST_TICKS = 40
@@ -112,28 +113,19 @@ def ticks(folder: Path, at: datetime | None) -> int:
     return sum(len(run.named(JobStatus.FAILED)) for run in progress.runs)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demonstration; 1 if a job failed or something is missing, 2 for bad arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m prometheus.scripts.demo_market_aware_daemon",
-        description="Some real ticks of the scheduler, with counts of jobs by state.",
-    )
-    parser.add_argument(
-        "at",
-        nargs="?",
-        type=parse_instant,
-        help="an instant such as 2012-11-23T18:00Z; now by default",
-    )
-    at: datetime | None = parser.parse_args(arguments).at
+def main(at: Instant = None) -> None:
+    """Show some real ticks of the scheduler, with counts of jobs by state; 1 if a job failed."""
     try:
         with tempfile.TemporaryDirectory(prefix="prometheus-demo-") as folder:
-            return 1 if ticks(Path(folder), at) else 0
+            failed = ticks(Path(folder), at)
     except PrometheusError as error:
         print(f"demo_market_aware_daemon: {error}", file=sys.stderr)
-        return 1
+        raise typer.Exit(1) from None
     except Interrupted as interrupted:
-        return 128 + interrupted.number
+        raise typer.Exit(128 + interrupted.number) from None
+    if failed:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    typer.run(main)

@@ -9,10 +9,13 @@ time to what happens.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import typer
+
+from prometheus.cli.options import Instant
+from prometheus.cli.output import in_words, utc
 from prometheus.core.market_state import MarketStatus, describe_market
 from prometheus.core.markets import markets
 from prometheus.core.trading_calendar import TradingCalendar
@@ -29,7 +32,6 @@ from prometheus.orchestration.decisions import (
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.windows import SessionBounds
-from prometheus.scripts.demo_market_states import in_words, parse_instant
 
 
 def open_run(market_id: str, at: datetime) -> tuple[DAG, SessionBounds]:
@@ -71,7 +73,7 @@ def describe(status: MarketStatus) -> list[str]:
     lines = [f"{status.market_id:<9} {status.state}{reason}"]
     if status.next_transition is not None:
         at, state = status.next_transition
-        lines.append(f"  {state} follows in {in_words(at - status.at)}, {at:%Y-%m-%d %H:%M} UTC")
+        lines.append(f"  {state} follows in {in_words(at - status.at)}, {utc(at)}")
     dag, bounds = open_run(status.market_id, status.at)
     lines.append(f"  {dag.dag_id}: {len(dag)} jobs, no fault")
     runnable = dag.get_runnable_jobs(set(), set(), status.state)
@@ -92,19 +94,9 @@ def describe(status: MarketStatus) -> list[str]:
     return lines
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what would run; 1 if a market's calendar has no answer, 2 for bad arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m prometheus.scripts.demo_orchestrator",
-        description="Show what the scheduler would run in every market.",
-    )
-    parser.add_argument(
-        "at",
-        nargs="?",
-        type=parse_instant,
-        help="an instant such as 2012-11-23T18:30Z; now by default",
-    )
-    at = parser.parse_args(arguments).at or datetime.now(UTC)
+def main(at: Instant = None) -> None:
+    """Show what the scheduler would run in every market; 1 if a calendar has no answer."""
+    at = at or datetime.now(UTC)
     print(f"{at:%A %Y-%m-%d %H:%M:%S} UTC")
     missing = False
     for market in markets():
@@ -114,8 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except PrometheusError as error:
             missing = True
             print(f"{market.market_id:<9} not known: {error}")
-    return 1 if missing else 0
+    if missing:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    typer.run(main)

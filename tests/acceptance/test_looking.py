@@ -124,6 +124,13 @@ def test_doctor_of_a_new_installation_says_what_to_do(run_command: RunCommand) -
     assert health["database"] == "fault"
 
 
+def test_doctor_names_a_pipeline_that_has_no_market_here(run_command: RunCommand) -> None:
+    ended = run_command("doctor", "--json", env={"PROMETHEUS__MARKETS__ENABLED": "XTKS"})
+    (found,) = (each for each in ended.document["findings"] if each["name"] == "pipelines")
+    assert (found["health"], found["text"]) == ("warning", "daily: 9 jobs for no market")
+    assert "daily is for US_EQ, EU_EQ, ASIA_EQ: add" in found["remedy"]
+
+
 @pytest.mark.parametrize(
     ("module", "text"),
     [

@@ -336,6 +336,12 @@ def test_broken_pipeline_file_does_not_delay_the_others(
         assert f"pipeline_left_out fault={broken}:2: " in process.output().replace('"', "")
 
 
+def test_pipeline_without_an_enabled_market_is_said_aloud(installation: Installation) -> None:
+    installation.settings["PROMETHEUS__MARKETS__ENABLED"] = "XTKS"
+    for process in (installation.beat(), installation.worker("XTKS")):
+        process.wait_for("no_market_enabled pipeline=joined", timeout=60)
+
+
 def test_worker_that_could_not_end_a_job_in_time_is_refused(installation: Installation) -> None:
     worker = installation.worker(pool="threads")
     assert worker.wait(timeout=60) != 0
