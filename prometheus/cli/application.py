@@ -90,6 +90,11 @@ def run_command() -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"prometheus: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 

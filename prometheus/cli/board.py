@@ -197,7 +197,9 @@ def _jobs_now(run: RunProgress) -> Text:
                 text.append(job.job_id, style=output.STYLES[status])
                 if status is JobStatus.QUEUED and job.attempt_number > 1:
                     text.append(f" (attempt {job.attempt_number})", style="red")
-    return text or Text("waits for its window", style="dim")
+    # Between two jobs, for a moment, or for the window of a later one.
+    waits = "waits" if run.finished else "waits for its window"
+    return text or Text(waits, style="dim")
 
 
 def _overall(progress: Progress, expected: Expected) -> Table:

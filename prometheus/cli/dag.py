@@ -56,7 +56,7 @@ def show(
     from prometheus.orchestration.planning import session_bounds
 
     if (dag_id is None) == (market is None):
-        raise typer.BadParameter("give either a DAG_ID, or --market with --date")
+        raise typer.BadParameter("give either a DAG_ID or --market, such as us_eq_daily_2012-11-23")
     dag = find_dag(dag_id=dag_id, market=market, day=day, pipeline=pipeline)
     calendar = TradingCalendar(dag.market_id)
     bounds = session_bounds(calendar, dag.as_of_date)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol, Self
@@ -115,6 +116,16 @@ def follow(
         time.sleep(max(0.0, POLL_EVERY - (time.monotonic() - started_at)))
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that is worth telling."""
+
+    event: str
+    sentence: str
+    facts: dict[str, object]
+    """JSON values."""
+
+
 class Changes:
     """Compares each look with the one before it and tells what is worth telling."""
 
@@ -122,37 +133,36 @@ class Changes:
         self._runs: dict[str, RunProgress] = {}
         self._remarks = list(remarks)
 
-    def between(self, progress: Progress) -> list[tuple[str, str, dict[str, object]]]:
+    def between(self, progress: Progress) -> list[tuple[datetime, Change]]:
         """
         Compare with the look before.
 
         Returns:
-            Event, sentence, and the facts as JSON values, of each change.
+            What has changed and at what market time, the earliest first.
         """
-        found: list[tuple[str, str, dict[str, object]]] = []
+        found: list[tuple[datetime, Change]] = []
         today = progress.now.market_at.date()
         while self._remarks and self._remarks[0].day <= today:
             remark = self._remarks.pop(0)
             closed = {"market": remark.market_id, "day": remark.day, "reason": remark.text}
-            found.append(("market_closed", f"{remark}", closed))
+            found.append((progress.now.market_at, Change("market_closed", f"{remark}", closed)))
         for run in progress.runs:
             before = self._runs.get(run.dag_id)
             if before != run:
-                found += _run_changes(before, run)
+                at = run.moved_at(progress.now)
+                found += [(at, change) for change in _run_changes(before, run)]
         self._runs = {run.dag_id: run for run in progress.runs}
-        return found
+        return sorted(found, key=lambda each: each[0])
 
 
-def _run_changes(
-    before: RunProgress | None, run: RunProgress
-) -> list[tuple[str, str, dict[str, object]]]:
+def _run_changes(before: RunProgress | None, run: RunProgress) -> list[Change]:
     facts: dict[str, object] = {"dag_id": run.dag_id}
-    found: list[tuple[str, str, dict[str, object]]] = []
+    found: list[Change] = []
     opened = run.status is RunStatus.OPEN and (before is None or before.status != run.status)
     if opened:
         word = "opened" if before is None else "opened again"
         told = f"{run.dag_id}  {word}, {output.count(len(run.jobs), 'job')}"
-        found.append(("run_opened", told, {**facts, "jobs": len(run.jobs)}))
+        found.append(Change("run_opened", told, {**facts, "jobs": len(run.jobs)}))
     earlier = {job.job_id: job for job in before.jobs} if before else {}
     for job in run.jobs:
         found += _job_changes(run, earlier.get(job.job_id), job)
@@ -160,25 +170,17 @@ def _run_changes(
     if run.status is not RunStatus.OPEN and (before is None or before.status != run.status):
         counts = run.counts()
         told = ", ".join(f"{number} {status}" for status, number in counts.items())
-        found.append(
-            ("run_closed", f"{run.dag_id}  {run.status} ({told})", {**facts, "status": run.status})
-        )
+        told = f"{run.dag_id}  {run.status} ({told})"
+        found.append(Change("run_closed", told, {**facts, "status": run.status}))
     elif run.finished and run.finished != (before.finished if before else 0):
-        found.append(
-            (
-                "run_progress",
-                f"{run.dag_id}  {run.finished}/{total} jobs",
-                {**facts, "finished": run.finished, "jobs": total},
-            )
-        )
+        told = f"{run.dag_id}  {run.finished}/{total} jobs"
+        facts |= {"finished": run.finished, "jobs": total}
+        found.append(Change("run_progress", told, facts))
     return found
 
 
-def _job_changes(
-    run: RunProgress, before: JobProgress | None, job: JobProgress
-) -> list[tuple[str, str, dict[str, object]]]:
-    told = job.error is not None and (before is None or before.error != job.error)
-    if not told:
+def _job_changes(run: RunProgress, before: JobProgress | None, job: JobProgress) -> list[Change]:
+    if job.error is None or (before is not None and before.error == job.error):
         return []
     facts: dict[str, object] = {
         "dag_id": run.dag_id,
@@ -188,10 +190,11 @@ def _job_changes(
         "error": job.error,
     }
     if job.status in FINAL:
-        return [("job_ended", f"{run.dag_id}  {job.job_id} {job.status}: {job.error}", facts)]
+        told = f"{run.dag_id}  {job.job_id} {job.status}: {job.error}"
+        return [Change("job_ended", told, facts)]
     if job.status is JobStatus.QUEUED:
         failed = f"attempt {job.attempt_number - 1} of {job.job_id} failed, another follows"
-        return [("job_retried", f"{run.dag_id}  {failed}: {job.error}", facts)]
+        return [Change("job_retried", f"{run.dag_id}  {failed}: {job.error}", facts)]
     return []
 
 
@@ -214,8 +217,8 @@ class Lines:
 
     def show(self, progress: Progress) -> None:
         """Write what has changed since the last time, with the market time."""
-        for _, sentence, _ in self._changes.between(progress):
-            self._write(f"{output.utc(progress.now.market_at)}  {sentence}")
+        for at, change in self._changes.between(progress):
+            self._write(f"{output.utc(at)}  {change.sentence}")
 
     def _write(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, markup=False)
@@ -239,6 +242,5 @@ class JsonLines:
 
     def show(self, progress: Progress) -> None:
         """Print what has changed since the last time."""
-        for event, _, facts in self._changes.between(progress):
-            at = progress.now.market_at
-            output.print_json({"event": event, "market_at": at, **facts}, line=True)
+        for at, change in self._changes.between(progress):
+            output.print_json({"event": change.event, "market_at": at, **change.facts}, line=True)

@@ -28,7 +28,10 @@ def read_instant(text: str) -> datetime:
             f"{text!r} has no time zone, so it could be any of 24 hours. "
             f"Write {_with_zone(text)} for UTC."
         )
-    return instant.astimezone(UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise typer.BadParameter(f"{text!r} is outside the years that have dates") from None
 
 
 def _with_zone(text: str) -> str:

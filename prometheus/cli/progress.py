@@ -35,6 +35,7 @@ class JobProgress:
     """Wall time before which a QUEUED attempt does not start."""
     named_at: datetime | None
     """When its worker last said that it is running it."""
+    started_market_at: datetime | None
     error: str | None
     """Of the latest attempt, or of the one before while a retry waits."""
 
@@ -55,6 +56,17 @@ class RunProgress:
     def finished(self) -> int:
         """How many of its jobs have reached a final state."""
         return sum(job.status in FINAL for job in self.jobs)
+
+    def moved_at(self, now: Now) -> datetime:
+        """
+        Return the market time of what happened to it last.
+
+        A clock that leaps stands while anything runs, and may have leapt on since.
+        """
+        if not now.jumps:
+            return now.market_at
+        starts = [job.started_market_at for job in self.jobs if job.started_market_at is not None]
+        return max(starts, default=now.market_at)
 
     def named(self, *statuses: JobStatus) -> list[str]:
         """List its jobs in some states."""
@@ -158,6 +170,7 @@ def _jobs(connection: Connection, dag_ids: Collection[str]) -> dict[str, tuple[J
                 _e.attempt_number,
                 _e.scheduled_at,
                 _e.named_at,
+                _e.started_market_at,
                 _e.error_message,
             )
             .where(_e.dag_id.in_(chunk))
@@ -172,6 +185,7 @@ def _jobs(connection: Connection, dag_ids: Collection[str]) -> dict[str, tuple[J
                 row.attempt_number,
                 row.scheduled_at,
                 row.named_at,
+                row.started_market_at,
                 row.error_message or (before.error if before else None),
             )
     return {dag_id: tuple(jobs.values()) for dag_id, jobs in latest.items()}

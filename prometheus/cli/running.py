@@ -29,6 +29,7 @@ from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import session_bounds
 from prometheus.persistence import operators
+from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.runs import create_run
 from prometheus.persistence.tables import dag_runs
@@ -101,6 +102,12 @@ def _record(
 ) -> str:
     """Write the run, or new attempts of all its jobs, with the audit row, in one transaction."""
     dag = pipeline.dag(calendar.market_id, request.day)
+    opens_at = session_bounds(calendar, request.day).opens_at
+    if opens_at > read_now(connection).market_at:
+        raise RunRefusedError(
+            f"The session {request.day} of {calendar.market_id} has not begun: a run of it opens "
+            f"at {output.utc(opens_at)}, and the scheduler makes it then."
+        )
     actor = actor_name(request.actor)
     status = connection.execute(
         select(dag_runs.c.status).where(dag_runs.c.dag_id == dag.dag_id)
@@ -113,7 +120,7 @@ def _record(
         made = create_run(
             connection,
             dag,
-            opens_at=session_bounds(calendar, request.day).opens_at,
+            opens_at=opens_at,
             trigger="operator",
             calendar_version=calendar.version,
             parameters=pipeline.parameters,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
-from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, cast
 
 from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.market_state import MarketState
 from prometheus.core.markets import get_market
-from prometheus.errors import PipelineError, UnknownMarketError
+from prometheus.errors import PipelineError, UnknownMarketError, nearest
 from prometheus.orchestration.dag import (
     DAG,
     JobMetadata,
@@ -145,7 +146,7 @@ class Pipeline:
         where = _caller()
 
         def register(function: Callable[P, R]) -> Callable[P, R]:
-            self._define(function, name or function.__name__, where, **options)
+            self._define(function, name or function.__name__, where, **self._known(options, where))
             return function
 
         return register
@@ -159,7 +160,14 @@ class Pipeline:
             name: The job's name; the function's name if not given.
             options: See `JobOptions`.
         """
-        self._define(path, name or path.rpartition(":")[2], _caller(), **options)
+        where = _caller()
+        self._define(path, name or path.rpartition(":")[2], where, **self._known(options, where))
+
+    def _known(self, options: JobOptions, where: str) -> JobOptions:
+        known = JobOptions.__optional_keys__
+        for unknown in options.keys() - known:
+            self._faults.append(f"{where}: a job has no {unknown}=.{nearest(unknown, known)}")
+        return cast("JobOptions", {key: options[key] for key in known if key in options})  # type: ignore[literal-required]
 
     def _define(
         self,
@@ -284,10 +292,16 @@ class Pipeline:
             json.dumps(self.parameters, allow_nan=False)
         except (TypeError, ValueError) as error:
             faults.append(f"{self.where}: parameters must be JSON values: {error}")
+        if self.on_failure is not None and (wrong := _function_fault(self.on_failure, 2)):
+            faults.append(
+                f"{self.where}: on_failure {wrong}; it is called with two arguments, the "
+                f"JobContext and the error's message"
+            )
         lines = {job.name: job.where for job in self._jobs}
+        dag = self.dag("", date.min)
+        of_dag = dag.validate() or _never_open(dag)
         faults += [
-            f"{lines.get(_first_name(fault, lines), self.where)}: {fault}"
-            for fault in self.dag("", date.min).validate()
+            f"{lines.get(_first_name(fault, lines), self.where)}: {fault}" for fault in of_dag
         ]
         for job in self._jobs:
             faults += [f"{job.where}: job {job.name!r}: {fault}" for fault in _job_faults(job)]
@@ -362,8 +376,52 @@ def _first_name(fault: str, names: Iterable[str]) -> str:
     return found[min(found)] if found else ""
 
 
+_PHASES = (
+    MarketState.PRE_OPEN,
+    MarketState.SESSION,
+    MarketState.POST_CLOSE,
+    MarketState.OVERNIGHT,
+)
+"""In the order in which a session goes through them."""
+
+
+def _never_open(dag: DAG) -> list[str]:
+    """List the windows that end with a phase before an upstream's phase has begun."""
+    faults = []
+    for job in dag.jobs.values():
+        if job.window is not WindowRule.STATE or job.required_state not in _PHASES:
+            continue
+        for upstream_id in dag.get_dependency_chain(job.job_id)[:-1]:
+            state = dag.jobs[upstream_id].required_state
+            if state in _PHASES and _PHASES.index(state) > _PHASES.index(job.required_state):
+                faults.append(
+                    f"job {job.job_id!r}: its window never opens: {job.required_state} is over "
+                    f"when {upstream_id}, which it depends on, may start in {state}"
+                )
+    return faults
+
+
+def _function_fault(function: Callable[..., Any], arguments: int) -> str | None:
+    """Say why a function could not do its work when it is called with some arguments."""
+    if inspect.isclass(function) or not callable(function):
+        return "is no function"
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return "is async, and nobody would await it"
+    if inspect.isgeneratorfunction(function):
+        return "is a generator, and nobody would iterate over it"
+    try:
+        inspect.signature(function).bind(*[None] * arguments)
+    except TypeError as error:
+        return f"cannot be called so ({error})"
+    except ValueError:  # one of C may have no signature
+        return None
+    return None
+
+
 def _job_faults(job: JobDefinition) -> list[str]:
     faults = []
+    if not isinstance(job.function, str) and (wrong := _function_fault(job.function, 1)):
+        faults.append(f"its function {wrong}; it is called with one argument, the JobContext")
     if job.required_state is MarketState.HOLIDAY:
         faults.append("required_state is HOLIDAY, which has no session to run for")
     if not job.name.isidentifier() or len(job.name) > _LONGEST_NAME:

@@ -45,7 +45,7 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # The text is not shown: what does not parse may still hold a password.
         raise DatabaseUrlError("(hidden)", "it is not a URL") from None
     shown = shown_url(parsed)

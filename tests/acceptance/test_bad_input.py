@@ -63,10 +63,11 @@ COMMANDS = [("status",), ("db", "upgrade"), ("db", "current"), RUN, ("up",), ONE
     ("url", "texts"),
     [
         (SECRET, ("it is not a URL", "postgresql://user:password@host/database")),
+        (f"postgresql://app:{SECRET}@db:port/prometheus", ("it is not a URL",)),
         (f"mysql://app:{SECRET}@db/prometheus", ("mysql is not supported",)),
         (f"postgresql://app:{SECRET}@127.0.0.1:1/prometheus", ("app:***@127.0.0.1:1",)),
     ],
-    ids=["no URL", "another kind", "unreachable"],
+    ids=["no URL", "no port", "another kind", "unreachable"],
 )
 def test_a_wrong_database_url(
     run_command: RunCommand, command: tuple[str, ...], url: str, texts: tuple[str, ...]
@@ -96,6 +97,24 @@ def test_a_wrong_password_is_said_and_not_shown(run_command: RunCommand, guarded
     assert doctor.status == 1
     assert "password authentication failed" in doctor.out
     assert SECRET not in doctor.out + doctor.err
+
+
+@pytest.mark.parametrize("command", [("up",), ONE_DAY, RUN, ("db", "upgrade")], ids=" ".join)
+def test_a_data_folder_that_cannot_be_made(
+    run_command: RunCommand, home: Path, command: tuple[str, ...]
+) -> None:
+    (home / "file").write_text("")
+    folder = home / "file" / "data"
+    ended = run_command(*command, env={"PROMETHEUS__DATA__FOLDER": str(folder)})
+    ended.refused(f"{folder}", "Not a directory")
+
+
+def test_a_session_that_has_not_begun_is_not_run(run_command: RunCommand, home: Path) -> None:
+    ended = run_command("run", "US_EQ", "--date", "2027-11-22")
+    ended.refused(
+        "The session 2027-11-22 of US_EQ has not begun", "a run of it opens at 2027-11-22 13:30 UTC"
+    )
+    assert rows(home / ".prometheus", "SELECT count(*) FROM dag_runs") == [(0,)]
 
 
 def test_unknown_settings_name_the_nearest(run_command: RunCommand) -> None:

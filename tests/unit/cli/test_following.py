@@ -32,7 +32,7 @@ MARKETS = ("US_EQ", "EU_EQ", "ASIA_EQ")
 
 
 def job(name: str, status: JobStatus = JobStatus.PENDING, **values: object) -> JobProgress:
-    plain = JobProgress(name, f"id-{name}", status, 1, None, None, None)
+    plain = JobProgress(name, f"id-{name}", status, 1, None, None, None, None)
     return replace(plain, **values)  # type: ignore[arg-type]
 
 
@@ -47,7 +47,7 @@ def look(*runs: RunProgress, at: datetime = CLOSE, speed: float = 0) -> Progress
 
 
 def sentences(changes: Changes, progress: Progress) -> list[str]:
-    return [sentence for _, sentence, _ in changes.between(progress)]
+    return [change.sentence for _, change in changes.between(progress)]
 
 
 def test_a_run_is_told_from_its_opening_to_its_end() -> None:
@@ -95,6 +95,21 @@ def test_lines_carry_the_market_time() -> None:
     lines = Lines(Console(file=text, width=40))
     lines.show(look(run(job("first"))))
     assert text.getvalue() == "2012-11-23 18:00 UTC  us_eq_daily_2012-11-23  opened, 1 job\n"
+
+
+def test_what_happened_before_the_clock_leapt_keeps_its_own_time() -> None:
+    changes = Changes()
+    changes.between(look(run(job("first"))))
+    done = job("first", JobStatus.SUCCESS, started_market_at=CLOSE)
+    opened = RunProgress(
+        "eu_eq_daily_2012-11-26", "daily", "EU_EQ", date(2012, 11, 26), RunStatus.OPEN, ()
+    )
+    monday = datetime(2012, 11, 26, 7, tzinfo=UTC)
+    told = changes.between(look(opened, run(done, status=RunStatus.SUCCESS), at=monday))
+    assert [(at, change.event) for at, change in told] == [
+        (CLOSE, "run_closed"),
+        (monday, "run_opened"),
+    ]
 
 
 def test_the_board_shows_a_holiday_with_its_reason() -> None:

@@ -33,6 +33,11 @@ def test_an_instant_without_offset_is_refused_with_a_proposal(text: str, propose
     assert read_instant(proposed).tzinfo is UTC
 
 
+def test_an_instant_before_all_dates_is_refused() -> None:
+    with pytest.raises(typer.BadParameter, match="outside the years"):
+        read_instant("0001-01-01T00:00+14:00")
+
+
 @pytest.mark.parametrize(("text", "speed"), [("jump", 0.0), ("60", 60.0), ("0.5x", 0.5)])
 def test_speeds(text: str, speed: float) -> None:
     assert read_speed(text) == speed

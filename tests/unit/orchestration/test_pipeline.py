@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from typing import Any
 
@@ -21,6 +21,15 @@ HERE = __file__
 
 def nothing(ctx: object) -> None:
     """A job that does nothing."""
+
+
+async def coroutine(ctx: object) -> None:
+    """A job that nobody would await."""
+
+
+def generator(ctx: object) -> Iterator[int]:
+    """A job that nobody would iterate over."""
+    yield 1
 
 
 def line() -> int:
@@ -213,6 +222,7 @@ class TestFaults:
             ({"after": ["nothing"]}, "cycle: nothing → nothing"),
             ({"after": "ingest"}, "after is ingest; it must be a list: after=[ingest]"),
             ({"after": nothing}, "after is nothing; it must be a list: after=[nothing]"),
+            ({"afer": ["ingest"]}, "a job has no afer=. Did you mean 'after'?"),
             ({"name": "with space"}, "its name must be an identifier of at most 100 characters"),
             ({"name": "x" * 101}, "its name must be an identifier of at most 100 characters"),
         ],
@@ -225,6 +235,33 @@ class TestFaults:
 
         text, _ = only_fault(define)
         assert said in text
+
+    @pytest.mark.parametrize(
+        ("function", "said"),
+        [
+            (
+                lambda: None,
+                "cannot be called so (too many positional arguments); it is called with one",
+            ),
+            (lambda ctx, more: None, "missing a required argument: 'more'"),
+            (coroutine, "is async"),
+            (generator, "is a generator"),
+            (Pipeline, "is no function"),
+        ],
+    )
+    def test_function_that_could_not_do_its_work_is_refused(
+        self, function: Callable[..., Any], said: str
+    ) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        pipeline.job(name="a")(function)
+        (fault,) = pipeline.faults()
+        assert said in fault
+
+    def test_on_failure_must_take_the_context_and_the_message(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"], on_failure=nothing)
+        pipeline.job()(nothing)
+        (fault,) = pipeline.faults()
+        assert "on_failure cannot be called so (too many positional arguments)" in fault
 
     @pytest.mark.parametrize("cap", ["118m59s", "1h"])
     def test_retry_may_wait_until_a_minute_before_the_visibility_timeout(self, cap: str) -> None:
@@ -353,3 +390,13 @@ class TestEmptyPhases:
         pipeline = Pipeline("mine", markets=["BARE"])
         pipeline.job(required_state=state, window=window)(nothing)
         assert pipeline.faults() == ()
+
+    def test_window_that_ends_before_an_upstream_may_start_is_refused(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        pipeline.job(required_state="POST_CLOSE")(nothing)
+        pipeline.job(name="between", after=[nothing])(lambda ctx: None)
+        pipeline.job(name="early", after=["between"], required_state="SESSION", window="state")(
+            lambda ctx: None
+        )
+        (fault,) = pipeline.faults()
+        assert "job 'early': its window never opens: SESSION is over when nothing" in fault
