@@ -36,6 +36,7 @@ from pydantic_core import ErrorDetails
 from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.markets import get_market
 from prometheus.errors import PrometheusError, nearest
+from prometheus.sources.choice import choose_sources
 
 PREFIX = "PROMETHEUS__"
 FILE_SUFFIX = "_FILE"
@@ -321,6 +322,10 @@ class Settings(_Section):
                 problems.append(str(error))
         if problems:
             raise ValueError(" ".join(problems))
+        try:
+            choose_sources(value)
+        except PrometheusError as error:
+            raise ValueError(str(error)) from None
         return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -39,8 +40,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MAX_MESSAGE = 2_000
+"""Characters of an error's message that are kept."""
 MAX_TRACEBACK = 20_000
 """Characters of a traceback that are kept; its end says most."""
+_PASSWORD_IN_URL = re.compile(r"(\w://[^\s:/@]*:)[^\s/@]+@")
 RETRY_WRITE_EVERY = 1.0
 """Wall seconds between two tries to write a result while the database is away."""
 
@@ -211,17 +215,25 @@ def failure_of(
         trace = "".join(traceback.format_exception(error))
     details: dict[str, Any] = {"type": type(error).__qualname__}
     if trace:
-        details["traceback"] = storable(trace)[-MAX_TRACEBACK:]
+        details["traceback"] = storable(trace[-2 * MAX_TRACEBACK :])[-MAX_TRACEBACK:]
     if isinstance(error, SoftTimeLimitExceeded) and limit is not None:
         return Failure(f"timed out after {limit.total_seconds():g} s", details)
     if isinstance(error, TimeLimitExceeded):
         return Failure(f"timed out after {error.args[0]:g} s (hard limit)", details)
     if isinstance(error, WorkerLostError):
         return Failure(f"its process ended: {storable(str(error))}", details)
-    text = storable(str(error)) or "no message"
-    return Failure(f"{type(error).__qualname__}: {text}", details)
+    text = str(error)
+    if len(text) > MAX_MESSAGE:
+        text = f"{text[:MAX_MESSAGE]}... ({len(text)} characters)"
+    return Failure(f"{type(error).__qualname__}: {storable(text) or 'no message'}", details)
 
 
 def storable(text: str) -> str:
-    """Write what no database takes, NUL and half a surrogate pair, as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    """
+    Make a text fit to be kept and shown.
+
+    What no database takes, NUL and half a surrogate pair, becomes escapes; a password in a URL,
+    which libraries like to put into their errors, becomes ``***``.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    return _PASSWORD_IN_URL.sub(r"\1***@", text)

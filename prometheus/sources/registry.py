@@ -6,11 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 
 from prometheus.sources import bundled
-from prometheus.sources.errors import (
-    SourceConfigurationError,
-    SourceNotAvailableError,
-    UnknownSourceError,
-)
+from prometheus.sources.choice import BUNDLED, BUNDLED_EXCHANGES, SYNTHETIC, choose_sources
 from prometheus.sources.protocol import (
     Bar,
     FactorReturn,
@@ -28,14 +24,6 @@ from prometheus.sources.synthetic import (
     SyntheticPrices,
 )
 
-BUNDLED = "bundled"
-SYNTHETIC = "synthetic"
-EODHD = "eodhd"
-"""Reserved for the client of eodhd.com; configuring it is refused until it is there."""
-
-SOURCE_NAMES = (BUNDLED, SYNTHETIC, EODHD)
-DEFAULT_SOURCES: Mapping[str, str] = {"US_EQ": BUNDLED, "EU_EQ": SYNTHETIC, "ASIA_EQ": SYNTHETIC}
-
 
 def build_sources(
     assignments: Mapping[str, str] | None = None,
@@ -48,22 +36,16 @@ def build_sources(
     Make the feeds of all markets.
 
     Args:
-        assignments: Market to ``"bundled"`` or ``"synthetic"``, over `DEFAULT_SOURCES`; a market
-            named in neither is synthetic.
+        assignments: Market to ``"bundled"`` or ``"synthetic"``, over the defaults of
+            `choose_sources`; a market named in neither is synthetic.
         seed: Of everything synthetic.
         members: Market to its exchanges.
         session_dates: Sessions of an exchange or a market.
 
     Raises:
-        UnknownSourceError: A name that is none of `SOURCE_NAMES`.
-        SourceNotAvailableError: ``"eodhd"``, whose client comes with a later release.
+        SourceConfigurationError: See `choose_sources`.
     """
-    chosen = {**DEFAULT_SOURCES, **(assignments or {})}
-    for market_id, name in chosen.items():
-        if name not in SOURCE_NAMES:
-            raise UnknownSourceError(market_id, name, SOURCE_NAMES)
-        if name == EODHD:
-            raise SourceNotAvailableError(market_id, name)
+    chosen = choose_sources(assignments or {}, members)
     return ConfiguredSources(chosen, seed=seed, members=members, session_dates=session_dates)
 
 
@@ -100,14 +82,7 @@ class ConfiguredSources:
         return self._synthetic_factors
 
     def _bundled_mics(self, market_id: str) -> list[str]:
-        available = {instrument.mic for instrument in bundled.INSTRUMENTS}
-        mics = [mic for mic in self._members(market_id) if mic in available]
-        if not mics:
-            raise SourceConfigurationError(
-                f"{market_id}: the source 'bundled' has prices of {', '.join(sorted(available))} "
-                f"only, and none of these is in the market. Choose 'synthetic'."
-            )
-        return mics
+        return [mic for mic in self._members(market_id) if mic in BUNDLED_EXCHANGES]
 
 
 class BundledYears:

@@ -244,6 +244,22 @@ def test_a_broker_that_could_never_answer_is_refused(url: str, fault: str, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("market", "source", "said"),
+    [
+        ("US_EQ", "bundeld", "Did you mean 'bundled'?"),
+        ("US_EQ", "eodhd", "has no client in this release"),
+        ("EU_EQ", "bundled", "has prices of XNAS, XNYS only"),
+    ],
+)
+def test_a_source_that_could_not_serve_its_market_is_refused(
+    market: str, source: str, said: str, tmp_path: Path
+) -> None:
+    (found,) = faults({f"PROMETHEUS__SOURCES__{market}": source}, tmp_path)
+    assert found.startswith(f"PROMETHEUS__SOURCES__{market}: {market}: ")
+    assert said in found
+
+
+@pytest.mark.parametrize(
     "url", ["redis://", "rediss://u:p%40@host/3", "redis+socket:///run/redis.sock"]
 )
 def test_ways_to_name_a_broker(url: str, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from datetime import date
 
 import pytest
 
+from prometheus.sources.bundled import INSTRUMENTS
+from prometheus.sources.choice import BUNDLED_EXCHANGES
 from prometheus.sources.errors import (
     SourceConfigurationError,
     SourceError,
@@ -82,7 +84,11 @@ def test_eodhd_is_refused_until_its_client_is_there() -> None:
 
 def test_bundled_prices_of_another_market_are_refused() -> None:
     with pytest.raises(SourceConfigurationError, match="XNAS, XNYS only"):
-        build_sources({"EU_EQ": "bundled"}).prices("EU_EQ")
+        build_sources({"EU_EQ": "bundled"})
+
+
+def test_exchanges_of_the_bundled_file_are_those_that_the_choice_knows() -> None:
+    assert {instrument.mic for instrument in INSTRUMENTS} == BUNDLED_EXCHANGES
 
 
 def test_only_feed_failures_are_worth_another_attempt() -> None:

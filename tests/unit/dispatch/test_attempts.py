@@ -1,0 +1,28 @@
+"""What is kept of an error."""
+
+from __future__ import annotations
+
+from prometheus.dispatch.attempts import MAX_MESSAGE, MAX_TRACEBACK, failure_of
+
+
+def test_message_says_what_and_why() -> None:
+    assert failure_of(ValueError("no bars")).message == "ValueError: no bars"
+    assert failure_of(ValueError()).message == "ValueError: no message"
+
+
+def test_huge_message_is_cut_and_its_size_told() -> None:
+    failure = failure_of(ValueError("x" * 3_000_000), trace="y" * 3_000_000)
+    assert failure.message.endswith("x... (3000000 characters)")
+    assert len(failure.message) < MAX_MESSAGE + 50
+    assert len(failure.details["traceback"]) == MAX_TRACEBACK
+
+
+def test_what_no_database_takes_is_escaped() -> None:
+    assert failure_of(ValueError("a\x00b\ud800c")).message == "ValueError: a\\x00b\\ud800c"
+
+
+def test_passwords_of_urls_are_not_kept() -> None:
+    error = ConnectionError("no route to postgresql+psycopg://app:hunter2@db/x, redis://:hunter2@r")
+    failure = failure_of(error, trace=f"ConnectionError: {error}")
+    assert "hunter2" not in f"{failure}"
+    assert "postgresql+psycopg://app:***@db/x, redis://:***@r" in failure.message
