@@ -60,6 +60,8 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
             hide_parameters=True,
             connect_args={
                 "application_name": "prometheus",
+                # Also where the database itself was made without an encoding (SQL_ASCII).
+                "client_encoding": "utf8",
                 # A server that vanishes without a word must not hold a process for ever.
                 "connect_timeout": 10,
                 "keepalives_idle": 5,

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
+from prometheus.persistence import migrate
 from prometheus.persistence.engine import (
     DatabaseUrlError,
     create_engine,
@@ -17,6 +18,7 @@ from prometheus.persistence.engine import (
 )
 from prometheus.persistence.tables import market_clock, pipelines
 from tests.integration.persistence.world import World, at_once
+from tests.servers import PostgresServer
 
 
 def add(engine: Engine, name: str, world: World) -> None:
@@ -155,6 +157,23 @@ class TestPostgresql:
         assert level == "read committed"
         assert name == "prometheus"
         engine.dispose()
+
+    def test_database_that_was_made_without_an_encoding_works(
+        self, postgres_server: PostgresServer
+    ) -> None:
+        with postgres_server.connect() as connection:
+            connection.execute(
+                "CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
+            )
+        url = postgres_server.url("ascii")
+        migrate.upgrade(url)
+        engine = create_engine(url)
+        migrate.check(engine)
+        add(engine, "prix_d’été", World(engine))
+        with reading(engine) as connection:
+            assert connection.execute(select(pipelines.c.name)).scalar_one() == "prix_d’été"
+        engine.dispose()
+        postgres_server.drop_database("ascii")
 
 
 class TestUrls:
