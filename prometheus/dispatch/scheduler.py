@@ -439,10 +439,14 @@ class Scheduler:
                 "execution_rescued",
                 extra={"execution": orphan.execution_id, "reason": orphan.message},
             )
-            self._attempts.fail(
-                orphan.execution_id,
-                executions.Failure(orphan.message, {"type": "orphan"}, lost=orphan.lost),
-            )
+            failure = executions.Failure(orphan.message, {"type": "orphan"}, lost=orphan.lost)
+            try:
+                self._attempts.fail(orphan.execution_id, failure)
+            except OperationalError:
+                raise
+            except Exception:  # a run that can not be read never delays another's
+                log.exception("not_rescued", extra={"execution": orphan.execution_id})
+                continue
             self.totals["rescued"] += 1
 
     def _publish_forgotten(self, now: Now) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 from collections import defaultdict
@@ -9,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, Text, cast, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from prometheus.orchestration.dag import DAG, JobMetadata, definition_hash
@@ -168,26 +169,33 @@ def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[s
             select(
                 columns.dag_id,
                 columns.definition_hash,
-                columns.definition,
+                # As text: SQLAlchemy would read the JSON of all rows, or of none.
+                cast(columns.definition, Text).label("definition"),
                 columns.pipeline,
                 columns.market_id,
                 columns.as_of_date,
             ).where(columns.dag_id.in_(missing))
         ):
             try:
-                jobs = [JobMetadata.from_json(job) for job in row.definition["jobs"]]
-            except (KeyError, TypeError, ValueError):
+                dag = _read_dag(row)
+            except Exception:  # whatever is wrong with it, it is the trouble of this run alone
                 # Written by another release; it waits for one that can read it.
                 log.exception("run_unreadable", extra={"dag": row.dag_id})
                 continue
-            loaded[row.dag_id, row.definition_hash] = _dags[row.dag_id, row.definition_hash] = DAG(
-                row.dag_id,
-                jobs,
-                pipeline=row.pipeline,
-                market_id=row.market_id,
-                as_of_date=row.as_of_date,
-            )
+            loaded[row.dag_id, row.definition_hash] = _dags[row.dag_id, row.definition_hash] = dag
     return {dag_id: dag for (dag_id, _), dag in loaded.items() if dag is not None}
+
+
+def _read_dag(row: Row[Any]) -> DAG:
+    dag = DAG(
+        row.dag_id,
+        [JobMetadata.from_json(job) for job in json.loads(row.definition)["jobs"]],
+        pipeline=row.pipeline,
+        market_id=row.market_id,
+        as_of_date=row.as_of_date,
+    )
+    dag.topological_order()  # raises if no decision could be made of it
+    return dag
 
 
 def read_open_runs(

@@ -6,75 +6,34 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import func, literal_column, select, update
 
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.dispatch.attempts import Attempts
-from prometheus.dispatch.scheduler import Scheduler
+from prometheus.dispatch.scheduler import Pace, Scheduler
+from prometheus.orchestration.dag import JobMetadata
 from prometheus.orchestration.decisions import Snapshot, Start, decide
 from prometheus.orchestration.planning import session_bounds
 from prometheus.persistence import executions, operators, runs
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import Publication, Started
-from prometheus.persistence.leases import register_worker
-from prometheus.persistence.tables import job_executions
+from prometheus.persistence.tables import dag_runs, job_executions
+from tests.conftest import StartProcess
 from tests.integration.dispatch.conftest import TRIAL, Installation
+from tests.integration.dispatch.schedulers import (
+    RecordingBroker,
+    make_attempts,
+    make_scheduler,
+    register_worker,
+)
 from tests.servers import wait_until
-
-LEASE = timedelta(seconds=30)
-
-
-class RecordingBroker:
-    """Keeps what was published; the tests play the worker."""
-
-    def __init__(self) -> None:
-        self.published: list[Publication] = []
-
-    def publish(self, publications: Sequence[Publication]) -> None:
-        self.published += publications
-
-    def announce_failures(self, failures: Sequence[Publication]) -> None:
-        raise AssertionError("no pipeline here has an on_failure")
-
-    def waiting_ids(self, queues: Iterable[str]) -> set[str]:
-        return {publication.execution_id for publication in self.published}
-
-
-def _scheduler(engine: Engine, broker: RecordingBroker) -> Scheduler:
-    attempts = Attempts(engine, max_lost=3, write_for=LEASE)
-    return Scheduler(
-        engine,
-        broker,
-        attempts,
-        {},
-        markets=frozenset({"US_EQ", "EU_EQ"}),
-        owner=str(uuid.uuid4()),
-        election=False,
-        create_runs=False,
-    )
-
-
-def _worker(engine: Engine) -> str:
-    incarnation = str(uuid.uuid4())
-    with writing(engine) as connection:
-        register_worker(
-            connection,
-            incarnation,
-            worker="test",
-            host="test",
-            pid=os.getpid(),
-            queues=["US_EQ"],
-            lease=timedelta(hours=1),
-        )
-    return incarnation
 
 
 def test_chain_runs_link_after_link_in_the_workers_hands(installation: Installation) -> None:
@@ -166,9 +125,9 @@ def test_two_schedulers_at_once_start_every_job_exactly_once(installation: Insta
     engine = installation.engine
     brokers = [RecordingBroker(), RecordingBroker()]
     engines = [create_engine(installation.database_url) for _ in brokers]
-    schedulers = [_scheduler(*pair) for pair in zip(engines, brokers, strict=True)]
-    incarnation = _worker(engine)
-    attempts = Attempts(engine, max_lost=3, write_for=LEASE)
+    schedulers = [make_scheduler(*pair) for pair in zip(engines, brokers, strict=True)]
+    incarnation = register_worker(engine)
+    attempts = make_attempts(engine)
     starts: dict[str, int] = {}
     barrier = threading.Barrier(len(schedulers))
 
@@ -221,9 +180,9 @@ def test_two_last_upstreams_finishing_together_start_the_downstream_at_once(
     """200 times: no tick ever happens here, so whatever starts was started by a finisher."""
     engine = installation.engine
     broker = RecordingBroker()
-    incarnation = _worker(engine)
-    scheduler = _scheduler(engine, broker)
-    attempts = Attempts(engine, max_lost=3, write_for=LEASE)
+    incarnation = register_worker(engine)
+    scheduler = make_scheduler(engine, broker)
+    attempts = make_attempts(engine)
     missed = []
     sessions = TradingCalendar("US_EQ").trading_days(date(2026, 1, 1), date(2026, 11, 20))[:200]
     assert len(sessions) == 200
@@ -258,7 +217,7 @@ def test_two_last_upstreams_finishing_together_start_the_downstream_at_once(
 
 
 def test_idle_tick_asks_to_sleep_until_something_is_due(installation: Installation) -> None:
-    scheduler = _scheduler(installation.engine, RecordingBroker())
+    scheduler = make_scheduler(installation.engine, RecordingBroker())
 
     assert scheduler.tick() == timedelta(seconds=3)
 
@@ -272,7 +231,7 @@ def test_killed_beat_between_claim_and_publish_is_made_good(installation: Instal
             raise KeyboardInterrupt  # as abrupt as a process can end without ending this test
 
     with pytest.raises(KeyboardInterrupt):
-        _scheduler(installation.engine, Away()).advance(dag_id)
+        make_scheduler(installation.engine, Away()).advance(dag_id)
     with reading(installation.engine) as connection:
         queued = connection.execute(
             select(func.count()).where(
@@ -282,7 +241,7 @@ def test_killed_beat_between_claim_and_publish_is_made_good(installation: Instal
     assert queued == 2
 
     broker = RecordingBroker()
-    scheduler = _scheduler(installation.engine, broker)
+    scheduler = make_scheduler(installation.engine, broker)
     wait_until(
         lambda: scheduler.tick() and len(broker.published) == 2,
         timeout=30,
@@ -314,7 +273,7 @@ def test_one_market_in_trouble_does_not_delay_another(installation: Installation
     healthy = installation.make_run("joined", market="US_EQ")
     broker = RecordingBroker()
 
-    _scheduler(installation.engine, broker).tick()
+    make_scheduler(installation.engine, broker).tick()
 
     assert {each.dag_id for each in broker.published} == {healthy}
     assert installation.run_status(broken) == "OPEN"
@@ -346,3 +305,84 @@ def test_worker_that_could_not_end_a_job_in_time_is_refused(installation: Instal
     worker = installation.worker(pool="threads")
     assert worker.wait(timeout=60) != 0
     assert "Start the worker without --pool" in worker.output()
+
+
+def _waits_for_itself(**changes: object) -> dict[str, Any]:
+    left = JobMetadata(job_id="left", job_type="left", market_id="US_EQ", dependencies=("left",))
+    return {"jobs": [{**left.to_json(), **changes}]}
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        pytest.param([], id="list"),
+        pytest.param({"jobs": [{"job_id": "left"}]}, id="job without its fields"),
+        pytest.param(_waits_for_itself(job_id=["left"]), id="id that is no text"),
+        pytest.param(_waits_for_itself(timeout_seconds=1e99), id="too long a time limit"),
+        pytest.param(_waits_for_itself(), id="cycle"),
+    ],
+)
+def test_run_that_can_not_be_read_does_not_delay_the_others_of_its_market(
+    installation: Installation, definition: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    unreadable, *healthy = _joined_runs(installation)
+    _store_definition(installation, unreadable, definition)
+    broker = RecordingBroker()
+
+    make_scheduler(installation.engine, broker).tick()
+
+    assert {each.dag_id for each in broker.published} == set(healthy)
+    assert installation.run_status(unreadable) == "OPEN"
+    said = [record for record in caplog.records if record.message == "run_unreadable"]
+    assert [vars(record)["dag"] for record in said] == [unreadable]
+
+
+def test_run_whose_definition_is_not_json_does_not_delay_the_others(
+    sqlite_url: str, redis_url: str, start_process: StartProcess
+) -> None:
+    """SQLite keeps any text; PostgreSQL takes none that is not JSON."""
+    engine = create_engine(sqlite_url)
+    installation = Installation(sqlite_url, redis_url, start_process, engine)
+    unreadable, *healthy = _joined_runs(installation)
+    _store_definition(installation, unreadable, literal_column("'{\"jobs\": ['"))
+    broker = RecordingBroker()
+
+    make_scheduler(engine, broker).tick()
+    engine.dispose()
+
+    assert {each.dag_id for each in broker.published} == set(healthy)
+
+
+def test_lost_attempt_of_a_run_that_can_not_be_read_does_not_delay_the_others(
+    installation: Installation,
+) -> None:
+    """It can be neither failed nor tried again before somebody can read its run."""
+    unreadable, *healthy = _joined_runs(installation)
+    engine, broker = installation.engine, RecordingBroker()
+    scheduler = make_scheduler(engine, broker, pace=Pace(worker_lease=timedelta(0)))
+    scheduler.advance(unreadable)
+    attempts, lost = make_attempts(engine), register_worker(engine, lease=timedelta(0))
+    for publication in broker.published:
+        attempts.start(publication.execution_id, worker="test", incarnation=lost)
+    broker.published.clear()
+    _store_definition(installation, unreadable, [])
+
+    scheduler.tick()
+
+    assert {each.dag_id for each in broker.published} == set(healthy)
+    assert installation.statuses(unreadable)["left"] == ["RUNNING"]
+
+
+def _joined_runs(installation: Installation) -> list[str]:
+    sessions = (date(2026, 11, day) for day in (18, 17, 19))
+    return [installation.make_run("joined", session=session) for session in sessions]
+
+
+def _store_definition(installation: Installation, dag_id: str, definition: object) -> None:
+    with writing(installation.engine) as connection:
+        connection.execute(
+            update(dag_runs)
+            .where(dag_runs.c.dag_id == dag_id)
+            # A process parses each definition once, and knows it by its hash.
+            .values(definition=definition, definition_hash=uuid.uuid4().hex)
+        )

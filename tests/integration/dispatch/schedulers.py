@@ -1,0 +1,79 @@
+"""Schedulers in the test's own process, and what they need around them."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+
+from sqlalchemy import Engine
+
+from prometheus.dispatch.attempts import Attempts
+from prometheus.dispatch.scheduler import Broker, Pace, Scheduler
+from prometheus.orchestration.pipeline import Pipeline
+from prometheus.persistence import leases
+from prometheus.persistence.engine import writing
+from prometheus.persistence.executions import Publication
+
+LEASE = timedelta(seconds=30)
+
+
+class RecordingBroker:
+    """Keeps what was published; the tests play the worker."""
+
+    def __init__(self) -> None:
+        self.published: list[Publication] = []
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        self.published += publications
+
+    def announce_failures(self, failures: Sequence[Publication]) -> None:
+        raise AssertionError("no pipeline here has an on_failure")
+
+    def waiting_ids(self, queues: Iterable[str]) -> set[str]:
+        return {publication.execution_id for publication in self.published}
+
+
+def make_attempts(engine: Engine) -> Attempts:
+    return Attempts(engine, max_lost=3, write_for=LEASE)
+
+
+def make_scheduler(
+    engine: Engine,
+    broker: Broker,
+    *,
+    pipelines: Mapping[str, Pipeline] | None = None,
+    markets: Iterable[str] = ("US_EQ", "EU_EQ"),
+    pace: Pace | None = None,
+    election: bool = False,
+    create_runs: bool = False,
+) -> Scheduler:
+    """Make a scheduler that always leads and makes no runs, unless asked to."""
+    return Scheduler(
+        engine,
+        broker,
+        make_attempts(engine),
+        pipelines or {},
+        markets=frozenset(markets),
+        owner=str(uuid.uuid4()),
+        pace=pace or Pace(),
+        election=election,
+        create_runs=create_runs,
+    )
+
+
+def register_worker(engine: Engine, *, lease: timedelta = timedelta(hours=1)) -> str:
+    """Write the lease of a worker that nobody renews; return its incarnation."""
+    incarnation = str(uuid.uuid4())
+    with writing(engine) as connection:
+        leases.register_worker(
+            connection,
+            incarnation,
+            worker="test",
+            host="test",
+            pid=os.getpid(),
+            queues=["US_EQ"],
+            lease=lease,
+        )
+    return incarnation
