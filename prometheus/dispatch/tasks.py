@@ -83,18 +83,18 @@ class Workplace:
 @contextmanager
 def unlimited() -> Iterator[None]:
     """
-    Hold back the soft time limit, which Celery would let strike while a result is written.
+    Let the soft time limit pass, which Celery would let strike while a result is written.
 
     It arms the limit until its own handlers have returned, and raises it wherever the child is.
+    The job has ended, so the limit means nothing.
     """
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    # Not masked, which would hold for this thread alone: a library's threads (numpy's, for example)
+    # take the signal too, and Python raises it here all the same.
+    held = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         yield
     finally:
-        # Taken from the queue instead of let in: the job has ended, so the limit means nothing.
-        while signal.SIGUSR1 in signal.sigpending():
-            signal.sigwait({signal.SIGUSR1})
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        signal.signal(signal.SIGUSR1, held)
 
 
 class JobTask(Task):

@@ -15,10 +15,11 @@ from sqlalchemy import Row, select
 
 from prometheus.persistence import runs
 from prometheus.persistence.engine import create_engine, reading, writing
+from prometheus.persistence.migrate import upgrade
 from prometheus.persistence.tables import dag_runs, job_executions, worker_incarnations
 from prometheus.pipelines.loading import load_pipelines
 from tests.conftest import StartProcess
-from tests.servers import Process, wait_until
+from tests.servers import PostgresServer, Process, wait_until
 
 TRIAL = Path(__file__).parent / "trial.py"
 SESSION = date(2026, 11, 20)
@@ -142,6 +143,25 @@ def installation(
 ) -> Iterator[Installation]:
     """PostgreSQL and the shared Redis."""
     yield from _installation(postgresql_url, redis_url, start_process)
+
+
+@pytest.fixture
+def sqlite_installation(
+    sqlite_url: str, redis_url: str, start_process: StartProcess
+) -> Iterator[Installation]:
+    """SQLite and the shared Redis."""
+    yield from _installation(sqlite_url, redis_url, start_process)
+
+
+@pytest.fixture
+def spare_installation(
+    spare_postgres: PostgresServer, redis_url: str, start_process: StartProcess
+) -> Iterator[tuple[Installation, PostgresServer]]:
+    """A PostgreSQL that the test may stop and start, and the shared Redis."""
+    url = spare_postgres.url(spare_postgres.create_database())
+    upgrade(url)
+    for installation in _installation(url, redis_url, start_process):
+        yield installation, spare_postgres
 
 
 @pytest.fixture

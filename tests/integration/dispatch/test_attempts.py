@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+import pytest
 from sqlalchemy import update
 
 from prometheus.core.trading_calendar import TradingCalendar
@@ -17,7 +18,7 @@ from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import writing
 from prometheus.persistence.tables import job_executions
 from tests.integration.dispatch.conftest import Installation
-from tests.servers import RedisServer, wait_until
+from tests.servers import PostgresServer, RedisServer, wait_until
 
 
 def test_job_that_fails_twice_leaves_three_rows_with_doubling_bounds(
@@ -59,6 +60,60 @@ def test_attempt_over_its_limit_times_out_and_is_retried(installation: Installat
     assert second.status == "SUCCESS"
     # Celery counts from when the child took the message, a moment before the row says so.
     assert (first.completed_at - first.started_at).total_seconds() > 30
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["success", "failure"])
+def test_limit_that_strikes_while_a_write_waits_for_another_changes_nothing(
+    sqlite_installation: Installation, tmp_path: Path, fails: bool
+) -> None:
+    """The job ends in time; only that somebody else writes to the file keeps it from saying so."""
+    installation = sqlite_installation
+    dag_id = _run_brief(installation, tmp_path, fails=fails)
+
+    with writing(installation.engine):
+        _end_and_outlive_the_limit(installation, tmp_path)
+        assert installation.statuses(dag_id) == {"ends_when_told": ["RUNNING"]}
+
+    installation.wait_for_run(dag_id, "SUCCESS")
+    expected = ["FAILED", "SUCCESS"] if fails else ["SUCCESS"]
+    assert installation.statuses(dag_id) == {"ends_when_told": expected}
+    if fails:
+        first = installation.attempts(dag_id)[0]
+        assert first.error_message == "RuntimeError: told to fail"
+
+
+def test_limit_that_strikes_while_the_database_is_away_does_not_cost_a_success(
+    spare_installation: tuple[Installation, PostgresServer], tmp_path: Path
+) -> None:
+    installation, server = spare_installation
+    dag_id = _run_brief(installation, tmp_path, fails=False)
+
+    server.stop()
+    _end_and_outlive_the_limit(installation, tmp_path)
+    server.start()
+
+    installation.wait_for_run(dag_id, "SUCCESS")
+    assert installation.statuses(dag_id) == {"ends_when_told": ["SUCCESS"]}
+
+
+def _run_brief(installation: Installation, folder: Path, *, fails: bool) -> str:
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("brief", parameters={"folder": str(folder), "fails": fails})
+    wait_until(lambda: (folder / "started-1").exists(), timeout=60, message="attempt 1 runs")
+    return dag_id
+
+
+def _end_and_outlive_the_limit(installation: Installation, folder: Path) -> None:
+    for name in ("go-1", "go-2"):
+        (folder / name).touch()
+    wait_until(lambda: (folder / "ended-1").exists(), timeout=30, message="attempt 1 ends")
+    assert not installation.logged("Soft time limit"), "the job ends in time"
+    wait_until(
+        lambda: installation.logged("Soft time limit (4s) exceeded"),
+        timeout=30,
+        message="the limit strikes",
+    )
 
 
 def test_failure_skips_what_is_below_it_and_a_retry_finishes_the_run(

@@ -25,7 +25,6 @@ from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import Publication, Started
 from prometheus.persistence.tables import dag_runs, job_executions
-from tests.conftest import StartProcess
 from tests.integration.dispatch.conftest import TRIAL, Installation
 from tests.integration.dispatch.schedulers import (
     RecordingBroker,
@@ -338,17 +337,14 @@ def test_run_that_can_not_be_read_does_not_delay_the_others_of_its_market(
 
 
 def test_run_whose_definition_is_not_json_does_not_delay_the_others(
-    sqlite_url: str, redis_url: str, start_process: StartProcess
+    sqlite_installation: Installation,
 ) -> None:
     """SQLite keeps any text; PostgreSQL takes none that is not JSON."""
-    engine = create_engine(sqlite_url)
-    installation = Installation(sqlite_url, redis_url, start_process, engine)
-    unreadable, *healthy = _joined_runs(installation)
-    _store_definition(installation, unreadable, literal_column("'{\"jobs\": ['"))
+    unreadable, *healthy = _joined_runs(sqlite_installation)
+    _store_definition(sqlite_installation, unreadable, literal_column("'{\"jobs\": ['"))
     broker = RecordingBroker()
 
-    make_scheduler(engine, broker).tick()
-    engine.dispose()
+    make_scheduler(sqlite_installation.engine, broker).tick()
 
     assert {each.dag_id for each in broker.published} == set(healthy)
 

@@ -99,6 +99,21 @@ def fails_when_told(ctx: JobContext) -> None:
         raise RuntimeError("told to fail")
 
 
+brief = Pipeline("brief", markets=MARKETS)
+
+
+@brief.job(timeout="4s", max_retries=1, retry_base="1s", retry_cap="1s")
+def ends_when_told(ctx: JobContext) -> None:
+    """Ends at once when the file of its parameters is there; the first attempt fails if asked."""
+    folder = Path(ctx.parameters["folder"])
+    (folder / f"started-{ctx.attempt_number}").touch()
+    while not (folder / f"go-{ctx.attempt_number}").exists():
+        time.sleep(0.02)
+    (folder / f"ended-{ctx.attempt_number}").touch()
+    if ctx.attempt_number == 1 and ctx.parameters["fails"]:
+        raise RuntimeError("told to fail")
+
+
 dying = Pipeline("dying", markets=MARKETS)
 
 
