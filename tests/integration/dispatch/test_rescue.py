@@ -1,0 +1,133 @@
+"""From when on a scheduler may give workers up: only when they could have renewed their leases."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from prometheus.dispatch.scheduler import Pace, Scheduler
+from prometheus.persistence.engine import reading
+from prometheus.persistence.leases import wall_time
+from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.schedulers import (
+    RecordingBroker,
+    make_attempts,
+    make_scheduler,
+    register_worker,
+)
+from tests.servers import PostgresServer, wait_until
+
+LEASE = timedelta(seconds=2)
+"""A worker's, and so how long the database must have been reachable."""
+
+
+def test_scheduler_that_has_just_started_gives_nobody_up_for_one_lease(
+    installation: Installation,
+) -> None:
+    dag_id = _lose_an_attempt(installation)
+    began_at = _now(installation)
+
+    _tick_until_rescued(_rescuer(installation), installation, dag_id)
+
+    assert _rescued_at(installation, dag_id) - began_at >= LEASE
+
+
+def test_scheduler_that_has_just_got_the_database_back_gives_nobody_up_for_one_lease(
+    spare_installation: tuple[Installation, PostgresServer],
+) -> None:
+    """The workers could not reach it either, and renew as soon as they can."""
+    installation, server = spare_installation
+    gap = timedelta(seconds=1)
+    scheduler = _rescuer(installation, lease=gap)
+    _tick_for_one_lease(installation, scheduler)
+
+    server.stop()
+    _fail_to_tick_for(gap, scheduler)
+    server.start()
+    dag_id = _lose_an_attempt(installation)
+    back_at = _now(installation)
+    _tick_until_rescued(scheduler, installation, dag_id)
+
+    assert _rescued_at(installation, dag_id) - back_at >= LEASE
+
+
+def test_standby_that_takes_the_lead_rescues_at_once(installation: Installation) -> None:
+    """It has asked the database for the lead all the while."""
+    leader, standby = (_rescuer(installation, election=True) for _ in range(2))
+    _tick_for_one_lease(installation, leader, standby)
+    assert (leader.totals["ticks"] > 0, standby.totals["ticks"]) == (True, 0)
+
+    leader.resign()
+    dag_id = _lose_an_attempt(installation)
+    standby.tick()
+
+    assert installation.attempts(dag_id)[0].status == "FAILED"
+    assert standby.totals["rescued"] == 1
+
+
+def _rescuer(
+    installation: Installation,
+    *,
+    lease: timedelta = timedelta(seconds=10),
+    election: bool = False,
+) -> Scheduler:
+    pace = Pace(lease=lease, worker_lease=LEASE, rescue_every=timedelta(0))
+    return make_scheduler(installation.engine, RecordingBroker(), pace=pace, election=election)
+
+
+def _lose_an_attempt(installation: Installation) -> str:
+    """Start an attempt on a worker whose lease has run out."""
+    dag_id = installation.make_run("held")
+    broker = RecordingBroker()
+    make_scheduler(installation.engine, broker).advance(dag_id)
+    (publication,) = broker.published
+    make_attempts(installation.engine).start(
+        publication.execution_id,
+        worker="test",
+        incarnation=register_worker(installation.engine, lease=timedelta(0)),
+    )
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["RUNNING"]}
+    return dag_id
+
+
+def _now(installation: Installation) -> datetime:
+    with reading(installation.engine) as connection:
+        return wall_time(connection)
+
+
+def _tick_for_one_lease(installation: Installation, *schedulers: Scheduler) -> None:
+    began_at = _now(installation)
+
+    def tick() -> bool:
+        for scheduler in schedulers:
+            scheduler.tick()
+        return _now(installation) - began_at > LEASE
+
+    wait_until(tick, timeout=30, message="one lease passes")
+
+
+def _fail_to_tick_for(length: timedelta, scheduler: Scheduler) -> None:
+    until = time.monotonic() + length.total_seconds()
+
+    def fail_to_tick() -> bool:
+        with pytest.raises(OperationalError):
+            scheduler.tick()
+        return time.monotonic() > until
+
+    wait_until(fail_to_tick, timeout=30, message="the outage lasts long enough")
+
+
+def _tick_until_rescued(scheduler: Scheduler, installation: Installation, dag_id: str) -> None:
+    def tick() -> bool:
+        scheduler.tick()
+        return bool(installation.attempts(dag_id)[0].status == "FAILED")
+
+    wait_until(tick, timeout=30, message="the attempt is rescued")
+
+
+def _rescued_at(installation: Installation, dag_id: str) -> datetime:
+    at: datetime = installation.attempts(dag_id)[0].completed_at
+    return at
