@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
+from celery import Celery
 from sqlalchemy import Engine
 
+from prometheus.bootstrap import make_celery
 from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.scheduler import Broker, Pace, Scheduler
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence import leases
 from prometheus.persistence.engine import writing
 from prometheus.persistence.executions import Publication
+from prometheus.settings import load_settings
+from tests.integration.dispatch.conftest import Installation
 
 LEASE = timedelta(seconds=30)
 
@@ -33,6 +38,14 @@ class RecordingBroker:
 
     def waiting_ids(self, queues: Iterable[str]) -> set[str]:
         return {publication.execution_id for publication in self.published}
+
+
+@contextmanager
+def celery_app(installation: Installation) -> Iterator[Celery]:
+    """The product's Celery application on the installation's Redis."""
+    app = make_celery(load_settings(installation.env))
+    yield app
+    app.close()
 
 
 def make_attempts(engine: Engine) -> Attempts:

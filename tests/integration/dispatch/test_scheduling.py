@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import func, literal_column, select, update
 
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.orchestration.dag import JobMetadata
 from prometheus.orchestration.decisions import Snapshot, Start, decide
@@ -28,11 +29,12 @@ from prometheus.persistence.tables import dag_runs, job_executions
 from tests.integration.dispatch.conftest import TRIAL, Installation
 from tests.integration.dispatch.schedulers import (
     RecordingBroker,
+    celery_app,
     make_attempts,
     make_scheduler,
     register_worker,
 )
-from tests.servers import wait_until
+from tests.servers import RedisServer, wait_until
 
 
 def test_chain_runs_link_after_link_in_the_workers_hands(installation: Installation) -> None:
@@ -113,6 +115,49 @@ def test_beat_stops_however_many_signals_interrupt_each_other(installation: Inst
     assert beat.wait(timeout=30) in (0, -signal.SIGTERM)
     standby = installation.beat()
     wait_until(lambda: _log(standby, "leading"), timeout=15, message="another beat leads")
+
+
+def test_redis_that_hangs_does_not_cost_a_scheduler_its_lead(
+    installation: Installation, spare_redis: RedisServer
+) -> None:
+    """It takes connections and never answers, so each try to send lasts as long as it may."""
+    installation.redis_url = spare_redis.url
+    markets = ("US_EQ", "EU_EQ", "ASIA_EQ")
+    with celery_app(installation) as app:
+        leader, standby = (
+            make_scheduler(installation.engine, broker, markets=markets, election=True)
+            for broker in (Publisher(app), RecordingBroker())
+        )
+        leader.tick()
+        # Each market has messages of its own, and none of them can be sent.
+        dag_ids = [installation.make_run("joined", market=market) for market in markets]
+        os.kill(spare_redis.pid, signal.SIGSTOP)
+        tick = threading.Thread(target=leader.tick, daemon=True)
+        tick.start()
+
+        # A tick that lasted longer than the lease would hand the lead over.
+        wait_until(
+            lambda: standby.tick() and not tick.is_alive(), timeout=30, message="the tick ends"
+        )
+        assert standby.totals["ticks"] == 0
+        assert not any(_sent(installation, dag_id) for dag_id in dag_ids)
+
+        os.kill(spare_redis.pid, signal.SIGCONT)
+        wait_until(
+            lambda: leader.tick() and all(_sent(installation, each) for each in dag_ids),
+            timeout=30,
+            message="everything is sent once Redis answers again",
+        )
+
+
+def _sent(installation: Installation, dag_id: str) -> bool:
+    """Say whether a message was sent for each execution that was claimed."""
+    rows = installation.attempts(dag_id)
+    return sorted((row.status, row.publish_count) for row in rows) == [
+        ("PENDING", 0),
+        ("QUEUED", 1),
+        ("QUEUED", 1),
+    ]
 
 
 def _log(process: Any, event: str) -> bool:
