@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from celery import Celery
 from sqlalchemy import Engine
@@ -46,6 +47,16 @@ def celery_app(installation: Installation) -> Iterator[Celery]:
     app = make_celery(load_settings(installation.env))
     yield app
     app.close()
+
+
+def take(app: Celery, queue: str = "US_EQ") -> list[Any]:
+    """Take all messages from a market's queue, in the order in which a worker would."""
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        taken = []
+        while (message := channel.basic_get(queue, no_ack=True)) is not None:
+            taken.append(message)
+        return taken
 
 
 def make_attempts(engine: Engine) -> Attempts:

@@ -1,0 +1,67 @@
+"""What is sent to Redis, and what a consumer takes from it first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from celery import Celery
+
+from prometheus.dispatch.publisher import Publisher
+from prometheus.orchestration.dag import JobPriority
+from prometheus.persistence.executions import Publication
+from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.schedulers import celery_app, take
+
+PRIORITIES = [
+    ("schedule", JobPriority.CRITICAL, 0),
+    ("schedule", JobPriority.STANDARD, 3),
+    ("schedule", JobPriority.OPTIONAL, 6),
+    ("operator", JobPriority.CRITICAL, 0),
+    ("operator", JobPriority.STANDARD, 3),
+    ("operator", JobPriority.OPTIONAL, 6),
+    ("catch_up", JobPriority.CRITICAL, 9),
+    ("catch_up", JobPriority.STANDARD, 9),
+    ("catch_up", JobPriority.OPTIONAL, 9),
+]
+
+
+@pytest.fixture
+def app(installation: Installation) -> Iterator[Celery]:
+    with celery_app(installation) as app:
+        yield app
+
+
+def publication(trigger: str, priority: JobPriority) -> Publication:
+    return Publication(
+        execution_id=f"{trigger}-{priority.name}",
+        dag_id="us_eq_joined_2026-11-20",
+        pipeline="joined",
+        job_type="left",
+        queue="US_EQ",
+        priority=priority,
+        trigger=trigger,
+        retries=0,
+        timeout_seconds=60,
+    )
+
+
+def test_every_message_has_the_priority_of_its_job_unless_it_is_caught_up(app: Celery) -> None:
+    """0 is the highest of Redis, and what has none counts as 0."""
+    Publisher(app).publish([publication(trigger, priority) for trigger, priority, _ in PRIORITIES])
+
+    assert {message.headers["id"]: message.properties["priority"] for message in take(app)} == {
+        f"{trigger}-{priority.name}": number for trigger, priority, number in PRIORITIES
+    }
+
+
+def test_sessions_that_are_caught_up_yield_to_live_work_that_was_sent_later(app: Celery) -> None:
+    critical = publication("catch_up", JobPriority.CRITICAL)
+    optional = publication("schedule", JobPriority.OPTIONAL)
+    standard = publication("operator", JobPriority.STANDARD)
+    publisher = Publisher(app)
+    for each in (critical, optional, standard):
+        publisher.publish([each])
+
+    taken = [message.headers["id"] for message in take(app)]
+    assert taken == [each.execution_id for each in (standard, optional, critical)]
