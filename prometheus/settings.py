@@ -47,7 +47,9 @@ DATABASE_NAME = "prometheus.db"
 
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "rediss+socket")
 _ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?", re.IGNORECASE)
-_SECRET_PARAMETER = re.compile(r"(?i)\b((?:ssl)?password|passwd|token)=[^&]*")
+_SECRET_PARAMETER = re.compile(r"(?i)\b(\w*(?:password|passwd|secret|token)\w*)=[^&]*")
+_NEXT_URL = re.compile(r";(?=[\w+.-]+://)")
+"""Between two URLs; any other semicolon may belong to a password."""
 _UNDERSCORES = re.compile("_+")
 _DEFAULT = "default"
 
@@ -69,7 +71,7 @@ def safe_url(url: str | SecretStr) -> str:
     special characters were not quoted.
     """
     text = url.get_secret_value() if isinstance(url, SecretStr) else url
-    return ";".join(_without_password(part) for part in text.split(";"))
+    return ";".join(_without_password(part) for part in _NEXT_URL.split(text))
 
 
 def _without_password(url: str) -> str:

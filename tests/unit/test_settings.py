@@ -279,6 +279,16 @@ def test_secrets_are_not_in_what_is_printed(tmp_path: Path) -> None:
     assert "postgresql://me:***@host/db" in {line.value for line in listing(settings)}
 
 
+def test_secrets_in_the_query_of_a_url_are_not_in_what_is_printed(tmp_path: Path) -> None:
+    environ = {
+        "PROMETHEUS__DATABASE__URL": "postgresql://host/db?user=me&password=hunter2",
+        "PROMETHEUS__BROKER__URL": "rediss://host/0?ssl_password=hunter2",
+    }
+    settings = load_settings(environ, tmp_path)
+    assert "hunter2" not in repr(listing(settings))
+    assert "postgresql://host/db?user=me&password=***" in {line.value for line in listing(settings)}
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
@@ -287,6 +297,14 @@ def test_secrets_are_not_in_what_is_printed(tmp_path: Path) -> None:
         ("postgresql+psycopg://u:p@ss/w:rd@h/db", "postgresql+psycopg://u:***@h/db"),
         ("postgresql://u@/db?host=/run/pg", "postgresql://u@/db?host=/run/pg"),
         ("postgresql://h/db?user=u&password=pw&x=1", "postgresql://h/db?user=u&password=***&x=1"),
+        (
+            "postgresql://h/db?sslpassword=pw&passwd=pw",
+            "postgresql://h/db?sslpassword=***&passwd=***",
+        ),
+        ("postgresql://h/db?oauth_client_secret=pw", "postgresql://h/db?oauth_client_secret=***"),
+        ("postgresql://h/db?PASSWORD=p;w", "postgresql://h/db?PASSWORD=***"),
+        ("postgresql://u:p;w@h/db", "postgresql://u:***@h/db"),
+        ("rediss://h/0?ssl_password=pw&db=1", "rediss://h/0?ssl_password=***&db=1"),
         ("sqlite:////data/prometheus.db", "sqlite:////data/prometheus.db"),
         ("sentinel://:pw@a:1;sentinel://:pw@b:2", "sentinel://:***@a:1;sentinel://:***@b:2"),
         ("u:pw@host", "***"),
