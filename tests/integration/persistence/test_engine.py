@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy import Engine, func, insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from prometheus.persistence import migrate
@@ -14,6 +15,7 @@ from prometheus.persistence.engine import (
     DatabaseUrlError,
     create_engine,
     reading,
+    shown_url,
     writing,
 )
 from prometheus.persistence.tables import market_clock, pipelines
@@ -45,6 +47,16 @@ class TestTransactions:
             )
             raise KeyError
         assert count(world.engine) == 1
+
+    def test_error_names_its_statement_and_keeps_its_parameters_to_itself(
+        self, world: World
+    ) -> None:
+        """What a job stores, or is told, is nobody's business who reads the log."""
+        statement = text("SELECT * FROM nothing WHERE name = :name")
+        with pytest.raises(DBAPIError) as raised, reading(world.engine) as connection:
+            connection.execute(statement, {"name": "battery-staple"})
+        assert "SELECT * FROM nothing" in str(raised.value)
+        assert "battery-staple" not in str(raised.value)
 
     def test_reading_can_change_nothing(self, world: World) -> None:
         with (
@@ -175,12 +187,35 @@ class TestPostgresql:
         engine.dispose()
         postgres_server.drop_database("ascii")
 
+    def test_server_that_vanishes_without_a_word_is_noticed_within_seconds(
+        self, postgresql_url: str
+    ) -> None:
+        """As the driver itself has them; each pool's every connection comes with the same."""
+        engine = create_engine(postgresql_url)
+        with reading(engine) as connection:
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, psycopg.Connection)
+            used = raw.info.get_parameters()
+        engine.dispose()
+        limits = ("connect_timeout", "tcp_user_timeout")
+        keepalives = ("keepalives_idle", "keepalives_interval", "keepalives_count")
+        assert {name: used.get(name) for name in (*limits, *keepalives)} == {
+            "connect_timeout": "10",
+            "tcp_user_timeout": "10000",  # the only one in milliseconds
+            "keepalives_idle": "5",
+            "keepalives_interval": "3",
+            "keepalives_count": "3",
+        }
+        assert "keepalives" not in used, "they are on unless somebody turns them off"
+
 
 class TestUrls:
     @pytest.mark.parametrize(
         ("url", "said"),
         [
             ("mysql://u:secret@h/db", "mysql is not supported"),
+            ("mysql://h/db?user=u&password=secret", "mysql is not supported"),
+            ("sqlite://?password=secret", "several processes share it, so it must be a file"),
             ("sqlite://", "several processes share it, so it must be a file"),
             ("sqlite:///:memory:", "several processes share it, so it must be a file"),
             ("not a url", "it is not a URL"),
@@ -196,6 +231,20 @@ class TestUrls:
         assert said in str(raised.value)
         assert "secret" not in str(raised.value)
         assert "PROMETHEUS__DATABASE__URL" in str(raised.value)
+
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("postgresql://u:secret@h:5432/db", "postgresql://u:***@h:5432/db"),
+            ("postgresql://h/db?user=u&password=secret", "postgresql://h/db"),
+            ("postgresql://u@/db?host=/run&sslpassword=secret", "postgresql://u@/db"),
+            ("sqlite:////data/prometheus.db", "sqlite:////data/prometheus.db"),
+        ],
+    )
+    def test_url_is_shown_without_its_password_wherever_that_stands(
+        self, url: str, shown: str
+    ) -> None:
+        assert shown_url(make_url(url)) == shown
 
     def test_nothing_is_connected_before_it_is_used(self, tmp_path: Path) -> None:
         create_engine(f"sqlite:///{tmp_path / 'later.db'}").dispose()
