@@ -24,7 +24,9 @@ most pipelines."""
 
 
 @contextmanager
-def embedded_stack(settings: Settings, folder: Path, say: Callable[[str], None]) -> Iterator[Stack]:
+def embedded_stack(
+    settings: Settings, folder: Path, say: Callable[[str], None], *, restarts: bool = False
+) -> Iterator[Stack]:
     """
     Run Redis, the scheduler and a worker for all markets in a data folder.
 
@@ -35,6 +37,7 @@ def embedded_stack(settings: Settings, folder: Path, say: Callable[[str], None])
             read from where this process did.
         folder: The data folder; held while the block lasts.
         say: Tells the person who waits.
+        restarts: Whether processes that die are started again.
 
     Raises:
         StackError: The folder is in use, there is no Redis, or a process died.
@@ -45,7 +48,13 @@ def embedded_stack(settings: Settings, folder: Path, say: Callable[[str], None])
         "PROMETHEUS__MARKETS__ENABLED": ",".join(settings.markets.enabled),
         "PROMETHEUS__SCHEDULER__CREATE_RUNS": str(settings.scheduler.create_runs).lower(),
     }
-    with Stack(folder, environment=environment, database_url=_url(settings), say=say) as stack:
+    with Stack(
+        folder,
+        environment=environment,
+        database_url=_url(settings),
+        say=say,
+        restarts=restarts,
+    ) as stack:
         _leave_word(stack, settings)
         concurrency = settings.workers.concurrency or min(os.cpu_count() or 1, _MOST_CHILDREN)
         stack.start(

@@ -49,7 +49,9 @@ def live_here(folder: Path | None, *, as_json: bool) -> None:
         with stoppable(lambda: "Stopped; every process has ended."), ExitStack() as stack:
             view = stack.enter_context(_view(place, as_json))
             view.say(f"starting Redis, the scheduler and a worker in {place.folder}")
-            running = stack.enter_context(embedded_stack(place.settings, place.folder, view.say))
+            running = stack.enter_context(
+                embedded_stack(place.settings, place.folder, view.say, restarts=True)
+            )
             view.say("running")
             follow(engine, view, until=lambda _: False, stack=running, stalled_after=None)
 

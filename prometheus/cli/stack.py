@@ -42,6 +42,9 @@ _LONGEST_SOCKET_PATH = 100
 """The kernel's limit is 108 bytes on Linux and 104 on macOS."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _REDIS_STOPS_WITHIN = timedelta(seconds=10)
+_MOST_RESTARTS = 5
+_RESTARTS_WITHIN_SECONDS = 60.0
+"""A stack that starts its dead processes again gives up after so many in such a time."""
 
 # Runs between fork and the program, as a program of its own: what Popen can run there instead
 # (`preexec_fn`) may deadlock when another thread of the supervisor holds a lock at that moment.
@@ -190,6 +193,7 @@ class Stack:
         environment: Mapping[str, str] | None = None,
         database_url: str | None = None,
         say: Callable[[str], None] | None = None,
+        restarts: bool = False,
     ) -> None:
         """
         Prepare; nothing is touched before the block begins.
@@ -199,6 +203,8 @@ class Stack:
             environment: Variables for the programs, on top of this process' own.
             database_url: Given to the programs as ``PROMETHEUS__DATABASE__URL``.
             say: Called with sentences for the person who waits.
+            restarts: Whether `check` starts a process again that has died, unless they die all the
+                time.
         """
         self.folder = folder.absolute()
         self.environment = dict(environment or {})
@@ -206,6 +212,8 @@ class Stack:
             self.environment["PROMETHEUS__DATABASE__URL"] = database_url
         self.broker_url = ""
         self._say = say
+        self._restarts = restarts
+        self._restarted_at: list[float] = []
         self._programs: list[_Child] = []
         self._redis: _Child | None = None
         self._sockets: Path | None = None
@@ -244,13 +252,27 @@ class Stack:
         Notice what has happened to the stack.
 
         Raises:
-            ProgramError: A process has died.
+            ProgramError: A process has died, and is not started again.
             Interrupted: A signal came.
         """
         self._signals.raise_if_any()
-        for child in (self._redis, *self._programs):
-            if child is not None and child.ended:
-                raise child.error(f"(pid {child.pid}) {child.end_in_words()}")
+        if self._redis is not None and self._redis.ended:
+            self._redis = self._again(self._redis)
+        for number, child in enumerate(self._programs):
+            if child.ended:
+                self._programs[number] = self._again(child)
+
+    def _again(self, child: _Child) -> _Child:
+        """Start a process again that has died."""
+        what = f"(pid {child.pid}) {child.end_in_words()}"
+        since = time.monotonic() - _RESTARTS_WITHIN_SECONDS
+        self._restarted_at = [at for at in self._restarted_at if at > since]
+        if not self._restarts or len(self._restarted_at) >= _MOST_RESTARTS:
+            raise child.error(what)
+        self._restarted_at.append(time.monotonic())
+        self._tell(f"{child.program.name} {what}; starting it again")
+        child.finish()
+        return self._launch(child.program)
 
     def pause(self, duration: timedelta) -> None:
         """Wait; raises what `check` raises as soon as it happens."""

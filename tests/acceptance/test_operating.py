@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from prometheus.cli.places import STACK_FILE
 from tests.acceptance.conftest import RunCommand, StartCommand, environment, rows
 from tests.servers import wait_until
 
@@ -111,6 +112,48 @@ def test_up_tells_json_lines_and_ends_on_ctrl_c(start_command: StartCommand, hom
     assert {"event", "dag_id", "jobs", "market_at"} == set(
         next(each for each in documents if each["event"] == "run_opened")
     )
+
+
+@pytest.mark.slow
+def test_up_goes_on_whatever_process_dies(run_command: RunCommand, live: Path) -> None:
+    run_command(*RUN, "--folder", live)
+    wait_until(
+        lambda: rows(live, "SELECT 1 FROM job_executions WHERE status = 'RUNNING'"),
+        timeout=60,
+        message="a job runs",
+    )
+    for name in ("worker", "beat", "redis-server"):
+        died = _child(live, name)
+        died.kill()
+        wait_until(
+            lambda name=name, died=died: _child(live, name).pid != died.pid,  # type: ignore[misc]
+            timeout=30,
+            message=f"{name} is started again",
+        )
+    wait_until(
+        lambda: rows(live, "SELECT status FROM dag_runs") == [("SUCCESS",)],
+        timeout=150,
+        message="the run succeeds",
+    )
+    (lost,) = rows(live, "SELECT DISTINCT error_message FROM job_executions WHERE status='FAILED'")
+    assert "worker lost" in lost[0]
+
+
+def _child(folder: Path, name: str) -> psutil.Process:
+    """Find a process of the stack of a folder by a word of its command line."""
+    supervisor = psutil.Process(json.loads((folder / STACK_FILE).read_text())["pid"])
+
+    def find() -> list[psutil.Process]:
+        return [each for each in supervisor.children() if name in _words(each)]
+
+    return wait_until(find, message=f"{name} is there")[0]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return [Path(word).name for part in process.cmdline() for word in part.split()]
+    except psutil.Error:  # it has ended
+        return []
 
 
 @pytest.mark.slow

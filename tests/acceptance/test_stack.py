@@ -11,12 +11,13 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
-from redis import Redis
+from redis import Redis, RedisError
 
 from prometheus.cli.stack import (
     FolderInUseError,
@@ -191,6 +192,36 @@ def test_a_death_is_noticed(tmp_path: Path) -> None:
         os.kill(stack.pids["worker"], signal.SIGKILL)
         with pytest.raises(ProgramError, match=r"worker \(pid \d+\) was ended by SIGKILL"):
             stack.pause(10 * SECOND)
+
+
+def test_what_dies_is_started_again_until_it_dies_all_the_time(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Stack(tmp_path, say=said.append, restarts=True) as stack:
+        stack.start(sleeper("beat"), sleeper("worker"))
+        before = stack.pids
+        for name in ("redis", "worker"):
+            os.kill(before[name], signal.SIGKILL)
+            gone(before[name])
+            stack.check()
+            assert alive(stack.pids[name])
+            assert stack.pids[name] != before[name]
+            assert f"{name} (pid {before[name]}) was ended by SIGKILL" in said[-1]
+        assert stack.pids["beat"] == before["beat"]
+        wait_until(lambda: _answers(stack), message="Redis answers at its old place")
+        with pytest.raises(ProgramError, match="beat"):
+            for _ in range(4):
+                os.kill(stack.pids["beat"], signal.SIGKILL)
+                gone(stack.pids["beat"])
+                stack.check()
+    gone(*stack.pids.values())
+
+
+def _answers(stack: Stack) -> bool:
+    try:
+        with closing(client(stack)) as redis:
+            return bool(redis.ping())
+    except RedisError:
+        return False
 
 
 def test_the_death_of_redis_is_noticed(tmp_path: Path) -> None:
