@@ -1,5 +1,5 @@
 # Every target works in a fresh clone: it needs make, a Python 3.11 to 3.14 and pip's index, and
-# writes only below this folder.
+# writes only below this folder, but for pip's own cache.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

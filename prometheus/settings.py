@@ -20,6 +20,7 @@ from typing import Annotated, Any, Self
 
 from kombu.utils.url import parse_url
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -107,7 +108,15 @@ def _read_list(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_read_duration)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_read_list), Field(min_length=1)]
+
+
+def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError("must name at least one")
+    return value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_read_list), AfterValidator(_not_empty)]
 
 
 class _Section(BaseModel):
@@ -141,7 +150,7 @@ class BrokerSettings(_Section):
     @field_validator("url")
     @classmethod
     def _of_redis(cls, value: SecretStr) -> SecretStr:
-        for url in value.get_secret_value().split(";"):
+        for url in _NEXT_URL.split(value.get_secret_value()):
             scheme = url.partition("://")[0]
             if scheme not in _REDIS_SCHEMES:
                 raise ValueError(f"must begin with {', '.join(_REDIS_SCHEMES)} and ://")

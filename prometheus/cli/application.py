@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import json
 import os
 import sys
 from typing import Annotated
@@ -81,21 +83,36 @@ def run_command() -> int:
     except SystemExit as end:
         return _status(end)
     except PrometheusError as error:
-        print(f"prometheus: {error}", file=sys.stderr)
-        return 1
+        return _refused(str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read us has gone, as `head` does; Python must not complain at its end either.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read us has gone, as `head` does.
+        _close_output()
         return 1
     except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None:
+            _close_output()
+            print("prometheus: no space is left for the output", file=sys.stderr)
+            return 1
         if error.filename is None:
             raise
-        print(f"prometheus: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+        return _refused(f"{error.filename}: {error.strerror}")
     return 0
+
+
+def _refused(message: str) -> int:
+    """Say why there is no answer: to people, and in JSON to who asked for that."""
+    print(f"prometheus: {message}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": message}))
+    return 1
+
+
+def _close_output() -> None:
+    """Let nothing more be written, so that Python does not complain at its end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _status(end: SystemExit) -> int:

@@ -30,11 +30,15 @@ def retry(
     """
     Give jobs of a finished run a new attempt: one job, or all that did not succeed.
 
-    What was skipped because of them runs too. Windows do not count, because you say so.
+    What was skipped because of them runs too. Windows do not count, because you say so. A
+    scheduler at work on the database takes it over. Where none is, and the database is a local
+    file, one is started, and ended with the run.
     """
     from prometheus.cli import output
     from prometheus.cli.places import find_place, opened
+    from prometheus.cli.running import is_unattended, work_on
     from prometheus.cli.scheduling import read_crew
+    from prometheus.cli.summary import Summary, print_summary
     from prometheus.persistence import operators
     from prometheus.persistence.engine import reading, writing
 
@@ -48,11 +52,20 @@ def retry(
             )
         with reading(engine) as connection:
             crew = read_crew(connection)
+        if not as_json:
+            print(f"{dag_id}: a new attempt of {', '.join(jobs)}.")
+        summary: Summary | None = None
+        if is_unattended(place, crew):
+            summary = work_on(engine, place, dag_id, crew=crew, as_json=as_json)
     if as_json:
-        output.print_json({"dag_id": dag_id, "jobs": jobs, "scheduler": crew.scheduled})
-        return
-    print(f"{dag_id}: a new attempt of {', '.join(jobs)}.")
-    print(whats_next(crew))
+        document = {"dag_id": dag_id, "jobs": jobs, "scheduler": crew.scheduled}
+        output.print_json({**document, **(summary.document() if summary else {})})
+    elif summary is not None:
+        print_summary(output.console(), summary)
+    else:
+        print(whats_next(crew))
+    if summary is not None and not summary.succeeded:
+        raise typer.Exit(1)
 
 
 def cancel(

@@ -141,6 +141,13 @@ def make_plan(request: Request) -> Plan:
             f"No pipeline has a session of {', '.join(markets)} from {request.first} to "
             f"{request.last}.{told}"
         )
+    now = datetime.now(UTC)
+    future = sorted(dag_id for dag_id, _, closes_at in expected if closes_at > now)
+    if future:
+        raise ReplayError(
+            f"A replay is of past sessions, and these have not ended: {', '.join(future[:3])}"
+            + (f" and {len(future) - 3} more." if len(future) > 3 else ".")
+        )
     folder = _new_folder(request, settings)
     if _is_default(settings, "database.url"):
         settings = with_url(settings, f"sqlite:///{folder / DATABASE_NAME}")
@@ -149,16 +156,16 @@ def make_plan(request: Request) -> Plan:
         settings=settings.model_copy(update={"data": data}),
         folder=folder,
         markets=markets,
-        dag_ids=frozenset(dag_id for dag_id, _ in expected),
-        market_at=min(opens_at for _, opens_at in expected),
+        dag_ids=frozenset(dag_id for dag_id, _, _ in expected),
+        market_at=min(opens_at for _, opens_at, _ in expected),
         remarks=remarks,
     )
 
 
 def _expected(
     pipelines: Iterable[Pipeline], markets: Sequence[str], request: Request
-) -> list[tuple[str, datetime]]:
-    """List the runs of the range: dag id, and when the run opens."""
+) -> list[tuple[str, datetime, datetime]]:
+    """List the runs of the range: dag id, when the run opens, and when its session closes."""
     found = []
     for pipeline in pipelines:
         for market_id in pipeline.markets:
@@ -166,8 +173,9 @@ def _expected(
                 continue
             calendar = TradingCalendar(market_id)
             for day in calendar.trading_days(request.first, request.last):
-                opens_at = calendar.phases(day).pre_open_at
-                found.append((dag_id_for(pipeline.name, market_id, day), opens_at))
+                phases = calendar.phases(day)
+                dag_id = dag_id_for(pipeline.name, market_id, day)
+                found.append((dag_id, phases.pre_open_at, phases.close_at))
     return found
 
 

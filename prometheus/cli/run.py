@@ -34,7 +34,7 @@ def run(
     Run a pipeline for one session now; windows do not count, because you say so.
 
     A scheduler at work on the database takes it over. Where none is, and the database is a local
-    file, one is started for this run alone, and ended with it.
+    file, one is started, and ended with the run.
     """
     from prometheus.cli.running import Request, run_now
 

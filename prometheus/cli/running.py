@@ -21,7 +21,7 @@ from prometheus.cli.places import Place, find_place, opened
 from prometheus.cli.replaying import finished
 from prometheus.cli.scheduling import Crew, read_crew
 from prometheus.cli.stack import Stack
-from prometheus.cli.summary import make_summary, print_summary, program
+from prometheus.cli.summary import Summary, make_summary, print_summary, program
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError
@@ -64,7 +64,6 @@ def run_now(request: Request) -> bool:
         PrometheusError: There is no such market, pipeline or session; the run exists already, or
             nobody could work on it.
     """
-    began_at = time.monotonic()
     place = find_place(request.folder)
     market_id = get_market(request.market).market_id
     pipeline = find_pipeline(configured_pipelines(place.settings), request.pipeline, market_id)
@@ -75,21 +74,21 @@ def run_now(request: Request) -> bool:
         with writing(engine) as connection:
             crew = read_crew(connection)
             dag_id = _record(connection, pipeline, calendar, place, request, crew)
-        # A stack that has just begun has no lead yet.
-        attended = crew.scheduled or place.stack is not None
-        if not request.wait and (attended or not place.is_local):
+        if not request.wait and not is_unattended(place, crew):
             _tell_left(request, dag_id, crew)
             return True
-        _work(engine, place, request, dag_id, alone=not attended and place.is_local)
-        with reading(engine) as connection:
-            summary = make_summary(
-                connection, [dag_id], elapsed=timedelta(seconds=time.monotonic() - began_at)
-            )
+        summary = work_on(engine, place, dag_id, crew=crew, as_json=request.as_json)
     if request.as_json:
         output.print_json({"dag_id": dag_id, "database": place.shown_url, **summary.document()})
     else:
         print_summary(output.console(), summary)
     return summary.succeeded
+
+
+def is_unattended(place: Place, crew: Crew) -> bool:
+    """Say whether nobody but this command could work on what was just written down."""
+    # A stack that has just begun has no lead yet.
+    return place.is_local and not crew.scheduled and place.stack is None
 
 
 def _record(
@@ -165,11 +164,13 @@ def _tell_left(request: Request, dag_id: str, crew: Crew) -> None:
         )
 
 
-def _work(engine: Engine, place: Place, request: Request, dag_id: str, *, alone: bool) -> None:
-    """Follow the run to its end, with a stack of its own where no scheduler is running."""
+def work_on(engine: Engine, place: Place, dag_id: str, *, crew: Crew, as_json: bool) -> Summary:
+    """Follow a run to its end, with a stack of its own where no scheduler is running."""
+    began_at = time.monotonic()
+    alone = is_unattended(place, crew)
     goes_on = "The run is recorded: it goes on when a scheduler runs, for example `prometheus up`."
     with stoppable(lambda: f"Stopped. {goes_on}"), ExitStack() as stack:
-        view = stack.enter_context(_view(request, dag_id))
+        view = stack.enter_context(_view(engine, dag_id, as_json=as_json))
         running: Stack | None = None
         if alone:
             view.say(f"no scheduler is running: starting one for {dag_id}{_others(engine, dag_id)}")
@@ -185,6 +186,9 @@ def _work(engine: Engine, place: Place, request: Request, dag_id: str, *, alone:
             # What a scheduler elsewhere does, or why it does not, is not for this command to judge.
             stalled_after=STALLED_AFTER if alone else None,
         )
+    with reading(engine) as connection:
+        elapsed = timedelta(seconds=time.monotonic() - began_at)
+        return make_summary(connection, [dag_id], elapsed=elapsed)
 
 
 def _others(engine: Engine, dag_id: str) -> str:
@@ -202,8 +206,12 @@ def _others(engine: Engine, dag_id: str) -> str:
     return f"; meanwhile it goes on with {', '.join(others[:3])}{more}"
 
 
-def _view(request: Request, dag_id: str) -> View:
-    console = output.console(stderr=request.as_json)
-    if request.as_json or not console.is_terminal:
+def _view(engine: Engine, dag_id: str, *, as_json: bool) -> View:
+    console = output.console(stderr=as_json)
+    if as_json or not console.is_terminal:
         return Lines(console)
-    return Board(console, dag_id, [request.market])
+    with reading(engine) as connection:
+        market_id: str = connection.execute(
+            select(dag_runs.c.market_id).where(dag_runs.c.dag_id == dag_id)
+        ).scalar_one()
+    return Board(console, dag_id, [market_id])

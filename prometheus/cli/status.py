@@ -9,6 +9,8 @@ import typer
 from prometheus.cli.options import AsJson, Folder
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import Console
     from sqlalchemy import Connection
 
@@ -295,6 +297,7 @@ def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
                 "started_at": row.started_at,
                 "started_market_at": row.started_market_at,
                 "completed_at": row.completed_at,
+                "last_seen_at": _last_seen(row),
                 "worker": row.worker,
                 "error": row.error_message,
                 "result": row.result,
@@ -325,6 +328,13 @@ def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
             for job_id, rows in attempts.items()
         ],
     }
+
+
+def _last_seen(row: Any) -> datetime | None:
+    """Return when an attempt ended; of a lost one, whose end nobody saw, when it last ran."""
+    lost = (row.error_details or {}).get("type") == "orphan"
+    seen: datetime | None = row.named_at or row.started_at if lost else row.completed_at
+    return seen
 
 
 def _reasons(connection: Connection, dag_id: str) -> dict[str, str]:
@@ -389,7 +399,7 @@ def _print_run(console: Console, found: dict[str, Any]) -> None:
     notes = []
     for job in found["jobs"]:
         for number, attempt in enumerate(job["attempts"]):
-            started, ended = attempt["started_at"], attempt["completed_at"]
+            started, ended = attempt["started_at"], attempt["last_seen_at"]
             market_at = attempt["started_market_at"]
             table.add_row(
                 job["job"] if number == 0 else "",

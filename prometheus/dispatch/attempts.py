@@ -45,6 +45,7 @@ MAX_MESSAGE = 2_000
 MAX_TRACEBACK = 20_000
 """Characters of a traceback that are kept; its end says most."""
 _PASSWORD_IN_URL = re.compile(r"(\w://[^\s:/@]*:)[^\s/@]+@")
+_SECRET_PARAMETER = re.compile(r"(?i)([?&]\w*(?:password|passwd|secret|token)\w*=)[^\s&'\"]+")
 RETRY_WRITE_EVERY = 1.0
 """Wall seconds between two tries to write a result while the database is away."""
 
@@ -236,4 +237,4 @@ def storable(text: str) -> str:
     which libraries like to put into their errors, becomes ``***``.
     """
     text = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
-    return _PASSWORD_IN_URL.sub(r"\1***@", text)
+    return _SECRET_PARAMETER.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1***@", text))

@@ -134,16 +134,20 @@ class Pipeline:
         return {job.name: job for job in self._jobs}
 
     def job(
-        self, *, name: str | None = None, **options: Unpack[JobOptions]
+        self, *bare: Callable[..., Any], name: str | None = None, **options: Unpack[JobOptions]
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """
         Make a function a job; the function itself stays as it is.
 
         Args:
+            bare: Nothing; a function stands here where the parentheses were forgotten.
             name: The job's name; the function's name if not given.
             options: See `JobOptions`.
         """
         where = _caller()
+        if bare:
+            self._faults.append(f"{where}: write @….job(), with parentheses")
+            return self.job(name=name, **options)(bare[0])
 
         def register(function: Callable[P, R]) -> Callable[P, R]:
             self._define(function, name or function.__name__, where, **self._known(options, where))

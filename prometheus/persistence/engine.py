@@ -30,7 +30,8 @@ class DatabaseUrlError(PrometheusError):
 
 def shown_url(url: URL) -> str:
     """Write a database URL for people: without its password, wherever that stands."""
-    return url.set(query={}).render_as_string(hide_password=True)
+    kind = url.get_backend_name()  # without the driver, which is our choice
+    return url.set(query={}, drivername=kind).render_as_string(hide_password=True)
 
 
 def create_engine(url: str, *, pool_size: int = 5) -> Engine:

@@ -117,7 +117,10 @@ def _load_file(path: Path, faults: list[str]) -> list[Pipeline]:
         with tokenize.open(path) as file:  # in the encoding that the file itself names
             source = file.read()
         readable = _without_syntax_errors(source, path, faults)
-    except (OSError, ValueError, SyntaxError) as error:
+    except OSError as error:
+        faults.append(f"{path}: {error.strerror}")
+        return []
+    except (ValueError, SyntaxError) as error:
         faults.append(f"{path}: {type(error).__name__}: {error}")
         return []
     # A name of its own: the file may be called as another file or a module of Python's is.

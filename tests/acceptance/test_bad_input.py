@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 
 from prometheus.persistence import migrate
-from tests.acceptance.conftest import RunCommand, StartCommand, environment, rows
+from tests.acceptance.conftest import COMMAND, RunCommand, StartCommand, environment, rows
 from tests.conftest import StartProcess
 from tests.servers import PostgresServer, RedisServer, wait_until
 
@@ -115,6 +116,30 @@ def test_a_session_that_has_not_begun_is_not_run(run_command: RunCommand, home: 
         "The session 2027-11-22 of US_EQ has not begun", "a run of it opens at 2027-11-22 13:30 UTC"
     )
     assert rows(home / ".prometheus", "SELECT count(*) FROM dag_runs") == [(0,)]
+
+
+def test_a_replay_of_sessions_that_have_not_ended_is_refused(
+    run_command: RunCommand, home: Path
+) -> None:
+    ended = run_command("replay", "--from", "2028-11-20", "--to", "2028-11-22", "--market", "US_EQ")
+    ended.refused("A replay is of past sessions", "us_eq_daily_2028-11-20, us_eq_daily_2028-11-21")
+    assert list(home.iterdir()) == []
+
+
+def test_a_refusal_is_json_too_for_who_asks_for_it(run_command: RunCommand) -> None:
+    ended = run_command("markets", "XNYC", "--json")
+    assert ended.status == 1
+    assert ended.document["error"].startswith("No market or exchange is called 'XNYC'.")
+    assert ended.document["error"] in ended.err
+
+
+def test_a_full_disk_for_the_output_is_said(home: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "markets"], cwd=home, env={**os.environ, **environment()}, stdout=full,
+            stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "prometheus: no space is left for the output\n")
 
 
 def test_unknown_settings_name_the_nearest(run_command: RunCommand) -> None:

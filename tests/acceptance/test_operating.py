@@ -239,9 +239,11 @@ def test_a_failed_run_fails_the_command_and_shows_the_error(
     assert "no such thing as a free lunch" in ended.out
     assert "upstream work is FAILED" in ended.out
     retried = run_command("retry", "us_eq_fragile_2012-11-21", env=env)
-    assert retried.status == 0
+    assert retried.status == 1, "it was tried again at once, and failed again"
     assert "a new attempt of work, dine" in retried.out
-    assert "No scheduler is running" in retried.out
+    assert "no scheduler is running: starting one" in retried.err + retried.out
+    attempts = "SELECT attempt_number, status FROM job_executions WHERE job_id = 'work'"
+    assert rows(home / ".prometheus", attempts) == [(1, "FAILED"), (2, "FAILED")]
 
 
 def test_a_date_without_a_session_names_the_nearest(run_command: RunCommand, home: Path) -> None:

@@ -94,9 +94,9 @@ def run_signals(ctx: JobContext) -> dict[str, Any]:
     """
     Score every instrument that traded on the session and has a window for it.
 
-    Each signal is winsorised at 1 and 99 % and standardised across these; the parameter
-    ``sector_neutral`` first takes out the sectors' means. Where one signal is missing, because the
-    history is too short, there is no score.
+    Each signal is winsorised at 1 and 99 % and standardised; the parameter ``sector_neutral``
+    first takes out the sectors' means. Where one signal is missing, because the history is too
+    short, there is no score, and the others' scores are as if the name were not there.
 
     Returns:
         Rows written, how many have a score, and the highest scores.
@@ -119,9 +119,10 @@ def run_signals(ctx: JobContext) -> dict[str, Any]:
         "reversal": -or_nan([row.return_21 for row in rows]),
         "low_volatility": -or_nan([row.close_to_close_252 for row in rows]),
     }
+    unscored = np.isnan(combined(raw))
     standard = {}
     for name, values in raw.items():
-        pulled_in = winsorised(values)
+        pulled_in = winsorised(np.where(unscored, np.nan, values))
         if ctx.parameters.get("sector_neutral"):
             pulled_in = without_sector_means(pulled_in, sectors)
         standard[name] = z_scores(pulled_in)

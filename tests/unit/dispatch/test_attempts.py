@@ -22,7 +22,11 @@ def test_what_no_database_takes_is_escaped() -> None:
 
 
 def test_passwords_of_urls_are_not_kept() -> None:
-    error = ConnectionError("no route to postgresql+psycopg://app:hunter2@db/x, redis://:hunter2@r")
+    error = ConnectionError(
+        "no route to postgresql+psycopg://app:hunter2@db/x, redis://:hunter2@r?ssl_password=hunter2&db=1"
+    )
     failure = failure_of(error, trace=f"ConnectionError: {error}")
     assert "hunter2" not in f"{failure}"
-    assert "postgresql+psycopg://app:***@db/x, redis://:***@r" in failure.message
+    assert (
+        "postgresql+psycopg://app:***@db/x, redis://:***@r?ssl_password=***&db=1" in failure.message
+    )

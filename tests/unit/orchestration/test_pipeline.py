@@ -257,6 +257,13 @@ class TestFaults:
         (fault,) = pipeline.faults()
         assert said in fault
 
+    def test_parentheses_that_were_forgotten_are_told(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        number = line()
+        pipeline.job(nothing)
+        (fault,) = pipeline.faults()
+        assert fault == f"{HERE}:{number}: write @….job(), with parentheses"
+
     def test_on_failure_must_take_the_context_and_the_message(self) -> None:
         pipeline = Pipeline("mine", markets=["US_EQ"], on_failure=nothing)
         pipeline.job()(nothing)
