@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import parse_qsl, urlsplit
 
-from kombu.utils.url import parse_url
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -37,6 +37,7 @@ from pydantic_core import ErrorDetails
 from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.markets import get_market
 from prometheus.errors import PrometheusError, nearest
+from prometheus.masking import safe_url
 from prometheus.sources.choice import choose_sources
 
 PREFIX = "PROMETHEUS__"
@@ -48,9 +49,6 @@ DATABASE_NAME = "prometheus.db"
 
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "rediss+socket")
 _ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?", re.IGNORECASE)
-_SECRET_PARAMETER = re.compile(r"(?i)\b(\w*(?:password|passwd|secret|token)\w*)=[^&]*")
-_NEXT_URL = re.compile(r";(?=[\w+.-]+://)")
-"""Between two URLs; any other semicolon may belong to a password."""
 _UNDERSCORES = re.compile("_+")
 _DEFAULT = "default"
 
@@ -62,30 +60,6 @@ class SettingsError(PrometheusError):
         self.faults = tuple(faults)
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         super().__init__(f"settings: {count}." + "".join(f"\n  - {fault}" for fault in faults))
-
-
-def safe_url(url: str | SecretStr) -> str:
-    """
-    Write a URL for people: every password in it becomes ``***``.
-
-    Takes what Celery and SQLAlchemy take, also several URLs joined by ``;``, and passwords whose
-    special characters were not quoted.
-    """
-    text = url.get_secret_value() if isinstance(url, SecretStr) else url
-    return ";".join(_without_password(part) for part in _NEXT_URL.split(text))
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        # Not a URL, so nothing says which part of it is the password.
-        return "***" if "@" in url else url
-    login, at, place = rest.rpartition("@")
-    user, colon, _ = login.partition(":")
-    if colon:
-        rest = f"{user}:***{at}{place}"
-    rest = _SECRET_PARAMETER.sub(r"\1=***", rest)
-    return f"{scheme}://{rest}"
 
 
 def _read_duration(value: object) -> object:
@@ -119,6 +93,31 @@ def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
 Names = Annotated[tuple[str, ...], BeforeValidator(_read_list), AfterValidator(_not_empty)]
 
 
+def _fault_of_redis_url(url: str) -> str | None:
+    """Say why Redis' client could not use a URL; no part of it is repeated: it may be secret."""
+    scheme, _, _ = url.partition("://")
+    if scheme not in _REDIS_SCHEMES:
+        return f"must begin with {', '.join(f'{each}://' for each in _REDIS_SCHEMES)}"
+    shape = (
+        "it must look like redis://:password@host:6379/0, special characters in the password "
+        "written as %40 and the like"
+    )
+    is_socket = scheme.endswith("+socket")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return f"its port is not a number: {shape}"
+    database = parts.path.strip("/")
+    if not is_socket and database and not (database.isascii() and database.isdigit()):
+        return f"it does not end with the number of a database: {shape}"
+    known = {"virtual_host"} if is_socket else set()
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in known and not name.startswith("ssl_"):
+            return f"Redis' client has no option {name!r}: {shape}"
+    return None
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -150,21 +149,11 @@ class BrokerSettings(_Section):
     @field_validator("url")
     @classmethod
     def _of_redis(cls, value: SecretStr) -> SecretStr:
-        for url in _NEXT_URL.split(value.get_secret_value()):
-            scheme = url.partition("://")[0]
-            if scheme not in _REDIS_SCHEMES:
-                raise ValueError(f"must begin with {', '.join(_REDIS_SCHEMES)} and ://")
-            try:
-                parts = parse_url(url)
-            except (TypeError, ValueError):
-                # Its own message may repeat a part of the password.
-                raise ValueError(
-                    "is not a URL of Redis: it must look like redis://:password@host:6379/0, "
-                    "special characters in the password written as %40 and the like"
-                ) from None
-            database = parts["virtual_host"] or "0"
-            if "+socket" not in scheme and not database.isdecimal():
-                raise ValueError(f"must end with the number of a database, not {database!r}")
+        # A semicolon separates URLs for Celery, wherever it stands.
+        for url in value.get_secret_value().split(";"):
+            fault = _fault_of_redis_url(url)
+            if fault is not None:
+                raise ValueError(fault)
         return value
 
     @field_validator("visibility_timeout")

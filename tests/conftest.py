@@ -20,7 +20,9 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 import sqlite3
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,7 +55,11 @@ class StartProcess(Protocol):
 
 
 def pytest_configure() -> None:
-    """Take away settings of the person who runs the tests."""
+    """Take away settings of the person who runs the tests, and of the shell."""
+    if threading.current_thread() is threading.main_thread():
+        # A shell without job control lets its background jobs ignore Ctrl-C, and so would theirs.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for name in list(os.environ):
         if name.startswith("PROMETHEUS_"):
             del os.environ[name]

@@ -58,7 +58,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._thread = threading.Thread(target=self._write, name="heartbeat", daemon=True)
         self._stopping = threading.Event()
         self._worker = worker
-        if worker.pool_cls is not prefork.TaskPool:
+        if not issubclass(worker.pool_cls, prefork.TaskPool):
             pool = worker.pool_cls.__module__.rpartition(".")[2]
             raise SystemExit(
                 f"prometheus: in the pool {pool!r} no job can be held to its time limit. Start the "

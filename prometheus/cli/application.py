@@ -105,7 +105,10 @@ def _refused(message: str) -> int:
     """Say why there is no answer: to people, and in JSON to who asked for that."""
     print(f"prometheus: {message}", file=sys.stderr)
     if "--json" in sys.argv:
-        print(json.dumps({"error": message}))
+        try:
+            print(json.dumps({"error": message}), flush=True)
+        except OSError:
+            _close_output()
     return 1
 
 

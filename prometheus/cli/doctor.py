@@ -122,15 +122,9 @@ def _stack(place: Place) -> Finding:
 
 def _pipelines(place: Place) -> Finding:
     from prometheus.cli import output
-    from prometheus.cli.pipelines import configured_pipelines
-    from prometheus.errors import PrometheusError
+    from prometheus.cli.pipelines import sound_pipelines
 
-    try:
-        pipelines = configured_pipelines(place.settings)
-    except PrometheusError as error:
-        return Finding(
-            "pipelines", Health.FAULT, str(error), "Correct the lines it names; nothing starts."
-        )
+    pipelines, faults = sound_pipelines(place.settings)
     enabled = place.settings.markets.enabled
     told, idle = [], []
     for pipeline in pipelines.values():
@@ -139,6 +133,11 @@ def _pipelines(place: Place) -> Finding:
         told.append(f"{pipeline.name}: {jobs} for {', '.join(served) or 'no market'}")
         if not served:
             idle.append(f"{pipeline.name} is for {', '.join(pipeline.markets)}")
+    if faults:
+        shown = "".join(f"\n  - {fault}" for fault in faults)
+        sound = "; ".join(told) or "none is sound"
+        remedy = "Correct the lines it names; until then these pipelines are left out."
+        return Finding("pipelines", Health.FAULT, f"{sound}{shown}", remedy)
     if idle:
         remedy = f"{'; '.join(idle)}: add its markets to PROMETHEUS__MARKETS__ENABLED."
         return Finding("pipelines", Health.WARNING, "; ".join(told), remedy)
@@ -235,12 +234,12 @@ def _broker(place: Place) -> Iterator[Finding]:
     import redis
     from redis.exceptions import RedisError
 
-    from prometheus.settings import safe_url
+    from prometheus.masking import safe_url
 
     url = place.settings.broker.url.get_secret_value()
     shown = safe_url(url)
-    if not url.startswith(("redis://", "rediss://", "redis+socket://")):
-        yield Finding("broker", Health.WARNING, f"{shown}: not examined, only plain Redis is")
+    if ";" in url or url.startswith("rediss+socket://"):
+        yield Finding("broker", Health.WARNING, f"{shown}: not examined, only a single Redis is")
         return
     address = url.replace("redis+socket://", "unix://", 1)
     try:

@@ -16,7 +16,8 @@ from pydantic import SecretStr
 from prometheus.cli.places import STACK_FILE
 from prometheus.cli.stack import Interrupted, Stack, beat_program, worker_program
 from prometheus.errors import PrometheusError
-from prometheus.settings import Settings, load_settings, safe_url
+from prometheus.masking import safe_url
+from prometheus.settings import Settings, load_settings
 
 _MOST_CHILDREN = 4
 """Jobs at once where nothing is configured: on a big machine, the start of more takes longer than

@@ -36,11 +36,11 @@ def retry(
     """
     from prometheus.cli import output
     from prometheus.cli.places import find_place, opened
-    from prometheus.cli.running import is_unattended, work_on
+    from prometheus.cli.running import check_can_work_on, is_unattended, work_on
     from prometheus.cli.scheduling import read_crew
     from prometheus.cli.summary import Summary, print_summary
     from prometheus.persistence import operators
-    from prometheus.persistence.engine import reading, writing
+    from prometheus.persistence.engine import writing
 
     if downstream and job is None:
         raise typer.BadParameter("--downstream needs a JOB whose dependents it means")
@@ -50,8 +50,9 @@ def retry(
             jobs = operators.retry(
                 connection, dag_id, job, downstream=downstream, actor=actor_name(actor)
             )
-        with reading(engine) as connection:
             crew = read_crew(connection)
+            if is_unattended(place, crew):
+                check_can_work_on(connection, place, dag_id)
         if not as_json:
             print(f"{dag_id}: a new attempt of {', '.join(jobs)}.")
         summary: Summary | None = None

@@ -12,7 +12,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError, nearest
 from prometheus.orchestration.dag import DAG, dag_id_for
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.pipelines.loading import load_pipelines
+from prometheus.pipelines.loading import find_pipelines, load_pipelines
 
 if TYPE_CHECKING:
     from prometheus.settings import Settings
@@ -36,6 +36,15 @@ def configured_pipelines(settings: Settings) -> dict[str, Pipeline]:
         PipelineError: With every fault of every one of them.
     """
     return load_pipelines(
+        settings.pipelines.modules,
+        visibility_timeout=settings.broker.visibility_timeout,
+        folder=Path.cwd(),
+    )
+
+
+def sound_pipelines(settings: Settings) -> tuple[dict[str, Pipeline], list[str]]:
+    """Load the pipelines of the settings; return those without faults, and the others' faults."""
+    return find_pipelines(
         settings.pipelines.modules,
         visibility_timeout=settings.broker.visibility_timeout,
         folder=Path.cwd(),

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from prometheus.errors import PrometheusError
-from prometheus.settings import DATABASE_NAME, Settings, load_settings, safe_url
+from prometheus.masking import safe_url
+from prometheus.settings import DATABASE_NAME, Settings, load_settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -61,12 +61,14 @@ class RunProgress:
         """
         Return the market time of what happened to it last.
 
-        A clock that leaps stands while anything runs, and may have leapt on since.
+        A clock that leaps stands while anything is queued or runs, and may have leapt on since its
+        last job ended, which was when that was started. What time or an operator ended was not.
         """
-        if not now.jumps:
-            return now.market_at
+        ended_otherwise = self.named(JobStatus.EXPIRED, JobStatus.CANCELLED)
         starts = [job.started_market_at for job in self.jobs if job.started_market_at is not None]
-        return max(starts, default=now.market_at)
+        if not now.jumps or ended_otherwise or not starts:
+            return now.market_at
+        return max(starts)
 
     def named(self, *statuses: JobStatus) -> list[str]:
         """List its jobs in some states."""

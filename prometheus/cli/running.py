@@ -16,7 +16,7 @@ from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import STALLED_AFTER, Lines, View, follow
 from prometheus.cli.living import folder_option, make_local_database
 from prometheus.cli.operate import actor_name
-from prometheus.cli.pipelines import configured_pipelines, find_pipeline
+from prometheus.cli.pipelines import configured_pipelines, find_pipeline, sound_pipelines
 from prometheus.cli.places import Place, find_place, opened
 from prometheus.cli.replaying import finished
 from prometheus.cli.scheduling import Crew, read_crew
@@ -24,7 +24,7 @@ from prometheus.cli.stack import Stack
 from prometheus.cli.summary import Summary, make_summary, print_summary, program
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import PrometheusError
+from prometheus.errors import PipelineError, PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import session_bounds
@@ -161,6 +161,23 @@ def _tell_left(request: Request, dag_id: str, crew: Crew) -> None:
         print(
             f"{dag_id} is recorded. No scheduler is running on this database: it starts when one "
             f"does (celery -A workers beat)."
+        )
+
+
+def check_can_work_on(connection: Connection, place: Place, dag_id: str) -> None:
+    """
+    Refuse to work on a run whose pipeline can not be loaded.
+
+    Raises:
+        PipelineError: With every fault of every pipeline.
+    """
+    pipelines, faults = sound_pipelines(place.settings)
+    name: str = connection.execute(
+        select(dag_runs.c.pipeline).where(dag_runs.c.dag_id == dag_id)
+    ).scalar_one()
+    if name not in pipelines:
+        raise PipelineError(
+            f"the pipeline {name!r} of {dag_id}", faults or ["it is not among the configured ones"]
         )
 
 

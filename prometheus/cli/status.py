@@ -272,7 +272,7 @@ def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
     from prometheus.cli.progress import UnknownRunError
     from prometheus.errors import nearest
     from prometheus.persistence.clock import read_now
-    from prometheus.persistence.runs import load_dags
+    from prometheus.persistence.runs import load_dag
     from prometheus.persistence.tables import dag_runs, job_executions
 
     run = connection.execute(select(dag_runs).where(dag_runs.c.dag_id == dag_id)).first()
@@ -281,7 +281,7 @@ def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
             select(dag_runs.c.dag_id).order_by(dag_runs.c.created_at.desc()).limit(200)
         ).scalars()
         raise UnknownRunError(f"There is no run {dag_id!r}.{nearest(dag_id, list(known))}")
-    dag = load_dags(connection, [(run.dag_id, run.definition_hash)])[dag_id]
+    dag = load_dag(connection, run.dag_id, run.definition_hash)
     attempts: dict[str, list[dict[str, Any]]] = {job_id: [] for job_id in dag.topological_order()}
     for row in connection.execute(
         select(job_executions)

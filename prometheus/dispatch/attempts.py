@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from sqlalchemy.exc import (
 )
 
 from prometheus.errors import PrometheusError
+from prometheus.masking import safe_text
 from prometheus.persistence import executions
 from prometheus.persistence.engine import writing
 from prometheus.persistence.executions import (
@@ -44,8 +44,6 @@ MAX_MESSAGE = 2_000
 """Characters of an error's message that are kept."""
 MAX_TRACEBACK = 20_000
 """Characters of a traceback that are kept; its end says most."""
-_PASSWORD_IN_URL = re.compile(r"(\w://[^\s:/@]*:)[^\s/@]+@")
-_SECRET_PARAMETER = re.compile(r"(?i)([?&]\w*(?:password|passwd|secret|token)\w*=)[^\s&'\"]+")
 RETRY_WRITE_EVERY = 1.0
 """Wall seconds between two tries to write a result while the database is away."""
 
@@ -223,18 +221,19 @@ def failure_of(
         return Failure(f"timed out after {error.args[0]:g} s (hard limit)", details)
     if isinstance(error, WorkerLostError):
         return Failure(f"its process ended: {storable(str(error))}", details)
-    text = str(error)
+    whole = str(error)
+    text = storable(whole[: 2 * MAX_MESSAGE])  # before the cut, which could halve a password's URL
     if len(text) > MAX_MESSAGE:
-        text = f"{text[:MAX_MESSAGE]}... ({len(text)} characters)"
-    return Failure(f"{type(error).__qualname__}: {storable(text) or 'no message'}", details)
+        text = f"{text[:MAX_MESSAGE]}... ({len(whole)} characters)"
+    return Failure(f"{type(error).__qualname__}: {text or 'no message'}", details)
 
 
 def storable(text: str) -> str:
     """
     Make a text fit to be kept and shown.
 
-    What no database takes, NUL and half a surrogate pair, becomes escapes; a password in a URL,
-    which libraries like to put into their errors, becomes ``***``.
+    What no database takes, NUL and half a surrogate pair, becomes escapes; passwords in URLs
+    become ``***``.
     """
     text = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
-    return _SECRET_PARAMETER.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1***@", text))
+    return safe_text(text)

@@ -153,6 +153,7 @@ class Scheduler:
         self._opening_at: datetime | None = None
         self._reconcile_at: datetime | None = None
         self._rescue_at: datetime | None = None
+        self._not_rescued: set[str] = set()
         self._told: dict[str, _Told] = {}
         self._broker_away = False
         self._warned_on: dict[str, date] = {}
@@ -445,7 +446,9 @@ class Scheduler:
             except OperationalError:
                 raise
             except Exception:  # a run that can not be read never delays another's
-                log.exception("not_rescued", extra={"execution": orphan.execution_id})
+                if orphan.execution_id not in self._not_rescued:  # once is enough
+                    self._not_rescued.add(orphan.execution_id)
+                    log.exception("not_rescued", extra={"execution": orphan.execution_id})
                 continue
             self.totals["rescued"] += 1
 

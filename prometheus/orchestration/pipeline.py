@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -134,23 +135,28 @@ class Pipeline:
         return {job.name: job for job in self._jobs}
 
     def job(
-        self, *bare: Callable[..., Any], name: str | None = None, **options: Unpack[JobOptions]
+        self, *bare: Any, name: str | None = None, **options: Unpack[JobOptions]
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """
         Make a function a job; the function itself stays as it is.
 
         Args:
-            bare: Nothing; a function stands here where the parentheses were forgotten.
+            bare: Nothing; what stands here by mistake is told as a fault.
             name: The job's name; the function's name if not given.
             options: See `JobOptions`.
         """
         where = _caller()
-        if bare:
+        if bare and callable(bare[0]):
             self._faults.append(f"{where}: write @….job(), with parentheses")
             return self.job(name=name, **options)(bare[0])
+        if bare:
+            self._faults.append(f"{where}: a job's name is given as name={bare[0]!r}")
+            name = str(bare[0])
 
         def register(function: Callable[P, R]) -> Callable[P, R]:
-            self._define(function, name or function.__name__, where, **self._known(options, where))
+            # One without a name of its own, such as a partial, must be given one.
+            named = name or getattr(function, "__name__", "")
+            self._define(function, str(named), where, **self._known(options, where))
             return function
 
         return register
@@ -169,7 +175,7 @@ class Pipeline:
 
     def _known(self, options: JobOptions, where: str) -> JobOptions:
         known = JobOptions.__optional_keys__
-        for unknown in options.keys() - known:
+        for unknown in (option for option in options if option not in known):
             self._faults.append(f"{where}: a job has no {unknown}=.{nearest(unknown, known)}")
         return cast("JobOptions", {key: options[key] for key in known if key in options})  # type: ignore[literal-required]
 
@@ -303,7 +309,7 @@ class Pipeline:
             )
         lines = {job.name: job.where for job in self._jobs}
         dag = self.dag("", date.min)
-        of_dag = dag.validate() or _never_open(dag)
+        of_dag = dag.validate() or _over_too_soon(dag)
         faults += [
             f"{lines.get(_first_name(fault, lines), self.where)}: {fault}" for fault in of_dag
         ]
@@ -389,8 +395,8 @@ _PHASES = (
 """In the order in which a session goes through them."""
 
 
-def _never_open(dag: DAG) -> list[str]:
-    """List the windows that end with a phase before an upstream's phase has begun."""
+def _over_too_soon(dag: DAG) -> list[str]:
+    """List the jobs whose window ends with a phase before an upstream's phase has begun."""
     faults = []
     for job in dag.jobs.values():
         if job.window is not WindowRule.STATE or job.required_state not in _PHASES:
@@ -399,8 +405,8 @@ def _never_open(dag: DAG) -> list[str]:
             state = dag.jobs[upstream_id].required_state
             if state in _PHASES and _PHASES.index(state) > _PHASES.index(job.required_state):
                 faults.append(
-                    f"job {job.job_id!r}: its window never opens: {job.required_state} is over "
-                    f"when {upstream_id}, which it depends on, may start in {state}"
+                    f"job {job.job_id!r}: its window is over too soon: {job.required_state} has "
+                    f"ended when {upstream_id}, which it depends on, may start in {state}"
                 )
     return faults
 
@@ -409,16 +415,22 @@ def _function_fault(function: Callable[..., Any], arguments: int) -> str | None:
     """Say why a function could not do its work when it is called with some arguments."""
     if inspect.isclass(function) or not callable(function):
         return "is no function"
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    called = function.func if isinstance(function, functools.partial) else function
+    if not inspect.isroutine(called):
+        called = type(called).__call__
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
         return "is async, and nobody would await it"
-    if inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(called):
         return "is a generator, and nobody would iterate over it"
     try:
-        inspect.signature(function).bind(*[None] * arguments)
+        # Of the function itself: a decorator may add arguments to what it wraps, or take some.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except Exception:  # noqa: BLE001  one of C has none; an annotation may name what is missing
+        return None
+    try:
+        signature.bind(*[None] * arguments)
     except TypeError as error:
         return f"cannot be called so ({error})"
-    except ValueError:  # one of C may have no signature
-        return None
     return None
 
 

@@ -22,7 +22,7 @@ from prometheus.persistence.metadata import database_now
 from prometheus.persistence.runs import (
     end_waiting,
     insert_new,
-    load_dags,
+    load_dag,
     lock_in_order,
     new_execution,
 )
@@ -240,7 +240,7 @@ def take_failure(connection: Connection, execution_id: str) -> Failed | None:
     ).first()
     if row is None or not insert_new(connection, failure_calls, {"execution_id": execution_id}):
         return None
-    dag = load_dags(connection, [(row.dag_id, row.definition_hash)])[row.dag_id]
+    dag = load_dag(connection, row.dag_id, row.definition_hash)
     return Failed(
         Attempt(execution_id, dag, dag.jobs[row.job_id], row.attempt_number, row.parameters, None),
         row.error_message,
@@ -325,7 +325,7 @@ def start(
     ).first()
     if started is None:
         return Refused("another worker was first, or this one has been given up")
-    dag = load_dags(connection, [(row.dag_id, row.definition_hash)])[row.dag_id]
+    dag = load_dag(connection, row.dag_id, row.definition_hash)
     return Started(
         Attempt(
             execution_id,
@@ -454,7 +454,7 @@ def fail(
     ).first()
     if row is None or incarnation not in (None, row.incarnation):
         return NotOurs()
-    dag = load_dags(connection, [(row.dag_id, row.definition_hash)])[row.dag_id]
+    dag = load_dag(connection, row.dag_id, row.definition_hash)
     job = dag.jobs[row.job_id]
     bound = 0 if failure.lost else _retry_bound(job, row.retries)
     delay = timedelta(seconds=draw_delay(bound) if bound else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from prometheus.orchestration.lifecycle import (
     allowed_from,
 )
 from prometheus.persistence.metadata import database_now
-from prometheus.persistence.runs import close_run, load_dags, new_execution
+from prometheus.persistence.runs import close_run, load_dag, new_execution
 from prometheus.persistence.tables import audit, dag_runs, job_executions
 
 _e = job_executions.c
@@ -30,10 +30,16 @@ class OperatorError(PrometheusError):
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    dag: DAG
+    dag_id: str
     status: RunStatus
     latest: Mapping[str, Row[Any]]
     """Job id -> its latest execution."""
+    load: Callable[[], DAG]
+
+    @property
+    def dag(self) -> DAG:
+        """Its DAG; raises `UnreadableRunError`."""
+        return self.load()
 
 
 def retry(
@@ -133,7 +139,7 @@ def cancel(
         OperatorError: Nothing is left to cancel.
     """
     run = _locked(connection, dag_id)
-    names = list(run.dag.topological_order()) if job_id is None else [_known(run, job_id)]
+    names = list(run.latest) if job_id is None else [_known(run, job_id)]
     cancelled: list[tuple[str, str, bool]] = []
     unfinished = (
         select(_e.job_id, _e.execution_id, _e.status)
@@ -185,11 +191,15 @@ def _locked(connection: Connection, dag_id: str) -> _Run:
             select(dag_runs.c.dag_id).order_by(dag_runs.c.created_at.desc()).limit(200)
         ).scalars()
         raise OperatorError(f"There is no run {dag_id!r}.{nearest(dag_id, list(known))}")
-    dag = load_dags(connection, [(dag_id, row.definition_hash)])[dag_id]
     executions = connection.execute(
         select(job_executions).where(_e.dag_id == dag_id).order_by(_e.attempt_number)
     )
-    return _Run(dag, RunStatus(row.status), {row.job_id: row for row in executions})
+    return _Run(
+        dag_id,
+        RunStatus(row.status),
+        {execution.job_id: execution for execution in executions},
+        lambda: load_dag(connection, dag_id, row.definition_hash),
+    )
 
 
 def _new_attempts(connection: Connection, run: _Run, jobs: set[str]) -> list[str]:
@@ -223,10 +233,8 @@ def _blocking(run: _Run, job_id: str, again: Collection[str]) -> list[str]:
 
 
 def _known(run: _Run, job_id: str) -> str:
-    if job_id not in run.dag.jobs:
-        raise OperatorError(
-            f"{run.dag.dag_id} has no job {job_id!r}.{nearest(job_id, run.dag.jobs)}"
-        )
+    if job_id not in run.latest:
+        raise OperatorError(f"{run.dag_id} has no job {job_id!r}.{nearest(job_id, run.latest)}")
     return job_id
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Text, cast, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, JobMetadata, definition_hash
 from prometheus.orchestration.decisions import JobState, RunState
 from prometheus.orchestration.lifecycle import (
@@ -184,6 +185,29 @@ def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[s
                 continue
             loaded[row.dag_id, row.definition_hash] = _dags[row.dag_id, row.definition_hash] = dag
     return {dag_id: dag for (dag_id, _), dag in loaded.items() if dag is not None}
+
+
+class UnreadableRunError(PrometheusError):
+    """A run that this release can not read."""
+
+    def __init__(self, dag_id: str) -> None:
+        super().__init__(
+            f"The run {dag_id} can not be read: another release wrote it, or its row is damaged. "
+            f"The log says more. It can be cancelled."
+        )
+
+
+def load_dag(connection: Connection, dag_id: str, definition_hash: str) -> DAG:
+    """
+    Return the DAG of one run as it was stored.
+
+    Raises:
+        UnreadableRunError: This release can not read it.
+    """
+    dag = load_dags(connection, [(dag_id, definition_hash)]).get(dag_id)
+    if dag is None:
+        raise UnreadableRunError(dag_id)
+    return dag
 
 
 def _read_dag(row: Row[Any]) -> DAG:

@@ -67,23 +67,22 @@ def find_pipelines(
     announced = (entry.value for entry in entry_points(group=ENTRY_POINT_GROUP))
     faults: list[str] = []
     pipelines: dict[str, Pipeline] = {}
-    refused: set[Pipeline] = set()
     for name in dict.fromkeys((*names, *announced)):
         of_place: list[str] = []
         of_pipelines: list[str] = []
         for pipeline in _load(name, folder, of_place):
-            own = list(pipeline.faults(visibility_timeout=visibility_timeout))
-            other = pipelines.setdefault(pipeline.name, pipeline)
-            if other is not pipeline:
-                own.append(
-                    f"{pipeline.where}: pipeline {pipeline.name!r} is defined at {other.where} too"
-                )
+            try:
+                own = list(pipeline.faults(visibility_timeout=visibility_timeout))
+            except Exception as error:  # noqa: BLE001  of values of kinds that nobody thought of
+                own = [f"{pipeline.where}: {type(error).__name__}: {error}"]
+            if not own and not of_place:
+                other = pipelines.setdefault(pipeline.name, pipeline)
+                if other is not pipeline:
+                    also = f"pipeline {pipeline.name!r} is defined at {other.where} too"
+                    own = [f"{pipeline.where}: {also}"]
             of_pipelines += own
-            if own or of_place:
-                refused.add(pipeline)
         faults += of_place + of_pipelines
-    sound = {name: each for name, each in pipelines.items() if each not in refused}
-    return sound, list(dict.fromkeys(faults))
+    return pipelines, list(dict.fromkeys(faults))
 
 
 def _load(name: str, folder: Path, faults: list[str]) -> list[Pipeline]:

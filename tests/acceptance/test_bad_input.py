@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.persistence import migrate
 from tests.acceptance.conftest import COMMAND, RunCommand, StartCommand, environment, rows
 from tests.conftest import StartProcess
@@ -111,18 +113,24 @@ def test_a_data_folder_that_cannot_be_made(
 
 
 def test_a_session_that_has_not_begun_is_not_run(run_command: RunCommand, home: Path) -> None:
-    ended = run_command("run", "US_EQ", "--date", "2027-11-22")
-    ended.refused(
-        "The session 2027-11-22 of US_EQ has not begun", "a run of it opens at 2027-11-22 13:30 UTC"
+    last = _last_session()
+    run_command("run", "US_EQ", "--date", f"{last}").refused(
+        f"The session {last} of US_EQ has not begun", f"a run of it opens at {last}"
     )
     assert rows(home / ".prometheus", "SELECT count(*) FROM dag_runs") == [(0,)]
+
+
+def _last_session() -> date:
+    calendar = TradingCalendar("US_EQ")
+    return calendar.trading_days(calendar.horizon - timedelta(days=20), calendar.horizon)[-1]
 
 
 def test_a_replay_of_sessions_that_have_not_ended_is_refused(
     run_command: RunCommand, home: Path
 ) -> None:
-    ended = run_command("replay", "--from", "2028-11-20", "--to", "2028-11-22", "--market", "US_EQ")
-    ended.refused("A replay is of past sessions", "us_eq_daily_2028-11-20, us_eq_daily_2028-11-21")
+    last = f"{_last_session()}"
+    ended = run_command("replay", "--from", last, "--to", last, "--market", "US_EQ")
+    ended.refused("A replay is of past sessions", f"us_eq_daily_{last}.")
     assert list(home.iterdir()) == []
 
 

@@ -114,29 +114,50 @@ def test_up_tells_json_lines_and_ends_on_ctrl_c(start_command: StartCommand, hom
     )
 
 
+PATIENT = """
+from pathlib import Path
+import time
+from prometheus import JobContext, Pipeline
+
+slow = Pipeline("slow", markets=["US_EQ"])
+
+@slow.job()
+def work(ctx: JobContext) -> None:
+    Path(f"attempt{ctx.attempt_number}").touch()
+    if ctx.attempt_number == 1:
+        time.sleep(600)
+"""
+
+
 @pytest.mark.slow
-def test_up_goes_on_whatever_process_dies(run_command: RunCommand, live: Path) -> None:
-    run_command(*RUN, "--folder", live)
-    wait_until(
-        lambda: rows(live, "SELECT 1 FROM job_executions WHERE status = 'RUNNING'"),
-        timeout=60,
-        message="a job runs",
-    )
+def test_up_goes_on_whatever_process_dies(
+    run_command: RunCommand, start_command: StartCommand, home: Path
+) -> None:
+    (home / "slow.py").write_text(PATIENT)
+    env = {
+        "PROMETHEUS__PIPELINES__MODULES": "slow.py",
+        "PROMETHEUS__SCHEDULER__CREATE_RUNS": "false",
+    }
+    process, folder = start_command("up", env=env), home / ".prometheus"
+    process.wait_for("running", timeout=60)
+    assert run_command(*RUN, "--pipeline", "slow", env=env).status == 0
+    wait_until((home / "attempt1").exists, timeout=60, message="the job runs")
     for name in ("worker", "beat", "redis-server"):
-        died = _child(live, name)
+        died = _child(folder, name)
         died.kill()
         wait_until(
-            lambda name=name, died=died: _child(live, name).pid != died.pid,  # type: ignore[misc]
+            lambda name=name, died=died: _child(folder, name).pid != died.pid,  # type: ignore[misc]
             timeout=30,
             message=f"{name} is started again",
         )
     wait_until(
-        lambda: rows(live, "SELECT status FROM dag_runs") == [("SUCCESS",)],
+        lambda: rows(folder, "SELECT status FROM dag_runs") == [("SUCCESS",)],
         timeout=150,
         message="the run succeeds",
     )
-    (lost,) = rows(live, "SELECT DISTINCT error_message FROM job_executions WHERE status='FAILED'")
-    assert "worker lost" in lost[0]
+    ((lost,), (error,)) = rows(folder, "SELECT error_message FROM job_executions ORDER BY 1 DESC")
+    assert lost.startswith("worker lost: host")
+    assert error is None
 
 
 def _child(folder: Path, name: str) -> psutil.Process:
@@ -243,7 +264,13 @@ def test_a_failed_run_fails_the_command_and_shows_the_error(
     assert "a new attempt of work, dine" in retried.out
     assert "no scheduler is running: starting one" in retried.err + retried.out
     attempts = "SELECT attempt_number, status FROM job_executions WHERE job_id = 'work'"
-    assert rows(home / ".prometheus", attempts) == [(1, "FAILED"), (2, "FAILED")]
+    twice = [(1, "FAILED"), (2, "FAILED")]
+    assert rows(home / ".prometheus", attempts) == twice
+    # What could not be worked on is not begun.
+    (home / "fragile.py").write_text(FAILING + "1 / 0\n")
+    refused = run_command("retry", "us_eq_fragile_2012-11-21", env=env)
+    refused.refused("the pipeline 'fragile' of us_eq_fragile_2012-11-21", "ZeroDivisionError")
+    assert rows(home / ".prometheus", attempts) == twice
 
 
 def test_a_date_without_a_session_names_the_nearest(run_command: RunCommand, home: Path) -> None:

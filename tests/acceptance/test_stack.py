@@ -201,19 +201,22 @@ def test_what_dies_is_started_again_until_it_dies_all_the_time(tmp_path: Path) -
         before = stack.pids
         for name in ("redis", "worker"):
             os.kill(before[name], signal.SIGKILL)
-            gone(before[name])
-            stack.check()
+            wait_until(lambda name=name: _is_new(stack, name, before[name]))  # type: ignore[misc]
             assert alive(stack.pids[name])
-            assert stack.pids[name] != before[name]
             assert f"{name} (pid {before[name]}) was ended by SIGKILL" in said[-1]
         assert stack.pids["beat"] == before["beat"]
         wait_until(lambda: _answers(stack), message="Redis answers at its old place")
         with pytest.raises(ProgramError, match="beat"):
             for _ in range(4):
-                os.kill(stack.pids["beat"], signal.SIGKILL)
-                gone(stack.pids["beat"])
-                stack.check()
+                died = stack.pids["beat"]
+                os.kill(died, signal.SIGKILL)
+                wait_until(lambda died=died: _is_new(stack, "beat", died))  # type: ignore[misc]
     gone(*stack.pids.values())
+
+
+def _is_new(stack: Stack, name: str, died: int) -> bool:
+    stack.check()
+    return stack.pids[name] != died
 
 
 def _answers(stack: Stack) -> bool:

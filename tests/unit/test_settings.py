@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from prometheus.masking import safe_url
 from prometheus.settings import (
     DATABASE_NAME,
     Settings,
@@ -14,7 +15,6 @@ from prometheus.settings import (
     fields,
     listing,
     load_settings,
-    safe_url,
 )
 from prometheus.sources.synthetic import DEFAULT_SEED
 
@@ -223,18 +223,22 @@ def test_a_section_must_be_a_table(tmp_path: Path) -> None:
 
 def test_only_redis_can_be_the_broker_and_its_url_is_not_repeated(tmp_path: Path) -> None:
     (fault,) = faults({"PROMETHEUS__BROKER__URL": "amqp://me:hunter2@host"}, tmp_path)
-    assert fault.startswith("PROMETHEUS__BROKER__URL: must begin with redis, rediss, ")
+    assert fault.startswith("PROMETHEUS__BROKER__URL: must begin with redis://, rediss://, ")
     assert "hunter2" not in fault
 
 
 @pytest.mark.parametrize(
     ("url", "fault"),
     [
-        ("redis://host:6379/0?password=hunter2", "is not a URL of Redis"),
-        ("redis://:hunter2#1@host:6379/0", "is not a URL of Redis"),
-        ("redis://host:99999/0", "is not a URL of Redis"),
-        ("redis://host:6379/prod", "must end with the number of a database, not 'prod'"),
-        ("redis://host/0;sentinel://host:26379", "must begin with redis, rediss, "),
+        ("redis://host:6379/0?password=hunter2", "Redis' client has no option 'password'"),
+        ("redis://host:6379/0?health_check_interval=5", "Redis' client has no option 'health_"),
+        ("redis://:hunter2#1@host:6379/0", "its port is not a number"),
+        ("redis://:hun;ter2@host:6379/0", "its port is not a number"),
+        ("redis://user:12/hunter2@host:6379/0", "it does not end with the number of a database"),
+        ("redis://host:99999/0", "its port is not a number"),
+        ("redis://host:6379/prod", "it does not end with the number of a database"),
+        ("redis://host:6379/٣", "it does not end with the number of a database"),
+        ("redis://host/0;sentinel://host:26379", "must begin with redis://, rediss://, "),
     ],
 )
 def test_a_broker_that_could_never_answer_is_refused(url: str, fault: str, tmp_path: Path) -> None:
@@ -260,7 +264,7 @@ def test_a_source_that_could_not_serve_its_market_is_refused(
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://", "rediss://u:p%40@host/3", "redis+socket:///run/redis.sock"]
+    "url", ["redis://", "rediss://u:p%40@host/3", "redis+socket:///run/redis.sock?virtual_host=2"]
 )
 def test_ways_to_name_a_broker(url: str, tmp_path: Path) -> None:
     settings = load_settings({"PROMETHEUS__BROKER__URL": url}, tmp_path)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 import pytest
+from sqlalchemy import update
 
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
@@ -15,6 +16,8 @@ from prometheus.persistence import executions, operators, runs
 from prometheus.persistence.engine import create_engine, writing
 from prometheus.persistence.executions import NotOurs, Retried
 from prometheus.persistence.operators import OperatorError
+from prometheus.persistence.runs import UnreadableRunError
+from prometheus.persistence.tables import dag_runs
 from tests.integration.persistence.test_runs import waiting_for_locks
 from tests.integration.persistence.world import World, at_once, job
 from tests.servers import wait_until
@@ -230,6 +233,20 @@ class TestCancel:
         with writing(world.engine) as connection:
             assert executions.fenced(connection, execution_id, worker)
         assert world.rows() == before
+
+    def test_run_that_can_not_be_read_can_be_cancelled_and_nothing_else(self, world: World) -> None:
+        dag = world.run(job("a"), job("b", "a"))
+        with writing(world.engine) as connection:
+            connection.execute(
+                update(dag_runs).values(definition={"jobs": 1}, definition_hash="another")
+            )
+        for ask in (retry, rerun):
+            with pytest.raises((OperatorError, UnreadableRunError)):
+                ask(world, dag)
+        assert {name for name, _, _ in cancel(world, dag)} == {"a", "b"}
+        assert world.run_status(dag) is RunStatus.CANCELLED
+        with pytest.raises(UnreadableRunError, match=f"{dag.dag_id} can not be read"):
+            retry(world, dag)
 
     def test_finished_run_or_job_is_refused(self, world: World, failed: DAG) -> None:
         with pytest.raises(OperatorError, match=f"{failed.dag_id} has finished already"):

@@ -112,6 +112,19 @@ def test_what_happened_before_the_clock_leapt_keeps_its_own_time() -> None:
     ]
 
 
+def test_what_time_ended_has_the_time_of_now() -> None:
+    changes = Changes()
+    changes.between(look(run(job("first"), job("second"))))
+    done = job("first", JobStatus.SUCCESS, started_market_at=CLOSE)
+    late = job("second", JobStatus.EXPIRED, error="its window closed")
+    monday = datetime(2012, 11, 26, 13, 30, tzinfo=UTC)
+    told = changes.between(look(run(done, late, status=RunStatus.FAILED), at=monday))
+    assert [(at, change.event) for at, change in told] == [
+        (monday, "job_ended"),
+        (monday, "run_closed"),
+    ]
+
+
 def test_the_board_shows_a_holiday_with_its_reason() -> None:
     at = datetime(2012, 11, 22, 17, tzinfo=UTC)
     text = _drawn(look(run(job("first"), day=21), at=at))

@@ -17,6 +17,11 @@ def test_huge_message_is_cut_and_its_size_told() -> None:
     assert len(failure.details["traceback"]) == MAX_TRACEBACK
 
 
+def test_cut_message_keeps_no_half_of_a_url_with_a_password() -> None:
+    error = ValueError("x" * (MAX_MESSAGE - 20) + " postgresql://app:hunter2@database/name")
+    assert "hunter" not in failure_of(error).message
+
+
 def test_what_no_database_takes_is_escaped() -> None:
     assert failure_of(ValueError("a\x00b\ud800c")).message == "ValueError: a\\x00b\\ud800c"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
@@ -30,6 +31,33 @@ async def coroutine(ctx: object) -> None:
 def generator(ctx: object) -> Iterator[int]:
     """A job that nobody would iterate over."""
     yield 1
+
+
+class CallableObject:
+    """A job that is an object."""
+
+    def __call__(self, ctx: object) -> None: ...
+
+    def method(self, ctx: object) -> None: ...
+
+
+class AsyncCallable:
+    """A job that is an object that nobody would await."""
+
+    async def __call__(self, ctx: object) -> None: ...
+
+
+def lending_a_database(function: Callable[[object, str], None]) -> Callable[[object], None]:
+    @functools.wraps(function)
+    def lent(ctx: object) -> None:
+        function(ctx, "database")
+
+    return lent
+
+
+@lending_a_database
+def with_database(ctx: object, database: str) -> None:
+    """A job that gets more than its context from its decorator."""
 
 
 def line() -> int:
@@ -246,6 +274,8 @@ class TestFaults:
             (lambda ctx, more: None, "missing a required argument: 'more'"),
             (coroutine, "is async"),
             (generator, "is a generator"),
+            (functools.partial(coroutine), "is async"),
+            (AsyncCallable(), "is async"),
             (Pipeline, "is no function"),
         ],
     )
@@ -256,6 +286,39 @@ class TestFaults:
         pipeline.job(name="a")(function)
         (fault,) = pipeline.faults()
         assert said in fault
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            with_database,
+            functools.partial(lambda ctx, more: None, more=1),
+            CallableObject(),
+            CallableObject().method,
+            lambda *arguments: None,
+            lambda ctx, more=1: None,
+            print,
+        ],
+    )
+    def test_function_that_can_be_called_with_the_context_is_taken(
+        self, function: Callable[..., Any]
+    ) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        pipeline.job(name="a")(function)
+        assert pipeline.faults() == ()
+
+    def test_function_without_a_name_must_be_given_one(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        pipeline.job()(functools.partial(nothing))
+        (fault,) = pipeline.faults()
+        assert "its name must be an identifier of at most 100 characters; give it one" in fault
+
+    def test_name_without_its_keyword_is_told(self) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ"])
+        number = line()
+        pipeline.job("ingest")(nothing)
+        (fault,) = pipeline.faults()
+        assert fault == f"{HERE}:{number}: a job's name is given as name='ingest'"
+        assert list(pipeline.jobs) == ["ingest"]
 
     def test_parentheses_that_were_forgotten_are_told(self) -> None:
         pipeline = Pipeline("mine", markets=["US_EQ"])
@@ -406,4 +469,4 @@ class TestEmptyPhases:
             lambda ctx: None
         )
         (fault,) = pipeline.faults()
-        assert "job 'early': its window never opens: SESSION is over when nothing" in fault
+        assert "job 'early': its window is over too soon: SESSION has ended when nothing" in fault

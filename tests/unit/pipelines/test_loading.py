@@ -305,13 +305,23 @@ class TestFaults:
         write(
             "again.py", "good = Pipeline('good', markets=['EU_EQ'])\n@good.job()\ndef a(ctx): ...\n"
         )
-        names = ("good.py", "half.py", "raises.py", "again.py", "gone.py")
+        write(
+            "wrong.py",
+            "wrong = Pipeline('wrong', markets=[1])\n@wrong.job()\ndef a(ctx): ...\n",
+        )
+        names = ("raises.py", "good.py", "half.py", "again.py", "gone.py", "wrong.py")
 
         found, faults = find_pipelines(names, visibility_timeout=timedelta(hours=2), folder=folder)
 
-        assert list(found) == ["good", "whole"]
+        assert list(found) == ["good", "whole"], "lost.py's name is free for another"
         assert found["good"].markets == ("US_EQ",)
-        said = ["it has no jobs", "ZeroDivisionError", "is defined at", "No such file or directory"]
+        said = [
+            "ZeroDivisionError",
+            "it has no jobs",
+            "is defined at",
+            "No such file or directory",
+            "AttributeError",
+        ]
         assert len(faults) == len(said)
         assert all(text in fault for text, fault in zip(said, faults, strict=True))
 
