@@ -99,14 +99,14 @@ def _now(installation: Installation) -> datetime:
 
 
 def _tick_for_one_lease(installation: Installation, *schedulers: Scheduler) -> None:
-    began_at = _now(installation)
-
-    def tick() -> bool:
+    def tick() -> datetime:
         for scheduler in schedulers:
             scheduler.tick()
-        return _now(installation) - began_at > LEASE
+        return _now(installation)
 
-    wait_until(tick, timeout=30, message="one lease passes")
+    began_at = tick()  # from now on each of them has had the database
+
+    wait_until(lambda: tick() - began_at > LEASE, timeout=30, message="one lease passes")
 
 
 def _fail_to_tick_for(length: timedelta, scheduler: Scheduler) -> None:
