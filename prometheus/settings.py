@@ -94,7 +94,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_read_list), AfterValidator(_
 
 
 def _fault_of_redis_url(url: str) -> str | None:
-    """Say why Redis' client could not use a URL; no part of it is repeated: it may be secret."""
+    """Say why Redis' client could not use a URL, without a part of it that may be secret."""
     scheme, _, _ = url.partition("://")
     if scheme not in _REDIS_SCHEMES:
         return f"must begin with {', '.join(f'{each}://' for each in _REDIS_SCHEMES)}"
@@ -114,7 +114,9 @@ def _fault_of_redis_url(url: str) -> str | None:
     known = {"virtual_host"} if is_socket else set()
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):
         if name not in known and not name.startswith("ssl_"):
-            return f"Redis' client has no option {name!r}: {shape}"
+            # After an unquoted question mark, the rest of a password looks like an option.
+            told = "such option" if "@" in parts.query else f"option {name!r}"
+            return f"Redis' client has no {told}: {shape}"
     return None
 
 

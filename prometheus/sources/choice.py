@@ -21,9 +21,7 @@ DEFAULT_SOURCES: Mapping[str, str] = {"US_EQ": BUNDLED, "EU_EQ": SYNTHETIC, "ASI
 BUNDLED_EXCHANGES = frozenset({"XNYS", "XNAS"})
 
 
-def choose_sources(
-    assignments: Mapping[str, str], members: Members = members
-) -> dict[str, str]:  # fmt: skip
+def choose_sources(assignments: Mapping[str, str], members: Members = members) -> dict[str, str]:
     """
     Return the source of each market that is named, over `DEFAULT_SOURCES`.
 

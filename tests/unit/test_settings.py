@@ -235,6 +235,8 @@ def test_only_redis_can_be_the_broker_and_its_url_is_not_repeated(tmp_path: Path
         ("redis://:hunter2#1@host:6379/0", "its port is not a number"),
         ("redis://:hun;ter2@host:6379/0", "its port is not a number"),
         ("redis://user:12/hunter2@host:6379/0", "it does not end with the number of a database"),
+        ("redis://user:12?hunter2@host:6379/0", "Redis' client has no such option"),
+        ("redis://user:12?hunter2=1@host:6379/0", "Redis' client has no such option"),
         ("redis://host:99999/0", "its port is not a number"),
         ("redis://host:6379/prod", "it does not end with the number of a database"),
         ("redis://host:6379/٣", "it does not end with the number of a database"),
