@@ -11,12 +11,34 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from prometheus.errors import PrometheusError
 
 _READ = "prometheus_read"
 BUSY_TIMEOUT_SECONDS = 20.0
+
+_PASSING_CLASSES = ("08", "40", "53", "57", "58")
+"""SQLSTATE classes: connection, rollback (serialization, deadlock), resources, operator, system."""
+_PASSING_STATES = frozenset(
+    {
+        "25006",  # read only: a standby, or a server that protects a full disk
+        "25P03",  # idle in a transaction for too long
+        "55P03",  # a lock was not granted in time
+    }
+)
+_PASSING_SQLITE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
 
 
 class DatabaseUrlError(PrometheusError):
@@ -126,3 +148,21 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that may write; committed at the end of the block."""
     with engine.begin() as connection:
         yield connection
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """
+    Say whether an error is the database's trouble, which passes, rather than the statement's fault.
+
+    True of a server that is away, starting, stopping, out of space, connections or patience, and of
+    transactions that lost against others: the same transaction may succeed when tried again.
+    """
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.Error):
+        code: int = getattr(error.orig, "sqlite_errorcode", 0)
+        return code & 0xFF in _PASSING_SQLITE  # its higher bits say more about the same
+    state: str | None = getattr(error.orig, "sqlstate", None)
+    if state is None:  # the client's own words: refused, reset, closed
+        return error.connection_invalidated or isinstance(error, OperationalError)
+    return state.startswith(_PASSING_CLASSES) or state in _PASSING_STATES

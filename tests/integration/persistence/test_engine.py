@@ -14,6 +14,7 @@ from prometheus.persistence import migrate
 from prometheus.persistence.engine import (
     DatabaseUrlError,
     create_engine,
+    is_unavailable,
     reading,
     shown_url,
     writing,
@@ -207,6 +208,92 @@ class TestPostgresql:
             "keepalives_count": "3",
         }
         assert "keepalives" not in used, "they are on unless somebody turns them off"
+
+
+class TestUnavailable:
+    def test_full_or_read_only_database_is(self, sqlite_url: str) -> None:
+        engine = create_engine(sqlite_url)
+        with reading(engine) as connection:
+            used = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        for limit, said in (
+            (f"max_page_count = {used + 1}", "full"),
+            ("query_only = 1", "readonly"),
+        ):
+            with pytest.raises(DBAPIError, match=said) as raised, writing(engine) as connection:
+                connection.exec_driver_sql(f"PRAGMA {limit}")
+                connection.exec_driver_sql("CREATE TABLE filler AS SELECT randomblob(100000) AS b")
+            assert is_unavailable(raised.value)
+        engine.dispose()
+
+    def test_locked_sqlite_is(self, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("prometheus.persistence.engine.BUSY_TIMEOUT_SECONDS", 0.0)
+        engine = create_engine(sqlite_url)
+        with (
+            writing(engine),
+            pytest.raises(DBAPIError, match="locked") as raised,
+            writing(engine) as second,
+        ):
+            second.exec_driver_sql("SELECT 1")
+        engine.dispose()
+        assert is_unavailable(raised.value)
+
+    def test_file_that_can_not_be_opened_is(self, tmp_path: Path) -> None:
+        engine = create_engine(f"sqlite:///{tmp_path / 'nowhere' / 'p.db'}")
+        with pytest.raises(DBAPIError) as raised, reading(engine):
+            pass
+        assert is_unavailable(raised.value)
+
+    @pytest.mark.parametrize(
+        ("state", "passes"),
+        [
+            ("08006", True),
+            ("25006", True),
+            ("25P03", True),
+            ("40001", True),
+            ("40P01", True),
+            ("53100", True),
+            ("53300", True),
+            ("55P03", True),
+            ("57014", True),
+            ("57P01", True),
+            ("57P03", True),
+            ("58030", True),
+            ("22012", False),
+            ("23505", False),
+            ("25P02", False),
+            ("42P01", False),
+        ],
+    )
+    def test_postgresql_says_it_by_its_codes(
+        self, postgresql_url: str, state: str, passes: bool
+    ) -> None:
+        engine = create_engine(postgresql_url)
+        statement = f"DO $$ BEGIN RAISE EXCEPTION 'so' USING ERRCODE = '{state}'; END $$"
+        with pytest.raises(DBAPIError) as raised, writing(engine) as connection:
+            connection.exec_driver_sql(statement)
+        engine.dispose()
+        assert is_unavailable(raised.value) is passes
+
+    def test_server_that_refuses_closes_or_ends_connections_is(
+        self, spare_postgres: PostgresServer
+    ) -> None:
+        engine = create_engine(spare_postgres.url())
+        with pytest.raises(DBAPIError) as ended, writing(engine) as connection:
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+        with pytest.raises(DBAPIError) as closed, writing(engine) as connection:
+            connection.exec_driver_sql("SELECT 1")
+            spare_postgres.kill()
+            connection.exec_driver_sql("SELECT 1")
+        with pytest.raises(DBAPIError) as refused, reading(engine):
+            pass
+        engine.dispose()
+        assert all(is_unavailable(each.value) for each in (ended, closed, refused))
+
+    def test_statement_at_fault_is_not(self, world: World) -> None:
+        with pytest.raises(DBAPIError) as raised, reading(world.engine) as connection:
+            connection.exec_driver_sql("SELECT * FROM nothing")
+        assert not is_unavailable(raised.value)
+        assert not is_unavailable(OSError("no such file"))
 
 
 class TestUrls:
