@@ -5,6 +5,7 @@ All of them are ended by pid, and on Linux they also end when the test process i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import importlib.util
@@ -17,12 +18,13 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import psutil
 import psycopg
@@ -215,9 +217,18 @@ class PostgresServer(_Server):
         self._binaries = self._find_binaries()
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self.folder / ".s.PGSQL.5432"
+
     def url(self, database: str = "postgres") -> str:
         """Return a SQLAlchemy URL for one of its databases."""
         return f"postgresql+psycopg://postgres@/{database}?host={self.folder}"
+
+    def url_at(self, port: int, database: str = "postgres") -> str:
+        """Return the URL of one of its databases that leads to it by a port, a gate's."""
+        return f"postgresql+psycopg://postgres@127.0.0.1:{port}/{database}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         """Open a plain connection in autocommit mode."""
@@ -319,14 +330,19 @@ class RedisServer(_Server):
 
     def __init__(self, *options: str) -> None:
         super().__init__()
-        self._options = options
+        self.socket = self.folder / "socket"
+        self._options = ("--unixsocket", str(self.socket), *options)
         self._binary = self._find_binary()
         self.port = free_port()
 
     @property
     def url(self) -> str:
         """A URL that both redis-py and Celery take."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return self.url_at(self.port)
+
+    def url_at(self, port: int) -> str:
+        """Return the URL that leads to it by another port, a gate's."""
+        return f"redis://127.0.0.1:{port}/0"
 
     def client(self) -> redis.Redis:
         """Return a new client; close it."""
@@ -378,6 +394,157 @@ class RedisServer(_Server):
             return False
         finally:
             client.close()
+
+
+class Gate:
+    """
+    A TCP proxy on a loopback port, with which a test disturbs the connections to a server.
+
+    It begins open. Its port stays its own while it is shut, so that nobody else can take it.
+
+    Attributes:
+        port: Where clients connect to.
+    """
+
+    def __init__(self, target: Path | tuple[str, int]) -> None:
+        """
+        Args:
+            target: The server: a unix socket, or a host and port.
+        """
+        self._target = target
+        # Bound and never listening: it only keeps the port.
+        self._keeper = _bound(0)
+        self.port = int(self._keeper.getsockname()[1])
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gate", daemon=True)
+        self._listener: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._relays: set[asyncio.Task[None]] = set()
+        self._delay = 0.0
+        # By direction: what clients send, and what the server sends.
+        self._asks = asyncio.Event()
+        self._answers = asyncio.Event()
+
+    def open(self) -> None:
+        """Let everything through; what was held back while it hung flows on."""
+        self._do(self._open(asks=True, answers=True))
+
+    def shut(self) -> None:
+        """Cut all connections and refuse new ones."""
+        self._do(self._shut())
+
+    def cut(self) -> None:
+        """Cut all connections; new ones pass as before."""
+        self._do(self._cut())
+
+    def hang(self) -> None:
+        """Let nothing through without a word: connections live, new ones are made and silent."""
+        self._do(self._open(asks=False, answers=False))
+
+    def mute(self) -> None:
+        """Let through what clients send, and nothing of what the server answers."""
+        self._do(self._open(asks=True, answers=False))
+
+    def slow(self, seconds: float) -> None:
+        """Let everything through, each piece this much later in either direction."""
+        self._do(self._open(asks=True, answers=True, delay=seconds))
+
+    async def _open(self, *, asks: bool, answers: bool, delay: float = 0.0) -> None:
+        self._delay = delay
+        for event, wanted in ((self._asks, asks), (self._answers, answers)):
+            if wanted:
+                event.set()
+            else:
+                event.clear()
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._relay, sock=_bound(self.port))
+
+    async def _shut(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        await self._cut()
+
+    async def _cut(self) -> None:
+        for writer in self._writers:
+            # A reset, as a crash of the network's middle makes it, not an orderly end.
+            writer.transport.abort()
+        # Also what hangs, and would otherwise go out when the gate opens.
+        relays = list(self._relays)
+        for relay in relays:
+            relay.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relay = asyncio.current_task()
+        assert relay is not None
+        self._relays.add(relay)
+        self._writers.add(writer)
+        upstream: asyncio.StreamWriter | None = None
+        try:
+            if isinstance(self._target, Path):
+                answers, upstream = await asyncio.open_unix_connection(str(self._target))
+            else:
+                answers, upstream = await asyncio.open_connection(*self._target)
+            self._writers.add(upstream)
+            # One side's end is both sides' end: neither of our servers speaks to half a connection.
+            pumps = {
+                asyncio.ensure_future(self._pump(reader, upstream, self._asks)),
+                asyncio.ensure_future(self._pump(answers, writer, self._answers)),
+            }
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
+        except (OSError, asyncio.CancelledError):
+            pass  # the server is away, or the gate was shut: the client is cut off
+        finally:
+            for end in (writer, upstream):
+                if end is not None:
+                    self._writers.discard(end)
+                    end.close()
+            self._relays.discard(relay)
+
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, flows: asyncio.Event
+    ) -> None:
+        while data := await source.read(65_536):
+            if self._delay:
+                await asyncio.sleep(self._delay)
+            await flows.wait()
+            sink.write(data)
+            await sink.drain()
+
+    def _do(self, order: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(order, self._loop).result(30)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.shut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+        self._loop.close()
+        self._keeper.close()
+
+
+def _bound(port: int) -> socket.socket:
+    """Return a socket on a loopback port that others of this process may share."""
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found.bind(("127.0.0.1", port))
+    return found
 
 
 class Process:

@@ -6,14 +6,18 @@ import os
 import signal
 import sys
 import textwrap
+import time
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 import redis
 import sqlalchemy as sa
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.conftest import StartProcess
-from tests.servers import PostgresServer, RedisServer, wait_until
+from tests.servers import Gate, PostgresServer, RedisServer, wait_until
 
 
 def test_wait_until_returns_the_first_true_answer() -> None:
@@ -115,3 +119,85 @@ def test_a_process_that_ignores_sigterm_is_killed(start_process: StartProcess) -
 
 def test_settings_of_the_developer_do_not_reach_tests() -> None:
     assert not [name for name in os.environ if name.startswith("PROMETHEUS_")]
+
+
+@pytest.fixture
+def gate(redis_server: RedisServer) -> Iterator[Gate]:
+    """A gate before the shared Redis."""
+    with Gate(redis_server.socket) as gate:
+        yield gate
+
+
+def _client(gate: Gate, timeout: float = 20) -> redis.Redis:
+    return redis.Redis(port=gate.port, socket_timeout=timeout, retry=Retry(NoBackoff(), 0))
+
+
+def test_an_open_gate_passes_everything(gate: Gate) -> None:
+    with _client(gate) as client:
+        client.set("big", "x" * 1_000_000)
+        assert client.get("big") == b"x" * 1_000_000
+
+
+def test_a_cut_ends_connections_and_lets_new_ones_pass(gate: Gate) -> None:
+    with _client(gate) as client:
+        connection = client.connection_pool.get_connection()
+        gate.cut()
+        with pytest.raises(redis.ConnectionError):
+            connection.read_response()
+        assert client.ping()
+
+
+def test_a_shut_gate_refuses_connections_until_it_opens(gate: Gate) -> None:
+    with _client(gate) as client:
+        client.ping()
+        gate.shut()
+        for _ in range(2):
+            with pytest.raises(redis.ConnectionError):
+                client.ping()
+        gate.open()
+        assert client.ping()
+
+
+def test_what_a_hanging_gate_held_back_flows_on(gate: Gate, redis_server: RedisServer) -> None:
+    with _client(gate) as client, redis_server.client() as direct:
+        client.delete("count")
+        connection = client.connection_pool.get_connection()
+        gate.hang()
+        connection.send_command("INCR", "count")
+        with _client(gate, timeout=0.2) as other, pytest.raises(redis.TimeoutError):
+            other.ping()
+        assert direct.get("count") is None
+        gate.open()
+        assert connection.read_response() == 1
+
+
+def test_a_mute_gate_loses_the_answers_alone(gate: Gate, redis_server: RedisServer) -> None:
+    with _client(gate, timeout=0.2) as client, redis_server.client() as direct:
+        client.delete("count")
+        gate.mute()
+        with pytest.raises(redis.TimeoutError):
+            client.incr("count")
+        wait_until(lambda: direct.get("count") == b"1", message="the command arrived")
+
+
+def test_a_slow_gate_delays_both_ways(gate: Gate) -> None:
+    with _client(gate) as client:
+        client.ping()
+        gate.slow(0.1)
+        began = time.monotonic()
+        client.ping()
+        assert time.monotonic() - began >= 0.2
+
+
+def test_a_gate_leads_to_postgresql(postgres_server: PostgresServer) -> None:
+    with Gate(postgres_server.socket) as gate:
+        engine = sa.create_engine(postgres_server.url_at(gate.port), pool_pre_ping=True)
+        with engine.begin() as connection:
+            assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+        gate.shut()
+        with pytest.raises(sa.exc.OperationalError):
+            engine.connect()
+        gate.open()
+        with engine.begin() as connection:
+            assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+        engine.dispose()
