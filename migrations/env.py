@@ -8,6 +8,10 @@ from prometheus.persistence.engine import writing
 from prometheus.persistence.metadata import metadata
 
 with writing(context.config.attributes["engine"]) as connection:
+    if connection.dialect.name == "postgresql":
+        # A migration may wait for as long as the tables are in use, and work between statements.
+        connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
     context.configure(
         connection=connection,
         target_metadata=metadata,

@@ -13,15 +13,18 @@ from typing import Any
 
 from celery.beat import Scheduler
 from celery.signals import beat_init
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from prometheus.persistence import migrate
+from prometheus.persistence.engine import is_unavailable
 from prometheus.persistence.migrate import DatabaseRevisionError
 from workers.app import runtime, say_what_will_not_run
 
 log = logging.getLogger(__name__)
 
 AFTER_AN_ERROR = timedelta(seconds=1)
+"""Doubles with each further error of the database, up to `LONGEST_AFTER_ERRORS`."""
+LONGEST_AFTER_ERRORS = timedelta(seconds=10)
 
 
 class MarketScheduler(Scheduler):
@@ -39,19 +42,34 @@ class MarketScheduler(Scheduler):
         os.set_blocking(self._wake, False)
         self._closed = False
         self._checked = False
+        self._away_for: timedelta | None = None
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
         """Refuse to start on a database of another release; say what is left out."""
         say_what_will_not_run()
         try:
+            self._check()
+        except DBAPIError as error:
+            if not is_unavailable(error):
+                raise
+            self._wait_for_database(error)  # as after any outage
+
+    def _check(self) -> None:
+        try:
             migrate.check(runtime.engine)
-            self._checked = True
-        except OperationalError as error:
-            # It is waited for, as after any outage.
-            log.warning("database_unavailable", extra={"error": str(error.orig)})
         except DatabaseRevisionError as error:
             raise SystemExit(f"prometheus: {error}") from None
+        self._checked = True
+
+    def _wait_for_database(self, error: DBAPIError) -> timedelta:
+        """Say once an outage that the database is away; return how long to leave it alone."""
+        if self._away_for is None:
+            log.warning("database_unavailable", extra={"error": str(error.orig)})
+            self._away_for = AFTER_AN_ERROR
+        else:
+            self._away_for = min(2 * self._away_for, LONGEST_AFTER_ERRORS)
+        return self._away_for
 
     @property
     def info(self) -> str:
@@ -62,17 +80,17 @@ class MarketScheduler(Scheduler):
         """Do what is due, wait for the next thing, and ask to be called again at once."""
         try:
             if not self._checked:
-                migrate.check(runtime.engine)
-                self._checked = True
+                self._check()
             wait = runtime.scheduler.tick()
-        except OperationalError as error:
-            log.warning("database_unavailable", extra={"error": str(error.orig)})
-            wait = AFTER_AN_ERROR
-        except DatabaseRevisionError as error:
-            raise SystemExit(f"prometheus: {error}") from None
-        except Exception:  # a beat that ends is worse than any error
-            log.exception("tick_failed")
-            wait = AFTER_AN_ERROR
+            if self._away_for is not None:
+                self._away_for = None
+                log.warning("database_back")
+        except Exception as error:  # a beat that ends is worse than any error
+            if isinstance(error, DBAPIError) and is_unavailable(error):
+                wait = self._wait_for_database(error)
+            else:
+                log.exception("tick_failed")
+                wait = AFTER_AN_ERROR
         if select.select([self._woken], [], [], wait.total_seconds())[0]:
             raise SystemExit(0)
         return 0
@@ -88,8 +106,8 @@ class MarketScheduler(Scheduler):
             self._closed = True
             try:
                 runtime.scheduler.resign()
-            except OperationalError as error:
-                log.warning("database_unavailable", extra={"error": str(error.orig)})
+            except DBAPIError as error:
+                log.warning("lead_not_given_up", extra={"error": str(error.orig)})
         super().close()
 
 

@@ -103,6 +103,7 @@ class Attempts:
         *,
         countdown: int | None = None,
         incarnation: str | None = None,
+        guard: Callable[[Connection], None] = lambda _: None,
     ) -> FailOutcome:
         """
         Report a failure, and write the next attempt in the same transaction if there is one.
@@ -111,6 +112,7 @@ class Attempts:
             failure: What happened.
             countdown: Delay that Celery drew; drawn here when no code of Celery could.
             incarnation: Only an attempt of this worker; ``None`` for the scheduler.
+            guard: Called first in the transaction; what it raises ends it.
         """
 
         def draw(bound: int) -> int:
@@ -120,6 +122,7 @@ class Attempts:
             return delay
 
         def write(connection: Connection) -> FailOutcome:
+            guard(connection)
             return executions.fail(
                 connection,
                 execution_id,

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
-from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Engine
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts
@@ -39,12 +39,20 @@ from prometheus.orchestration.planning import next_opening, plan_runs, session_b
 from prometheus.orchestration.windows import SessionBounds
 from prometheus.persistence import clock, executions, leases, runs
 from prometheus.persistence.clock import Now, read_now
-from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.engine import is_unavailable, reading, writing
 from prometheus.persistence.executions import Publication
 
 log = logging.getLogger(__name__)
 
 LEADERSHIP = "beat"
+
+
+class LeadLostError(PrometheusError):
+    """The lead has passed on, or its lease has run out, while this leader was in its tick."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        super().__init__(f"the lead of epoch {epoch} does not hold any more")
 
 
 class Broker(Protocol):
@@ -149,6 +157,7 @@ class Scheduler:
         self._election = election
         self._create_runs = create_runs
         self._leads: bool | None = None
+        self._epoch: int | None = None
         self._plan_at: datetime | None = None
         self._opening_at: datetime | None = None
         self._reconcile_at: datetime | None = None
@@ -184,9 +193,9 @@ class Scheduler:
         for market_id in sorted(by_market.keys() & self._markets):
             try:
                 done = self._advance_market(by_market[market_id], now)
-            except OperationalError:
-                raise
-            except Exception:  # one market's trouble, whatever it is, never delays another's
+            except Exception as error:  # one market's trouble never delays another's
+                if _ends_tick(error):
+                    raise
                 log.exception("market_held", extra={"market": market_id})
                 total = replace(total, busy=True)
                 continue
@@ -248,7 +257,7 @@ class Scheduler:
         if not (starts or skipped or expired or over):
             return []
         closed: dict[str, str] = {}
-        with writing(self._engine) as connection:
+        with self._writing() as connection:
             runs.lock_runs(connection, {*ended, *over})
             runs.end_waiting(connection, skipped, JobStatus.SKIPPED)
             late = runs.end_waiting(
@@ -279,7 +288,7 @@ class Scheduler:
         except BrokerUnavailableError as error:
             self._lose_broker(error)
             return
-        with writing(self._engine) as connection:
+        with self._writing() as connection:
             executions.mark_published(connection, [each.execution_id for each in ours])
 
     def _lose_broker(self, error: BrokerUnavailableError) -> None:
@@ -306,6 +315,13 @@ class Scheduler:
         Returns:
             Wall time until the next thing that is known to be due, at most ``max_wait``.
         """
+        try:
+            return self._tick()
+        except LeadLostError as error:
+            log.warning("lead_lost", extra={"epoch": error.epoch})
+            return self._pace.max_wait
+
+    def _tick(self) -> timedelta:
         self._broker_away = False
         if self._election and not self._lead():
             return self._pace.max_wait
@@ -335,12 +351,35 @@ class Scheduler:
                 ticked_at=self._ticked_at,
             )
         self._note_reachable(leadership.at)
+        self._epoch = leadership.epoch if leadership.leads else None
         if leadership.leads != self._leads:
             self._leads = leadership.leads
             event = "leading" if leadership.leads else "standing_by"
             log.info(event, extra={"epoch": leadership.epoch, "leader": leadership.owner})
             self._plan_at = self._opening_at = None
         return leadership.leads
+
+    def _hold_lead(self, connection: Connection) -> None:
+        """
+        Make sure of the lead until the transaction ends.
+
+        A leader that was frozen finds another in its place when it wakes, and must write nothing
+        that it decided before.
+
+        Raises:
+            LeadLostError: It does not lead any more.
+        """
+        if self._epoch is not None and not leases.holds_lead(
+            connection, LEADERSHIP, self._owner, self._epoch
+        ):
+            raise LeadLostError(self._epoch)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """Open a transaction that may write while this scheduler leads, if it is one that does."""
+        with writing(self._engine) as connection:
+            self._hold_lead(connection)
+            yield connection
 
     def _note_reachable(self, at: datetime) -> None:
         """Note that the database answered; a standby does too, so that it can rescue at once."""
@@ -351,7 +390,7 @@ class Scheduler:
     def resign(self) -> None:
         """Let a standby take the lead at once."""
         if self._leads:
-            self._leads = False
+            self._leads, self._epoch = False, None
             with writing(self._engine) as connection:
                 leases.resign(connection, LEADERSHIP, self._owner)
 
@@ -367,9 +406,9 @@ class Scheduler:
                 try:
                     self._plan_market(pipeline, market_id, now)
                     opening = next_opening(TradingCalendar(market_id), now.market_at, only=now.only)
-                except OperationalError:
-                    raise
-                except Exception:  # one market's trouble, whatever it is, never delays another's
+                except Exception as error:  # one market's trouble never delays another's
+                    if _ends_tick(error):
+                        raise
                     log.exception("market_not_planned", extra={"market": market_id})
                     continue
                 if opening is not None:
@@ -389,7 +428,7 @@ class Scheduler:
     def _plan_market(self, pipeline: Pipeline, market_id: str, now: Now) -> None:
         calendar = TradingCalendar(market_id)
         self._warn_of_horizon(calendar, now)
-        with writing(self._engine) as connection:
+        with self._writing() as connection:
             first_seen_at = runs.first_seen(connection, pipeline.name, market_id, now.market_at)
             existing = runs.sessions_with_runs(
                 connection, pipeline.name, market_id, first_seen_at.date() - timedelta(days=30)
@@ -403,7 +442,7 @@ class Scheduler:
             now=now.market_at,
             only=now.only,
         ):
-            with writing(self._engine) as connection:
+            with self._writing() as connection:
                 made = runs.create_run(
                     connection,
                     planned.dag,
@@ -428,7 +467,7 @@ class Scheduler:
             return
         self._rescue_at = now.wall_at + self._pace.rescue_every
         # First their leases end, so that none can renew between the finding and the failing.
-        with writing(self._engine) as connection:
+        with self._writing() as connection:
             for worker in leases.give_up_workers(connection, now.wall_at):
                 log.warning("worker_lost", extra={"worker": worker})
         with reading(self._engine) as connection:
@@ -442,10 +481,10 @@ class Scheduler:
             )
             failure = executions.Failure(orphan.message, {"type": "orphan"}, lost=orphan.lost)
             try:
-                self._attempts.fail(orphan.execution_id, failure)
-            except OperationalError:
-                raise
-            except Exception:  # a run that can not be read never delays another's
+                self._attempts.fail(orphan.execution_id, failure, guard=self._hold_lead)
+            except Exception as error:  # a run that can not be read never delays another's
+                if _ends_tick(error):
+                    raise
                 if orphan.execution_id not in self._not_rescued:  # once is enough
                     self._not_rescued.add(orphan.execution_id)
                     log.exception("not_rescued", extra={"execution": orphan.execution_id})
@@ -536,7 +575,7 @@ class Scheduler:
         target = _earlier(advanced.next_at, self._opening_at)
         if target is None or target <= now.market_at:
             return self._pace.jump_wait
-        with writing(self._engine) as connection:
+        with self._writing() as connection:
             moved = clock.jump_to(connection, target, seen=now.market_at)
         if moved:
             log.info("clock_jumped", extra={"market_at": target.isoformat()})
@@ -552,6 +591,11 @@ class Scheduler:
         if wall_next is not None:
             waits.append(wall_next + self._pace.publish_after - now.wall_at)
         return max(timedelta(0), min(waits))
+
+
+def _ends_tick(error: Exception) -> bool:
+    """Say whether an error is no single market's or job's."""
+    return isinstance(error, LeadLostError) or is_unavailable(error)
 
 
 def _earlier(left: datetime | None, right: datetime | None) -> datetime | None:

@@ -17,6 +17,8 @@ from prometheus.errors import PrometheusError
 
 _READ = "prometheus_read"
 BUSY_TIMEOUT_SECONDS = 20.0
+PATIENCE_SECONDS = 5
+"""How long, on PostgreSQL, a transaction may wait for a lock, or hold its own and do nothing."""
 
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
 """SQLSTATE classes: connection, rollback (serialization, deadlock), resources, operator, system."""
@@ -78,7 +80,7 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
     if backend == "postgresql":
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        return sqlalchemy.create_engine(
+        engine = sqlalchemy.create_engine(
             parsed,
             pool_size=pool_size,
             pool_pre_ping=True,
@@ -95,6 +97,8 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
                 "tcp_user_timeout": 10_000,
             },
         )
+        event.listen(engine, "connect", _prepare_postgresql)
+        return engine
     if backend != "sqlite":
         raise DatabaseUrlError(shown, f"{backend} is not supported")
     if parsed.database in (None, "", ":memory:"):
@@ -108,6 +112,15 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    # A process that is frozen inside a transaction must not hold up those that take over from it.
+    connection.execute(
+        f"SET lock_timeout = '{PATIENCE_SECONDS}s'; "
+        f"SET idle_in_transaction_session_timeout = '{PATIENCE_SECONDS}s'"
+    )
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

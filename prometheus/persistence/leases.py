@@ -219,6 +219,26 @@ def lead(
     return Leadership(row.owner, row.epoch, row.owner == owner, now)
 
 
+def holds_lead(connection: Connection, name: str, owner: str, epoch: int) -> bool:
+    """
+    Say whether a lead that was taken still holds; nobody else can take it in this transaction.
+
+    Args:
+        epoch: Of the lead as it was taken.
+    """
+    held = connection.execute(
+        select(leases.c.epoch)
+        .where(
+            leases.c.name == name,
+            leases.c.owner == owner,
+            leases.c.epoch == epoch,
+            leases.c.expires_at > database_now(),
+        )
+        .with_for_update(read=True)
+    ).first()
+    return held is not None
+
+
 def resign(connection: Connection, name: str, owner: str) -> None:
     """Give the lead up, so that a standby takes it at once."""
     connection.execute(

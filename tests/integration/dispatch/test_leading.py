@@ -1,0 +1,123 @@
+"""Who leads, and that a leader which was frozen writes nothing of what it had decided."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+from sqlalchemy import text
+
+from prometheus.dispatch.scheduler import LEADERSHIP
+from prometheus.persistence import leases
+from prometheus.persistence.engine import reading, writing
+from tests.integration.dispatch.conftest import Installation
+from tests.servers import Process, wait_until
+
+FREEZING_BEAT = Path(__file__).parent / "freezing_beat.py"
+LEASE = timedelta(seconds=10)
+
+
+def test_leader_frozen_between_decision_and_claim_writes_nothing_when_it_wakes(
+    installation: Installation,
+) -> None:
+    """What it decided is still possible: only its fence keeps it from writing it."""
+    dag_id = installation.make_run("joined")
+    beat = _freezing_beat(installation, "decided")
+    wait_until(lambda: _is_frozen(beat), timeout=60, message="it decides and freezes")
+    wait_until(lambda: _take_lead(installation), timeout=15, message="another takes the lead")
+    before = _written(installation)
+
+    beat.send(signal.SIGCONT)
+
+    wait_until(
+        lambda: _take_lead(installation) and "lead_lost" in beat.output(),
+        timeout=30,
+        message="it sees that it leads no more",
+    )
+    wait_until(
+        lambda: _take_lead(installation) and "standing_by" in beat.output(),
+        timeout=30,
+        message="it stands by",
+    )
+    assert _written(installation) == before
+    assert installation.statuses(dag_id) == {
+        "left": ["PENDING"],
+        "right": ["PENDING"],
+        "both": ["PENDING"],
+    }
+
+
+def test_leader_frozen_inside_its_transaction_loses_it_and_holds_up_nobody(
+    installation: Installation,
+) -> None:
+    beat = _freezing_beat(installation, "claimed")
+    beat.wait_for("leading", timeout=60)
+    standby = installation.beat()
+    standby.wait_for("standing_by", timeout=60)
+    dag_id = installation.make_run("joined")
+    wait_until(lambda: _is_frozen(beat), timeout=60, message="it claims and freezes")
+    frozen_at = time.monotonic()
+
+    wait_until(lambda: "leading" in standby.output(), timeout=15, message="the standby leads")
+    print(f"another led {time.monotonic() - frozen_at:.1f} s after the freeze")
+    wait_until(
+        lambda: installation.statuses(dag_id)["left"] == ["QUEUED"],
+        timeout=10,
+        message="the standby claims what the frozen one held",
+    )
+    beat.send(signal.SIGCONT)
+    wait_until(lambda: "standing_by" in beat.output(), timeout=60, message="it stands by")
+    assert all(len(states) == 1 for states in installation.statuses(dag_id).values())
+    assert beat.output().count("database_unavailable") == 1
+    assert "database_back" in beat.output()
+
+
+def test_take_over_within_15_seconds_whoever_of_many_standbys_it_is(
+    installation: Installation,
+) -> None:
+    leader = installation.beat()
+    wait_until(lambda: "leading" in leader.output(), timeout=60, message="the first beat leads")
+    standbys = [installation.beat() for _ in range(2)]
+    for standby in standbys:
+        standby.wait_for("standing_by", timeout=60)
+
+    os.kill(leader.pid, signal.SIGKILL)
+
+    killed_at = time.monotonic()
+    wait_until(
+        lambda: any("leading" in standby.output() for standby in standbys),
+        timeout=15,
+        message="one of them leads",
+    )
+    print(f"taken over {time.monotonic() - killed_at:.1f} s after the kill")
+    assert sum("leading" in standby.output() for standby in standbys) == 1
+
+
+def _freezing_beat(installation: Installation, point: str) -> Process:
+    command = ("python", FREEZING_BEAT, point)
+    beat = installation.start_process(*command, env=installation.env, name="freezing-beat")
+    installation.processes.append(beat)
+    return beat
+
+
+def _is_frozen(beat: Process) -> bool:
+    return psutil.Process(beat.pid).status() == psutil.STATUS_STOPPED
+
+
+def _take_lead(installation: Installation) -> bool:
+    with writing(installation.engine) as connection:
+        return leases.lead(connection, LEADERSHIP, "another", lease=LEASE).leads
+
+
+def _written(installation: Installation) -> list[tuple[object, ...]]:
+    """Return what a leader could have changed: which version of each row there is."""
+    with reading(installation.engine) as connection:
+        return [
+            tuple(row)
+            for table in ("dag_runs", "job_executions", "market_clock", "worker_incarnations")
+            for row in connection.execute(text(f"SELECT ctid::text, xmin::text FROM {table}"))
+        ]
