@@ -6,6 +6,9 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -25,6 +28,21 @@ BACKGROUND = 9
 """Of sessions that are caught up: they yield to all live work."""
 
 
+MARK_KEY = "prometheus:beat:mark"
+MARK_FOR = timedelta(days=1)
+"""How long a mark outlives the leader that left it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What the leader leaves in Redis at each tick: a sign that it has the database."""
+
+    at: datetime
+    """When it last had it, by the database's clock."""
+    owner: str
+    epoch: int
+
+
 class BrokerUnavailableError(Exception):
     """Messages could not be sent now; the rows stay QUEUED and are published later."""
 
@@ -37,7 +55,8 @@ class Publisher:
         transport = app.connection_for_write()
         # Kombu counts KeyError among them, which is what a queue that does not exist raises.
         lost = tuple(error for error in transport.connection_errors if error is not KeyError)
-        self._errors = (OperationalError, OSError, *lost)
+        # What Redis refuses (out of memory, read only, a full disk) it takes later.
+        self._errors = (OperationalError, OSError, *lost, *transport.channel_errors)
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """
@@ -94,6 +113,39 @@ class Publisher:
         try:
             with self._app.producer_or_acquire() as producer, producer.batch():
                 yield producer
+        except self._errors as error:
+            raise BrokerUnavailableError(str(error)) from error
+
+    def leave_mark(self, at: datetime, owner: str, epoch: int) -> None:
+        """
+        Leave the leader's mark in place of the last one.
+
+        Raises:
+            BrokerUnavailableError: Redis does not answer.
+        """
+        mark = {"at": at.isoformat(), "owner": owner, "epoch": epoch}
+        with self._redis() as redis:
+            redis.set(MARK_KEY, json.dumps(mark), ex=MARK_FOR)
+
+    def read_mark(self) -> Mark | None:
+        """
+        Return the mark that a leader last left; ``None`` if there is none.
+
+        Raises:
+            BrokerUnavailableError: Redis does not answer.
+        """
+        with self._redis() as redis:
+            text = redis.get(MARK_KEY)
+        if text is None:
+            return None
+        mark = json.loads(text)
+        return Mark(datetime.fromisoformat(mark["at"]), mark["owner"], mark["epoch"])
+
+    @contextmanager
+    def _redis(self) -> Iterator[Any]:
+        try:
+            with self._app.producer_or_acquire() as producer:
+                yield producer.channel.client
         except self._errors as error:
             raise BrokerUnavailableError(str(error)) from error
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts
-from prometheus.dispatch.publisher import BrokerUnavailableError, failure_task_id
+from prometheus.dispatch.publisher import BrokerUnavailableError, Mark, failure_task_id
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, dag_id_for
 from prometheus.orchestration.decisions import (
@@ -45,6 +45,8 @@ from prometheus.persistence.executions import Publication
 log = logging.getLogger(__name__)
 
 LEADERSHIP = "beat"
+PUBLISHED_AT_ONCE = 1_000
+"""Messages sent in one round trip; a statement names so many rows, and no more than it may."""
 
 
 class LeadLostError(PrometheusError):
@@ -63,6 +65,10 @@ class Broker(Protocol):
     def announce_failures(self, failures: Sequence[Publication]) -> None: ...
 
     def waiting_ids(self, queues: Iterable[str]) -> set[str]: ...
+
+    def leave_mark(self, at: datetime, owner: str, epoch: int) -> None: ...
+
+    def read_mark(self) -> Mark | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,13 +289,15 @@ class Scheduler:
         ours = [each for each in publications if each.queue in self._markets]
         if not ours or self._broker_away:
             return
-        try:
-            self._broker.publish(ours)
-        except BrokerUnavailableError as error:
-            self._lose_broker(error)
-            return
-        with self._writing() as connection:
-            executions.mark_published(connection, [each.execution_id for each in ours])
+        for begin in range(0, len(ours), PUBLISHED_AT_ONCE):
+            batch = ours[begin : begin + PUBLISHED_AT_ONCE]
+            try:
+                self._broker.publish(batch)
+            except BrokerUnavailableError as error:
+                self._lose_broker(error)
+                return
+            with self._writing() as connection:
+                executions.mark_published(connection, [each.execution_id for each in batch])
 
     def _lose_broker(self, error: BrokerUnavailableError) -> None:
         # Each further try may take as long as a time-out; the next tick is soon enough.
@@ -333,6 +341,7 @@ class Scheduler:
             self._plan(now)
         self._rescue(now)
         self._publish_forgotten(now)
+        self._refill(now)
         self._reconcile(now)
         advanced = self.advance()
         self._tell_failures(now)
@@ -361,16 +370,16 @@ class Scheduler:
 
     def _hold_lead(self, connection: Connection) -> None:
         """
-        Make sure of the lead until the transaction ends.
+        Make sure of the lead until the transaction ends, and extend it: this leader works.
 
-        A leader that was frozen finds another in its place when it wakes, and must write nothing
-        that it decided before.
+        One that was frozen finds its lease over when it wakes, perhaps another in its place, and
+        must write nothing that it decided before.
 
         Raises:
             LeadLostError: It does not lead any more.
         """
-        if self._epoch is not None and not leases.holds_lead(
-            connection, LEADERSHIP, self._owner, self._epoch
+        if self._epoch is not None and not leases.keep_lead(
+            connection, LEADERSHIP, self._owner, self._epoch, lease=self._pace.lease
         ):
             raise LeadLostError(self._epoch)
 
@@ -496,19 +505,37 @@ class Scheduler:
             forgotten = executions.unpublished(connection, now.wall_at - self._pace.publish_after)
         self._publish(forgotten)
 
-    def _reconcile(self, now: Now) -> None:
-        if self._reconcile_at is not None and now.wall_at < self._reconcile_at:
+    def _refill(self, now: Now) -> None:
+        """Fill a broker that has lost everything, and leave the mark that tells so next time."""
+        if self._broker_away:
+            return
+        try:
+            if self._broker.read_mark() is None:
+                self._reconcile(now, everything=True)
+            # Not where something could not be sent: then the next tick must still miss the mark.
+            if not self._broker_away:
+                self._broker.leave_mark(now.wall_at, self._owner, self._epoch or 0)
+        except BrokerUnavailableError as error:
+            self._lose_broker(error)
+
+    def _reconcile(self, now: Now, *, everything: bool = False) -> None:
+        """
+        Send again what is due and waits in no list.
+
+        Args:
+            everything: At once, however lately and often it was sent.
+        """
+        if not everything and self._reconcile_at is not None and now.wall_at < self._reconcile_at:
             return
         self._reconcile_at = now.wall_at + self._pace.reconcile_every
+        left_alone = timedelta(0) if everything else self._pace.reconcile_after
         with reading(self._engine) as connection:
-            waiting = executions.waiting_in_queue(
-                connection, now.wall_at - self._pace.reconcile_after
-            )
+            waiting = executions.waiting_in_queue(connection, now.wall_at - left_alone)
         due = [
             publication
             for publication, published_at, count in waiting
             if publication.queue in self._markets
-            and now.wall_at >= published_at + self._ring_again(count)
+            and (everything or now.wall_at >= published_at + self._ring_again(count))
         ]
         if not due:
             return

@@ -201,9 +201,6 @@ def lead(
         ticked_at: When the one who asks last completed a tick; kept with the lead, if it is his.
     """
     now = wall_time(connection)
-    insert_new(
-        connection, leases, {"name": name, "owner": owner, "epoch": 1, "expires_at": now + lease}
-    )
     mine = leases.c.owner == owner
     connection.execute(
         update(leases)
@@ -215,28 +212,39 @@ def lead(
         .where(leases.c.name == name, leases.c.owner != owner, leases.c.expires_at <= now)
         .values(owner=owner, epoch=leases.c.epoch + 1, expires_at=now + lease, ticked_at=None)
     )
-    row = connection.execute(select(leases).where(leases.c.name == name)).one()
+    held = select(leases).where(leases.c.name == name)
+    row = connection.execute(held).first()
+    if row is None:
+        first = {"name": name, "owner": owner, "epoch": 1, "expires_at": now + lease}
+        insert_new(connection, leases, first)
+        row = connection.execute(held).one()
     return Leadership(row.owner, row.epoch, row.owner == owner, now)
 
 
-def holds_lead(connection: Connection, name: str, owner: str, epoch: int) -> bool:
+def keep_lead(
+    connection: Connection, name: str, owner: str, epoch: int, *, lease: timedelta
+) -> bool:
     """
-    Say whether a lead that was taken still holds; nobody else can take it in this transaction.
+    Extend a lead that still holds; nobody else can take it before this transaction ends.
 
     Args:
         epoch: Of the lead as it was taken.
+
+    Returns:
+        Whether it holds: its owner and epoch are the same, and its lease has not run out.
     """
-    held = connection.execute(
-        select(leases.c.epoch)
+    now = wall_time(connection)
+    kept = connection.execute(
+        update(leases)
         .where(
             leases.c.name == name,
             leases.c.owner == owner,
             leases.c.epoch == epoch,
-            leases.c.expires_at > database_now(),
+            leases.c.expires_at > now,
         )
-        .with_for_update(read=True)
-    ).first()
-    return held is not None
+        .values(expires_at=now + lease)
+    )
+    return kept.rowcount == 1
 
 
 def resign(connection: Connection, name: str, owner: str) -> None:

@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from celery import Celery
@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from prometheus.bootstrap import make_celery
 from prometheus.dispatch.attempts import Attempts
+from prometheus.dispatch.publisher import Mark
 from prometheus.dispatch.scheduler import Broker, Pace, Scheduler
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence import leases
@@ -30,6 +31,7 @@ class RecordingBroker:
 
     def __init__(self) -> None:
         self.published: list[Publication] = []
+        self.mark: Mark | None = None
 
     def publish(self, publications: Sequence[Publication]) -> None:
         self.published += publications
@@ -39,6 +41,12 @@ class RecordingBroker:
 
     def waiting_ids(self, queues: Iterable[str]) -> set[str]:
         return {publication.execution_id for publication in self.published}
+
+    def leave_mark(self, at: datetime, owner: str, epoch: int) -> None:
+        self.mark = Mark(at, owner, epoch)
+
+    def read_mark(self) -> Mark | None:
+        return self.mark
 
 
 @contextmanager

@@ -76,6 +76,32 @@ class TestLead:
         assert taken is not None
         assert taken["ticked_at"] is None
 
+    def test_leader_at_work_keeps_the_lead_of_its_own_epoch_only(self, world: World) -> None:
+        def keep(owner: str, epoch: int) -> bool:
+            with writing(world.engine) as connection:
+                return leases.keep_lead(connection, "beat", owner, epoch, lease=TWENTY)
+
+        def expires_at() -> object:
+            with reading(world.engine) as connection:
+                found = leases.leader(connection, "beat")
+            assert found is not None
+            return found["expires_at"]
+
+        lead(world, "one")
+        first = expires_at()
+        assert not keep("two", 1)
+        assert not keep("one", 2)
+        assert expires_at() == first
+        assert keep("one", 1)
+        assert expires_at() > first  # type: ignore[operator]
+
+    def test_lead_that_has_run_out_can_not_be_kept_though_nobody_took_it(
+        self, world: World
+    ) -> None:
+        lead(world, "one", lease=OVER)
+        with writing(world.engine) as connection:
+            assert not leases.keep_lead(connection, "beat", "one", 1, lease=TEN)
+
     def test_one_of_many_takes_the_lead(self, world: World) -> None:
         for epoch in range(1, 6):
             answers = at_once([partial(lead, world, f"{epoch}-{n}") for n in range(8)])

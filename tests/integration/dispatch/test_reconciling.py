@@ -1,0 +1,196 @@
+"""That the broker is filled again after whatever it lost, and what waits there stays single."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from celery import Celery
+
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch.publisher import MARK_FOR, MARK_KEY, BrokerUnavailableError, Publisher
+from prometheus.dispatch.scheduler import Pace
+from prometheus.orchestration.pipeline import Pipeline
+from prometheus.persistence import runs
+from prometheus.persistence.engine import writing
+from prometheus.persistence.executions import Publication
+from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.schedulers import RecordingBroker, celery_app, make_scheduler, take
+from tests.servers import RedisServer, wait_until
+
+JOBS = 200
+
+
+@pytest.fixture
+def app(installation: Installation, spare_redis: RedisServer) -> Iterator[Celery]:
+    installation.redis_url = spare_redis.url
+    with celery_app(installation) as app:
+        yield app
+
+
+def test_10000_waiting_messages_are_not_doubled_and_come_back_at_once_when_all_are_lost(
+    installation: Installation, app: Celery, spare_redis: RedisServer
+) -> None:
+    _make_runs(installation, 50)
+    pace = Pace(
+        reconcile_every=timedelta(0), reconcile_after=timedelta(0), ring_again_after=timedelta(0)
+    )
+    publisher = Publisher(app)
+    scheduler = make_scheduler(installation.engine, publisher, pace=pace, election=True)
+    scheduler.tick()
+    assert scheduler.totals["claimed"] == 10_000
+    assert len(publisher.waiting_ids(["US_EQ"])) == 10_000
+
+    for _ in range(3):
+        began = time.monotonic()
+        assert len(publisher.waiting_ids(["US_EQ"])) == 10_000
+        reading = time.monotonic() - began
+        scheduler.tick()
+        print(f"lists of 10,000 read in {reading:.2f} s, tick {time.monotonic() - began:.2f} s")
+    assert _waiting(spare_redis) == 10_000
+    assert scheduler.totals["rung"] == 0
+
+    with spare_redis.client() as client:
+        client.flushall()
+    began = time.monotonic()
+    # An unhurried leader: only that the mark is gone tells it.
+    unhurried = make_scheduler(installation.engine, publisher)
+    unhurried.tick()
+    print(f"10,000 sent again in {time.monotonic() - began:.2f} s")
+    assert len(publisher.waiting_ids(["US_EQ"])) == 10_000
+    assert _waiting(spare_redis) == 10_000
+    unhurried.tick()
+    assert _waiting(spare_redis) == 10_000
+
+
+@pytest.mark.parametrize("times_before", [1, 12])
+def test_emptied_broker_is_filled_at_the_next_tick_however_often_that_happened(
+    installation: Installation, app: Celery, spare_redis: RedisServer, times_before: int
+) -> None:
+    """Single messages are sent again more and more rarely; these are not."""
+    _make_runs(installation, 1)
+    scheduler = make_scheduler(installation.engine, Publisher(app))
+    scheduler.tick()
+    for _ in range(times_before):
+        with spare_redis.client() as client:
+            client.flushall()
+        scheduler.tick()
+        assert _waiting(spare_redis) == JOBS
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["with its AOF", "without"])
+def test_restarted_broker_holds_each_message_once(installation: Installation, keeps: bool) -> None:
+    with RedisServer(*(["--appendonly", "yes", "--appendfsync", "always"] if keeps else [])) as it:
+        installation.redis_url = it.url
+        with celery_app(installation) as app:
+            _make_runs(installation, 1)
+            scheduler = make_scheduler(installation.engine, Publisher(app))
+            scheduler.tick()
+            it.kill()
+            scheduler.tick()  # finds nobody
+            it.start()
+
+            began = time.monotonic()
+            wait_until(
+                lambda: scheduler.tick() and _waiting(it) >= JOBS,
+                timeout=60,
+                message="it is filled",
+            )
+            print(f"filled {time.monotonic() - began:.1f} s after the restart")
+            for _ in range(3):
+                scheduler.tick()
+            ids = [message.headers["id"] for message in take(app)]
+            assert len(ids) == JOBS
+            assert set(Counter(ids).values()) == {1}
+
+
+def test_single_lost_message_is_back_within_60_seconds_and_the_others_stay_single(
+    installation: Installation, app: Celery, spare_redis: RedisServer
+) -> None:
+    _make_runs(installation, 1)
+    scheduler = make_scheduler(installation.engine, Publisher(app))
+    scheduler.tick()
+    with spare_redis.client() as client:
+        assert client.rpop("US_EQ:3") is not None
+    assert _waiting(spare_redis) == JOBS - 1
+
+    began = time.monotonic()
+    wait_until(
+        lambda: scheduler.tick() and _waiting(spare_redis) == JOBS,
+        timeout=60,
+        interval=1,
+        message="it is back",
+    )
+    print(f"back after {time.monotonic() - began:.1f} s")
+    assert len(Publisher(app).waiting_ids(["US_EQ"])) == JOBS
+
+
+def test_leader_that_could_not_fill_the_broker_leaves_no_mark(installation: Installation) -> None:
+    """Else nobody would know, once it can be filled, that it has to be."""
+
+    class Full(RecordingBroker):
+        full = False
+
+        def publish(self, publications: Sequence[Publication]) -> None:
+            if self.full:
+                raise BrokerUnavailableError("out of memory")
+            super().publish(publications)
+
+    broker = Full()
+    scheduler = make_scheduler(installation.engine, broker)
+    _make_runs(installation, 1)
+    scheduler.tick()
+    broker.published, broker.mark, broker.full = [], None, True
+
+    scheduler.tick()
+    assert broker.mark is None
+
+    broker.full = False
+    scheduler.tick()
+    assert len(broker.published) == JOBS
+    assert broker.mark is not None
+
+
+def test_mark_says_who_had_the_database_when_and_outlives_nobody_by_more_than_a_day(
+    installation: Installation, app: Celery, spare_redis: RedisServer
+) -> None:
+    publisher = Publisher(app)
+    assert publisher.read_mark() is None
+    scheduler = make_scheduler(installation.engine, publisher, election=True)
+
+    scheduler.tick()
+
+    mark = publisher.read_mark()
+    assert mark is not None
+    assert mark.epoch == 1
+    assert datetime.now(UTC) - mark.at < timedelta(minutes=1)
+    with spare_redis.client() as client:
+        assert 0 < client.ttl(MARK_KEY) <= MARK_FOR.total_seconds()
+
+
+def _make_runs(installation: Installation, count: int) -> None:
+    """Write runs of 200 independent jobs each."""
+    pipeline = Pipeline("wide", markets=["US_EQ"])
+    for number in range(JOBS):
+        pipeline.add(f"nowhere:job_{number}")
+    sessions = TradingCalendar("US_EQ").trading_days(date(2026, 1, 1), date(2026, 11, 20))
+    for session in sessions[:count]:
+        with writing(installation.engine) as connection:
+            runs.create_run(
+                connection,
+                pipeline.dag("US_EQ", session),
+                opens_at=datetime(2026, 1, 1, tzinfo=UTC),
+                trigger="operator",
+                calendar_version="test",
+                parameters={},
+                forced=True,
+            )
+
+
+def _waiting(redis: RedisServer) -> int:
+    """Count the messages, in whatever list, doubled or not."""
+    with redis.client() as client:
+        return sum(client.llen(f"US_EQ{step}") for step in ("", ":3", ":6", ":9"))
