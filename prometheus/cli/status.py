@@ -362,7 +362,8 @@ def _reasons(connection: Connection, dag_id: str) -> dict[str, str]:
         for run in runs
     }
     found = {}
-    for decision in decide(Snapshot(runs, bounds), read_now(connection).market_at):
+    now = read_now(connection)
+    for decision in decide(Snapshot(runs, bounds, now.wall_at), now.market_at):
         if isinstance(decision, Hold):
             found[decision.job.job_id] = decision.detail
         elif isinstance(decision, Start):

@@ -32,6 +32,7 @@ from prometheus.orchestration.decisions import (
     Start,
     decide,
     next_instant,
+    next_timeout,
 )
 from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus
 from prometheus.orchestration.pipeline import Pipeline
@@ -112,6 +113,8 @@ class Advanced:
     """Starts that somebody else had claimed first, or that were no longer possible."""
     next_at: datetime | None = None
     """Market time at which time alone next changes a decision."""
+    next_wall_at: datetime | None = None
+    """Wall time at which it does."""
     busy: bool = False
     """Whether anything is queued or running, or was just claimed."""
 
@@ -209,6 +212,7 @@ class Scheduler:
                 total.claimed + done.claimed,
                 total.lost_claims + done.lost_claims,
                 _earlier(total.next_at, done.next_at),
+                _earlier(total.next_wall_at, done.next_wall_at),
                 total.busy or done.busy,
             )
         self.totals["claimed"] += total.claimed
@@ -222,6 +226,7 @@ class Scheduler:
                 (state.dag.market_id, state.dag.as_of_date): self._bounds(state.dag)
                 for state in states
             },
+            wall_at=now.wall_at,
         )
         decisions = decide(snapshot, now.market_at)
         starts = [decision for decision in decisions if isinstance(decision, Start)]
@@ -232,6 +237,7 @@ class Scheduler:
             claimed=len(claimed),
             lost_claims=len(starts) - len(claimed),
             next_at=next_instant(snapshot, now.market_at),
+            next_wall_at=next_timeout(snapshot),
             busy=live or bool(starts),
         )
 
@@ -613,6 +619,8 @@ class Scheduler:
         market_next = _earlier(advanced.next_at, self._opening_at)
         if market_next is not None:
             waits.append(now.clock.wall_delay(market_next - now.market_at))
+        if advanced.next_wall_at is not None:
+            waits.append(advanced.next_wall_at - now.wall_at)
         with reading(self._engine) as connection:
             wall_next = executions.next_due(connection, now.wall_at)
         if wall_next is not None:

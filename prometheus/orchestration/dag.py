@@ -71,6 +71,8 @@ class JobMetadata:
     """Further attempts after a failure; lost workers are counted apart."""
     timeout: timedelta = timedelta(hours=1)
     """Soft limit of one attempt; the hard limit is 30 s later."""
+    queue_timeout: timedelta | None = None
+    """How long an attempt may wait in its queue for a worker; wall time."""
     retry_base: timedelta = timedelta(seconds=60)
     """Bound of the first retry's delay; doubles with each retry."""
     retry_cap: timedelta = timedelta(seconds=900)
@@ -80,7 +82,7 @@ class JobMetadata:
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as JSON values: durations in seconds, enums by name."""
-        return {
+        data = {
             "job_id": self.job_id,
             "job_type": self.job_type,
             "market_id": self.market_id,
@@ -94,11 +96,15 @@ class JobMetadata:
             "retry_cap_seconds": self.retry_cap.total_seconds(),
             "after_previous": self.after_previous,
         }
+        # Left out where there is none: a new key would make every old run look changed.
+        if self.queue_timeout is not None:
+            data["queue_timeout_seconds"] = self.queue_timeout.total_seconds()
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> JobMetadata:
         """Read what `to_json` wrote."""
-        state = data["required_state"]
+        state, queue_seconds = data["required_state"], data.get("queue_timeout_seconds")
         return cls(
             job_id=data["job_id"],
             job_type=data["job_type"],
@@ -109,6 +115,7 @@ class JobMetadata:
             priority=JobPriority[data["priority"]],
             max_retries=data["max_retries"],
             timeout=timedelta(seconds=data["timeout_seconds"]),
+            queue_timeout=None if queue_seconds is None else timedelta(seconds=queue_seconds),
             retry_base=timedelta(seconds=data["retry_base_seconds"]),
             retry_cap=timedelta(seconds=data["retry_cap_seconds"]),
             after_previous=data["after_previous"],
@@ -126,6 +133,7 @@ class DAG:
         pipeline: str,
         market_id: str,
         as_of_date: date,
+        run_timeout: timedelta | None = None,
     ) -> None:
         """
         Args:
@@ -134,11 +142,13 @@ class DAG:
             pipeline: Name of the pipeline.
             market_id: Market whose sessions it follows, or ``GLOBAL``.
             as_of_date: The session's date.
+            run_timeout: How long a run of it may take from when it was made; wall time.
         """
         self.dag_id = dag_id
         self.pipeline = pipeline
         self.market_id = market_id
         self.as_of_date = as_of_date
+        self.run_timeout = run_timeout
         listed = tuple(jobs)
         self.jobs: Mapping[str, JobMetadata] = MappingProxyType({job.job_id: job for job in listed})
         count = Counter(job.job_id for job in listed)
@@ -269,7 +279,13 @@ class DAG:
 
     def definition(self) -> dict[str, Any]:
         """Return the DAG as JSON values, to be stored with its run."""
-        return {"pipeline": self.pipeline, "jobs": [job.to_json() for job in self]}
+        definition: dict[str, Any] = {
+            "pipeline": self.pipeline,
+            "jobs": [job.to_json() for job in self],
+        }
+        if self.run_timeout is not None:
+            definition["run_timeout_seconds"] = self.run_timeout.total_seconds()
+        return definition
 
 
 def definition_hash(definition: Mapping[str, Any]) -> str:

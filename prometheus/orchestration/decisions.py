@@ -14,6 +14,7 @@ from enum import StrEnum
 from prometheus.errors import UnknownMarketError
 from prometheus.orchestration.dag import DAG, JobMetadata, start_order
 from prometheus.orchestration.lifecycle import BLOCKING, JobStatus
+from prometheus.orchestration.timeouts import Timeout, start_timeout
 from prometheus.orchestration.windows import SessionBounds, Window
 
 
@@ -25,6 +26,8 @@ class JobState:
     status: JobStatus
     forced: bool = False
     """An operator started it: its window does not count."""
+    scheduled_at: datetime | None = None
+    """Since when, or from when on, a worker may start it, in wall time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class RunState:
     """Jobs of the run of the market's previous session by id; ``None`` if it has no run."""
     forced: bool = False
     """An operator, or an announced catch-up, runs it outside its windows."""
+    created_at: datetime | None = None
+    """When it was made, in wall time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class Snapshot:
     runs: tuple[RunState, ...]
     bounds: Mapping[tuple[str, date], SessionBounds]
     """Of each run's session, by market and session date."""
+    wall_at: datetime | None = None
+    """Wall time, aware UTC; ``None`` where none passes, and no time-out does either."""
 
 
 class HoldReason(StrEnum):
@@ -96,7 +103,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """The job's window closed before it started."""
+    """The job's window closed, or its time ran out, before it started."""
 
     dag_id: str
     job: JobMetadata
@@ -117,8 +124,9 @@ def decide(snapshot: Snapshot, now: datetime) -> tuple[Decision, ...]:
 
     Returns:
         At most one decision for each job that is PENDING, and an `Expire` for each that is QUEUED
-        past its window. Upstream before downstream within a run, except that the starts of all
-        runs come first, by priority and id. The order of the snapshot's rows is irrelevant.
+        past its window or for too long. Upstream before downstream within a run, except that the
+        starts of all runs come first, by priority and id. The order of the snapshot's rows is
+        irrelevant.
 
     Raises:
         UnknownMarketError: A run's session has no bounds in the snapshot.
@@ -126,7 +134,7 @@ def decide(snapshot: Snapshot, now: datetime) -> tuple[Decision, ...]:
     starts: list[Start] = []
     others: list[Decision] = []
     for run in sorted(snapshot.runs, key=lambda run: run.dag.dag_id):
-        for decision in _decide_run(run, _bounds(snapshot, run.dag), now):
+        for decision in _decide_run(run, _bounds(snapshot, run.dag), now, snapshot.wall_at):
             if isinstance(decision, Start):
                 starts.append(decision)
             else:
@@ -142,7 +150,9 @@ def _bounds(snapshot: Snapshot, dag: DAG) -> SessionBounds:
     return bounds
 
 
-def _decide_run(run: RunState, bounds: SessionBounds, now: datetime) -> list[Decision]:
+def _decide_run(
+    run: RunState, bounds: SessionBounds, now: datetime, wall_at: datetime | None
+) -> list[Decision]:
     decisions: list[Decision] = []
     dag_id = run.dag.dag_id
     status = {job_id: state.status for job_id, state in run.jobs.items()}
@@ -155,6 +165,11 @@ def _decide_run(run: RunState, bounds: SessionBounds, now: datetime) -> list[Dec
         if now >= window.closes_at and not forced:
             reason = f"its window closed at {window.closes_at:%Y-%m-%d %H:%M:%S} UTC"
             decisions.append(Expire(dag_id, job, state.execution_id, reason))
+            status[job_id] = JobStatus.EXPIRED
+            continue
+        timeout = _timeout(run, job)
+        if wall_at is not None and timeout is not None and wall_at >= timeout.at:
+            decisions.append(Expire(dag_id, job, state.execution_id, timeout.reason))
             status[job_id] = JobStatus.EXPIRED
             continue
         if state.status is JobStatus.QUEUED:
@@ -171,6 +186,17 @@ def _decide_run(run: RunState, bounds: SessionBounds, now: datetime) -> list[Dec
         else:
             decisions.append(Hold(dag_id, job, state.execution_id, *hold))
     return decisions
+
+
+def _timeout(run: RunState, job: JobMetadata) -> Timeout | None:
+    state = run.jobs[job.job_id]
+    return start_timeout(
+        run.dag,
+        job,
+        created_at=run.created_at,
+        scheduled_at=state.scheduled_at if state.status is JobStatus.QUEUED else None,
+        forced=state.forced,
+    )
 
 
 def _reason_to_hold(
@@ -213,3 +239,22 @@ def next_instant(snapshot: Snapshot, now: datetime) -> datetime | None:
                 window = bounds.window(run.dag.jobs[job_id])
                 instants += [window.opens_at, window.closes_at]
     return min((instant for instant in instants if instant > now), default=None)
+
+
+def next_timeout(snapshot: Snapshot) -> datetime | None:
+    """
+    Say when wall time alone can next change a decision.
+
+    Returns:
+        The first end, after the snapshot's wall time, of what an unfinished job of these runs may
+        wait; ``None`` if there is none.
+    """
+    ends = [
+        timeout.at
+        for run in snapshot.runs
+        for job_id, state in run.jobs.items()
+        if state.status in (JobStatus.PENDING, JobStatus.QUEUED)
+        and (timeout := _timeout(run, run.dag.jobs[job_id])) is not None
+    ]
+    wall_at = snapshot.wall_at
+    return min((end for end in ends if wall_at is not None and end > wall_at), default=None)

@@ -53,6 +53,7 @@ class JobDefinition:
     priority: JobPriority
     max_retries: int
     timeout: timedelta
+    queue_timeout: timedelta | None
     retry_base: timedelta
     retry_cap: timedelta
     after_previous: bool
@@ -83,6 +84,8 @@ class JobOptions(TypedDict, total=False):
     """Further attempts after a failure; default 3."""
     timeout: timedelta | str
     """Time limit of one attempt; default 1 hour."""
+    queue_timeout: timedelta | str | None
+    """How long an attempt may wait in its queue for a worker; default: for ever."""
     retry_base: timedelta | str
     """Bound of the first retry's random delay, doubled for each further one; default 60 s."""
     retry_cap: timedelta | str
@@ -106,6 +109,7 @@ class Pipeline:
         catch_up: CatchUp | str = CatchUp.LATEST,
         parameters: Mapping[str, Any] | None = None,
         on_failure: Callable[..., Any] | None = None,
+        run_timeout: timedelta | str | None = None,
     ) -> None:
         """
         Args:
@@ -115,6 +119,8 @@ class Pipeline:
             parameters: JSON values handed to every job as ``ctx.parameters``.
             on_failure: Called in a worker with the job's context and the error's message, at most
                 once for each job that failed for good or expired.
+            run_timeout: How long a run may take from when it was made; then its jobs that have not
+                started expire. Default: for ever.
         """
         self.name = name
         self.markets = (markets,) if isinstance(markets, str) else tuple(markets)
@@ -125,6 +131,7 @@ class Pipeline:
         self._names: set[str] = set()
         self._faults: list[str] = []
         self.catch_up = self._read(CatchUp, catch_up, "catch_up", CatchUp.LATEST, self.where)
+        self.run_timeout = self._limit(run_timeout, "run_timeout", self.where)
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self._jobs)} jobs)"
@@ -191,6 +198,7 @@ class Pipeline:
         priority: JobPriority | str = JobPriority.STANDARD,
         max_retries: int = 3,
         timeout: timedelta | str = timedelta(hours=1),
+        queue_timeout: timedelta | str | None = None,
         retry_base: timedelta | str = timedelta(seconds=60),
         retry_cap: timedelta | str = timedelta(seconds=900),
         after_previous: bool = False,
@@ -214,6 +222,7 @@ class Pipeline:
                 priority=self._priority(priority, where),
                 max_retries=max_retries,
                 timeout=self._duration(timeout, "timeout", timedelta(hours=1), where),
+                queue_timeout=self._limit(queue_timeout, "queue_timeout", where),
                 retry_base=self._duration(retry_base, "retry_base", timedelta(seconds=60), where),
                 retry_cap=self._duration(retry_cap, "retry_cap", timedelta(seconds=900), where),
                 after_previous=after_previous,
@@ -267,6 +276,11 @@ class Pipeline:
         self._faults.append(f"{where}: {argument}: {error}")
         return fallback
 
+    def _limit(self, value: timedelta | str | None, argument: str, where: str) -> timedelta | None:
+        if value is None:
+            return None
+        return self._duration(value, argument, timedelta(hours=1), where)
+
     def faults(self, *, visibility_timeout: timedelta = timedelta(hours=2)) -> tuple[str, ...]:
         """
         List everything that is wrong with the pipeline.
@@ -307,6 +321,10 @@ class Pipeline:
                 f"{self.where}: on_failure {wrong}; it is called with two arguments, the "
                 f"JobContext and the error's message"
             )
+        if self.run_timeout is not None and (
+            wrong := _duration_fault("run_timeout", self.run_timeout)
+        ):
+            faults.append(f"{self.where}: {wrong}")
         lines = {job.name: job.where for job in self._jobs}
         dag = self.dag("", date.min)
         of_dag = dag.validate() or _over_too_soon(dag)
@@ -358,6 +376,7 @@ class Pipeline:
                     priority=job.priority,
                     max_retries=job.max_retries,
                     timeout=job.timeout,
+                    queue_timeout=job.queue_timeout,
                     retry_base=job.retry_base,
                     retry_cap=job.retry_cap,
                     after_previous=job.after_previous,
@@ -367,6 +386,7 @@ class Pipeline:
             pipeline=self.name,
             market_id=market_id,
             as_of_date=as_of_date,
+            run_timeout=self.run_timeout,
         )
 
 
@@ -449,18 +469,23 @@ def _job_faults(job: JobDefinition) -> list[str]:
         faults.append(f"max_retries is {job.max_retries!r}; it must be a whole number, 0 or more")
     for argument, duration in (
         ("timeout", job.timeout),
+        ("queue_timeout", job.queue_timeout),
         ("retry_base", job.retry_base),
         ("retry_cap", job.retry_cap),
     ):
-        if duration.total_seconds() < 1 or duration.total_seconds() % 1:
-            faults.append(
-                f"{argument} is {format_duration(duration)}; it must be whole seconds, at least 1"
-            )
+        if duration is not None and (wrong := _duration_fault(argument, duration)):
+            faults.append(wrong)
     if job.window is WindowRule.STATE and job.required_state is None:
         faults.append("window is 'state', which needs a required_state to end with")
     if job.retry_cap < job.retry_base:
         faults.append("retry_cap is shorter than retry_base")
     return faults
+
+
+def _duration_fault(argument: str, duration: timedelta) -> str | None:
+    if duration.total_seconds() >= 1 and not duration.total_seconds() % 1:
+        return None
+    return f"{argument} is {format_duration(duration)}; it must be whole seconds, at least 1"
 
 
 def _phase_is_empty(state: MarketState | None, pre_open: timedelta, post_close: timedelta) -> bool:

@@ -14,9 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, exists, func, insert, select, update
 
+from prometheus.core.durations import format_duration
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.lifecycle import LIVE, JobStatus, RunStatus, allowed_from
+from prometheus.orchestration.timeouts import Timeout, run_timeout, start_timeout
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.runs import (
@@ -273,7 +275,8 @@ def start(
     Turn a QUEUED execution into a RUNNING one, at most once.
 
     Refused unless the run is open, the market time is inside the window (or the run or execution
-    is forced) and the worker has not been given up. A window that has closed makes the row EXPIRED.
+    is forced) and the worker has not been given up. A window that has closed, and a time-out, make
+    the row EXPIRED.
     """
     # A lease that has run out does not count until somebody gives the worker up: after an outage of
     # the database every lease has, and each renews within seconds.
@@ -285,6 +288,7 @@ def start(
             dag_runs.c.definition_hash,
             dag_runs.c.parameters,
             dag_runs.c.forced.label("run_forced"),
+            dag_runs.c.created_at.label("run_created_at"),
         )
         .join_from(job_executions, dag_runs)
         .where(_e.execution_id == execution_id)
@@ -302,6 +306,17 @@ def start(
             return Refused(reason, row.dag_id if ended else None)
         if now.market_at < row.window_opens_at:
             return Refused(f"its window opens at {row.window_opens_at:%Y-%m-%d %H:%M:%S} UTC")
+    dag = load_dag(connection, row.dag_id, row.definition_hash)
+    timeout = start_timeout(
+        dag,
+        dag.jobs[row.job_id],
+        created_at=row.run_created_at,
+        scheduled_at=row.scheduled_at,
+        forced=row.forced,
+    )
+    if timeout is not None and now.wall_at >= timeout.at:
+        ended = end_waiting(connection, {execution_id: timeout.reason}, JobStatus.EXPIRED)
+        return Refused(timeout.reason, row.dag_id if ended else None)
     started = connection.execute(
         update(job_executions)
         .where(
@@ -325,7 +340,6 @@ def start(
     ).first()
     if started is None:
         return Refused("another worker was first, or this one has been given up")
-    dag = load_dag(connection, row.dag_id, row.definition_hash)
     return Started(
         Attempt(
             execution_id,
@@ -447,6 +461,7 @@ def fail(
             job_executions,
             dag_runs.c.definition_hash,
             dag_runs.c.forced.label("run_forced"),
+            dag_runs.c.created_at.label("run_created_at"),
         )
         .join_from(job_executions, dag_runs)
         .where(_e.execution_id == execution_id, _e.status.in_(allowed_from(JobStatus.FAILED)))
@@ -458,7 +473,8 @@ def fail(
     job = dag.jobs[row.job_id]
     bound = 0 if failure.lost else _retry_bound(job, row.retries)
     delay = timedelta(seconds=draw_delay(bound) if bound else 0)
-    no_more = _no_more_attempts(row, job, failure, now, delay, max_lost)
+    timeout = None if row.forced else run_timeout(dag, row.run_created_at)
+    no_more = _no_more_attempts(row, job, failure, now, delay, max_lost, timeout)
     message = f"{failure.message} ({no_more})" if no_more else failure.message
     connection.execute(
         update(job_executions)
@@ -501,7 +517,13 @@ def _retry_bound(job: JobMetadata, retries: int) -> int:
 
 
 def _no_more_attempts(
-    row: Row[Any], job: JobMetadata, failure: Failure, now: Now, delay: timedelta, max_lost: int
+    row: Row[Any],
+    job: JobMetadata,
+    failure: Failure,
+    now: Now,
+    delay: timedelta,
+    max_lost: int,
+    timeout: Timeout | None,
 ) -> str | None:
     """Say why there is no further attempt; ``None`` if there is one."""
     if failure.lost and row.lost >= max_lost:
@@ -513,5 +535,12 @@ def _no_more_attempts(
         return (
             f"not tried again: the retry at {now.market_at + delay:%Y-%m-%d %H:%M:%S} UTC would be "
             f"at or past the end of its window, {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
+    retry_at = now.wall_at + now.clock.wall_delay(delay)
+    if timeout is not None and retry_at >= timeout.at:
+        return (
+            f"not tried again: the retry at {retry_at:%Y-%m-%d %H:%M:%S} UTC would be at or past "
+            f"the end of its run, {timeout.at:%Y-%m-%d %H:%M:%S} UTC "
+            f"(run_timeout {format_duration(timeout.allowed)})"
         )
     return None

@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, Text, cast, insert, select, update
@@ -211,12 +211,15 @@ def load_dag(connection: Connection, dag_id: str, definition_hash: str) -> DAG:
 
 
 def _read_dag(row: Row[Any]) -> DAG:
+    definition = json.loads(row.definition)
+    limit = definition.get("run_timeout_seconds")
     dag = DAG(
         row.dag_id,
-        [JobMetadata.from_json(job) for job in json.loads(row.definition)["jobs"]],
+        [JobMetadata.from_json(job) for job in definition["jobs"]],
         pipeline=row.pipeline,
         market_id=row.market_id,
         as_of_date=row.as_of_date,
+        run_timeout=None if limit is None else timedelta(seconds=limit),
     )
     dag.topological_order()  # raises if no decision could be made of it
     return dag
@@ -236,9 +239,9 @@ def read_open_runs(
             have; ``None`` where there is no previous session.
         dag_id: Only this run, if it is open.
     """
-    runs = select(dag_runs.c.dag_id, dag_runs.c.definition_hash, dag_runs.c.forced).where(
-        dag_runs.c.status == RunStatus.OPEN
-    )
+    runs = select(
+        dag_runs.c.dag_id, dag_runs.c.definition_hash, dag_runs.c.forced, dag_runs.c.created_at
+    ).where(dag_runs.c.status == RunStatus.OPEN)
     executions = (
         select(
             job_executions.c.dag_id,
@@ -246,6 +249,7 @@ def read_open_runs(
             job_executions.c.execution_id,
             job_executions.c.status,
             job_executions.c.forced,
+            job_executions.c.scheduled_at,
         )
         .join_from(job_executions, dag_runs)
         .where(dag_runs.c.status == RunStatus.OPEN)
@@ -260,7 +264,9 @@ def read_open_runs(
     dags = load_dags(connection, ((row.dag_id, row.definition_hash) for row in found))
     jobs: dict[str, dict[str, JobState]] = defaultdict(dict)
     for row in connection.execute(executions):  # in order of attempts: the latest one stays
-        jobs[row.dag_id][row.job_id] = JobState(row.execution_id, JobStatus(row.status), row.forced)
+        jobs[row.dag_id][row.job_id] = JobState(
+            row.execution_id, JobStatus(row.status), row.forced, row.scheduled_at
+        )
     before = {
         dag_id: previous
         for dag_id, dag in dags.items()
@@ -277,6 +283,7 @@ def read_open_runs(
             jobs=jobs[row.dag_id],
             previous=earlier.get(before.get(row.dag_id, "")),
             forced=row.forced,
+            created_at=row.created_at,
         )
         for row in found
         if row.dag_id in dags

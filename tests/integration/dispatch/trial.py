@@ -165,6 +165,24 @@ def always_fails(ctx: JobContext) -> None:
     raise RuntimeError("no")
 
 
+impatient = Pipeline("impatient", markets=MARKETS, on_failure=tell)
+
+
+@impatient.job(queue_timeout="2s")
+def waits_two_seconds(ctx: JobContext) -> None: ...
+
+
+@impatient.job(after=[waits_two_seconds])
+def waits_for_it(ctx: JobContext) -> None: ...
+
+
+hurried = Pipeline("hurried", markets=MARKETS, run_timeout="3s")
+
+
+@hurried.job()
+def does_nothing(ctx: JobContext) -> None: ...
+
+
 unprintable = Pipeline("unprintable", markets=MARKETS)
 
 

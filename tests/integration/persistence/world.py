@@ -41,13 +41,19 @@ def job(job_id: str, *dependencies: str, **options: Any) -> JobMetadata:
     )
 
 
-def dag_of(*jobs: JobMetadata, pipeline: str = "test", day: date = DAY) -> DAG:
+def dag_of(
+    *jobs: JobMetadata,
+    pipeline: str = "test",
+    day: date = DAY,
+    run_timeout: timedelta | None = None,
+) -> DAG:
     return DAG(
         dag_id_for(pipeline, "US_EQ", day),
         jobs,
         pipeline=pipeline,
         market_id="US_EQ",
         as_of_date=day,
+        run_timeout=run_timeout,
     )
 
 
@@ -93,7 +99,8 @@ class World:
 
     def run(self, *jobs: JobMetadata, **options: Any) -> DAG:
         """Create a run of these jobs; `pipeline` and `day` tell it from others."""
-        names = {key: options.pop(key) for key in ("pipeline", "day") if key in options}
+        of_dag = ("pipeline", "day", "run_timeout")
+        names = {key: options.pop(key) for key in of_dag if key in options}
         dag = dag_of(*(jobs or (job("a"),)), **names)
         assert self.create(dag, **options)
         return dag
@@ -235,6 +242,15 @@ class World:
                 update(job_executions)
                 .where(job_executions.c.execution_id == execution_id)
                 .values(**values)
+            )
+
+    def made(self, dag: DAG, ago: timedelta) -> None:
+        """Turn the making of a run back."""
+        with writing(self.engine) as connection:
+            connection.execute(
+                update(dag_runs)
+                .where(dag_runs.c.dag_id == dag.dag_id)
+                .values(created_at=leases.wall_time(connection) - ago)
             )
 
     def insert(self, **values: Any) -> str:

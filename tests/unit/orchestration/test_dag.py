@@ -291,6 +291,7 @@ metadata = st.builds(
     priority=st.sampled_from(list(JobPriority)),
     max_retries=st.integers(0, 50),
     timeout=seconds,
+    queue_timeout=st.none() | seconds,
     retry_base=seconds,
     retry_cap=seconds,
     after_previous=st.booleans(),
@@ -302,6 +303,22 @@ class TestStored:
     def test_job_comes_back_from_json_as_it_was(self, original: JobMetadata) -> None:
         text = json.dumps(original.to_json())
         assert JobMetadata.from_json(json.loads(text)) == original
+
+    def test_time_outs_are_written_only_where_there_are_any(self) -> None:
+        """What an earlier release stored is read, and is equal to what this one writes."""
+        plain = build_market_dag("US_EQ", DAY).definition()
+        assert set(plain) == {"pipeline", "jobs"}
+        assert not any("queue_timeout_seconds" in each for each in plain["jobs"])
+        limited = DAG(
+            "d",
+            [job("a", queue_timeout=timedelta(minutes=10))],
+            pipeline="p",
+            market_id="US_EQ",
+            as_of_date=DAY,
+            run_timeout=timedelta(hours=4),
+        ).definition()
+        assert limited["run_timeout_seconds"] == 14_400
+        assert limited["jobs"][0]["queue_timeout_seconds"] == 600
 
     def test_equal_dags_have_equal_hashes_whatever_the_order_of_keys(self) -> None:
         definition = build_market_dag("US_EQ", DAY).definition()
@@ -321,6 +338,7 @@ class TestStored:
             {"required_state": MarketState.SESSION},
             {"window": WindowRule.STATE},
             {"after_previous": True},
+            {"queue_timeout": timedelta(minutes=10)},
         ],
     )
     def test_any_change_of_a_job_changes_the_hash(self, change: dict[str, Any]) -> None:

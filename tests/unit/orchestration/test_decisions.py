@@ -41,6 +41,7 @@ from prometheus.orchestration.decisions import (
     Start,
     decide,
     next_instant,
+    next_timeout,
 )
 from prometheus.orchestration.lifecycle import ALLOWED, BLOCKING, FINAL, LIVE, JobStatus
 from prometheus.orchestration.planning import session_bounds
@@ -58,6 +59,9 @@ US = BOUNDS["US_EQ", DAY]
 BEGIN = US.phases.pre_open_at
 CLOSE = US.phases.close_at
 END = BEGIN + timedelta(days=1)
+WALL = datetime(2026, 5, 5, 12, tzinfo=UTC)
+"""Wall time, which in a replay has nothing to do with the market's."""
+MINUTE = timedelta(minutes=1)
 
 
 def job(job_id: str, *dependencies: str, **options: Any) -> JobMetadata:
@@ -72,24 +76,32 @@ def run_of(
     day: date = DAY,
     status: Mapping[str, JobStatus] | None = None,
     forced_jobs: frozenset[str] = frozenset(),
+    scheduled_at: datetime | None = None,
+    run_timeout: timedelta | None = None,
     **options: Any,
 ) -> RunState:
     dag = DAG(
-        dag_id_for("test", market, day), jobs, pipeline="test", market_id=market, as_of_date=day
+        dag_id_for("test", market, day),
+        jobs,
+        pipeline="test",
+        market_id=market,
+        as_of_date=day,
+        run_timeout=run_timeout,
     )
     states = {
         each.job_id: JobState(
             f"{dag.dag_id}/{each.job_id}",
             (status or {}).get(each.job_id, S.PENDING),
             forced=each.job_id in forced_jobs,
+            scheduled_at=scheduled_at,
         )
         for each in jobs
     }
     return RunState(dag, states, options.pop("previous", None), **options)
 
 
-def decided(run: RunState, now: datetime) -> dict[str, Decision]:
-    return {each.job.job_id: each for each in decide(Snapshot((run,), BOUNDS), now)}
+def decided(run: RunState, now: datetime, wall_at: datetime | None = None) -> dict[str, Decision]:
+    return {each.job.job_id: each for each in decide(Snapshot((run,), BOUNDS, wall_at), now)}
 
 
 class TestWindow:
@@ -270,6 +282,94 @@ class TestWhole:
             decide(Snapshot((run_of(job("a", "a")),), BOUNDS), BEGIN)
 
 
+class TestTimeouts:
+    def test_job_that_waits_in_its_queue_for_too_long_expires(self) -> None:
+        run = run_of(
+            job("a", queue_timeout=10 * MINUTE),
+            job("b"),
+            job("c", "a"),
+            status={"a": S.QUEUED, "b": S.QUEUED},
+            scheduled_at=WALL,
+        )
+        early = decided(run, BEGIN, WALL + 10 * MINUTE - timedelta(microseconds=1))
+        assert set(early) == {"c"}
+        late = decided(run, BEGIN, WALL + 10 * MINUTE)
+        assert isinstance(late["a"], Expire)
+        assert late["a"].reason == "no worker took it from its queue within its queue_timeout, 10m"
+        assert isinstance(late["c"], Skip)
+        assert late["c"].reason == "upstream a is EXPIRED"
+        assert "b" not in late
+
+    def test_retry_waits_for_its_time_before_it_waits_in_its_queue(self) -> None:
+        run = run_of(
+            job("a", queue_timeout=10 * MINUTE),
+            status={"a": S.QUEUED},
+            scheduled_at=WALL + 15 * MINUTE,
+        )
+        assert decided(run, BEGIN, WALL + 24 * MINUTE) == {}
+        assert set(decided(run, BEGIN, WALL + 25 * MINUTE)) == {"a"}
+
+    @pytest.mark.parametrize("status", [S.PENDING, S.QUEUED])
+    @pytest.mark.parametrize("forced", [False, True])
+    def test_nothing_starts_once_the_run_has_had_its_time(
+        self, status: JobStatus, forced: bool
+    ) -> None:
+        """A run that is forced has no windows, and ends in time all the same."""
+        run = run_of(
+            job("a"),
+            job("b", "a"),
+            status={"a": status},
+            run_timeout=timedelta(hours=4),
+            created_at=WALL,
+            forced=forced,
+        )
+        early = decided(run, BEGIN, WALL + timedelta(hours=4, microseconds=-1))
+        assert not any(isinstance(each, Expire) for each in early.values())
+        late = decided(run, BEGIN, WALL + timedelta(hours=4))
+        assert {type(each) for each in late.values()} == {Expire}
+        assert late["a"].reason == "its run took longer than its run_timeout, 4h"  # type: ignore[union-attr]
+
+    def test_attempt_of_an_operator_has_all_the_time_it_takes(self) -> None:
+        run = run_of(
+            job("a"),
+            forced_jobs=frozenset({"a"}),
+            run_timeout=timedelta(hours=4),
+            created_at=WALL,
+        )
+        assert isinstance(decided(run, END, WALL + timedelta(days=3))["a"], Start)
+
+    def test_what_runs_already_is_left_alone(self) -> None:
+        run = run_of(
+            job("a", queue_timeout=MINUTE),
+            status={"a": S.RUNNING},
+            scheduled_at=WALL,
+        )
+        assert decided(run, BEGIN, WALL + timedelta(days=1)) == {}
+
+    def test_where_no_wall_time_passes_nothing_times_out(self) -> None:
+        run = run_of(job("a"), run_timeout=MINUTE, created_at=WALL)
+        assert isinstance(decided(run, BEGIN)["a"], Start)
+        assert next_timeout(Snapshot((run,), BOUNDS)) is None
+
+    def test_next_one_is_the_first_that_is_still_to_come(self) -> None:
+        run = run_of(
+            job("a", queue_timeout=10 * MINUTE),
+            job("b", queue_timeout=20 * MINUTE),
+            job("c"),
+            status={"a": S.QUEUED, "b": S.QUEUED, "c": S.SUCCESS},
+            scheduled_at=WALL,
+            run_timeout=30 * MINUTE,
+            created_at=WALL,
+        )
+        found = [
+            next_timeout(Snapshot((run,), BOUNDS, WALL + minutes * MINUTE))
+            for minutes in (0, 10, 20, 30)
+        ]
+        assert found == [WALL + 10 * MINUTE, WALL + 20 * MINUTE, None, None]
+        pending = run_of(job("c"), run_timeout=30 * MINUTE, created_at=WALL)
+        assert next_timeout(Snapshot((pending,), BOUNDS, WALL)) == WALL + 30 * MINUTE
+
+
 class TestNextInstant:
     def test_it_is_the_next_opening_or_closing_of_an_unfinished_jobs_window(self) -> None:
         run = run_of(job("a", required_state=MarketState.POST_CLOSE), job("b"))
@@ -307,6 +407,7 @@ def job_lists(draw: st.DrawFn) -> list[JobMetadata]:
             window=draw(st.sampled_from(list(WindowRule))),
             priority=draw(st.sampled_from(list(JobPriority))),
             after_previous=draw(st.booleans()),
+            queue_timeout=draw(st.sampled_from([None, None, 10 * MINUTE, 60 * MINUTE])),
         )
         for place, name in enumerate(names)
     ]
@@ -328,13 +429,17 @@ def runs(draw: st.DrawFn, *, market: str = "US_EQ", day: date = DAY) -> RunState
         forced_jobs=draw(st.frozensets(st.sampled_from(names), max_size=2)),
         previous=draw(previous),
         forced=draw(st.sampled_from([False, False, False, True])),
+        scheduled_at=WALL + draw(st.integers(-90, 30)) * MINUTE,
+        run_timeout=draw(st.sampled_from([None, None, 60 * MINUTE, 240 * MINUTE])),
+        created_at=WALL - draw(st.integers(0, 300)) * MINUTE,
     )
 
 
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
     keys = draw(st.lists(st.sampled_from(sorted(BOUNDS)), min_size=1, max_size=3, unique=True))
-    return Snapshot(tuple(draw(runs(market=market, day=day)) for market, day in keys), BOUNDS)
+    found = tuple(draw(runs(market=market, day=day)) for market, day in keys)
+    return Snapshot(found, BOUNDS, draw(st.sampled_from([None, WALL, WALL + 10 * MINUTE])))
 
 
 instants = st.one_of(
@@ -372,6 +477,8 @@ def applied(snapshot: Snapshot, decisions: tuple[Decision, ...]) -> Snapshot:
         if after is None:
             return before
         assert after in ALLOWED[before.status]
+        if after is S.QUEUED:
+            return replace(before, status=after, scheduled_at=snapshot.wall_at)
         return replace(before, status=after)
 
     return replace(
@@ -405,7 +512,8 @@ def test_order_of_rows_never_changes_a_decision(
         for run in snapshot.runs
     ]
     shuffle.shuffle(rows)
-    assert decide(Snapshot(tuple(rows), shuffled(BOUNDS)), now) == decide(snapshot, now)
+    other = Snapshot(tuple(rows), shuffled(BOUNDS), snapshot.wall_at)
+    assert decide(other, now) == decide(snapshot, now)
 
 
 @given(snapshots(), instants)
@@ -509,16 +617,31 @@ def test_skip_and_expiry_have_a_cause(snapshot: Snapshot, now: datetime) -> None
             assert all(f"upstream {up} is {run.jobs[up].status}" in each.reason for up in blocking)
         if isinstance(each, Expire):
             bounds = BOUNDS[run.dag.market_id, run.dag.as_of_date]
-            assert now >= bounds.window(each.job).closes_at
-            assert not (run.forced)
-            assert not (run.jobs[each.job.job_id].forced)
+            state = run.jobs[each.job.job_id]
+            forced = run.forced or state.forced
+            closed = not forced and now >= bounds.window(each.job).closes_at
+            before = run_in(snapshot, each.dag_id).jobs[each.job.job_id]
+            waited = before.status is S.QUEUED and _passed(
+                snapshot, state.scheduled_at, each.job.queue_timeout
+            )
+            late = not state.forced and _passed(snapshot, run.created_at, run.dag.run_timeout)
+            assert closed or waited or late
+
+
+def _passed(snapshot: Snapshot, since: datetime | None, allowed: timedelta | None) -> bool:
+    return (
+        snapshot.wall_at is not None
+        and since is not None
+        and allowed is not None
+        and snapshot.wall_at - since >= allowed
+    )
 
 
 @given(snapshots(), instants)
 def test_one_runs_decisions_do_not_depend_on_the_others(snapshot: Snapshot, now: datetime) -> None:
     together = decide(snapshot, now)
     for run in snapshot.runs:
-        alone = decide(Snapshot((run,), BOUNDS), now)
+        alone = decide(replace(snapshot, runs=(run,)), now)
         assert set(alone) == {each for each in together if each.dag_id == run.dag.dag_id}
 
 
@@ -531,6 +654,27 @@ def test_time_alone_changes_no_decision_before_the_next_instant(
     later = now + timedelta(minutes=minutes)
     assume(until is None or later < until)
     assert decide(snapshot, later) == decide(snapshot, now)
+
+
+@given(snapshots(), instants, st.integers(1, 300))
+def test_wall_time_alone_changes_no_decision_before_the_next_timeout(
+    snapshot: Snapshot, now: datetime, minutes: int
+) -> None:
+    assume(snapshot.wall_at is not None)
+    assert snapshot.wall_at is not None
+    until = next_timeout(snapshot)
+    assert until is None or until > snapshot.wall_at
+    later = snapshot.wall_at + timedelta(minutes=minutes)
+    assume(until is None or later < until)
+    assert decide(replace(snapshot, wall_at=later), now) == decide(snapshot, now)
+
+
+@given(snapshots(), instants)
+def test_nothing_starts_in_a_run_that_has_had_its_time(snapshot: Snapshot, now: datetime) -> None:
+    for each in decide(snapshot, now):
+        run = run_in(snapshot, each.dag_id)
+        if isinstance(each, Start) and not run.jobs[each.job.job_id].forced:
+            assert not _passed(snapshot, run.created_at, run.dag.run_timeout)
 
 
 @settings(max_examples=200)

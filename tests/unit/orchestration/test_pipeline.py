@@ -222,6 +222,40 @@ def only_fault(define: Callable[[Pipeline], int]) -> tuple[str, int]:
     return text, number
 
 
+class TestTimeouts:
+    def test_there_is_none_unless_it_is_asked_for(self) -> None:
+        pipeline = Pipeline("p", markets=["US_EQ"])
+        pipeline.job()(nothing)
+        dag = pipeline.dag("US_EQ", date(2025, 12, 2))
+        assert (dag.run_timeout, dag.jobs["nothing"].queue_timeout) == (None, None)
+
+    def test_they_come_to_every_run(self) -> None:
+        pipeline = Pipeline("p", markets=["US_EQ"], run_timeout="4h")
+        pipeline.job(queue_timeout="10m")(nothing)
+        dag = pipeline.dag("US_EQ", date(2025, 12, 2))
+        assert dag.run_timeout == timedelta(hours=4)
+        assert dag.jobs["nothing"].queue_timeout == timedelta(minutes=10)
+        assert pipeline.faults() == ()
+
+    @pytest.mark.parametrize(
+        ("value", "said"),
+        [
+            ("soon", "run_timeout: 'soon' is not a duration; write 45s, 30m"),
+            (30, "run_timeout: 30 is not a duration; write 45s, 30m"),
+            ("0s", "run_timeout is 0s; it must be whole seconds, at least 1"),
+            ("1.5s", "run_timeout is 1.5s; it must be whole seconds, at least 1"),
+        ],
+    )
+    def test_fault_of_the_runs_time_is_told_with_the_pipelines_line(
+        self, value: Any, said: str
+    ) -> None:
+        number = line()
+        pipeline = Pipeline("p", markets=["US_EQ"], run_timeout=value)
+        pipeline.job()(nothing)
+        (fault,) = pipeline.faults()
+        assert fault.startswith(f"{__file__}:{number}: {said}")
+
+
 class TestFaults:
     @pytest.mark.parametrize(
         ("options", "said"),
@@ -243,6 +277,9 @@ class TestFaults:
             ({"timeout": "99999999999d"}, "timeout: "),
             ({"timeout": "0s"}, "timeout is 0s; it must be whole seconds, at least 1"),
             ({"timeout": "1.5s"}, "timeout is 1.5s; it must be whole seconds, at least 1"),
+            ({"queue_timeout": "soon"}, "queue_timeout: 'soon' is not a duration; write 45s, 30m"),
+            ({"queue_timeout": "0s"}, "queue_timeout is 0s; it must be whole seconds, at least 1"),
+            ({"queue_timeout": "1.5s"}, "queue_timeout is 1.5s; it must be whole seconds, at"),
             ({"retry_base": "0s"}, "retry_base is 0s; it must be whole seconds, at least 1"),
             ({"retry_base": "20m"}, "retry_cap is shorter than retry_base"),
             ({"retry_cap": "119m"}, "retry_cap is 1h59m; it must be more than a minute below"),
