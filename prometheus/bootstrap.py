@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from prometheus.core.markets import get_market
 from prometheus.dispatch.attempts import Attempts
+from prometheus.dispatch.canary import CanaryTask
 from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.dispatch.tasks import Workplace, register_jobs
@@ -110,6 +111,7 @@ def make_runtime(settings: Settings) -> Runtime:
 
         return build_sources(settings.sources, seed=settings.seed)
 
+    app.register_task(CanaryTask())
     register_jobs(
         app,
         pipelines,

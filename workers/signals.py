@@ -10,11 +10,13 @@ from celery import signals
 from prometheus import log_lines
 from prometheus.dispatch.tasks import JobTask
 from workers.app import app, runtime
+from workers.hearing import Hearing
 from workers.heartbeat import Heartbeat, reports
 
 log = logging.getLogger(__name__)
 
 app.steps["worker"].add(Heartbeat)
+app.steps["worker"].add(Hearing)
 
 _in_child = False
 

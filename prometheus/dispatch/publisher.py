@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,6 +13,7 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from prometheus.dispatch.canary import CANARY
 from prometheus.orchestration.dag import JobPriority
 from prometheus.persistence.executions import HARD_LIMIT_GRACE, Publication
 
@@ -31,6 +32,11 @@ BACKGROUND = 9
 MARK_KEY = "prometheus:beat:mark"
 MARK_FOR = timedelta(days=1)
 """How long a mark outlives the leader that left it."""
+BUSY_KEY = "prometheus:busy:"
+"""Before a worker's incarnation: all its slots are taken."""
+BUSY_FOR = timedelta(seconds=15)
+"""How long a worker's word that it is busy counts."""
+CANARY_EXPIRES_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +147,73 @@ class Publisher:
         mark = json.loads(text)
         return Mark(datetime.fromisoformat(mark["at"]), mark["owner"], mark["epoch"])
 
+    def oldest(self, queues: Collection[str]) -> dict[str, bytes | None]:
+        """
+        Return the message that is taken next from each of some queues, if one of the highest
+        priority waits there.
+
+        Raises:
+            BrokerUnavailableError: Redis does not answer.
+        """
+        with self._channel() as channel:
+            return {
+                queue: channel.client.lindex(channel._q_for_pri(queue, 0), -1)  # noqa: SLF001
+                for queue in queues
+            }
+
+    def send_canaries(self, queues: Collection[str]) -> None:
+        """
+        Put a message that does nothing at the front of some queues.
+
+        Raises:
+            BrokerUnavailableError: Some or all may not have been sent.
+        """
+        with self._sending() as producer:
+            for queue in queues:
+                self._app.send_task(
+                    CANARY,
+                    queue=queue,
+                    priority=PRIORITY[JobPriority.CRITICAL],
+                    expires=CANARY_EXPIRES_SECONDS,
+                    ignore_result=True,
+                    producer=producer,
+                    retry=False,
+                )
+
+    def note_busy(self, incarnation: str) -> None:
+        """
+        Note that all slots of a worker are taken now.
+
+        Raises:
+            BrokerUnavailableError: Redis does not answer.
+        """
+        with self._redis() as redis:
+            redis.set(f"{BUSY_KEY}{incarnation}", 1, ex=BUSY_FOR)
+
+    def busy(self, incarnations: Collection[str]) -> set[str]:
+        """
+        Return the workers that have lately said that all their slots are taken.
+
+        Raises:
+            BrokerUnavailableError: Redis does not answer.
+        """
+        asked = sorted(incarnations)
+        if not asked:
+            return set()
+        with self._redis() as redis:
+            said = redis.mget([f"{BUSY_KEY}{incarnation}" for incarnation in asked])
+        return {name for name, value in zip(asked, said, strict=True) if value is not None}
+
     @contextmanager
     def _redis(self) -> Iterator[Any]:
+        with self._channel() as channel:
+            yield channel.client
+
+    @contextmanager
+    def _channel(self) -> Iterator[Any]:
         try:
             with self._app.producer_or_acquire() as producer:
-                yield producer.channel.client
+                yield producer.channel
         except self._errors as error:
             raise BrokerUnavailableError(str(error)) from error
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts
+from prometheus.dispatch.canary import Cage, Canaries
 from prometheus.dispatch.publisher import BrokerUnavailableError, Mark, failure_task_id
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, dag_id_for
@@ -58,7 +59,7 @@ class LeadLostError(PrometheusError):
         super().__init__(f"the lead of epoch {epoch} does not hold any more")
 
 
-class Broker(Protocol):
+class Broker(Cage, Protocol):
     """What the scheduler asks of the message broker."""
 
     def publish(self, publications: Sequence[Publication]) -> None: ...
@@ -94,6 +95,8 @@ class Pace:
     ring_again_after: timedelta = timedelta(seconds=30)
     """First repetition of a message that is in no list; doubles with each one."""
     ring_again_at_most: timedelta = timedelta(minutes=10)
+    canary_every: timedelta = timedelta(seconds=30)
+    """How often a deaf queue is looked for; it is said at the second look at the latest."""
     rescue_every: timedelta = timedelta(seconds=1)
     """How often, at most, orphans are looked for."""
     tell_failures_for: timedelta = timedelta(days=1)
@@ -171,6 +174,8 @@ class Scheduler:
         self._opening_at: datetime | None = None
         self._reconcile_at: datetime | None = None
         self._rescue_at: datetime | None = None
+        self._canaries = Canaries(broker)
+        self._canaries_at: datetime | None = None
         self._not_rescued: set[str] = set()
         self._told: dict[str, _Told] = {}
         self._broker_away = False
@@ -351,6 +356,7 @@ class Scheduler:
         self._reconcile(now)
         advanced = self.advance()
         self._tell_failures(now)
+        self._look_for_deaf_queues(now)
         self._ticked_at = now.wall_at
         if now.jumps:
             return self._jump(now, advanced)
@@ -596,6 +602,20 @@ class Scheduler:
                 self._told[each.execution_id].count + 1 if each.execution_id in self._told else 1
             )
             self._told[each.execution_id] = _Told(now.wall_at + self._ring_again(count), count)
+
+    def _look_for_deaf_queues(self, now: Now) -> None:
+        if self._broker_away or (self._canaries_at is not None and now.wall_at < self._canaries_at):
+            return
+        self._canaries_at = now.wall_at + self._pace.canary_every
+        workers: dict[str, dict[str, str]] = defaultdict(dict)
+        with reading(self._engine) as connection:
+            for worker in leases.live_workers(connection, now.wall_at):
+                for queue in self._markets.intersection(worker["queues"]):
+                    workers[queue][worker["incarnation"]] = worker["worker"]
+        try:
+            self._canaries.look(workers)
+        except BrokerUnavailableError as error:
+            self._lose_broker(error)
 
     def _ring_again(self, count: int) -> timedelta:
         doubled: timedelta = self._pace.ring_again_after * 2 ** min(count - 1, 16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, func, insert, or_, select, update
 
@@ -162,7 +163,7 @@ def give_up_workers(connection: Connection, now: datetime) -> list[str]:
     )
 
 
-def live_workers(connection: Connection, now: datetime) -> list[dict[str, object]]:
+def live_workers(connection: Connection, now: datetime) -> list[dict[str, Any]]:
     """Return the workers that hold a lease: node name, host, pid, queues, start and renewal."""
     rows = connection.execute(
         select(worker_incarnations)

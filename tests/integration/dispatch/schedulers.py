@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -32,6 +32,7 @@ class RecordingBroker:
     def __init__(self) -> None:
         self.published: list[Publication] = []
         self.mark: Mark | None = None
+        self.canaries: list[str] = []
 
     def publish(self, publications: Sequence[Publication]) -> None:
         self.published += publications
@@ -41,6 +42,15 @@ class RecordingBroker:
 
     def waiting_ids(self, queues: Iterable[str]) -> set[str]:
         return {publication.execution_id for publication in self.published}
+
+    def oldest(self, queues: Collection[str]) -> dict[str, bytes | None]:
+        return dict.fromkeys(queues)
+
+    def send_canaries(self, queues: Collection[str]) -> None:
+        self.canaries += queues
+
+    def busy(self, incarnations: Collection[str]) -> set[str]:
+        return set()
 
     def leave_mark(self, at: datetime, owner: str, epoch: int) -> None:
         self.mark = Mark(at, owner, epoch)
