@@ -449,6 +449,17 @@ class Gate:
         """Let everything through, each piece this much later in either direction."""
         self._do(self._open(asks=True, answers=True, delay=seconds))
 
+    def strand(self) -> None:
+        """Leave all connections silent for good, without a word; new ones pass."""
+        self._do(self._strand())
+
+    async def _strand(self) -> None:
+        self._asks.clear()
+        self._answers.clear()
+        # Those that are there wait for the old ones.
+        self._asks, self._answers = asyncio.Event(), asyncio.Event()
+        await self._open(asks=True, answers=True)
+
     async def _open(self, *, asks: bool, answers: bool, delay: float = 0.0) -> None:
         self._delay = delay
         for event, wanted in ((self._asks, asks), (self._answers, answers)):

@@ -92,8 +92,9 @@ class Pace:
     reconcile_every: timedelta = timedelta(seconds=30)
     reconcile_after: timedelta = timedelta(seconds=10)
     """Rows due for less are not looked for in the broker."""
-    ring_again_after: timedelta = timedelta(seconds=30)
-    """First repetition of a message that is in no list; doubles with each one."""
+    ring_again_after: timedelta = timedelta(seconds=25)
+    """First repetition of a message that is in no list; doubles with each one. With the interval
+    and a pause between two ticks, less than a minute."""
     ring_again_at_most: timedelta = timedelta(minutes=10)
     canary_every: timedelta = timedelta(seconds=30)
     """How often a deaf queue is looked for; it is said at the second look at the latest."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler, register_worker, take
-from tests.servers import wait_until
+from tests.servers import Gate, RedisServer, wait_until
 
 
 @pytest.fixture
@@ -115,6 +116,25 @@ def test_worker_whose_consumer_was_cancelled_begins_anew_and_works_on(
     beat.wait_for("queue_heard", timeout=60)
     assert beat.output().count("queue_deaf") == 1
     assert worker.output().count("worker_deaf") == 1
+
+
+def test_worker_whose_connections_died_without_a_word_works_on(
+    installation: Installation, redis_server: RedisServer
+) -> None:
+    installation.beat()
+    with Gate(("127.0.0.1", redis_server.port)) as gate:
+        installation.redis_url = redis_server.url_at(gate.port)
+        worker = installation.worker()
+        installation.wait_for_run(installation.make_run("joined"), "SUCCESS")
+
+        gate.strand()
+        began = time.monotonic()
+        dag_id = installation.make_run("joined", session=date(2026, 11, 19))
+
+        installation.wait_for_run(dag_id, "SUCCESS", timeout=180)
+        anew = "worker_restarts" in worker.output()
+        print(f"it took {time.monotonic() - began:.1f} s; begun anew: {anew}")
+        worker.end()
 
 
 def test_worker_with_one_slot_and_a_long_job_is_busy_not_deaf(
