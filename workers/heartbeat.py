@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from celery import bootsteps
 from celery.concurrency import prefork
 from celery.worker import state
+from celery.worker.request import Request
 from sqlalchemy.exc import OperationalError
 
 from prometheus.dispatch.tasks import JobTask
@@ -129,19 +131,34 @@ class Heartbeat(bootsteps.StartStopStep):
             log.warning("database_unavailable", extra={"error": str(error.orig)})
 
     def _renew(self) -> None:
+        running = _running()
         with writing(runtime.engine) as connection:
-            held = leases.renew_worker(
+            renewed = leases.renew_worker(
                 connection,
                 runtime.incarnation(),
-                running=_running_ids(),
+                running=running,
                 lease=runtime.settings.workers.lease,
             )
-        if not held:
+        if renewed is None:
             # Given up: what it runs was failed and can not be reported any more. It goes on with
             # new work as another.
             log.error("lease_lost", extra={"incarnation": runtime.incarnation()})
+            self._kill(running.values())
             runtime.incarnation.renew()
             self._register()
+        else:
+            self._kill(running[execution_id] for execution_id in renewed.taken)
+
+    def _kill(self, requests: Iterable[Request]) -> None:
+        """
+        End the children that run some attempts, whatever they are doing.
+
+        Celery takes such an end for a revocation, and reports no failure.
+        """
+        for request in requests:
+            if request in state.active_requests and isinstance(request.task, JobTask):
+                log.warning("attempt_killed", extra={"execution": request.id})
+                self._worker.pool.terminate_job(request.worker_pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -154,11 +171,11 @@ def _connected() -> Iterator[None]:
             runtime.engine.dispose()
 
 
-def _running_ids() -> set[str]:
-    """Return the ids of the requests that children have accepted."""
+def _running() -> dict[str, Request]:
+    """Return the requests that children have accepted, by their ids."""
     while True:
         try:
-            return {request.id for request in tuple(state.active_requests)}
+            return {request.id: request for request in tuple(state.active_requests)}
         except RuntimeError:
             # The event loop changed the set while it was copied.
             continue

@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prometheus.cli.options import Actor, AsJson, Folder, Job, RunId
+from prometheus.cli.options import Actor, AsJson, Folder, Job, RunId, read_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from prometheus.cli.places import Place
     from prometheus.cli.scheduling import Crew
 
 
@@ -72,65 +69,59 @@ def retry(
 def cancel(
     dag_id: RunId,
     job: Job = None,
+    grace: Annotated[
+        str,
+        typer.Option(
+            "--grace",
+            help="How long a running job may take to end before it is killed; 0s kills it now.",
+            metavar="DURATION",
+        ),
+    ] = "30s",
     actor: Actor = None,
     folder: Folder = None,
     as_json: AsJson = False,
 ) -> None:
     """
-    End a run, or one job of it; what runs is terminated.
+    End a run, or one job of it: what waits at once, what runs after it was asked to.
 
-    Its rows are final at once: a worker that does not hear of it can report nothing any more.
+    A running job learns of it by `ctx.cancelled`. One that has not ended when the grace is over is
+    killed by its worker; nothing it reports or commits through Prometheus counts from then on.
     """
     from prometheus.cli import output
     from prometheus.cli.places import find_place, opened
+    from prometheus.cli.scheduling import read_crew
     from prometheus.persistence import operators
     from prometheus.persistence.engine import writing
 
-    place = find_place(folder)
-    with opened(place) as engine, writing(engine) as connection:
-        cancelled = operators.cancel(connection, dag_id, job, actor=actor_name(actor))
-    running = [execution_id for _, execution_id, was_running in cancelled if was_running]
-    told = terminate(place, running)
-    if as_json:
-        document = {
-            "dag_id": dag_id,
-            "jobs": [
-                {"job": name, "execution_id": execution_id, "was_running": was_running}
-                for name, execution_id, was_running in cancelled
-            ],
-            "workers_told": told,
-        }
-        output.print_json(document)
-        return
-    print(f"{dag_id}: cancelled {', '.join(name for name, _, _ in cancelled)}.")
-    if running and not told:
-        print(
-            f"The broker does not answer, so {output.count(len(running), 'job')} may go on for a "
-            f"while; nothing it reports or commits through Prometheus counts any more."
+    patience = read_duration(grace)
+    with opened(find_place(folder)) as engine, writing(engine) as connection:
+        cancelled = operators.cancel(
+            connection, dag_id, job, actor=actor_name(actor), grace=patience
         )
-
-
-def terminate(place: Place, execution_ids: Sequence[str]) -> bool:
-    """
-    Ask the workers to end the processes of some attempts, as well as it can be done.
-
-    Returns:
-        Whether the broker took the message.
-    """
-    if not execution_ids:
-        return True
-    from kombu.exceptions import OperationalError
-    from redis.exceptions import RedisError
-
-    from prometheus.bootstrap import make_celery
-
-    app = make_celery(place.settings)
-    app.conf.broker_connection_max_retries = 0
-    with contextlib.suppress(OperationalError, RedisError, OSError):
-        # The names of the attempts are Celery's task ids.
-        app.control.revoke(list(execution_ids), terminate=True, signal="SIGTERM")
-        return True
-    return False
+        crew = read_crew(connection)
+    if as_json:
+        jobs = [
+            {
+                "job": each.job_id,
+                "execution_id": each.execution_id,
+                "was_running": each.was_running,
+                "cancel_at": each.cancel_at,
+            }
+            for each in cancelled
+        ]
+        output.print_json({"dag_id": dag_id, "jobs": jobs, "scheduler": crew.scheduled})
+        return
+    ended = [each.job_id for each in cancelled if each.cancel_at is None]
+    if ended:
+        print(f"{dag_id}: cancelled {', '.join(ended)}.")
+    asked = {each.job_id: each.cancel_at for each in cancelled if each.cancel_at is not None}
+    for job_id, cancel_at in asked.items():
+        print(
+            f"{dag_id}: asked {job_id} to end; "
+            f"if it has not by {cancel_at:%Y-%m-%d %H:%M:%S} UTC, it is killed."
+        )
+    if asked and not crew.scheduled:
+        print("No scheduler is running, and without one only --grace 0s ends what does not itself.")
 
 
 def actor_name(given: str | None) -> str:

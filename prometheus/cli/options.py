@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -15,6 +15,16 @@ def read_date(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a date such as 2012-11-21") from None
+
+
+def read_duration(text: str) -> timedelta:
+    """Read ``45s``, ``30m`` or ``1h30m``."""
+    from prometheus.core.durations import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def read_instant(text: str) -> datetime:

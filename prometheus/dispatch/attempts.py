@@ -24,8 +24,9 @@ from sqlalchemy.exc import (
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
 from prometheus.persistence import executions
-from prometheus.persistence.engine import writing
+from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.executions import (
+    Cancelled,
     Failed,
     FailedForGood,
     FailOutcome,
@@ -154,9 +155,34 @@ class Attempts:
                         "error": outcome.message,
                     },
                 )
+            case Cancelled():
+                log.info(
+                    "attempt_cancelled",
+                    extra={
+                        "execution": execution_id,
+                        "dag": outcome.dag_id,
+                        "error": failure.message,
+                    },
+                )
             case NotOurs():
                 log.info("report_came_late", extra={"execution": execution_id})
         return outcome
+
+    def cancel_asked(self, execution_id: str, incarnation: str) -> bool:
+        """Say whether a running attempt should end; see `executions.cancel_asked`."""
+        try:
+            with reading(self._engine) as connection:
+                return executions.cancel_asked(connection, execution_id, incarnation)
+        except DBAPIError as error:  # a job that only asks must not fail of it
+            log.warning("database_unavailable", extra={"error": str(error.orig)})
+            return False
+
+    def end_cancelled(self) -> None:
+        """End the attempts that were asked to end and have not done so in time."""
+        with writing(self._engine) as connection:
+            late = executions.end_cancelled(connection)
+        for execution_id in late:
+            log.warning("cancelled_by_force", extra={"execution": execution_id})
 
     def take_failure(self, execution_id: str) -> Failed | None:
         """Take the call of ``on_failure`` for a final failure; nobody gets it twice."""

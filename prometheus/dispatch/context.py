@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,6 +14,26 @@ from sqlalchemy import Connection
 
 from prometheus.core.sessions import Session
 from prometheus.sources.protocol import Sources
+
+LOOK_EVERY_SECONDS = 1.0
+"""How often, at most, the database is asked whether a job should end."""
+
+
+class AskedToEnd:
+    """Remembers the answer for a while, and a yes for good."""
+
+    def __init__(self, ask: Callable[[], bool]) -> None:
+        self._ask = ask
+        self._answer = False
+        self._look_at = 0.0
+
+    def __call__(self) -> bool:
+        """Return the answer as it was at most a second ago."""
+        now = time.monotonic()
+        if not self._answer and now >= self._look_at:
+            self._answer = self._ask()
+            self._look_at = now + LOOK_EVERY_SECONDS
+        return self._answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +56,8 @@ class JobContext:
     """Opens a database transaction; jobs call `transaction`."""
     sources: Sources
     """Where prices and factors come from, by market."""
+    asked_to_end: Callable[[], bool] = lambda: False
+    """Answers `cancelled`."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     logger: logging.Logger = field(default_factory=lambda: logging.getLogger("prometheus.job"))
 
@@ -42,6 +65,17 @@ class JobContext:
     def session_date(self) -> date:
         """The date the run is for."""
         return self.session.date
+
+    @property
+    def cancelled(self) -> bool:
+        """
+        Whether this attempt should end now: an operator cancelled it, or it was given up.
+
+        A long job looks at it now and then, and returns or raises when it is true: whichever it
+        does, the attempt ends CANCELLED. One that does not look is killed when the operator's grace
+        is over. Looking costs one small read of the database a second, however often it is done.
+        """
+        return self.asked_to_end()
 
     def transaction(self) -> AbstractContextManager[Connection]:
         """

@@ -352,6 +352,7 @@ class Scheduler:
         if self._create_runs:
             self._plan(now)
         self._rescue(now)
+        self._attempts.end_cancelled()
         self._publish_forgotten(now)
         self._refill(now)
         self._reconcile(now)

@@ -18,12 +18,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from prometheus.core.sessions import Session
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts, failure_of
-from prometheus.dispatch.context import JobContext
+from prometheus.dispatch.context import AskedToEnd, JobContext
 from prometheus.dispatch.publisher import ON_FAILURE, task_name
 from prometheus.errors import HorizonError, PrometheusError
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.pipeline import JobDefinition, Pipeline
-from prometheus.persistence.executions import Attempt, FailedForGood, Refused, Retried
+from prometheus.persistence.executions import (
+    Attempt,
+    Cancelled,
+    FailedForGood,
+    Refused,
+    Retried,
+)
 from prometheus.sources.protocol import Sources
 
 log = logging.getLogger(__name__)
@@ -64,6 +70,10 @@ class Workplace:
         def begin() -> AbstractContextManager[Connection]:
             return self.attempts.transaction(attempt.execution_id, attempt.incarnation)
 
+        def ask() -> bool:
+            by = attempt.incarnation
+            return by is not None and self.attempts.cancel_asked(attempt.execution_id, by)
+
         return JobContext(
             market_id=attempt.dag.market_id,
             session=session,
@@ -74,6 +84,7 @@ class Workplace:
             attempt_number=attempt.attempt_number,
             execution_id=attempt.execution_id,
             begin=begin,
+            asked_to_end=AskedToEnd(ask),
             sources=self.sources(),
             parameters=attempt.parameters,
             logger=logging.getLogger(f"prometheus.job.{attempt.dag.pipeline}.{attempt.job.job_id}"),
@@ -177,7 +188,7 @@ class JobTask(Task):
             )
         del place.running[self.request.id]
         if not isinstance(outcome, Retried):
-            if isinstance(outcome, FailedForGood):
+            if isinstance(outcome, (FailedForGood, Cancelled)):
                 place.advance_quietly(outcome.dag_id)
             raise exc if exc is not None else Ignore()
         try:
@@ -207,7 +218,7 @@ class JobTask(Task):
             if dag_id is None:
                 log.warning("success_came_late", extra=_facts(attempt))
                 return
-            log.info("attempt_succeeded", extra=_facts(attempt))
+            log.info("attempt_returned", extra=_facts(attempt))
             place.advance_quietly(dag_id)
 
     def failed_here(self, execution_id: str, error: BaseException, trace: str | None) -> None:
@@ -221,7 +232,7 @@ class JobTask(Task):
         outcome = place.attempts.fail(
             execution_id, failure_of(error, trace=trace), incarnation=place.incarnation()
         )
-        if isinstance(outcome, FailedForGood):
+        if isinstance(outcome, (FailedForGood, Cancelled)):
             place.advance_quietly(outcome.dag_id)
 
 

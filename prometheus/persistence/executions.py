@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, case, exists, func, insert, select, update
 
 from prometheus.core.durations import format_duration
 from prometheus.orchestration.dag import DAG, JobMetadata
@@ -39,6 +39,7 @@ HARD_LIMIT_GRACE = timedelta(seconds=30)
 """How much later than the soft limit a worker kills the job."""
 
 _e = job_executions.c
+_asked = _e.cancel_asked_at.is_not(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +376,7 @@ def succeed(
     connection: Connection, execution_id: str, *, incarnation: str, result: Any
 ) -> str | None:
     """
-    Turn a RUNNING execution of this worker into SUCCESS.
+    Turn a RUNNING execution of this worker into SUCCESS, or CANCELLED if it was asked to end.
 
     Returns:
         The dag id; ``None`` when the attempt is no longer this worker's to report.
@@ -388,7 +389,8 @@ def succeed(
             _e.incarnation == incarnation,
         )
         .values(
-            status=JobStatus.SUCCESS,
+            status=case((_asked, JobStatus.CANCELLED), else_=JobStatus.SUCCESS),
+            error_message=case((_asked, "cancelled by " + _e.cancel_asked_by)),
             result=result,
             completed_at=database_now(),
             updated_at=database_now(),
@@ -429,11 +431,18 @@ class FailedForGood:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled:
+    """An operator had asked it to end: no further attempt."""
+
+    dag_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class NotOurs:
     """The attempt had ended before, or belongs to another worker."""
 
 
-FailOutcome = Retried | FailedForGood | NotOurs
+FailOutcome = Retried | FailedForGood | Cancelled | NotOurs
 
 
 def fail(
@@ -447,6 +456,8 @@ def fail(
 ) -> FailOutcome:
     """
     Turn a RUNNING execution into FAILED and write its next attempt, if it gets one.
+
+    One that was asked to end is CANCELLED instead, and gets none.
 
     Args:
         failure: What happened.
@@ -469,6 +480,20 @@ def fail(
     ).first()
     if row is None or incarnation not in (None, row.incarnation):
         return NotOurs()
+    if row.cancel_asked_at is not None:
+        message = f"cancelled by {row.cancel_asked_by}: {failure.message}"
+        connection.execute(
+            update(job_executions)
+            .where(_e.execution_id == execution_id)
+            .values(
+                status=JobStatus.CANCELLED,
+                error_message=message,
+                error_details=failure.details,
+                completed_at=now.wall_at,
+                updated_at=database_now(),
+            )
+        )
+        return Cancelled(row.dag_id)
     dag = load_dag(connection, row.dag_id, row.definition_hash)
     job = dag.jobs[row.job_id]
     bound = 0 if failure.lost else _retry_bound(job, row.retries)
@@ -509,6 +534,47 @@ def fail(
     return Retried(
         row.dag_id, successor["execution_id"], successor["retries"], countdown.total_seconds()
     )
+
+
+def cancel_asked(connection: Connection, execution_id: str, incarnation: str) -> bool:
+    """Say whether an attempt should end: an operator asked, or it is its worker's no more."""
+    goes_on = select(_e.execution_id).where(
+        _e.execution_id == execution_id,
+        _e.status == JobStatus.RUNNING,
+        _e.incarnation == incarnation,
+        ~_asked,
+    )
+    return connection.execute(goes_on).first() is None
+
+
+def end_cancelled(connection: Connection) -> list[str]:
+    """
+    Make the executions CANCELLED that were asked to end and have not done so in time.
+
+    Returns:
+        Their ids. What runs them is killed by their workers, which are told with their next
+        renewal.
+    """
+    late = list(
+        connection.execute(
+            select(_e.execution_id)
+            .where(_e.status == JobStatus.RUNNING, _e.cancel_at <= database_now())
+            .order_by(_e.execution_id)
+            .with_for_update(skip_locked=True)
+        ).scalars()
+    )
+    if late:
+        connection.execute(
+            update(job_executions)
+            .where(_e.execution_id.in_(late))
+            .values(
+                status=JobStatus.CANCELLED,
+                error_message="cancelled by " + _e.cancel_asked_by + ": it had not ended in time",
+                completed_at=database_now(),
+                updated_at=database_now(),
+            )
+        )
+    return late
 
 
 def _retry_bound(job: JobMetadata, retries: int) -> int:

@@ -17,6 +17,9 @@ from prometheus.persistence.tables import job_executions, leases, worker_incarna
 _w = worker_incarnations.c
 _e = job_executions.c
 
+_ON_ITS_WAY_OUT = timedelta(seconds=3)
+"""How long after its end an execution may still be named by its worker without being killed."""
+
 
 def wall_time(connection: Connection) -> datetime:
     """Return the database's own time."""
@@ -46,14 +49,24 @@ def register_worker(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """A worker's lease was extended."""
+
+    at: datetime
+    """Wall time from which it counts."""
+    taken: frozenset[str]
+    """Executions it named that were taken from it, or cancelled: it must end them."""
+
+
 def renew_worker(
     connection: Connection, incarnation: str, *, running: Collection[str], lease: timedelta
-) -> bool:
+) -> Renewed | None:
     """
     Extend a worker's lease, naming what it is running.
 
     Returns:
-        Whether it still had one; ``False`` when it has ended or was given up.
+        ``None`` when it has none any more: it has ended or was given up.
     """
     now = wall_time(connection)
     renewed = connection.execute(
@@ -62,19 +75,27 @@ def renew_worker(
         .values(previous_renewed_at=_w.renewed_at, renewed_at=now, expires_at=now + lease)
     )
     if renewed.rowcount == 0:
-        return False
+        return None
+    taken: frozenset[str] = frozenset()
     if running:
         lock_in_order(connection, running)
+        mine = _e.incarnation == incarnation
         connection.execute(
             update(job_executions)
-            .where(
-                _e.execution_id.in_(running),
-                _e.incarnation == incarnation,
-                _e.status == JobStatus.RUNNING,
-            )
+            .where(_e.execution_id.in_(running), mine, _e.status == JobStatus.RUNNING)
             .values(named_at=now)
         )
-    return True
+        # One that has just ended is on its way out of the worker's list.
+        ended = connection.execute(
+            select(_e.execution_id).where(
+                _e.execution_id.in_(running),
+                mine,
+                _e.status.in_([JobStatus.FAILED, JobStatus.CANCELLED]),
+                or_(_e.completed_at <= now - _ON_ITS_WAY_OUT, _e.completed_at >= _e.cancel_at),
+            )
+        )
+        taken = frozenset(ended.scalars())
+    return Renewed(now, taken)
 
 
 def end_worker(connection: Connection, incarnation: str) -> None:

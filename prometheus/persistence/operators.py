@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from prometheus.errors import PrometheusError, nearest
 from prometheus.orchestration.dag import DAG
@@ -17,9 +18,13 @@ from prometheus.orchestration.lifecycle import (
     RunStatus,
     allowed_from,
 )
+from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.runs import close_run, load_dag, new_execution
 from prometheus.persistence.tables import audit, dag_runs, job_executions
+
+CANCEL_GRACE = timedelta(seconds=30)
+"""How long a running job that is cancelled may take to end, unless the operator says otherwise."""
 
 _e = job_executions.c
 
@@ -121,28 +126,44 @@ def rerun(connection: Connection, dag_id: str, *, actor: str) -> list[str]:
     return jobs
 
 
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What became of one job that an operator cancelled."""
+
+    job_id: str
+    execution_id: str
+    was_running: bool
+    cancel_at: datetime | None
+    """When it will be ended if it has not by itself; ``None``: it was ended at once."""
+
+
 def cancel(
-    connection: Connection, dag_id: str, job_id: str | None = None, *, actor: str
-) -> list[tuple[str, str, bool]]:
+    connection: Connection,
+    dag_id: str,
+    job_id: str | None = None,
+    *,
+    actor: str,
+    grace: timedelta = CANCEL_GRACE,
+) -> list[Cancelled]:
     """
-    End jobs that have not finished.
+    End jobs that have not finished: at once what has not started, what runs after it was asked.
+
+    A job that was asked and ends in time, whatever way, is CANCELLED; so is one that has not ended
+    by then, and its worker kills it. To ask again can only shorten the time that is left.
 
     Args:
         job_id: The job; if not given, all of the run's.
         actor: Who asks.
-
-    Returns:
-        Job id, execution id and whether it was running, of each that was cancelled. The caller
-        tells the workers of those that were running; they can report nothing any more.
+        grace: How long a running job may take to end; nothing ends it at once.
 
     Raises:
         OperatorError: Nothing is left to cancel.
     """
     run = _locked(connection, dag_id)
     names = list(run.latest) if job_id is None else [_known(run, job_id)]
-    cancelled: list[tuple[str, str, bool]] = []
+    cancelled: list[Cancelled] = []
     unfinished = (
-        select(_e.job_id, _e.execution_id, _e.status)
+        select(_e.job_id, _e.execution_id, _e.status, _e.cancel_at)
         .where(
             _e.dag_id == dag_id,
             _e.job_id.in_(names),
@@ -150,28 +171,49 @@ def cancel(
         )
         .order_by(_e.execution_id)
     )
+    asked: set[str] = set()
     # Until none is left: an attempt that fails while its row is waited for leaves a successor,
     # which only a later statement sees.
-    while connection.execute(unfinished).first():
+    while {row.execution_id for row in connection.execute(unfinished)} - asked:
         rows = connection.execute(unfinished.with_for_update()).all()
-        connection.execute(
-            update(job_executions)
-            .where(_e.execution_id.in_([row.execution_id for row in rows]))
-            .values(
-                status=JobStatus.CANCELLED,
-                error_message=f"cancelled by {actor}",
-                completed_at=database_now(),
-                updated_at=database_now(),
+        now = wall_time(connection)
+        for row in rows:
+            if row.execution_id in asked:
+                continue
+            running = row.status == JobStatus.RUNNING
+            waits = running and grace > timedelta(0)
+            cancel_at = min(now + grace, row.cancel_at or now + grace)
+            end = {
+                "status": JobStatus.CANCELLED,
+                "error_message": f"cancelled by {actor}",
+                "completed_at": now,
+            }
+            ask = {
+                "cancel_asked_at": func.coalesce(_e.cancel_asked_at, now),
+                "cancel_asked_by": func.coalesce(_e.cancel_asked_by, actor),
+                "cancel_at": cancel_at,
+            }
+            connection.execute(
+                update(job_executions)
+                .where(_e.execution_id == row.execution_id)
+                .values(
+                    **(ask if running else {}), **({} if waits else end), updated_at=database_now()
+                )
             )
-        )
-        cancelled += [
-            (row.job_id, row.execution_id, row.status == JobStatus.RUNNING) for row in rows
-        ]
+            cancelled.append(
+                Cancelled(row.job_id, row.execution_id, running, cancel_at if waits else None)
+            )
+            if waits:
+                asked.add(row.execution_id)
     if not cancelled:
         what = dag_id if job_id is None else f"{job_id} of {dag_id}"
         raise OperatorError(f"{what} has finished already; there is nothing to cancel.")
     close_run(connection, dag_id)
-    _audit(connection, actor, "cancel", dag_id, {"jobs": [job for job, _, _ in cancelled]})
+    details = {
+        "jobs": [each.job_id for each in cancelled],
+        "asked": [each.job_id for each in cancelled if each.cancel_at is not None],
+    }
+    _audit(connection, actor, "cancel", dag_id, details)
     return cancelled
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -224,13 +225,23 @@ def test_cancel_ends_what_is_running(
     run = start_command("run", "US_EQ", "--date", "2012-11-21", "--pipeline", "slow", env=env)
     wait_until(lambda: pid_file.exists() and pid_file.read_text(), timeout=60)
     pid = int(pid_file.read_text())
-    cancelled = run_command("cancel", "us_eq_slow_2012-11-21", "--as", "ada", env=env)
-    assert cancelled.status == 0, cancelled.err
+    ask = ("cancel", "us_eq_slow_2012-11-21", "--as", "ada")
+    run_command(*ask, "--grace", "soon", env=env).refused("'soon' is not a duration")
+    asked = run_command(*ask, "--grace", "1h", env=env)
+    assert asked.status == 0, asked.err
+    assert "asked sleep to end; if it has not by 20" in asked.out
+    asked = run_command(*ask, "--grace", "1s", "--json", env=env)
+    (job,) = asked.document["jobs"]
+    assert (job["job"], job["was_running"], asked.document["scheduler"]) == ("sleep", True, True)
+    assert datetime.fromisoformat(job["cancel_at"]).utcoffset() == timedelta(0)
     assert run.wait(60) == 1
     wait_until(lambda: not psutil.pid_exists(pid), message="the job's process has ended")
     found = run_command("status", "us_eq_slow_2012-11-21", "--json", env=env).document
     assert found["status"] == "CANCELLED"
-    assert {job["attempts"][-1]["error"] for job in found["jobs"]} == {"cancelled by ada"}
+    assert {job["job"]: job["attempts"][-1]["error"] for job in found["jobs"]} == {
+        "sleep": "cancelled by ada: it had not ended in time",
+        "dream": "cancelled by ada",
+    }
 
 
 FAILING = """

@@ -241,7 +241,7 @@ def test_cancelled_attempt_can_not_be_reported_as_a_success(
     wait_until(lambda: (tmp_path / "started-1").exists(), timeout=60, message="attempt 1 runs")
 
     with writing(installation.engine) as connection:
-        operators.cancel(connection, dag_id, actor="test")
+        operators.cancel(connection, dag_id, actor="test", grace=timedelta(0))
     (tmp_path / "go-1").touch()
 
     wait_until(

@@ -304,7 +304,7 @@ def test_claim_from_an_old_snapshot_changes_no_row_of_a_closed_run(
     decisions = decide(Snapshot((state,), {("US_EQ", state.dag.as_of_date): bounds}), now.market_at)
     starts = [decision for decision in decisions if isinstance(decision, Start)]
     with writing(installation.engine) as connection:
-        operators.cancel(connection, dag_id, actor="test")
+        operators.cancel(connection, dag_id, actor="test", grace=timedelta(0))
 
     with writing(installation.engine) as connection:
         assert executions.claim(connection, starts, read_now(connection)) == []

@@ -86,6 +86,25 @@ def waits_for_a_file(ctx: JobContext) -> int:
     return os.getpid()
 
 
+asked = Pipeline("asked", markets=MARKETS)
+
+
+@asked.job(max_retries=2, retry_base="1s", retry_cap="1s")
+def ends_when_asked(ctx: JobContext) -> None:
+    """Runs until it is cancelled; then returns, raises or goes on, as its parameters say."""
+    folder = Path(ctx.parameters["folder"])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (folder / f"started-{ctx.attempt_number}").write_text(str(os.getpid()))
+    while not ctx.cancelled or ctx.parameters["then"] == "goes on":
+        time.sleep(0.02)
+    if ctx.parameters["then"] == "raises":
+        raise RuntimeError("stopped half way")
+
+
+@asked.job(after=[ends_when_asked])
+def after_it(ctx: JobContext) -> None: ...
+
+
 retried = Pipeline("retried", markets=MARKETS)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from sqlalchemy import update
 
-from prometheus.persistence import leases
+from prometheus.persistence import leases, operators
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.leases import Orphan
 from prometheus.persistence.tables import leases as leases_table
@@ -115,7 +115,8 @@ class TestLead:
 class TestWorkers:
     def renew(self, world: World, incarnation: str, *running: str) -> bool:
         with writing(world.engine) as connection:
-            return leases.renew_worker(connection, incarnation, running=running, lease=TWENTY)
+            renewed = leases.renew_worker(connection, incarnation, running=running, lease=TWENTY)
+        return renewed is not None
 
     def test_renewed_worker_keeps_its_lease(self, world: World) -> None:
         worker = world.worker(lease=OVER)
@@ -158,6 +159,29 @@ class TestWorkers:
         assert latest["a"].named_at is not None
         assert latest["b"].named_at is None
         assert latest["c"].named_at is None
+
+    def test_worker_is_told_what_it_names_and_must_not_run_any_more(self, world: World) -> None:
+        dag = world.run(*(job(name) for name in "abcde"))
+        mine, other = world.worker(), world.worker()
+        ids = {name: world.running(dag, name, mine) for name in "abcd"}
+        ids["e"] = world.running(dag, "e", other)
+        long_ago = world.now() - timedelta(seconds=10)
+        # a goes on, b has succeeded, c was given up, d has just ended and is on its way out.
+        world.succeed(ids["b"], mine)
+        world.fail(ids["c"])
+        world.fail(ids["d"])
+        for name in "bc":
+            world.change(ids[name], completed_at=long_ago)
+        assert self.taken(world, mine, *ids.values(), "nobody") == {ids["c"]}
+        with writing(world.engine) as connection:
+            operators.cancel(connection, dag.dag_id, "a", actor="ann", grace=timedelta(0))
+        assert self.taken(world, mine, *ids.values()) == {ids["a"], ids["c"]}
+
+    def taken(self, world: World, incarnation: str, *running: str) -> frozenset[str]:
+        with writing(world.engine) as connection:
+            renewed = leases.renew_worker(connection, incarnation, running=running, lease=TWENTY)
+        assert renewed is not None
+        return renewed.taken
 
 
 class TestOrphans:

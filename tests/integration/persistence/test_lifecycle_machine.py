@@ -168,11 +168,13 @@ class Walk(RuleBasedStateMachine):
         }
         try:
             with writing(self.world.engine) as connection:
-                ended = operators.cancel(connection, self.dag.dag_id, name, actor="op")
+                ended = operators.cancel(
+                    connection, self.dag.dag_id, name, actor="op", grace=timedelta(0)
+                )
         except operators.OperatorError:
             assert not unfinished
         else:
-            assert {execution_id for _, execution_id, _ in ended} == unfinished
+            assert {each.execution_id for each in ended} == unfinished
             self.expected = dict.fromkeys(unfinished, S.CANCELLED)
 
     @rule(name=st.sampled_from([None, "a", "b", "c", "d"]), downstream=st.booleans())

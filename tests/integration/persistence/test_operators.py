@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -19,7 +20,7 @@ from prometheus.persistence.operators import OperatorError
 from prometheus.persistence.runs import UnreadableRunError
 from prometheus.persistence.tables import dag_runs
 from tests.integration.persistence.test_runs import waiting_for_locks
-from tests.integration.persistence.world import World, at_once, job
+from tests.integration.persistence.world import BOOM, HOUR, LOST, MINUTE, World, at_once, job
 from tests.servers import wait_until
 
 S = JobStatus
@@ -39,9 +40,13 @@ def rerun(world: World, dag: DAG) -> list[str]:
         return operators.rerun(connection, dag.dag_id, actor="ann@desk")
 
 
-def cancel(world: World, dag: DAG, job_id: str | None = None) -> list[tuple[str, str, bool]]:
+def cancel(
+    world: World, dag: DAG, job_id: str | None = None, *, grace: timedelta = timedelta(0)
+) -> list[tuple[str, str, bool]]:
+    """Cancel at once, unless there is a grace; return job, execution and whether it was running."""
     with writing(world.engine) as connection:
-        return operators.cancel(connection, dag.dag_id, job_id, actor="ann@desk")
+        cancelled = operators.cancel(connection, dag.dag_id, job_id, actor="ann@desk", grace=grace)
+    return [(each.job_id, each.execution_id, each.was_running) for each in cancelled]
 
 
 @pytest.fixture
@@ -233,6 +238,75 @@ class TestCancel:
         with writing(world.engine) as connection:
             assert executions.fenced(connection, execution_id, worker)
         assert world.rows() == before
+
+    def test_running_job_is_asked_first_and_the_rest_ends_at_once(self, world: World) -> None:
+        dag = world.run(job("a"), job("b", "a"))
+        running = world.running(dag, "a", world.worker())
+        before = world.now()
+        with writing(world.engine) as connection:
+            asked, ended = operators.cancel(connection, dag.dag_id, actor="ann@desk", grace=MINUTE)
+        assert (asked.job_id, asked.was_running, ended.job_id, ended.cancel_at) == (
+            *("a", True, "b"),
+            None,
+        )
+        row = world.row(running)
+        assert (row.status, row.cancel_asked_by, row.completed_at) == ("RUNNING", "ann@desk", None)
+        assert row.cancel_at == asked.cancel_at == row.cancel_asked_at + MINUTE
+        assert row.cancel_asked_at >= before
+        assert world.statuses(dag) == {"a": "RUNNING", "b": "CANCELLED"}
+        assert world.run_status(dag) is RunStatus.OPEN
+        assert world.audited() == [("ann@desk", "cancel", dag.dag_id)]
+
+    def test_asking_again_only_shortens_what_is_left(self, world: World) -> None:
+        dag = world.run()
+        running = world.running(dag, "a", world.worker())
+        cancel(world, dag, grace=MINUTE)
+        first = world.row(running)
+        cancel(world, dag, grace=HOUR)
+        assert world.row(running).cancel_at == first.cancel_at
+        cancel(world, dag, grace=timedelta(seconds=1))
+        last = world.row(running)
+        assert last.cancel_at < first.cancel_at
+        assert last.cancel_asked_at == first.cancel_asked_at
+        cancel(world, dag)
+        assert world.row(running).status == "CANCELLED"
+
+    @pytest.mark.parametrize("end", ["success", "failure", "lost"])
+    def test_job_that_ends_after_it_was_asked_is_cancelled_and_has_no_successor(
+        self, world: World, end: str
+    ) -> None:
+        dag = world.run(job("a", max_retries=5))
+        worker = world.worker()
+        running = world.running(dag, "a", worker)
+        cancel(world, dag, grace=MINUTE)
+        message = "cancelled by ann@desk"
+        if end == "success":
+            assert world.succeed(running, worker, 1) == dag.dag_id
+        else:
+            failure = BOOM if end == "failure" else LOST
+            assert world.fail(running, failure) == executions.Cancelled(dag.dag_id)
+            message += f": {failure.message}"
+        (row,) = world.rows()
+        assert (row.status, row.error_message) == ("CANCELLED", message)
+        assert world.close(dag) is RunStatus.CANCELLED
+
+    def test_job_that_has_not_ended_in_time_is_ended(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"), job("c"))
+        worker = world.worker()
+        ids = {name: world.running(dag, name, worker) for name in "abc"}
+        cancel(world, dag, "a", grace=MINUTE)
+        cancel(world, dag, "b", grace=MINUTE)
+        world.change(ids["a"], cancel_at=world.now())
+        with writing(world.engine) as connection:
+            assert executions.end_cancelled(connection) == [ids["a"]]
+            assert executions.end_cancelled(connection) == []
+        assert world.statuses(dag) == {"a": "CANCELLED", "b": "RUNNING", "c": "RUNNING"}
+        message = "cancelled by ann@desk: it had not ended in time"
+        assert world.row(ids["a"]).error_message == message
+        assert world.succeed(ids["a"], worker) is None
+        with writing(world.engine) as connection:
+            asks = {name: executions.cancel_asked(connection, ids[name], worker) for name in "abc"}
+        assert asks == {"a": True, "b": True, "c": False}
 
     def test_run_that_can_not_be_read_can_be_cancelled_and_nothing_else(self, world: World) -> None:
         dag = world.run(job("a"), job("b", "a"))
