@@ -226,7 +226,7 @@ def test_cancel_ends_what_is_running(
     wait_until(lambda: pid_file.exists() and pid_file.read_text(), timeout=60)
     pid = int(pid_file.read_text())
     ask = ("cancel", "us_eq_slow_2012-11-21", "--as", "ada")
-    run_command(*ask, "--grace", "soon", env=env).refused("'soon' is not a duration")
+    run_command(*ask, "--grace", "soon", env=env).refused("'soon' is not a duration", status=2)
     asked = run_command(*ask, "--grace", "1h", env=env)
     assert asked.status == 0, asked.err
     assert "asked sleep to end; if it has not by 20" in asked.out
