@@ -39,6 +39,7 @@ class Runtime:
     faults: list[str]
     """What is wrong with the pipelines that are left out."""
     app: Celery
+    publisher: Publisher
     scheduler: Scheduler
     attempts: Attempts
     incarnation: Incarnation
@@ -85,12 +86,13 @@ def make_runtime(settings: Settings) -> Runtime:
         raise PipelineError("pipelines", faults)
     app = make_celery(settings)
     incarnation = Incarnation()
+    publisher = Publisher(app)
     attempts = Attempts(
-        engine, max_lost=settings.workers.max_lost, write_for=settings.workers.lease
+        engine, max_lost=settings.workers.max_lost, worker_lease=settings.workers.lease
     )
     scheduler = Scheduler(
         engine,
-        Publisher(app),
+        publisher,
         attempts,
         pipelines,
         markets=frozenset(settings.markets.enabled),
@@ -122,7 +124,9 @@ def make_runtime(settings: Settings) -> Runtime:
             incarnation=incarnation,
         ),
     )
-    return Runtime(settings, engine, pipelines, faults, app, scheduler, attempts, incarnation)
+    return Runtime(
+        settings, engine, pipelines, faults, app, publisher, scheduler, attempts, incarnation
+    )
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -147,6 +151,7 @@ def make_celery(settings: Settings) -> Celery:
         worker_disable_prefetch=True,
         worker_eta_task_limit=1000,
         worker_concurrency=settings.workers.concurrency,
+        worker_soft_shutdown_timeout=(settings.workers.soft_stop or timedelta(0)).total_seconds(),
         worker_hijack_root_logger=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,

@@ -268,6 +268,11 @@ class WorkerSettings(_Section):
         description="How often a job is started again because its worker was lost; not counted "
         "among its retries.",
     )
+    soft_stop: Duration | None = Field(
+        default=None,
+        description="How long a worker that is told to stop at once (SIGQUIT, or a second SIGTERM) "
+        "lets its jobs run on before it hands them back; by default not at all.",
+    )
 
     @model_validator(mode="after")
     def _lease_lasts(self) -> Self:

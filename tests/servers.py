@@ -74,6 +74,14 @@ def wait_until(
         time.sleep(interval)
 
 
+def is_alive(pid: int) -> bool:
+    """Say whether a process still does something; one that waits to be reaped does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def tail(path: Path, lines: int = 60) -> str:
     """Return the last lines of a log, or why there are none."""
     try:

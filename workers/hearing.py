@@ -14,6 +14,7 @@ from celery.worker import state
 
 from prometheus.dispatch.publisher import BrokerUnavailableError, Publisher
 from workers.app import runtime
+from workers.heartbeat import listens
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class Hearing(bootsteps.StartStopStep):
                 log.exception("hearing_failed")
 
     def _look(self) -> None:
-        if state.should_stop is not None or state.should_terminate is not None:
+        stops = state.should_stop is not None or state.should_terminate is not None
+        if stops or not listens.is_set():
             return  # it takes nothing on purpose
         if len(state.reserved_requests) >= self._worker.concurrency:
             self._publisher.note_busy(runtime.incarnation())

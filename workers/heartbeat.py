@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -11,18 +12,24 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
+from billiard import active_children
 from celery import bootsteps
+from celery.apps.worker import install_worker_term_hard_handler
 from celery.concurrency import prefork
+from celery.signals import worker_shutting_down
 from celery.worker import state
 from celery.worker.request import Request
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
+from prometheus.dispatch.attempts import CutOffError, Outage
+from prometheus.dispatch.publisher import BrokerUnavailableError
 from prometheus.dispatch.tasks import JobTask
 from prometheus.errors import PrometheusError
 from prometheus.persistence import leases, migrate
-from prometheus.persistence.engine import writing
+from prometheus.persistence.engine import is_unavailable, writing
 from workers.app import runtime, say_what_will_not_run
 
 log = logging.getLogger(__name__)
@@ -30,10 +37,20 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY = 0.5
 """Wall seconds after which the thread looks whether it should stop."""
 
+_LOOK_AFTER = 2 / 3
+"""Part of the lease after which a worker that could not renew it asks whether others have the
+database; half a lease after its last renewal it certainly could not reach it any more."""
+_STOPS_WITHIN = 10.0
+"""Wall seconds in which the last reports must have been written."""
+
 Report = tuple[JobTask, str, BaseException, str | None]
 
 reports: queue.Queue[Report] = queue.Queue()
 """Failures that only the main process knows of."""
+
+listens = threading.Event()
+"""Set while this worker takes messages; without the database it leaves them to others."""
+listens.set()
 
 # SQLite keeps its locks by process and a forked child inherits them, so the pool may fork a child
 # only while this process has no connection open.
@@ -49,16 +66,19 @@ class Heartbeat(bootsteps.StartStopStep):
     """
     Holds the lease of this worker process.
 
-    It needs only the timer, so that Celery stops it after the pool: a worker that is asked to stop
-    renews its lease until its last job has ended.
+    It ends after the pool: a worker that is asked to stop renews its lease until its last job has
+    ended.
     """
 
     requires = ("celery.worker.components:Timer",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
-        self._thread = threading.Thread(target=self._write, name="heartbeat", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="heartbeat", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="lease-watch", daemon=True)
         self._stopping = threading.Event()
+        self._ended = threading.Event()
+        self._cut_off: set[str] = set()
         self._worker = worker
         if not issubclass(worker.pool_cls, prefork.TaskPool):
             pool = worker.pool_cls.__module__.rpartition(".")[2]
@@ -70,32 +90,71 @@ class Heartbeat(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:  # noqa: ARG002
         """Register the process and begin to renew."""
         say_what_will_not_run()
-        try:
-            with _connected():
-                migrate.check(runtime.engine)
-                self._register()
-        except (PrometheusError, OperationalError) as error:
-            # Celery would go on without this step, and without a lease nothing could start.
-            raise SystemExit(f"prometheus: {error}") from None
-        self._thread.start()
+        self._queues = sorted(str(name) for name in self._worker.app.amqp.queues.consume_from)
+        outage = Outage()
+        while True:
+            try:
+                with _connected():
+                    migrate.check(runtime.engine)
+                    self._register()
+                break
+            except PrometheusError as error:
+                # Celery would go on without this step, and without a lease nothing could start.
+                raise SystemExit(f"prometheus: {error}") from None
+            except DBAPIError as error:
+                if not is_unavailable(error):
+                    raise SystemExit(f"prometheus: {error}") from None
+                state.maybe_shutdown()
+                time.sleep(outage.goes_on(error))
+        outage.is_over()
+        worker_shutting_down.connect(self._stop_cold_next)
+        self._writer.start()
+        self._watcher.start()
 
-    def stop(self, worker: Any) -> None:  # noqa: ARG002
-        """Write what is left, and end the lease."""
+    def stop(self, worker: Any) -> None:
+        """Let the jobs end, write what is left, and end the lease."""
+        # Celery may stop its pool before this step or after it.
+        if worker.pool is not None:
+            worker.pool.stop()
+        self._end()
+
+    def terminate(self, worker: Any) -> None:
+        """End the jobs, hand them back, and end the lease."""
+        if worker.pool is not None:
+            worker.pool.terminate()
+        # What is handed back must not run any more, whatever it does with SIGTERM.
+        for child in active_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
+            child.join()
+        self._end()
+
+    def _end(self) -> None:
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
+        if self._writer.is_alive():
+            self._writer.join(timeout=_STOPS_WITHIN)
+        self._ended.set()
+
+    def _stop_cold_next(self, how: str, **_: Any) -> None:
+        """Let a second SIGTERM end the running jobs, for whom the first one waits."""
+        if how == "Warm":
+            install_worker_term_hard_handler(self._worker, sig="SIGTERM")
 
     def _register(self) -> None:
+        # Another each time: a registration that seemed to fail may have been committed.
+        runtime.incarnation.renew()
+        began = time.monotonic()
         with writing(runtime.engine) as connection:
-            leases.register_worker(
+            renewed_at = leases.register_worker(
                 connection,
                 runtime.incarnation(),
                 worker=self._worker.hostname,
                 host=socket.gethostname(),
                 pid=os.getpid(),
-                queues=sorted(str(name) for name in self._worker.app.amqp.queues.consume_from),
+                queues=self._queues,
                 lease=runtime.settings.workers.lease,
             )
+        self._renewed = renewed_at, began
 
     def _write(self) -> None:
         """
@@ -105,33 +164,44 @@ class Heartbeat(bootsteps.StartStopStep):
         """
         every = runtime.settings.workers.renewal.total_seconds()
         renew_at = time.monotonic() + every
-        while not (self._stopping.is_set() and reports.empty()):
-            try:
-                report = reports.get(timeout=min(_LOOK_EVERY, every))
-            except queue.Empty:
-                report = None
+        report: Report | None = None
+        outage = Outage()
+        while not (self._stopping.is_set() and report is None and reports.empty()):
+            if report is None:
+                with contextlib.suppress(queue.Empty):
+                    report = reports.get(timeout=min(_LOOK_EVERY, every))
             if report is None and time.monotonic() < renew_at:
                 continue
             try:
                 with _connected():
-                    if report is not None:
-                        task, execution_id, error, trace = report
-                        task.failed(execution_id, error, trace)
                     if time.monotonic() >= renew_at:
                         self._renew()
                         renew_at = time.monotonic() + every
-            except OperationalError as error:
-                log.warning("database_unavailable", extra={"error": str(error.orig)})
-            except Exception:  # without this thread the worker would be given up
-                log.exception("heartbeat_failed")
+                        self._listen(True)
+                    if report is not None:
+                        task, execution_id, error, trace = report
+                        task.failed(execution_id, error, trace)
+                        report = None
+                outage.is_over()
+            except Exception as error:  # without this thread the worker would be given up
+                if isinstance(error, DBAPIError) and is_unavailable(error):
+                    if time.monotonic() >= renew_at:
+                        self._listen(False)
+                    time.sleep(outage.goes_on(error))
+                else:
+                    log.exception("heartbeat_failed")
+                    report = None
         try:
-            with _connected(), writing(runtime.engine) as connection:
-                leases.end_worker(connection, runtime.incarnation())
-        except OperationalError as error:
-            log.warning("database_unavailable", extra={"error": str(error.orig)})
+            with _connected():
+                runtime.attempts.hand_back(runtime.incarnation())
+                with writing(runtime.engine) as connection:
+                    leases.end_worker(connection, runtime.incarnation())
+        except DBAPIError as error:
+            log.warning("lease_not_ended", extra={"error": str(error.orig)})
 
     def _renew(self) -> None:
         running = _running()
+        began = time.monotonic()
         with writing(runtime.engine) as connection:
             renewed = leases.renew_worker(
                 connection,
@@ -144,10 +214,66 @@ class Heartbeat(bootsteps.StartStopStep):
             # new work as another.
             log.error("lease_lost", extra={"incarnation": runtime.incarnation()})
             self._kill(running.values())
-            runtime.incarnation.renew()
             self._register()
         else:
+            self._renewed = renewed.at, began
             self._kill(running[execution_id] for execution_id in renewed.taken)
+
+    def _listen(self, wanted: bool) -> None:
+        """
+        Take messages, or leave them to others while nothing could start here.
+
+        The event loop does it; a lost connection to Redis keeps what was said last.
+        """
+        if wanted is listens.is_set() or state.should_stop is not None:
+            return
+        (listens.set if wanted else listens.clear)()
+        consumer = self._worker.consumer
+        turn = consumer.add_task_queue if wanted else consumer.cancel_task_queue
+
+        def turn_all() -> None:
+            for name in self._queues:
+                try:
+                    turn(name)
+                except Exception:  # a channel that is just breaking; the next one begins right
+                    log.warning("queue_not_turned", extra={"queue": name}, exc_info=True)
+
+        consumer.call_soon(turn_all)
+
+    def _watch(self) -> None:
+        """
+        End what runs before the lease does, if others have the database and can rescue it.
+
+        In a thread that needs no database, because a try to reach one may hang for longer.
+        """
+        lease = runtime.settings.workers.lease
+        looks = 0
+        while not self._ended.wait(_LOOK_EVERY):
+            renewed_at, began = self._renewed
+            late = time.monotonic() - began > _LOOK_AFTER * lease.total_seconds()
+            if not late or not _running():
+                looks = 0
+                continue
+            # The second time only: a process that stood still may be about to renew.
+            if _others_go_on(renewed_at + lease / 2, within=lease / 6):
+                looks += 1
+                if looks > 1:
+                    self._end_cut_off(CutOffError(lease))
+            else:
+                looks = 0
+
+    def _end_cut_off(self, error: CutOffError) -> None:
+        ended = [
+            request
+            for request in _running().values()
+            if isinstance(request.task, JobTask) and request.id not in self._cut_off
+        ]
+        self._cut_off |= {request.id for request in ended}
+        if ended:
+            log.error("worker_cut_off", extra={"jobs": len(ended)})
+            self._kill(ended)
+            for request in ended:
+                reports.put((request.task, request.id, error, None))
 
     def _kill(self, requests: Iterable[Request]) -> None:
         """
@@ -169,6 +295,21 @@ def _connected() -> Iterator[None]:
             yield
         finally:
             runtime.engine.dispose()
+
+
+def _others_go_on(since: datetime, within: timedelta) -> bool:
+    """
+    Say whether the database must be taken for alive, though this process can not reach it.
+
+    Args:
+        since: A time of the database's at which this process could not reach it any more.
+        within: About how long the answer may take.
+    """
+    try:
+        mark = runtime.publisher.read_mark(within=within)
+    except BrokerUnavailableError:
+        return True  # nobody knows, and going on could be wrong
+    return mark is None or mark.at > since
 
 
 def _running() -> dict[str, Request]:

@@ -8,15 +8,17 @@ from typing import Any
 from celery import signals
 
 from prometheus import log_lines
-from prometheus.dispatch.tasks import JobTask
+from prometheus.dispatch.tasks import FailureTask, JobTask
 from workers.app import app, runtime
 from workers.hearing import Hearing
 from workers.heartbeat import Heartbeat, reports
+from workers.requests import JobRequest
 
 log = logging.getLogger(__name__)
 
 app.steps["worker"].add(Heartbeat)
 app.steps["worker"].add(Hearing)
+JobTask.Request = FailureTask.Request = JobRequest
 
 _in_child = False
 

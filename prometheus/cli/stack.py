@@ -37,6 +37,7 @@ OLDEST_REDIS = (6, 2)
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 5
 """How long a stop may take before a word about it; a worker without jobs needs three seconds."""
+_HANDS_BACK_WITHIN_SECONDS = 5.0
 _TAIL_LINES = 30
 _LONGEST_SOCKET_PATH = 100
 """The kernel's limit is 108 bytes on Linux and 104 on macOS."""
@@ -368,6 +369,11 @@ class Stack:
                     f"waiting for {child.program.name} to end; Ctrl-C kills it, and what it was "
                     f"doing will be done again"
                 )
+            time.sleep(_POLL_SECONDS)
+        # A second SIGTERM lets a worker hand back what it was doing, which begins again at once.
+        child.terminate()
+        deadline = time.monotonic() + _HANDS_BACK_WITHIN_SECONDS
+        while not child.ended and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         child.finish()
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery.utils.time import get_exponential_backoff_interval
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import (
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    NotSupportedError,
-    ProgrammingError,
-)
+from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.exc import DBAPIError
 
+from prometheus.core.durations import format_duration
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
 from prometheus.persistence import executions
-from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.engine import is_unavailable, reading, writing
 from prometheus.persistence.executions import (
     Cancelled,
     Failed,
@@ -45,8 +42,10 @@ MAX_MESSAGE = 2_000
 """Characters of an error's message that are kept."""
 MAX_TRACEBACK = 20_000
 """Characters of a traceback that are kept; its end says most."""
-RETRY_WRITE_EVERY = 1.0
-"""Wall seconds between two tries to write a result while the database is away."""
+START_WITHIN = 30.0
+"""Wall seconds for which a start is tried again while the database is away."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+"""Wall seconds before the second try of a write, doubled with each further one up to a bound."""
 
 
 class FencedError(PrometheusError):
@@ -60,42 +59,93 @@ class FencedError(PrometheusError):
         )
 
 
+class CutOffError(PrometheusError):
+    """A worker ended a job because it could not renew its lease."""
+
+    def __init__(self, lease: timedelta) -> None:
+        super().__init__(
+            f"worker cut off: it could not renew its lease of {format_duration(lease)} while "
+            f"others had the database, and ended what it was running"
+        )
+
+
+class Outage:
+    """A stretch of time without the database: told once, and tried ever more rarely."""
+
+    def __init__(self) -> None:
+        self._pause = 0.0
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the last try failed."""
+        return self._pause > 0
+
+    def goes_on(self, error: DBAPIError) -> float:
+        """Note a try that failed; return the seconds until the next."""
+        if not self.lasts:
+            log.warning("database_unavailable", extra={"error": str(error.orig)})
+        self._pause = min(2 * self._pause or FIRST_PAUSE, LONGEST_PAUSE)
+        return self._pause
+
+    def is_over(self) -> None:
+        """Note a try that succeeded."""
+        if self.lasts:
+            log.warning("database_back")
+        self._pause = 0.0
+
+
 class Attempts:
     """The changes of state of single attempts, each in a transaction of its own."""
 
-    def __init__(self, engine: Engine, *, max_lost: int, write_for: timedelta) -> None:
+    def __init__(self, engine: Engine, *, max_lost: int, worker_lease: timedelta) -> None:
         """
         Args:
             engine: The database.
             max_lost: How often a job's worker may be lost before the job fails for good.
-            write_for: How long to go on trying to write a result while the database is away:
-                a worker's lease, after which somebody else has decided.
+            worker_lease: How long a worker that says nothing keeps its attempts.
         """
         self._engine = engine
         self._max_lost = max_lost
-        self._write_for = write_for.total_seconds()
+        self._worker_lease = worker_lease
 
     def start(self, execution_id: str, *, worker: str, incarnation: str) -> Started | Refused:
-        """Begin an attempt, at most once; see `prometheus.persistence.executions.start`."""
-        with writing(self._engine) as connection:
+        """
+        Begin an attempt, at most once; see `prometheus.persistence.executions.start`.
+
+        Tried again for a while when the database is away.
+        """
+
+        def write(connection: Connection, again: bool) -> Started | Refused:
             return executions.start(
-                connection, execution_id, worker=worker, incarnation=incarnation
+                connection,
+                execution_id,
+                worker=worker,
+                incarnation=incarnation,
+                pid=os.getpid(),
+                again=again,
             )
+
+        return self._written(write, within=START_WITHIN)
 
     def succeed(self, execution_id: str, *, incarnation: str, result: Any) -> str | None:
         """
-        Report success; tried again while the database is away.
+        Report success; tried again for as long as the database is away.
+
+        What bounds it is the attempt's hard time limit, at which the process is killed.
 
         Returns:
             The dag id; ``None`` when the attempt is no longer this worker's to report.
         """
 
-        def write(connection: Connection) -> str | None:
-            return executions.succeed(
+        def write(connection: Connection, again: bool) -> str | None:
+            dag_id = executions.succeed(
                 connection, execution_id, incarnation=incarnation, result=result
             )
+            if dag_id is None and again:
+                dag_id = executions.succeeded(connection, execution_id, incarnation)
+            return dag_id
 
-        return self._written(write)
+        return self._written(write, within=math.inf)
 
     def fail(
         self,
@@ -105,6 +155,7 @@ class Attempts:
         countdown: int | None = None,
         incarnation: str | None = None,
         guard: Callable[[Connection], None] = lambda _: None,
+        patient: bool = False,
     ) -> FailOutcome:
         """
         Report a failure, and write the next attempt in the same transaction if there is one.
@@ -114,6 +165,7 @@ class Attempts:
             countdown: Delay that Celery drew; drawn here when no code of Celery could.
             incarnation: Only an attempt of this worker; ``None`` for the scheduler.
             guard: Called first in the transaction; what it raises ends it.
+            patient: Try again for as long as the database is away, as `succeed` does.
         """
 
         def draw(bound: int) -> int:
@@ -122,9 +174,9 @@ class Attempts:
             delay: int = get_exponential_backoff_interval(bound, 0, bound, full_jitter=True)
             return delay
 
-        def write(connection: Connection) -> FailOutcome:
+        def write(connection: Connection, again: bool) -> FailOutcome:
             guard(connection)
-            return executions.fail(
+            outcome = executions.fail(
                 connection,
                 execution_id,
                 failure,
@@ -132,8 +184,11 @@ class Attempts:
                 max_lost=self._max_lost,
                 incarnation=incarnation,
             )
+            if again and incarnation is not None and isinstance(outcome, NotOurs):
+                outcome = executions.failed(connection, execution_id, incarnation)
+            return outcome
 
-        outcome = self._written(write)
+        outcome = self._written(write, within=math.inf if patient else 0)
         match outcome:
             case Retried():
                 log.warning(
@@ -168,6 +223,14 @@ class Attempts:
                 log.info("report_came_late", extra={"execution": execution_id})
         return outcome
 
+    def hand_back(self, incarnation: str) -> None:
+        """Give up what a worker that stops has not ended: its next attempts cost nothing."""
+        with reading(self._engine) as connection:
+            left = executions.running_on(connection, incarnation)
+        failure = Failure("handed back: worker stopped", {"type": "stop"}, handed_back=True)
+        for execution_id in left:
+            self.fail(execution_id, failure, incarnation=incarnation)
+
     def cancel_asked(self, execution_id: str, incarnation: str) -> bool:
         """Say whether a running attempt should end; see `executions.cancel_asked`."""
         try:
@@ -177,9 +240,15 @@ class Attempts:
             log.warning("database_unavailable", extra={"error": str(error.orig)})
             return False
 
-    def end_cancelled(self) -> None:
-        """End the attempts that were asked to end and have not done so in time."""
+    def end_cancelled(self, guard: Callable[[Connection], None]) -> None:
+        """
+        End the attempts that were asked to end and have not done so in time.
+
+        Args:
+            guard: Called first in the transaction; what it raises ends it.
+        """
         with writing(self._engine) as connection:
+            guard(connection)
             late = executions.end_cancelled(connection)
         for execution_id in late:
             log.warning("cancelled_by_force", extra={"execution": execution_id})
@@ -199,6 +268,8 @@ class Attempts:
         """
         Open a transaction for a job, which commits only while the attempt is its worker's.
 
+        Opening it waits while the database is away; what fails later is the job's to handle.
+
         Args:
             incarnation: The worker process; ``None`` for an attempt that has ended, whose
                 ``on_failure`` may write all the same.
@@ -206,24 +277,56 @@ class Attempts:
         Raises:
             FencedError: At the end of the block, when it is not; everything is rolled back.
         """
-        with writing(self._engine) as connection:
+        with ExitStack() as stack:
+            connection = self._begin(stack)
             yield connection
             if incarnation is not None and executions.fenced(connection, execution_id, incarnation):
                 raise FencedError(execution_id)
 
-    def _written(self, write: Callable[[Connection], T]) -> T:
-        deadline = time.monotonic() + self._write_for
+    def _begin(self, stack: ExitStack) -> Connection:
+        """Begin a job's transaction; waits while the database is away."""
+        outage = Outage()
+        while True:
+            try:
+                with ExitStack() as begun:
+                    connection = begun.enter_context(writing(self._engine))
+                    if connection.dialect.name == "postgresql":
+                        # A job may think for longer than our own code does, but one that is frozen
+                        # must not hold locks that the attempt after it needs.
+                        lease = f"{self._worker_lease / timedelta(milliseconds=1):.0f}ms"
+                        name = "idle_in_transaction_session_timeout"
+                        connection.execute(select(func.set_config(name, lease, True)))
+                    stack.enter_context(begun.pop_all())
+            except DBAPIError as error:
+                if not is_unavailable(error):
+                    raise
+                time.sleep(outage.goes_on(error))
+            else:
+                outage.is_over()
+                return connection
+
+    def _written(self, write: Callable[[Connection, bool], T], *, within: float) -> T:
+        """
+        Write in a transaction of its own, again and again while the database is away.
+
+        Args:
+            write: Told whether an earlier try may have been committed: when the answer to a COMMIT
+                is lost, nobody knows.
+            within: Wall seconds after which the error is raised.
+        """
+        deadline = time.monotonic() + within
+        outage = Outage()
         while True:
             try:
                 with writing(self._engine) as connection:
-                    return write(connection)
-            except (DataError, IntegrityError, NotSupportedError, ProgrammingError):
-                raise  # the statement's own fault, which no waiting mends
+                    written = write(connection, outage.lasts)
             except DBAPIError as error:
-                if time.monotonic() >= deadline:
+                if not is_unavailable(error) or time.monotonic() >= deadline:
                     raise
-                log.warning("database_unavailable", extra={"error": str(error.orig)})
-                time.sleep(RETRY_WRITE_EVERY)
+                time.sleep(outage.goes_on(error))
+            else:
+                outage.is_over()
+                return written
 
 
 def failure_of(
@@ -248,6 +351,8 @@ def failure_of(
         return Failure(f"timed out after {limit.total_seconds():g} s", details)
     if isinstance(error, TimeLimitExceeded):
         return Failure(f"timed out after {error.args[0]:g} s (hard limit)", details)
+    if isinstance(error, CutOffError):
+        return Failure(str(error), details, lost=True)
     if isinstance(error, WorkerLostError):
         return Failure(f"its process ended: {storable(str(error))}", details)
     whole = str(error)

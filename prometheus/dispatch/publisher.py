@@ -133,14 +133,18 @@ class Publisher:
         with self._redis() as redis:
             redis.set(MARK_KEY, json.dumps(mark), ex=MARK_FOR)
 
-    def read_mark(self) -> Mark | None:
+    def read_mark(self, *, within: timedelta | None = None) -> Mark | None:
         """
         Return the mark that a leader last left; ``None`` if there is none.
+
+        Args:
+            within: About how long it may take, on a connection of its own; by default as long as
+                publishing may.
 
         Raises:
             BrokerUnavailableError: Redis does not answer.
         """
-        with self._redis() as redis:
+        with self._redis() if within is None else self._fresh_redis(within) as redis:
             text = redis.get(MARK_KEY)
         if text is None:
             return None
@@ -214,6 +218,16 @@ class Publisher:
         try:
             with self._app.producer_or_acquire() as producer:
                 yield producer.channel
+        except self._errors as error:
+            raise BrokerUnavailableError(str(error)) from error
+
+    @contextmanager
+    def _fresh_redis(self, within: timedelta) -> Iterator[Any]:
+        half = within.total_seconds() / 2
+        options = {"socket_timeout": half, "socket_connect_timeout": half, "max_retries": 0}
+        try:
+            with self._app.connection_for_read(transport_options=options) as connection:
+                yield connection.default_channel.client
         except self._errors as error:
             raise BrokerUnavailableError(str(error)) from error
 

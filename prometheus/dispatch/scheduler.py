@@ -352,7 +352,7 @@ class Scheduler:
         if self._create_runs:
             self._plan(now)
         self._rescue(now)
-        self._attempts.end_cancelled()
+        self._attempts.end_cancelled(self._hold_lead)
         self._publish_forgotten(now)
         self._refill(now)
         self._reconcile(now)
@@ -502,7 +502,7 @@ class Scheduler:
                 "execution_rescued",
                 extra={"execution": orphan.execution_id, "reason": orphan.message},
             )
-            failure = executions.Failure(orphan.message, {"type": "orphan"}, lost=orphan.lost)
+            failure = executions.Failure(orphan.message, {"type": "orphan"}, lost=True)
             try:
                 self._attempts.fail(orphan.execution_id, failure, guard=self._hold_lead)
             except Exception as error:  # a run that can not be read never delays another's

@@ -185,6 +185,7 @@ class JobTask(Task):
                 failure_of(exc, limit=attempt.job.timeout),
                 countdown=None if countdown is None else int(countdown),
                 incarnation=attempt.incarnation,
+                patient=True,
             )
         del place.running[self.request.id]
         if not isinstance(outcome, Retried):
@@ -224,13 +225,18 @@ class JobTask(Task):
     def failed_here(self, execution_id: str, error: BaseException, trace: str | None) -> None:
         """Report a failure in this process, unless `retry` has."""
         if self.workplace.running.pop(execution_id, None) is not None:
-            self.failed(execution_id, error, trace)
+            self.failed(execution_id, error, trace, patient=True)
 
-    def failed(self, execution_id: str, error: BaseException, trace: str | None) -> None:
+    def failed(
+        self, execution_id: str, error: BaseException, trace: str | None, *, patient: bool = False
+    ) -> None:
         """Report a failure that no retry could."""
         place = self.workplace
         outcome = place.attempts.fail(
-            execution_id, failure_of(error, trace=trace), incarnation=place.incarnation()
+            execution_id,
+            failure_of(error, trace=trace),
+            incarnation=place.incarnation(),
+            patient=patient,
         )
         if isinstance(outcome, (FailedForGood, Cancelled)):
             place.advance_quietly(outcome.dag_id)

@@ -270,7 +270,13 @@ class Refused:
 
 
 def start(
-    connection: Connection, execution_id: str, *, worker: str, incarnation: str
+    connection: Connection,
+    execution_id: str,
+    *,
+    worker: str,
+    incarnation: str,
+    pid: int | None = None,
+    again: bool = False,
 ) -> Started | Refused:
     """
     Turn a QUEUED execution into a RUNNING one, at most once.
@@ -278,6 +284,13 @@ def start(
     Refused unless the run is open, the market time is inside the window (or the run or execution
     is forced) and the worker has not been given up. A window that has closed, and a time-out, make
     the row EXPIRED.
+
+    Args:
+        worker: Node name.
+        incarnation: Worker process.
+        pid: The process of its pool that runs the job.
+        again: Whether the same process has tried before and does not know what became of it: then a
+            start that stands in its name is its own.
     """
     # A lease that has run out does not count until somebody gives the worker up: after an outage of
     # the database every lease has, and each renews within seconds.
@@ -296,6 +309,8 @@ def start(
     ).first()
     if row is None:
         return Refused("there is no such execution")
+    if again and (row.status, row.incarnation, row.pid) == (JobStatus.RUNNING, incarnation, pid):
+        return _started(row, load_dag(connection, row.dag_id, row.definition_hash), incarnation)
     if row.status != JobStatus.QUEUED:
         return Refused(f"it is {row.status}")
     if row.run_status != RunStatus.OPEN:
@@ -332,6 +347,7 @@ def start(
             status=JobStatus.RUNNING,
             worker=worker,
             incarnation=incarnation,
+            pid=pid,
             started_at=database_now(),
             started_market_at=now.market_at,
             hard_limit_at=now.wall_at + timedelta(seconds=row.timeout_seconds) + HARD_LIMIT_GRACE,
@@ -341,9 +357,13 @@ def start(
     ).first()
     if started is None:
         return Refused("another worker was first, or this one has been given up")
+    return _started(row, dag, incarnation)
+
+
+def _started(row: Row[Any], dag: DAG, incarnation: str) -> Started:
     return Started(
         Attempt(
-            execution_id,
+            row.execution_id,
             dag,
             dag.jobs[row.job_id],
             row.attempt_number,
@@ -399,6 +419,17 @@ def succeed(
     ).scalar_one_or_none()
 
 
+def succeeded(connection: Connection, execution_id: str, incarnation: str) -> str | None:
+    """Return the dag id of an attempt that a worker has reported as a success; else ``None``."""
+    return connection.execute(
+        select(_e.dag_id).where(
+            _e.execution_id == execution_id,
+            _e.status == JobStatus.SUCCESS,
+            _e.incarnation == incarnation,
+        )
+    ).scalar_one_or_none()
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an attempt failed, and what that may cost."""
@@ -408,6 +439,13 @@ class Failure:
     """JSON values: at least ``type``; ``traceback`` where there is one."""
     lost: bool = False
     """The worker was lost: its own budget, and no delay."""
+    handed_back: bool = False
+    """The worker was stopped: no budget, and no delay."""
+
+    @property
+    def by_the_job(self) -> bool:
+        """Whether the attempt itself failed, which costs a retry."""
+        return not (self.lost or self.handed_back)
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,7 +500,7 @@ def fail(
     Args:
         failure: What happened.
         draw_delay: Draws the seconds before the next attempt from the bound it is given, which
-            doubles with each retry up to the job's cap. Not asked when the worker was lost.
+            doubles with each retry up to the job's cap. Asked only when the job itself failed.
         max_lost: How often the worker of a job may be lost.
         incarnation: Only an attempt of this worker; ``None`` for the scheduler.
     """
@@ -496,7 +534,7 @@ def fail(
         return Cancelled(row.dag_id)
     dag = load_dag(connection, row.dag_id, row.definition_hash)
     job = dag.jobs[row.job_id]
-    bound = 0 if failure.lost else _retry_bound(job, row.retries)
+    bound = _retry_bound(job, row.retries) if failure.by_the_job else 0
     delay = timedelta(seconds=draw_delay(bound) if bound else 0)
     timeout = None if row.forced else run_timeout(dag, row.run_created_at)
     no_more = _no_more_attempts(row, job, failure, now, delay, max_lost, timeout)
@@ -520,7 +558,7 @@ def fail(
         job,
         status=JobStatus.QUEUED,
         attempt_number=row.attempt_number + 1,
-        retries=row.retries + (0 if failure.lost else 1),
+        retries=row.retries + (1 if failure.by_the_job else 0),
         lost=row.lost + (1 if failure.lost else 0),
         forced=row.forced,
         window_opens_at=row.window_opens_at,
@@ -534,6 +572,48 @@ def fail(
     return Retried(
         row.dag_id, successor["execution_id"], successor["retries"], countdown.total_seconds()
     )
+
+
+def failed(connection: Connection, execution_id: str, incarnation: str) -> FailOutcome:
+    """Return what a failure came to that a worker may have reported before."""
+    successor = job_executions.alias()
+    row = connection.execute(
+        select(
+            _e.dag_id,
+            _e.error_message,
+            database_now().label("now"),
+            successor.c.execution_id,
+            successor.c.retries,
+            successor.c.scheduled_at,
+        )
+        .join_from(
+            job_executions,
+            successor,
+            (successor.c.dag_id == _e.dag_id)
+            & (successor.c.job_id == _e.job_id)
+            & (successor.c.attempt_number == _e.attempt_number + 1),
+            isouter=True,
+        )
+        .where(
+            _e.execution_id == execution_id,
+            _e.status == JobStatus.FAILED,
+            _e.incarnation == incarnation,
+        )
+    ).first()
+    if row is None:
+        return NotOurs()
+    if row.execution_id is None:
+        return FailedForGood(row.dag_id, row.error_message)
+    countdown = max(timedelta(0), row.scheduled_at - row.now)
+    return Retried(row.dag_id, row.execution_id, row.retries, countdown.total_seconds())
+
+
+def running_on(connection: Connection, incarnation: str) -> list[str]:
+    """Return the executions that a worker process has not ended."""
+    mine = select(_e.execution_id).where(
+        _e.status == JobStatus.RUNNING, _e.incarnation == incarnation
+    )
+    return list(connection.execute(mine.order_by(_e.execution_id)).scalars())
 
 
 def cancel_asked(connection: Connection, execution_id: str, incarnation: str) -> bool:
@@ -594,7 +674,7 @@ def _no_more_attempts(
     """Say why there is no further attempt; ``None`` if there is one."""
     if failure.lost and row.lost >= max_lost:
         return f"not tried again: {row.lost + 1} workers were lost with it"
-    if not failure.lost and row.retries >= job.max_retries:
+    if failure.by_the_job and row.retries >= job.max_retries:
         return f"not tried again: attempt {row.attempt_number}, max_retries is {job.max_retries}"
     forced = row.forced or row.run_forced
     if not forced and now.market_at + delay >= row.window_closes_at:

@@ -35,8 +35,9 @@ def register_worker(
     pid: int,
     queues: list[str],
     lease: timedelta,
-) -> None:
-    """Write the row of a worker process that has just started."""
+) -> datetime:
+    """Write the row of a worker process that has just started; return when its lease began."""
+    now = wall_time(connection)
     connection.execute(
         insert(worker_incarnations).values(
             incarnation=incarnation,
@@ -44,9 +45,10 @@ def register_worker(
             host=host,
             pid=pid,
             queues=queues,
-            expires_at=wall_time(connection) + lease,
+            expires_at=now + lease,
         )
     )
+    return now
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,6 @@ class Orphan:
 
     execution_id: str
     message: str
-    lost: bool
-    """Whether its worker was lost, rather than the job ended without a report."""
 
 
 def find_orphans(
@@ -159,16 +159,16 @@ def find_orphans(
     for row in rows:
         if row.worker is None:
             message = "worker lost: there is no record of it"
-            orphans.append(Orphan(row.execution_id, message, lost=True))
+            orphans.append(Orphan(row.execution_id, message))
         elif row.ended_at is not None or row.expires_at <= now:
             seen = f"{row.renewed_at:%Y-%m-%d %H:%M:%S} UTC"
             message = f"worker lost: host {row.host}, pid {row.pid}, last seen {seen}"
-            orphans.append(Orphan(row.execution_id, message, lost=True))
+            orphans.append(Orphan(row.execution_id, message))
         else:
             message = f"ended without a report: {row.worker} does not run it any more"
             if row.previous_renewed_at is None or row.seen_at >= row.previous_renewed_at:
                 message = f"ended without a report by its hard limit on {row.worker}"
-            orphans.append(Orphan(row.execution_id, message, lost=False))
+            orphans.append(Orphan(row.execution_id, message))
     return orphans
 
 

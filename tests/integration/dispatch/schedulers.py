@@ -78,7 +78,7 @@ def take(app: Celery, queue: str = "US_EQ") -> list[Any]:
 
 
 def make_attempts(engine: Engine) -> Attempts:
-    return Attempts(engine, max_lost=3, write_for=LEASE)
+    return Attempts(engine, max_lost=3, worker_lease=LEASE)
 
 
 def make_scheduler(

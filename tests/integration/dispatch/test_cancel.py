@@ -5,14 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 
 from prometheus.persistence import operators
 from prometheus.persistence.engine import writing
 from prometheus.persistence.operators import Cancelled
 from tests.integration.dispatch.conftest import Installation
-from tests.servers import wait_until
+from tests.servers import is_alive, wait_until
 
 CANCELLED = {"ends_when_asked": ["CANCELLED"], "after_it": ["SKIPPED"]}
 
@@ -51,7 +50,7 @@ def test_job_that_ends_when_it_is_asked_is_cancelled_however_it_ends(
 
     assert any_installation.statuses(dag_id) == CANCELLED
     assert any_installation.attempts(dag_id, "ends_when_asked")[0].error_message == message
-    assert psutil.pid_exists(pid), "the worker's process goes on with other work"
+    assert is_alive(pid), "the worker's process goes on with other work"
 
 
 def test_job_that_does_not_end_in_time_is_killed_and_its_worker_goes_on(
@@ -65,7 +64,7 @@ def test_job_that_does_not_end_in_time_is_killed_and_its_worker_goes_on(
 
     (asked,) = cancel(installation, dag_id, timedelta(seconds=2))
     installation.wait_for_run(dag_id, "CANCELLED")
-    wait_until(lambda: not psutil.pid_exists(pid), timeout=30, message="the process is killed")
+    wait_until(lambda: not is_alive(pid), timeout=30, message="the process is killed")
 
     assert installation.statuses(dag_id) == CANCELLED
     (row,) = installation.attempts(dag_id, "ends_when_asked")
@@ -90,6 +89,6 @@ def test_job_that_is_cancelled_without_grace_is_killed_at_once(
     beat.end()  # nobody but the operator and the worker is needed
 
     cancel(installation, dag_id, timedelta(0))
-    wait_until(lambda: not psutil.pid_exists(pid), timeout=30, message="the process is killed")
+    wait_until(lambda: not is_alive(pid), timeout=30, message="the process is killed")
 
     assert installation.statuses(dag_id)["ends_when_asked"] == ["CANCELLED"]

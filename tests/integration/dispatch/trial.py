@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 from celery.exceptions import SoftTimeLimitExceeded
+from sqlalchemy import insert
 
 from prometheus import JobContext, Pipeline
+from prometheus.persistence.tables import audit
 
 MARKETS = ["US_EQ", "EU_EQ", "ASIA_EQ"]
 
@@ -105,13 +107,35 @@ def ends_when_asked(ctx: JobContext) -> None:
 def after_it(ctx: JobContext) -> None: ...
 
 
+writes = Pipeline("writes", markets=MARKETS)
+
+
+@writes.job(max_retries=0)
+def writes_when_told(ctx: JobContext) -> None:
+    """Writes the same row in every attempt, in a transaction that lasts until the file is there."""
+    folder = Path(ctx.parameters["folder"])
+    with ctx.transaction() as connection:
+        connection.execute(
+            insert(audit).values(
+                audit_id=1,
+                actor="job",
+                action="wrote",
+                target=f"attempt {ctx.attempt_number}",
+                details={},
+            )
+        )
+        (folder / f"started-{ctx.attempt_number}").write_text(str(os.getpid()))
+        while not (folder / f"go-{ctx.attempt_number}").exists():
+            time.sleep(0.02)
+
+
 retried = Pipeline("retried", markets=MARKETS)
 
 
 @retried.job(max_retries=1, retry_base="1s", retry_cap="1s")
 def fails_when_told(ctx: JobContext) -> None:
     folder = Path(ctx.parameters["folder"])
-    (folder / f"started-{ctx.attempt_number}").touch()
+    (folder / f"started-{ctx.attempt_number}").write_text(str(os.getpid()))
     while not (folder / f"go-{ctx.attempt_number}").exists():
         time.sleep(0.02)
     if ctx.attempt_number == 1:

@@ -120,7 +120,7 @@ class TestSuccessor:
                     window_closes_at=now + 10 * HOUR,
                 )
             )
-        attempts = Attempts(world.engine, max_lost=3, write_for=timedelta(seconds=5))
+        attempts = Attempts(world.engine, max_lost=3, worker_lease=timedelta(seconds=5))
         for row in world.rows():
             assert isinstance(attempts.fail(row.execution_id, BOOM), Retried)
         delays = [r.retry_delay_seconds for r in world.rows() if r.attempt_number == 2]
@@ -131,7 +131,7 @@ class TestSuccessor:
 
     def test_delay_that_celery_drew_is_kept(self, world: World) -> None:
         dag = world.run()
-        attempts = Attempts(world.engine, max_lost=3, write_for=timedelta(seconds=5))
+        attempts = Attempts(world.engine, max_lost=3, worker_lease=timedelta(seconds=5))
         outcome = attempts.fail(world.running(dag, "a", world.worker()), BOOM, countdown=17)
         assert isinstance(outcome, Retried)
         assert outcome.countdown == 17

@@ -210,7 +210,7 @@ class TestOrphans:
         execution_id = world.running(dag, "a", lost)
         world.running(dag, "b", alive)
         (orphan,) = self.orphans(world, later=TEN)
-        assert (orphan.execution_id, orphan.lost) == (execution_id, True)
+        assert orphan.execution_id == execution_id
         assert orphan.message.startswith("worker lost: host h, pid 1, last seen 2")
         assert self.orphans(world) == []
 
@@ -221,7 +221,7 @@ class TestOrphans:
         with writing(world.engine) as connection:
             leases.end_worker(connection, worker)
         (orphan,) = self.orphans(world)
-        assert (orphan.execution_id, orphan.lost) == (execution_id, True)
+        assert orphan.execution_id == execution_id
 
     def test_what_a_worker_without_a_record_was_running_is_lost(self, world: World) -> None:
         dag = world.run()
@@ -230,7 +230,7 @@ class TestOrphans:
         with writing(world.engine) as connection:
             connection.execute(worker_incarnations.delete())
         assert self.orphans(world) == [
-            Orphan(execution_id, "worker lost: there is no record of it", lost=True)
+            Orphan(execution_id, "worker lost: there is no record of it")
         ]
 
     def test_what_its_worker_does_not_name_in_two_renewals_ended_without_a_report(
@@ -244,7 +244,7 @@ class TestOrphans:
         assert self.orphans(world) == []
         self.renew(world, worker, kept)
         assert self.orphans(world) == [
-            Orphan(dropped, "ended without a report: w@h does not run it any more", lost=False)
+            Orphan(dropped, "ended without a report: w@h does not run it any more")
         ]
 
     def test_renewals_before_its_start_do_not_count(self, world: World) -> None:
@@ -279,9 +279,7 @@ class TestOrphans:
             )
             at_last = leases.find_orphans(connection, end, over_limit_by=minute)
         assert before == []
-        assert at_last == [
-            Orphan(execution_id, "ended without a report by its hard limit on w@h", lost=False)
-        ]
+        assert at_last == [Orphan(execution_id, "ended without a report by its hard limit on w@h")]
 
     def test_finished_and_waiting_executions_are_nobodys_orphans(self, world: World) -> None:
         dag = world.run(job("a"), job("b"), job("c"))

@@ -1,0 +1,165 @@
+"""The database is away: for one worker alone, whose jobs it ends, or for everybody, who waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from prometheus.persistence.engine import reading
+from prometheus.persistence.leases import wall_time
+from tests.integration.dispatch.conftest import Installation
+from tests.servers import Gate, PostgresServer, Process, RedisServer, is_alive, wait_until
+
+LEASE = timedelta(seconds=9)
+SHORT_LEASE = {"PROMETHEUS__WORKERS__LEASE": "9s", "PROMETHEUS__WORKERS__RENEWAL": "1s"}
+
+
+@pytest.fixture
+def gates() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def through(gate: Gate, installation: Installation) -> Installation:
+    """The same installation, whose database is reached through a gate."""
+    name = installation.engine.url.database
+    url = f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{name}"
+    return replace(installation, database_url=url)
+
+
+def to_postgres(server: PostgresServer) -> Path:
+    return server.folder / ".s.PGSQL.5432"
+
+
+def running(folder: Path, attempt: int = 1) -> int:
+    """Wait until an attempt runs; return its process."""
+    file = folder / f"started-{attempt}"
+    wait_until(lambda: file.exists() and file.read_text(), timeout=60, message=f"{attempt} runs")
+    return int(file.read_text())
+
+
+@pytest.mark.parametrize("how", ["shut", "hang"])
+def test_worker_that_alone_is_cut_off_ends_its_job_before_its_lease_ends(
+    installation: Installation,
+    postgres_server: PostgresServer,
+    gates: ExitStack,
+    tmp_path: Path,
+    how: str,
+) -> None:
+    """Nobody else starts it again while it still runs, and it costs no retry."""
+    installation.settings |= SHORT_LEASE
+    gate = gates.enter_context(Gate(to_postgres(postgres_server)))
+    installation.beat()
+    through(gate, installation).worker()
+    dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
+    pid = running(tmp_path)
+    installation.worker()
+
+    getattr(gate, how)()
+    wait_until(lambda: not is_alive(pid), timeout=30, message="the job is ended")
+    with reading(installation.engine) as connection:
+        ended_at = wall_time(connection)
+    name = installation.attempts(dag_id)[0].worker
+    (first,) = (row for row in installation.workers() if row.worker == name)
+    assert ended_at < first.expires_at
+    running(tmp_path, attempt=2)
+    (tmp_path / "go-2").touch()
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    lost, after = installation.attempts(dag_id)
+    assert lost.error_message.startswith("worker lost")
+    assert (lost.status, after.status) == ("FAILED", "SUCCESS")
+    assert (after.lost, after.retries, after.retry_delay_seconds) == (1, 0, 0)
+
+
+def test_worker_that_is_cut_off_from_redis_too_ends_its_job_and_says_why(
+    installation: Installation,
+    postgres_server: PostgresServer,
+    redis_server: RedisServer,
+    gates: ExitStack,
+    tmp_path: Path,
+) -> None:
+    installation.settings |= SHORT_LEASE
+    database = gates.enter_context(Gate(to_postgres(postgres_server)))
+    broker = gates.enter_context(Gate(("127.0.0.1", redis_server.port)))
+    there = through(database, installation)
+    there.redis_url = f"redis://127.0.0.1:{broker.port}/0"
+    there.worker()
+    beat = installation.beat()
+    dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
+    pid = running(tmp_path)
+    beat.end()  # nobody gives the worker up
+
+    database.hang()
+    broker.hang()
+    wait_until(lambda: not is_alive(pid), timeout=30, message="the job is ended")
+    database.open()
+    broker.open()
+    wait_until(lambda: len(installation.attempts(dag_id)) == 2, timeout=60, message="it reports")
+
+    lost, after = installation.attempts(dag_id)
+    assert lost.error_message.startswith("worker cut off: it could not renew its lease of 9s")
+    assert (after.status, after.lost, after.retries) == ("QUEUED", 1, 0)
+
+
+def test_outage_for_everybody_that_outlasts_a_lease_fails_no_job(
+    spare_installation: tuple[Installation, PostgresServer], tmp_path: Path
+) -> None:
+    """One job ends during the outage, and its result is kept; another runs through it."""
+    installation, server = spare_installation
+    installation.settings |= SHORT_LEASE
+    installation.beat()
+    worker = installation.worker()
+    folders = {market: tmp_path / market for market in ("during", "after")}
+    runs = {}
+    for (name, folder), pipeline in zip(folders.items(), ("held", "retried"), strict=True):
+        folder.mkdir()
+        runs[name] = installation.make_run(pipeline, parameters={"folder": str(folder)})
+    for folder in folders.values():
+        wait_until((folder / "started-1").exists, timeout=60, message="both run")
+    installation.engine.dispose()
+
+    server.stop()
+    (folders["during"] / "go-1").touch()
+    outlast(worker, 2 * LEASE)
+    server.start()
+    installation.wait_for_run(runs["during"], "SUCCESS")
+    wait_until(
+        lambda: (
+            installation.workers()[-1].renewed_at > installation.workers()[0].started_at
+            and installation.logged("database_back")
+        ),
+        timeout=30,
+        message="the worker renews",
+    )
+    (folders["after"] / "go-1").touch()
+    wait_until(
+        lambda: installation.attempts(runs["after"])[0].status == "FAILED",
+        timeout=30,
+        message="the other one ends as it was told to",
+    )
+
+    (during,) = installation.attempts(runs["during"])
+    assert during.attempt_number == 1
+    assert installation.attempts(runs["after"])[0].error_message == "RuntimeError: told to fail"
+    assert len(installation.workers()) == 1
+    # Once a stretch, in each process that waits, and not at every try.
+    assert worker.output().count("database_unavailable") <= 3
+    assert not installation.logged("worker_cut_off")
+
+
+def outlast(process: Process, length: timedelta) -> None:
+    """Wait for a length of time, in which the process lives on."""
+    until = time.monotonic() + length.total_seconds()
+    wait_until(
+        lambda: time.monotonic() > until or not process.running,
+        timeout=length.total_seconds() + 30,
+        message="the time passes",
+    )
+    assert process.running

@@ -1,0 +1,99 @@
+"""A worker that stands still, is given up, and comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import select
+
+from prometheus.persistence.engine import reading
+from prometheus.persistence.tables import audit
+from tests.integration.dispatch.conftest import Installation
+from tests.servers import Process, is_alive, wait_until
+
+SHORT_LEASE = {"PROMETHEUS__WORKERS__LEASE": "6s", "PROMETHEUS__WORKERS__RENEWAL": "1s"}
+
+
+def running(folder: Path, attempt: int) -> int:
+    file = folder / f"started-{attempt}"
+    wait_until(lambda: file.exists() and file.read_text(), timeout=90, message=f"{attempt} runs")
+    return int(file.read_text())
+
+
+def send_all(family: list[psutil.Process], number: signal.Signals) -> None:
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def wrote(installation: Installation) -> list[str]:
+    """Return the attempts whose transaction was committed."""
+    with reading(installation.engine) as connection:
+        return list(
+            connection.execute(select(audit.c.target).where(audit.c.action == "wrote")).scalars()
+        )
+
+
+@pytest.mark.parametrize("lease", ["6s", pytest.param("30s", marks=pytest.mark.slow)])
+def test_worker_that_comes_back_can_not_finish_and_holds_nothing_up(
+    installation: Installation, tmp_path: Path, lease: str
+) -> None:
+    """It is frozen inside a transaction, which holds the row that the next attempt writes too."""
+    installation.settings |= {**SHORT_LEASE, "PROMETHEUS__WORKERS__LEASE": lease}
+    installation.beat()
+    frozen = installation.worker(concurrency=1)
+    dag_id = installation.make_run("writes", parameters={"folder": str(tmp_path)})
+    pid = running(tmp_path, 1)
+    family = frozen.family()
+
+    send_all(family, signal.SIGSTOP)
+    installation.worker(concurrency=1)
+    running(tmp_path, 2)  # it has the lock that the frozen attempt had
+    (tmp_path / "go-2").touch()
+    installation.wait_for_run(dag_id, "SUCCESS")
+    (tmp_path / "go-1").touch()
+    send_all(family, signal.SIGCONT)
+    wait_until(lambda: "lease_lost" in frozen.output(), timeout=60, message="it learns of it")
+    wait_until(lambda: not is_alive(pid), timeout=30, message="what it ran is ended")
+
+    lost, after = installation.attempts(dag_id)
+    assert (lost.status, after.status) == ("FAILED", "SUCCESS")
+    assert lost.error_message.startswith("worker lost: host ")
+    assert (after.retries, after.lost) == (0, 1)
+    assert after.started_at - lost.started_at < timedelta(seconds=45)
+    assert wrote(installation) == ["attempt 2"]
+    works_again(installation, frozen)
+
+
+def works_again(installation: Installation, frozen: Process) -> None:
+    """It goes on with new work, under a new name."""
+    wait_until(lambda: len(installation.workers()) == 3, timeout=30, message="it registers anew")
+    assert frozen.running
+
+
+def test_commit_of_an_attempt_that_was_given_up_is_refused(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """Only its main process stood still: the job itself goes on, and commits too late."""
+    installation.settings |= SHORT_LEASE
+    installation.beat()
+    frozen = installation.worker(concurrency=1)
+    dag_id = installation.make_run("writes", parameters={"folder": str(tmp_path)})
+    running(tmp_path, 1)
+
+    frozen.send(signal.SIGSTOP)
+    wait_until(
+        lambda: installation.attempts(dag_id)[0].status == "FAILED", timeout=60, message="given up"
+    )
+    (tmp_path / "go-1").touch()
+    wait_until(lambda: "report_came_late" in frozen.output(), timeout=60, message="it is refused")
+    frozen.send(signal.SIGCONT)
+
+    assert wrote(installation) == []
+    assert installation.attempts(dag_id)[0].error_message.startswith("worker lost")
+    assert installation.attempts(dag_id)[1].lost == 1

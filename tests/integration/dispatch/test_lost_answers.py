@@ -1,0 +1,160 @@
+"""The answer to a COMMIT is lost: what was written is recognised, and costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection, Engine, event
+
+from prometheus.dispatch.attempts import Attempts
+from prometheus.persistence.engine import create_engine
+from prometheus.persistence.executions import (
+    FailedForGood,
+    Failure,
+    Refused,
+    Retried,
+    Started,
+)
+from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.schedulers import (
+    RecordingBroker,
+    make_attempts,
+    make_scheduler,
+    register_worker,
+)
+
+BOOM = Failure("ValueError: boom", {"type": "ValueError"})
+
+
+@contextmanager
+def answer_lost(engine: Engine, *, committed: bool = True) -> Iterator[list[bool]]:
+    """Let the connection break at the next COMMIT, after the server has done it or before."""
+    breaks: list[bool] = []
+
+    def break_off(connection: Connection) -> None:
+        if not breaks:
+            breaks.append(committed)
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            if committed:
+                driver.commit()
+            driver.close()
+
+    event.listen(engine, "commit", break_off)
+    yield breaks
+    event.remove(engine, "commit", break_off)
+    assert breaks
+
+
+@pytest.fixture
+def attempts(installation: Installation) -> Attempts:
+    return make_attempts(installation.engine)
+
+
+def queued(installation: Installation, pipeline: str = "held") -> tuple[str, str]:
+    """Claim the one job of a run; return the run and the execution."""
+    dag_id = installation.make_run(pipeline, parameters={"folder": "unused"})
+    broker = RecordingBroker()
+    make_scheduler(installation.engine, broker).advance(dag_id)
+    (publication,) = broker.published
+    return dag_id, publication.execution_id
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_start_is_its_own_though_the_answer_was_lost(
+    installation: Installation, attempts: Attempts, committed: bool
+) -> None:
+    dag_id, execution_id = queued(installation)
+    incarnation = register_worker(installation.engine)
+    with answer_lost(installation.engine, committed=committed):
+        outcome = attempts.start(execution_id, worker="test", incarnation=incarnation)
+    assert isinstance(outcome, Started)
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["RUNNING"]}
+
+
+def test_second_message_in_the_same_process_is_no_start_of_its_own(
+    installation: Installation, attempts: Attempts
+) -> None:
+    _, execution_id = queued(installation)
+    incarnation = register_worker(installation.engine)
+    assert isinstance(attempts.start(execution_id, worker="test", incarnation=incarnation), Started)
+    assert isinstance(attempts.start(execution_id, worker="test", incarnation=incarnation), Refused)
+
+
+def test_start_by_another_process_of_the_pool_is_not_taken_for_its_own(
+    installation: Installation, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two messages for one attempt in one worker: the other child was first, in between."""
+    _, execution_id = queued(installation)
+    incarnation = register_worker(installation.engine)
+    other = create_engine(installation.database_url)
+    outcomes: list[Started | Refused] = []
+
+    def other_child(connection: Connection) -> None:
+        if outcomes:
+            return
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.close()
+        with monkeypatch.context() as patch:
+            patch.setattr("prometheus.dispatch.attempts.os.getpid", lambda: 1)
+            outcomes.append(
+                make_attempts(other).start(execution_id, worker="test", incarnation=incarnation)
+            )
+
+    event.listen(installation.engine, "commit", other_child)
+    mine = attempts.start(execution_id, worker="test", incarnation=incarnation)
+    event.remove(installation.engine, "commit", other_child)
+    other.dispose()
+    assert isinstance(outcomes[0], Started)
+    assert mine == Refused("it is RUNNING")
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_success_counts_once_though_the_answer_was_lost(
+    installation: Installation, attempts: Attempts, committed: bool
+) -> None:
+    dag_id, execution_id = queued(installation)
+    incarnation = register_worker(installation.engine)
+    attempts.start(execution_id, worker="test", incarnation=incarnation)
+    with answer_lost(installation.engine, committed=committed):
+        assert attempts.succeed(execution_id, incarnation=incarnation, result=1) == dag_id
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
+    assert attempts.succeed(execution_id, incarnation=incarnation, result=1) is None
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_failure_has_one_successor_though_the_answer_was_lost(
+    installation: Installation, attempts: Attempts, committed: bool
+) -> None:
+    dag_id, execution_id = queued(installation, "flaky")
+    incarnation = register_worker(installation.engine)
+    attempts.start(execution_id, worker="test", incarnation=incarnation)
+    with answer_lost(installation.engine, committed=committed):
+        outcome = attempts.fail(
+            execution_id, BOOM, countdown=60, incarnation=incarnation, patient=True
+        )
+    failed, successor = installation.attempts(dag_id)
+    assert isinstance(outcome, Retried)
+    assert (outcome.dag_id, outcome.successor_id, outcome.retries) == (
+        *(dag_id, successor.execution_id),
+        1,
+    )
+    assert timedelta(seconds=50) < timedelta(seconds=outcome.countdown) <= timedelta(minutes=1)
+    assert (failed.status, successor.status) == ("FAILED", "QUEUED")
+
+
+def test_final_failure_is_final_though_the_answer_was_lost(
+    installation: Installation, attempts: Attempts
+) -> None:
+    dag_id, execution_id = queued(installation)
+    incarnation = register_worker(installation.engine)
+    attempts.start(execution_id, worker="test", incarnation=incarnation)
+    with answer_lost(installation.engine):
+        outcome = attempts.fail(execution_id, BOOM, incarnation=incarnation, patient=True)
+    assert isinstance(outcome, FailedForGood)
+    assert outcome.message.startswith("ValueError: boom (not tried again")
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["FAILED"]}

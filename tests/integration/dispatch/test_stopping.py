@@ -1,0 +1,154 @@
+"""Workers that are told to stop: they finish what they do, or hand it back at no cost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.test_cancel import CANCELLED, cancel
+from tests.servers import Process, is_alive, wait_until
+
+SHORT_LEASE = {"PROMETHEUS__WORKERS__LEASE": "6s", "PROMETHEUS__WORKERS__RENEWAL": "1s"}
+
+
+def start(installation: Installation, folder: Path, pipeline: str = "held") -> tuple[str, int]:
+    """Start a job that waits for a file; return its run and its process."""
+    parameters = {"folder": str(folder), "then": "goes on"}
+    dag_id = installation.make_run(pipeline, parameters=parameters)
+    return dag_id, running(folder, 1)
+
+
+def running(folder: Path, attempt: int) -> int:
+    file = folder / f"started-{attempt}"
+    wait_until(lambda: file.exists() and file.read_text(), timeout=60, message=f"{attempt} runs")
+    return int(file.read_text())
+
+
+def test_warm_stop_lets_jobs_end_and_keeps_the_lease_meanwhile(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.settings |= SHORT_LEASE
+    installation.beat()
+    worker = installation.worker()
+    dag_id, _ = start(installation, tmp_path)
+
+    worker.send(signal.SIGTERM)
+    worker.wait_for("Warm shutdown")
+    (stopping,) = installation.workers()
+    wait_until(
+        lambda: installation.workers()[0].renewed_at - stopping.renewed_at > timedelta(seconds=12),
+        timeout=60,
+        message="for two leases it is renewed",
+    )
+    (tmp_path / "go-1").touch()
+    assert worker.wait(60) == 0
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
+    assert installation.workers()[0].ended_at is not None
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]])
+@pytest.mark.parametrize("pipeline", ["held", "asked"])
+def test_cold_stop_hands_jobs_back_at_no_cost(
+    installation: Installation, tmp_path: Path, signals: list[signal.Signals], pipeline: str
+) -> None:
+    """Also one that ignores SIGTERM; they start elsewhere within seconds, not after a lease."""
+    installation.beat()
+    worker = installation.worker()
+    dag_id, pid = start(installation, tmp_path, pipeline)
+    installation.worker()
+
+    stop(worker, signals)
+    worker.wait(30)
+    assert not is_alive(pid)
+    running(tmp_path, 2)
+
+    job_id = "waits_for_a_file" if pipeline == "held" else "ends_when_asked"
+    first, second = installation.attempts(dag_id, job_id)
+    assert (first.status, first.error_message) == ("FAILED", "handed back: worker stopped")
+    assert (second.status, second.retries, second.lost) == ("RUNNING", 0, 0)
+    assert second.started_at - first.completed_at < timedelta(seconds=10)
+    assert not installation.logged("execution_rescued")
+
+
+def stop(worker: Process, signals: list[signal.Signals]) -> None:
+    for number, each in enumerate(signals):
+        worker.send(each)
+        if number + 1 < len(signals):
+            worker.wait_for("Warm shutdown")
+
+
+def test_soft_stop_gives_jobs_time_and_hands_the_rest_back(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.settings["PROMETHEUS__WORKERS__SOFT_STOP"] = "10s"
+    installation.beat()
+    worker = installation.worker()
+    quick, slow = tmp_path / "quick", tmp_path / "slow"
+    for folder in (quick, slow):
+        folder.mkdir()
+    ends, _ = start(installation, quick, "retried")
+    stays, _ = start(installation, slow)
+
+    worker.send(signal.SIGQUIT)
+    worker.wait_for("Initiating Soft Shutdown")
+    assert is_alive(worker.pid)
+    (quick / "go-1").touch()
+    worker.wait(60)
+
+    failed = installation.attempts(ends)[0]
+    assert failed.error_message == "RuntimeError: told to fail"
+    assert installation.attempts(stays)[0].error_message == "handed back: worker stopped"
+    assert installation.statuses(stays) == {"waits_for_a_file": ["FAILED", "QUEUED"]}
+
+
+def test_job_that_was_asked_to_end_is_not_handed_back(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.beat()
+    worker = installation.worker()
+    dag_id, _ = start(installation, tmp_path, "asked")
+
+    cancel(installation, dag_id, timedelta(hours=1))
+    worker.send(signal.SIGQUIT)
+    worker.wait(30)
+    installation.wait_for_run(dag_id, "CANCELLED")
+
+    assert installation.statuses(dag_id) == CANCELLED
+
+
+def test_message_that_a_stopping_worker_holds_is_not_lost(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.beat()
+    worker = installation.worker(concurrency=1)
+    dag_id, _ = start(installation, tmp_path)
+    waiting = installation.make_run("joined")
+    wait_until(
+        lambda: installation.attempts(waiting, "left")[0].published_at,
+        timeout=30,
+        message="its messages are sent",
+    )
+
+    worker.send(signal.SIGQUIT)
+    worker.wait(30)
+    installation.worker()
+
+    installation.wait_for_run(waiting, "SUCCESS", timeout=120)
+    (tmp_path / "go-2").touch()
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+
+def test_no_process_is_left_after_a_stop(installation: Installation, tmp_path: Path) -> None:
+    worker = installation.worker()
+    installation.beat()
+    _, pid = start(installation, tmp_path, "asked")
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait(30)
+    wait_until(lambda: not is_alive(pid), timeout=10, message="its child dies with it")
