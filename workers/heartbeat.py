@@ -225,10 +225,10 @@ class Heartbeat(bootsteps.StartStopStep):
 
         The event loop does it; a lost connection to Redis keeps what was said last.
         """
-        if wanted is listens.is_set() or state.should_stop is not None:
+        consumer = getattr(self._worker, "consumer", None)  # made after this thread has begun
+        if wanted is listens.is_set() or consumer is None or state.should_stop is not None:
             return
         (listens.set if wanted else listens.clear)()
-        consumer = self._worker.consumer
         turn = consumer.add_task_queue if wanted else consumer.cancel_task_queue
 
         def turn_all() -> None:

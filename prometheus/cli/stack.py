@@ -37,7 +37,6 @@ OLDEST_REDIS = (6, 2)
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 5
 """How long a stop may take before a word about it; a worker without jobs needs three seconds."""
-_HANDS_BACK_WITHIN_SECONDS = 5.0
 _TAIL_LINES = 30
 _LONGEST_SOCKET_PATH = 100
 """The kernel's limit is 108 bytes on Linux and 104 on macOS."""
@@ -123,6 +122,8 @@ class Program:
     ready_within: timedelta = timedelta(seconds=60)
     stop_within: timedelta = timedelta(seconds=30)
     """After SIGTERM; then the process is killed, with everything in its process group."""
+    hands_back_within: timedelta = timedelta(0)
+    """After a second SIGTERM, before it is killed: to give up in order what it was doing."""
 
 
 def beat_program(ready: Callable[[], bool] | None = None) -> Program:
@@ -149,8 +150,8 @@ def worker_program(
         queues: The markets it serves.
         concurrency: Jobs at once, each in a process of its own.
         ready: See `Program`.
-        stop_within: How long running jobs may take to end; what is killed then runs again later,
-            as a new attempt.
+        stop_within: How long running jobs may take to end; what has not is handed back, and runs
+            again as a new attempt.
     """
     arguments = ["--queues", ",".join(queues), "--concurrency", str(concurrency)]
     # Both are for many workers that watch each other; the database does that here.
@@ -160,6 +161,7 @@ def worker_program(
         [sys.executable, "-m", "celery", "-A", "workers", "worker", *arguments],
         ready=ready,
         stop_within=stop_within,
+        hands_back_within=timedelta(seconds=5),
     )
 
 
@@ -370,11 +372,11 @@ class Stack:
                     f"doing will be done again"
                 )
             time.sleep(_POLL_SECONDS)
-        # A second SIGTERM lets a worker hand back what it was doing, which begins again at once.
-        child.terminate()
-        deadline = time.monotonic() + _HANDS_BACK_WITHIN_SECONDS
-        while not child.ended and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
+        if child.program.hands_back_within > timedelta(0):
+            child.terminate()
+            deadline = time.monotonic() + child.program.hands_back_within.total_seconds()
+            while not child.ended and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
         child.finish()
 
     def _tell(self, sentence: str) -> None:

@@ -301,3 +301,29 @@ def _statuses(folder: Path) -> list[tuple[str, int]]:
 def _status_with_worker(run_command: RunCommand, folder: Path) -> Any:
     found = run_command("status", "--folder", folder, "--json").document
     return found if found["workers"] and found["scheduler"] else None
+
+
+@pytest.mark.slow
+def test_second_ctrl_c_hands_back_what_runs(
+    run_command: RunCommand, start_command: StartCommand, home: Path
+) -> None:
+    """The next stack begins it at once, at no cost, instead of after the lost worker's lease."""
+    (home / "slow.py").write_text(SLOW)
+    pid_file = home / "pid"
+    env = {"PROMETHEUS__PIPELINES__MODULES": "slow.py", "PID_FILE": str(pid_file)}
+    run = start_command("run", "US_EQ", "--date", "2012-11-21", "--pipeline", "slow", env=env)
+    wait_until(lambda: pid_file.exists() and pid_file.read_text(), timeout=60)
+    pid = int(pid_file.read_text())
+    family = run.family()
+
+    run.send(signal.SIGINT)
+    run.wait_for("waiting for worker to end")
+    run.send(signal.SIGINT)
+    run.wait(30)
+    wait_until(lambda: not any(each.is_running() for each in family), message="all have ended")
+    assert not psutil.pid_exists(pid)
+
+    found = run_command("status", "us_eq_slow_2012-11-21", "--json", env=env).document
+    (sleeps,) = (job for job in found["jobs"] if job["job"] == "sleep")
+    assert [each["status"] for each in sleeps["attempts"]] == ["FAILED", "QUEUED"]
+    assert sleeps["attempts"][0]["error"] == "handed back: worker stopped"
