@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from prometheus.persistence.engine import reading
+from prometheus.persistence.engine import PATIENCE_SECONDS, reading
 from prometheus.persistence.tables import audit
 from tests.integration.dispatch.conftest import Installation
 from tests.servers import Process, is_alive, wait_until
@@ -97,3 +98,20 @@ def test_commit_of_an_attempt_that_was_given_up_is_refused(
     assert wrote(installation) == []
     assert installation.attempts(dag_id)[0].error_message.startswith("worker lost")
     assert installation.attempts(dag_id)[1].lost == 1
+
+
+def test_job_may_think_in_its_transaction_for_longer_than_our_own_code(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.beat()
+    installation.worker(concurrency=1)
+    dag_id = installation.make_run("writes", parameters={"folder": str(tmp_path)})
+    running(tmp_path, 1)
+
+    idle = PATIENCE_SECONDS + 2
+    until = time.monotonic() + idle
+    wait_until(lambda: time.monotonic() > until, timeout=idle + 30, message="it thinks")
+    (tmp_path / "go-1").touch()
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    assert wrote(installation) == ["attempt 1"]

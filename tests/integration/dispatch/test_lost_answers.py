@@ -1,7 +1,8 @@
-"""The answer to a COMMIT is lost: what was written is recognised, and costs nothing."""
+"""The database is away for a moment, or its answer to a COMMIT is lost: it costs nothing."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +26,7 @@ from tests.integration.dispatch.schedulers import (
     make_scheduler,
     register_worker,
 )
+from tests.servers import Gate, PostgresServer
 
 BOOM = Failure("ValueError: boom", {"type": "ValueError"})
 
@@ -158,3 +160,46 @@ def test_final_failure_is_final_though_the_answer_was_lost(
     assert isinstance(outcome, FailedForGood)
     assert outcome.message.startswith("ValueError: boom (not tried again")
     assert installation.statuses(dag_id) == {"waits_for_a_file": ["FAILED"]}
+
+
+@pytest.fixture
+def gate(postgres_server: PostgresServer) -> Iterator[Gate]:
+    with Gate(postgres_server.folder / ".s.PGSQL.5432") as gate:
+        yield gate
+
+
+@contextmanager
+def shut_for_a_while(gate: Gate) -> Iterator[None]:
+    gate.shut()
+    opening = threading.Timer(2, gate.open)
+    opening.start()
+    yield
+    opening.join()
+
+
+def test_start_result_and_job_wait_for_the_database_and_say_so_once(
+    installation: Installation, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    dag_id, execution_id = queued(installation)
+    incarnation = register_worker(installation.engine)
+    name = installation.engine.url.database
+    engine = create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{name}")
+    attempts = make_attempts(engine)
+
+    with shut_for_a_while(gate):
+        outcome = attempts.start(execution_id, worker="test", incarnation=incarnation)
+    assert isinstance(outcome, Started)
+    with shut_for_a_while(gate), attempts.transaction(execution_id, incarnation) as connection:
+        connection.exec_driver_sql("UPDATE market_clock SET speed = 2")
+    with shut_for_a_while(gate):
+        assert not attempts.cancel_asked(execution_id, incarnation)
+        assert attempts.succeed(execution_id, incarnation=incarnation, result=1) == dag_id
+    engine.dispose()
+
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
+    said = [record.message for record in caplog.records if record.message.startswith("database_")]
+    assert said == [
+        *("database_unavailable", "database_back"),
+        *("database_unavailable", "database_back"),
+        *("database_unavailable", "database_unavailable", "database_back"),
+    ]
