@@ -24,6 +24,7 @@ from prometheus.dispatch.publisher import BrokerUnavailableError, Mark, failure_
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, dag_id_for
 from prometheus.orchestration.decisions import (
+    Cancel,
     Decision,
     Expire,
     Hold,
@@ -43,6 +44,7 @@ from prometheus.persistence import clock, executions, leases, runs
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.engine import is_unavailable, reading, writing
 from prometheus.persistence.executions import Publication
+from prometheus.persistence.operators import CANCEL_GRACE
 
 log = logging.getLogger(__name__)
 
@@ -250,6 +252,7 @@ class Scheduler:
     def _apply(self, states: list[RunState], decisions: Sequence[Decision]) -> list[Publication]:
         skipped: dict[str, str] = {}
         expired: dict[str, Expire] = {}
+        overdue: dict[str, Cancel] = {}
         starts: list[Start] = []
         ended: dict[str, set[str]] = defaultdict(set)
         for decision in decisions:
@@ -262,6 +265,8 @@ class Scheduler:
                 case Expire():
                     expired[decision.execution_id] = decision
                     ended[decision.dag_id].add(decision.job.job_id)
+                case Cancel():
+                    overdue[decision.execution_id] = decision
                 case Hold():
                     pass
         over = [
@@ -272,7 +277,7 @@ class Scheduler:
                 for job_id, job in state.jobs.items()
             )
         ]
-        if not (starts or skipped or expired or over):
+        if not (starts or skipped or expired or overdue or over):
             return []
         closed: dict[str, str] = {}
         with self._writing() as connection:
@@ -283,6 +288,11 @@ class Scheduler:
                 {execution_id: each.reason for execution_id, each in expired.items()},
                 JobStatus.EXPIRED,
             )
+            asked = executions.ask_to_end(
+                connection,
+                {execution_id: each.by for execution_id, each in overdue.items()},
+                grace=CANCEL_GRACE,
+            )
             claimed = executions.claim(connection, starts, read_now(connection)) if starts else []
             for dag_id in sorted(over):
                 status = runs.close_run(connection, dag_id)
@@ -292,6 +302,10 @@ class Scheduler:
             each = expired[execution_id]
             facts = {"dag": each.dag_id, "job": each.job.job_id, "reason": each.reason}
             log.warning("job_expired", extra=facts)
+        for execution_id in asked:
+            late_job = overdue[execution_id]
+            facts = {"dag": late_job.dag_id, "job": late_job.job.job_id, "by": late_job.by}
+            log.warning("job_asked_to_end", extra=facts)
         for dag_id, result in closed.items():
             log.info("run_closed", extra={"dag": dag_id, "status": result})
         return claimed

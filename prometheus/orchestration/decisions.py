@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 
+from prometheus.core.durations import format_duration
 from prometheus.errors import UnknownMarketError
 from prometheus.orchestration.dag import DAG, JobMetadata, start_order
-from prometheus.orchestration.lifecycle import BLOCKING, JobStatus
-from prometheus.orchestration.timeouts import Timeout, start_timeout
+from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus
+from prometheus.orchestration.timeouts import Timeout, run_timeout, start_timeout
 from prometheus.orchestration.windows import SessionBounds, Window
 
 
@@ -28,6 +29,8 @@ class JobState:
     """An operator started it: its window does not count."""
     scheduled_at: datetime | None = None
     """Since when, or from when on, a worker may start it, in wall time."""
+    cancel_asked: bool = False
+    """It runs, and has been asked to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,18 @@ class Expire:
     reason: str
 
 
-Decision = Start | Hold | Skip | Expire
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The job runs and its run has had its time: ask it to end."""
+
+    dag_id: str
+    job: JobMetadata
+    execution_id: str
+    by: str
+    """What asks, as an operator's name stands elsewhere."""
+
+
+Decision = Start | Hold | Skip | Expire | Cancel
 
 
 def decide(snapshot: Snapshot, now: datetime) -> tuple[Decision, ...]:
@@ -124,8 +138,9 @@ def decide(snapshot: Snapshot, now: datetime) -> tuple[Decision, ...]:
 
     Returns:
         At most one decision for each job that is PENDING, and an `Expire` for each that is QUEUED
-        past its window or for too long. Upstream before downstream within a run, except that the
-        starts of all runs come first, by priority and id. The order of the snapshot's rows is
+        past its window or for too long, and a `Cancel` for each that is RUNNING and was not asked
+        to end when its run has had its time. Upstream before downstream within a run, except that
+        the starts of all runs come first, by priority and id. The order of the snapshot's rows is
         irrelevant.
 
     Raises:
@@ -158,6 +173,12 @@ def _decide_run(
     status = {job_id: state.status for job_id, state in run.jobs.items()}
     for job_id in run.dag.topological_order():
         job, state = run.dag.jobs[job_id], run.jobs[job_id]
+        timeout = _timeout(run, job)
+        if timeout is not None and (wall_at is None or wall_at < timeout.at):
+            timeout = None  # it has not come
+        if state.status is JobStatus.RUNNING and timeout is not None:
+            by = f"its run_timeout, {format_duration(timeout.allowed)}"
+            decisions.append(Cancel(dag_id, job, state.execution_id, by))
         if state.status not in (JobStatus.PENDING, JobStatus.QUEUED):
             continue
         window = bounds.window(job)
@@ -167,8 +188,7 @@ def _decide_run(
             decisions.append(Expire(dag_id, job, state.execution_id, reason))
             status[job_id] = JobStatus.EXPIRED
             continue
-        timeout = _timeout(run, job)
-        if wall_at is not None and timeout is not None and wall_at >= timeout.at:
+        if timeout is not None:
             decisions.append(Expire(dag_id, job, state.execution_id, timeout.reason))
             status[job_id] = JobStatus.EXPIRED
             continue
@@ -190,6 +210,9 @@ def _decide_run(
 
 def _timeout(run: RunState, job: JobMetadata) -> Timeout | None:
     state = run.jobs[job.job_id]
+    if state.status is JobStatus.RUNNING:
+        asked = state.forced or state.cancel_asked
+        return None if asked else run_timeout(run.dag, run.created_at)
     return start_timeout(
         run.dag,
         job,
@@ -247,13 +270,13 @@ def next_timeout(snapshot: Snapshot) -> datetime | None:
 
     Returns:
         The first end, after the snapshot's wall time, of what an unfinished job of these runs may
-        wait; ``None`` if there is none.
+        wait or its run may take; ``None`` if there is none.
     """
     ends = [
         timeout.at
         for run in snapshot.runs
         for job_id, state in run.jobs.items()
-        if state.status in (JobStatus.PENDING, JobStatus.QUEUED)
+        if state.status not in FINAL
         and (timeout := _timeout(run, run.dag.jobs[job_id])) is not None
     ]
     wall_at = snapshot.wall_at

@@ -7,7 +7,7 @@ An expected loss (somebody else was first) is a return value, never an exception
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -625,6 +625,37 @@ def cancel_asked(connection: Connection, execution_id: str, incarnation: str) ->
         ~_asked,
     )
     return connection.execute(goes_on).first() is None
+
+
+def ask_to_end(
+    connection: Connection, asked_by: Mapping[str, str], *, grace: timedelta
+) -> list[str]:
+    """
+    Ask RUNNING executions to end, as an operator does, unless somebody has.
+
+    Args:
+        asked_by: Execution id -> who or what asks.
+        grace: How long they may take to end.
+
+    Returns:
+        The ids of those that this call asked.
+    """
+    lock_in_order(connection, asked_by)
+    now = read_now(connection).wall_at
+    asked: list[str] = []
+    for execution_id, by in sorted(asked_by.items()):
+        asked += connection.execute(
+            update(job_executions)
+            .where(_e.execution_id == execution_id, _e.status == JobStatus.RUNNING, ~_asked)
+            .values(
+                cancel_asked_at=now,
+                cancel_asked_by=by,
+                cancel_at=now + grace,
+                updated_at=database_now(),
+            )
+            .returning(_e.execution_id)
+        ).scalars()
+    return asked
 
 
 def end_cancelled(connection: Connection) -> list[str]:

@@ -250,6 +250,7 @@ def read_open_runs(
             job_executions.c.status,
             job_executions.c.forced,
             job_executions.c.scheduled_at,
+            job_executions.c.cancel_asked_at,
         )
         .join_from(job_executions, dag_runs)
         .where(dag_runs.c.status == RunStatus.OPEN)
@@ -265,7 +266,11 @@ def read_open_runs(
     jobs: dict[str, dict[str, JobState]] = defaultdict(dict)
     for row in connection.execute(executions):  # in order of attempts: the latest one stays
         jobs[row.dag_id][row.job_id] = JobState(
-            row.execution_id, JobStatus(row.status), row.forced, row.scheduled_at
+            row.execution_id,
+            JobStatus(row.status),
+            row.forced,
+            row.scheduled_at,
+            cancel_asked=row.cancel_asked_at is not None,
         )
     before = {
         dag_id: previous

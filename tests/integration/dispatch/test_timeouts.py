@@ -36,6 +36,22 @@ def test_job_that_no_worker_takes_expires_and_on_failure_is_called(
     assert told.read_text() == f"waits_two_seconds 1 {reason}\n"
 
 
+def test_job_that_runs_when_its_run_has_had_its_time_is_asked_to_end(
+    installation: Installation, tmp_path: Path
+) -> None:
+    beat = installation.beat()
+    installation.worker()
+    wait_until(installation.workers, timeout=60, message="the worker registers")
+    dag_id = installation.make_run("overdue", parameters={"folder": str(tmp_path)})
+
+    installation.wait_for_run(dag_id, "CANCELLED")
+
+    (row,) = installation.attempts(dag_id)
+    assert (row.status, row.error_message) == ("CANCELLED", "cancelled by its run_timeout, 15s")
+    assert (tmp_path / "asked").exists()
+    assert beat.output().count("job_asked_to_end") == 1
+
+
 def test_run_that_takes_too_long_ends(installation: Installation) -> None:
     dag_id = installation.make_run("hurried")
     scheduler = make_scheduler(installation.engine, RecordingBroker())

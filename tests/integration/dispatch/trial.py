@@ -226,6 +226,16 @@ hurried = Pipeline("hurried", markets=MARKETS, run_timeout="3s")
 def does_nothing(ctx: JobContext) -> None: ...
 
 
+overdue = Pipeline("overdue", markets=MARKETS, run_timeout="15s")
+
+
+@overdue.job()
+def works_until_it_is_asked(ctx: JobContext) -> None:
+    while not ctx.cancelled:
+        time.sleep(0.1)
+    (Path(ctx.parameters["folder"]) / "asked").touch()
+
+
 unprintable = Pipeline("unprintable", markets=MARKETS)
 
 

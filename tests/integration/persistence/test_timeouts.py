@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from prometheus.orchestration.decisions import RunState
-from prometheus.persistence import runs
-from prometheus.persistence.engine import reading
+from prometheus.persistence import executions, runs
+from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.executions import FailedForGood, Refused, Retried, Started
 from tests.integration.persistence.world import HOUR, MINUTE, World, job
 
@@ -78,6 +78,25 @@ class TestRetry:
         world.change(execution_id, forced=True)
         world.made(dag, ago=2 * HOUR)
         assert isinstance(world.fail(execution_id), Retried)
+
+
+def test_only_what_runs_is_asked_to_end_and_only_once(world: World) -> None:
+    dag = world.run(job("a"), job("b"))
+    worker = world.worker()
+    execution_id = world.running(dag, "a", worker)
+    asked_by = dict.fromkeys(world.ids(dag).values(), "its run_timeout, 4h")
+    for expected in ([execution_id], []):
+        with writing(world.engine) as connection:
+            asked = executions.ask_to_end(connection, asked_by, grace=HOUR)
+        assert asked == expected
+    row = world.row(execution_id)
+    assert (row.status, row.cancel_asked_by) == ("RUNNING", "its run_timeout, 4h")
+    assert row.cancel_at == row.cancel_asked_at + HOUR
+    assert world.latest(dag)["b"].cancel_asked_at is None
+
+    world.succeed(execution_id, worker)
+    row = world.row(execution_id)
+    assert (row.status, row.error_message) == ("CANCELLED", "cancelled by its run_timeout, 4h")
 
 
 def test_decision_reads_what_it_needs_for_them(world: World) -> None:

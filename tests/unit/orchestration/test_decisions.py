@@ -30,6 +30,7 @@ from prometheus.orchestration.dag import (
     start_order,
 )
 from prometheus.orchestration.decisions import (
+    Cancel,
     Decision,
     Expire,
     Hold,
@@ -346,6 +347,31 @@ class TestTimeouts:
         )
         assert decided(run, BEGIN, WALL + timedelta(days=1)) == {}
 
+    @pytest.mark.parametrize("forced", [False, True])
+    def test_what_runs_when_its_run_has_had_its_time_is_asked_to_end_once(
+        self, forced: bool
+    ) -> None:
+        run = run_of(
+            job("a"),
+            status={"a": S.RUNNING},
+            run_timeout=timedelta(hours=4),
+            created_at=WALL,
+            forced=forced,
+        )
+        assert decided(run, BEGIN, WALL + timedelta(hours=4, microseconds=-1)) == {}
+        end = WALL + timedelta(hours=4)
+        assert next_timeout(Snapshot((run,), BOUNDS, WALL)) == end
+        (cancel,) = decide(Snapshot((run,), BOUNDS, end), BEGIN)
+        assert isinstance(cancel, Cancel)
+        assert (cancel.execution_id, cancel.by) == (
+            "us_eq_test_2025-12-02/a",
+            "its run_timeout, 4h",
+        )
+        asked = replace(run, jobs={"a": replace(run.jobs["a"], cancel_asked=True)})
+        assert decided(asked, BEGIN, end) == {}
+        by_an_operator = replace(run, jobs={"a": replace(run.jobs["a"], forced=True)})
+        assert decided(by_an_operator, BEGIN, end) == {}
+
     def test_where_no_wall_time_passes_nothing_times_out(self) -> None:
         run = run_of(job("a"), run_timeout=MINUTE, created_at=WALL)
         assert isinstance(decided(run, BEGIN)["a"], Start)
@@ -468,12 +494,15 @@ def applied(snapshot: Snapshot, decisions: tuple[Decision, ...]) -> Snapshot:
     changes: dict[tuple[str, str], JobStatus] = {
         (each.dag_id, each.job.job_id): AFTER[type(each)]
         for each in decisions
-        if not isinstance(each, Hold)
+        if not isinstance(each, Hold | Cancel)
     }
+    asked = {each.execution_id for each in decisions if isinstance(each, Cancel)}
 
     def state(run: RunState, job_id: str) -> JobState:
         before = run.jobs[job_id]
         after = changes.get((run.dag.dag_id, job_id))
+        if before.execution_id in asked:
+            return replace(before, cancel_asked=True)
         if after is None:
             return before
         assert after in ALLOWED[before.status]
@@ -525,7 +554,7 @@ def test_deciding_again_after_applying_at_the_same_instant_changes_nothing(
 
 
 @given(snapshots(), instants)
-def test_every_pending_job_gets_one_decision_and_no_other_but_the_expiry_of_queued_ones(
+def test_every_pending_job_gets_one_decision_and_others_only_when_their_time_is_over(
     snapshot: Snapshot, now: datetime
 ) -> None:
     decisions = decide(snapshot, now)
@@ -542,8 +571,8 @@ def test_every_pending_job_gets_one_decision_and_no_other_but_the_expiry_of_queu
         state = run_in(snapshot, each.dag_id).jobs[each.job.job_id]
         assert each.execution_id == state.execution_id
         if (each.dag_id, each.job.job_id) not in pending:
-            assert isinstance(each, Expire)
-            assert state.status is S.QUEUED
+            assert isinstance(each, Expire | Cancel)
+            assert state.status is (S.QUEUED if isinstance(each, Expire) else S.RUNNING)
 
 
 @given(snapshots(), instants)
