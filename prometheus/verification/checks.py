@@ -1,0 +1,979 @@
+"""
+The rules, each a function from a history to what breaks it.
+
+They know the tables and the documented promises, and nothing of the code that keeps them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+
+from sqlalchemy import Connection
+
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import PrometheusError
+from prometheus.verification.history import (
+    BLOCKING,
+    CANCELLED,
+    EXPIRED,
+    FAILED,
+    FINAL,
+    OPEN,
+    PENDING,
+    QUEUED,
+    RUNNING,
+    SKIPPED,
+    SUCCESS,
+    Audit,
+    Change,
+    Execution,
+    History,
+    Job,
+    Run,
+    read_history,
+    read_jobs,
+)
+from prometheus.verification.report import (
+    DEFAULT,
+    Counts,
+    Expectation,
+    Report,
+    StartRecord,
+    Tolerances,
+    Violation,
+)
+from prometheus.verification.windows import (
+    Window,
+    calendar_of,
+    is_session,
+    previous_session,
+    window_of,
+)
+
+CHANGES: Mapping[str | None, frozenset[str]] = {
+    None: frozenset({PENDING, QUEUED}),
+    PENDING: frozenset({QUEUED, SKIPPED, CANCELLED, EXPIRED}),
+    QUEUED: frozenset({RUNNING, SKIPPED, CANCELLED, EXPIRED}),
+    RUNNING: frozenset({SUCCESS, FAILED, CANCELLED}),
+}
+"""State -> those it may change to; a row that is not here never changes. ``None`` is no row."""
+
+_PRIORITIES = {"CRITICAL": 1, "STANDARD": 2, "OPTIONAL": 3}
+_WINDOW_CLOSED = "its window closed"
+_NO_MORE = "not tried again"
+_ZERO = timedelta(0)
+_LOST = ("worker lost", "ended without a report")
+
+
+@dataclass(frozen=True, slots=True)
+class RunCase:
+    """One run and all that belongs to it."""
+
+    run: Run
+    jobs: Mapping[str, Job]
+    """Of its stored definition; empty if that can not be read."""
+    attempts: Mapping[str, Sequence[Execution]]
+    """Job id -> its executions in order of attempts."""
+    calendar: TradingCalendar | None
+    in_session: bool
+    """Whether its date is known to carry a session of its market."""
+    same_calendar: bool
+    """Whether it followed the calendar that is checked with."""
+
+    def window(self, job_id: str) -> Window | None:
+        """Work out a job's window anew; ``None`` where that is not possible."""
+        job = self.jobs.get(job_id)
+        if job is None or self.calendar is None or not (self.in_session and self.same_calendar):
+            return None
+        try:
+            return window_of(self.calendar, self.run.as_of_date, job.required_state, job.window)
+        except (PrometheusError, ValueError):
+            return None
+
+    def window_for(self, execution: Execution) -> Window | None:
+        """Return the window an execution must keep to; ``None`` if it is forced."""
+        if execution.forced or self.run.forced:
+            return None
+        window = self.window(execution.job_id)
+        stored = execution.window_opens_at, execution.window_closes_at
+        if window is None and stored[0] is not None and stored[1] is not None:
+            return Window(stored[0], stored[1])
+        return window
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A history, sorted, and what is asked about it."""
+
+    history: History
+    runs: Sequence[RunCase]
+    by_session: Mapping[tuple[str, str, date], RunCase]
+    """Pipeline, market and session date -> the run."""
+    strays: Sequence[Execution]
+    """Executions of runs that do not exist."""
+    audit: Mapping[str, Sequence[Audit]]
+    """Target -> what operators did to it."""
+    finished: bool
+    starts: Sequence[StartRecord]
+    expect: Expectation | None
+    tolerances: Tolerances
+    as_of: datetime
+    """Wall time up to which a scheduler is known to have been at work."""
+
+    def before(self, earlier: datetime, later: datetime, by: timedelta = timedelta(0)) -> bool:
+        """Say whether one stamp is not later than another, or later by ``by`` at most."""
+        return earlier <= later + by + self.tolerances.clock_steps
+
+    def audited(self, dag_id: str, actions: frozenset[str], at: datetime, job_id: str) -> bool:
+        """Say whether an operator did one of some things to a job of a run at about a time."""
+        return any(
+            row.action in actions
+            and self.before(abs(row.at - at) + at, at, self.tolerances.settle)
+            and _about(row, job_id)
+            for row in self.audit.get(dag_id, ())
+        )
+
+
+def check(
+    connection: Connection,
+    *,
+    finished: bool = True,
+    starts: Sequence[StartRecord] = (),
+    expect: Expectation | None = None,
+    tolerances: Tolerances = DEFAULT,
+    now: datetime | None = None,
+) -> Report:
+    """
+    Read a database and look for everything that must not be.
+
+    Args:
+        connection: In a transaction that sees one state of the database, unless nothing changes
+            it meanwhile. Only read.
+        finished: Every run must be closed. Otherwise open runs and live rows are let be, unless
+            nothing has moved them for too long.
+        starts: What the jobs themselves recorded. If there are any, each row that succeeded needs
+            one, no row may have two, and none may be of a row that never started.
+        expect: Which sessions must have a run.
+        tolerances: How much time is forgiven.
+        now: Wall time, where it is not the database's.
+    """
+    history = read_history(connection)
+    return judge(
+        history, finished=finished, starts=starts, expect=expect, tolerances=tolerances, now=now
+    )
+
+
+def judge(
+    history: History,
+    *,
+    finished: bool = True,
+    starts: Sequence[StartRecord] = (),
+    expect: Expectation | None = None,
+    tolerances: Tolerances = DEFAULT,
+    now: datetime | None = None,
+) -> Report:
+    """Do what `check` does, of a history that has been read. Pure."""
+    case = make_case(
+        history, finished=finished, starts=starts, expect=expect, tolerances=tolerances, now=now
+    )
+    violations = [violation for rule in RULES for violation in rule(case)]
+    return Report(tuple(violations), _count(case))
+
+
+def make_case(
+    history: History,
+    *,
+    finished: bool,
+    starts: Sequence[StartRecord],
+    expect: Expectation | None,
+    tolerances: Tolerances,
+    now: datetime | None,
+) -> Case:
+    """Sort a history by what belongs together."""
+    attempts: dict[str, dict[str, list[Execution]]] = defaultdict(lambda: defaultdict(list))
+    for execution in sorted(history.executions, key=lambda each: each.attempt_number):
+        attempts[execution.dag_id][execution.job_id].append(execution)
+    parsed: dict[str, Mapping[str, Job]] = {}
+    runs = []
+    for run in history.runs:
+        if run.definition not in parsed:
+            try:
+                parsed[run.definition] = read_jobs(run.definition)
+            except (ValueError, KeyError, TypeError):
+                parsed[run.definition] = {}
+        calendar = calendar_of(run.market_id)
+        runs.append(
+            RunCase(
+                run=run,
+                jobs=parsed[run.definition],
+                attempts=attempts.pop(run.dag_id, {}),
+                calendar=calendar,
+                in_session=calendar is not None and is_session(calendar, run.as_of_date) is True,
+                same_calendar=calendar is not None and calendar.version == run.calendar_version,
+            )
+        )
+    audit: dict[str, list[Audit]] = defaultdict(list)
+    for row in history.audit:
+        audit[row.target].append(row)
+    wall_at = now or history.wall_at
+    return Case(
+        history=history,
+        runs=runs,
+        by_session={
+            (each.run.pipeline, each.run.market_id, each.run.as_of_date): each for each in runs
+        },
+        strays=[row for jobs in attempts.values() for rows in jobs.values() for row in rows],
+        audit=audit,
+        finished=finished,
+        starts=starts,
+        expect=expect,
+        tolerances=tolerances,
+        as_of=min(wall_at, history.ticked_at or wall_at),
+    )
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def one_run_a_session(case: Case) -> Iterator[Violation]:
+    """No session of a market has two runs of a pipeline."""
+    found = Counter((c.run.pipeline, c.run.market_id, c.run.as_of_date) for c in case.runs)
+    for (pipeline, market_id, day), times in found.items():
+        if times > 1:
+            message = f"{pipeline} has {times} runs for {market_id} on {day}"
+            yield Violation("run-twice", message)
+
+
+def runs_are_of_sessions(case: Case) -> Iterator[Violation]:
+    """A run is of a market that exists, on a date that carries a session, and named for both."""
+    for each in case.runs:
+        run = each.run
+        if each.calendar is None:
+            yield _of_run("unknown-market", run, f"there is no market {run.market_id}")
+            continue
+        traded = is_session(each.calendar, run.as_of_date)
+        if traded is None:
+            bounds = f"{each.calendar.first} to {each.calendar.horizon}"
+            yield _of_run("unknown-day", run, f"{run.as_of_date} is outside its calendar, {bounds}")
+        elif not traded and each.same_calendar:
+            reason = each.calendar.reason(run.as_of_date)
+            yield _of_run("closed-day", run, f"{run.market_id} has no session then: {reason}")
+        name = f"{run.market_id.lower()}_{run.pipeline}_{run.as_of_date.isoformat()}"
+        if run.dag_id != name:
+            yield _of_run("run-name", run, f"it should be called {name}")
+
+
+def definitions_are_kept(case: Case) -> Iterator[Violation]:
+    """A run's definition can be read, is what its hash says, and can be run."""
+    known: dict[tuple[str, str], str | None] = {}
+    for each in case.runs:
+        key = each.run.definition, each.run.definition_hash
+        if key not in known:
+            known[key] = _definition_fault(each)
+        if (fault := known[key]) is not None:
+            yield _of_run("definition", each.run, fault)
+
+
+def _definition_fault(each: RunCase) -> str | None:
+    if not each.jobs:
+        return "its stored definition can not be read, or has no jobs"
+    document = json.loads(each.run.definition)
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    if hashlib.sha256(canonical.encode()).hexdigest() != each.run.definition_hash:
+        return "its stored definition is not the one its hash was made of"
+    for job in each.jobs.values():
+        unknown = [name for name in job.dependencies if name not in each.jobs]
+        if unknown:
+            return f"{job.job_id} depends on {unknown[0]}, which is not in its definition"
+    return None
+
+
+def runs_are_not_early(case: Case) -> Iterator[Violation]:
+    """A scheduled run is made no earlier than its session opens for it."""
+    if not case.history.live:
+        return  # when it was made is not known in market time
+    for each in case.runs:
+        run = each.run
+        if run.trigger != "schedule" or each.calendar is None:
+            continue
+        if not (each.in_session and each.same_calendar):
+            continue
+        opens_at = each.calendar.phases(run.as_of_date).pre_open_at
+        if not case.before(opens_at, run.created_at, case.tolerances.settle):
+            yield _of_run("run-early", run, f"made at {_at(run.created_at)}, before its PRE_OPEN")
+        if run.opens_at != opens_at:
+            yield _of_run("run-opens", run, f"opens at {_at(run.opens_at)}, not {_at(opens_at)}")
+
+
+def run_states_follow_their_jobs(case: Case) -> Iterator[Violation]:
+    """A run's state is what the latest attempts of its jobs make it."""
+    for each in case.runs:
+        run = each.run
+        if (run.status == OPEN) != (run.completed_at is None):
+            yield _of_run("run-status", run, f"it is {run.status}, completed {run.completed_at}")
+        if run.completed_at is not None and not case.before(run.created_at, run.completed_at):
+            yield _of_run("run-stamps", run, "it was completed before it was made")
+        latest = [rows[-1] for rows in each.attempts.values()]
+        due = _run_status(row.status for row in latest)
+        if run.status == OPEN:
+            if case.finished:
+                unfinished = sorted(row.job_id for row in latest if not row.final)
+                what = f"{', '.join(unfinished[:3])} among it" if unfinished else "all jobs ended"
+                yield _of_run("unfinished", run, f"it is still open ({what})")
+            continue
+        if run.status != due:
+            yield _of_run("run-status", run, f"it is {run.status}, but its jobs make it {due}")
+        if run.completed_at is None:
+            continue
+        for row in latest:
+            if row.completed_at is not None and not case.before(row.completed_at, run.completed_at):
+                message = f"it was closed before {row.job_id} ended"
+                yield _of_run("run-stamps", run, message)
+        if abs(run.updated_at - run.completed_at) > case.tolerances.settle:
+            yield _of_run("changed-after-end", run, f"it changed at {_at(run.updated_at)}")
+
+
+def _run_status(jobs: Iterator[str]) -> str:
+    statuses = set(jobs)
+    if statuses - FINAL:
+        return OPEN
+    if statuses & {FAILED, EXPIRED}:
+        return FAILED
+    return CANCELLED if CANCELLED in statuses else SUCCESS
+
+
+def expected_runs_exist(case: Case) -> Iterator[Violation]:
+    """Each expected session has a run, and the pipelines have none for other markets."""
+    expect = case.expect
+    if expect is None:
+        return
+    for pipeline, markets in expect.pipelines.items():
+        for market_id in markets:
+            calendar = calendar_of(market_id)
+            if calendar is None:
+                yield Violation("unknown-market", f"there is no market {market_id}")
+                continue
+            for day in calendar.trading_days(expect.since, expect.until):
+                if (pipeline, market_id, day) not in case.by_session:
+                    message = f"{pipeline} has no run for {market_id} on {day}"
+                    yield Violation("run-missing", message)
+    for each in case.runs:
+        known = expect.pipelines.get(each.run.pipeline)
+        if known is not None and each.run.market_id not in known:
+            message = f"{each.run.pipeline} is not for {each.run.market_id}"
+            yield _of_run("wrong-market", each.run, message)
+
+
+# --- jobs and their attempts ---------------------------------------------------------------------
+
+
+def every_job_has_its_rows(case: Case) -> Iterator[Violation]:
+    """Each job of the stored DAG has attempts 1 to n, at most the last of them unfinished."""
+    for row in case.strays:
+        yield _of("stray", row, "its run does not exist")
+    for each in case.runs:
+        for job_id in each.jobs:
+            if job_id not in each.attempts:
+                message = f"job {job_id} of its definition has no row"
+                yield Violation("missing-job", message, each.run.dag_id, job_id)
+        for job_id, rows in each.attempts.items():
+            if each.jobs and job_id not in each.jobs:
+                yield _of("unknown-job", rows[0], "its run's definition has no such job")
+            numbers = [row.attempt_number for row in rows]
+            if numbers != list(range(1, len(rows) + 1)):
+                yield _of("attempt-numbers", rows[-1], f"its attempts are numbered {numbers}")
+            for row in rows[:-1]:
+                if not row.final:
+                    message = f"attempt {row.attempt_number} is {row.status}, and not the latest"
+                    yield _of("two-live", row, message)
+
+
+def rows_agree_with_their_run(case: Case) -> Iterator[Violation]:
+    """What a row repeats of its run and job is what these say."""
+    for each in case.runs:
+        run = each.run
+        for job_id, rows in each.attempts.items():
+            job = each.jobs.get(job_id)
+            for row in rows:
+                wrong = [
+                    name
+                    for name, found, due in (
+                        ("market_id", row.market_id, run.market_id),
+                        ("as_of_date", row.as_of_date, run.as_of_date),
+                        ("queue", row.queue, run.market_id),
+                        ("priority", row.priority, job and _PRIORITIES.get(job.priority)),
+                        ("timeout_seconds", row.timeout_seconds, job and int(job.timeout_seconds)),
+                    )
+                    if due is not None and found != due
+                ]
+                if wrong:
+                    yield _of("copy", row, f"{', '.join(wrong)} is not what its run says")
+
+
+def attempts_follow_each_other(case: Case) -> Iterator[Violation]:
+    """An attempt begins when the one before has ended, and has a right to begin at all."""
+    for each in case.runs:
+        for rows in each.attempts.values():
+            for row, following in pairwise(rows):
+                if row.completed_at is None:
+                    continue  # found as two-live
+                begins = [following.created_at]
+                begins += [following.started_at] if following.started_at is not None else []
+                if not case.before(row.completed_at, min(begins)):
+                    message = (
+                        f"attempt {following.attempt_number} began before the one before ended"
+                    )
+                    yield _of("overlap", following, message)
+                if _is_operators(following):
+                    at, job_id = following.created_at, following.job_id
+                    if not case.audited(row.dag_id, frozenset({"retry", "rerun"}), at, job_id):
+                        message = "an operator's attempt without an audit row"
+                        yield _of("operator-without-audit", following, message)
+                elif row.status == SUCCESS:
+                    message = f"attempt {row.attempt_number} had succeeded, and nobody asked for it"
+                    yield _of("after-success", following, message)
+                elif row.status != FAILED:
+                    message = f"attempt {row.attempt_number} was {row.status}, which is not retried"
+                    yield _of("successor", following, message)
+                else:
+                    yield from _retry_faults(case, each, row, following)
+
+
+def _retry_faults(
+    case: Case, each: RunCase, row: Execution, following: Execution
+) -> Iterator[Violation]:
+    message = row.error_message or ""
+    grown = following.retries - row.retries, following.lost - row.lost
+    bound, delay = following.retry_bound_seconds, following.retry_delay_seconds or 0
+    job = each.jobs.get(row.job_id)
+    if grown not in ((1, 0), (0, 1), (0, 0)):
+        yield _of("counters", following, f"retries and lost workers grew by {grown}")
+    elif grown == (0, 1) and not message.startswith(_LOST):
+        yield _of("counters", following, f"counted as a lost worker, but: {message}")
+    elif grown == (1, 0) and message.startswith("worker lost"):
+        yield _of("counters", following, f"counted as a retry, but: {message}")
+    elif grown == (1, 0) and job is not None:
+        due = min(job.retry_cap_seconds, job.retry_base_seconds * 2.0 ** min(row.retries, 60))
+        if bound != int(due):
+            yield _of("retry-delay", following, f"its delay is bounded by {bound} s, not {due:g} s")
+        if row.retries >= job.max_retries:
+            limit = f"max_retries is {job.max_retries}"
+            yield _of("counters", following, f"retry {following.retries}, but {limit}")
+    elif grown != (1, 0) and (bound or delay):
+        yield _of("retry-delay", following, f"nothing failed, yet it had to wait {delay} s")
+    if not 0 <= delay <= (bound or 0):
+        yield _of("retry-delay", following, f"its delay is {delay} s, not 0 to {bound} s")
+    if case.history.live and following.scheduled_at is not None and row.completed_at is not None:
+        waited = following.scheduled_at - row.completed_at
+        if abs(waited - timedelta(seconds=delay)) > case.tolerances.settle:
+            yield _of("retry-delay", following, f"scheduled {waited} later, not {delay} s")
+    window = each.window_for(following)
+    at = following.scheduled_market_at
+    if window is not None and at is not None and at >= window.closes_at:
+        yield _of("retry-late", following, f"scheduled for {_at(at)}, past its window {window}")
+
+
+def failures_say_why_they_are_final(case: Case) -> Iterator[Violation]:
+    """A failed attempt has a next one, or says why not, and that is true."""
+    for each in case.runs:
+        for job_id, rows in each.attempts.items():
+            job = each.jobs.get(job_id)
+            for index, row in enumerate(rows):
+                is_last = index + 1 == len(rows) or _is_operators(rows[index + 1])
+                if row.status != FAILED or not is_last:
+                    continue
+                message = row.error_message or ""
+                if _NO_MORE not in message:
+                    yield _of("not-retried", row, "it failed, and no next attempt was written")
+                elif "max_retries is" in message and job and row.retries < job.max_retries:
+                    left = f"only {row.retries} of {job.max_retries} retries were used"
+                    yield _of("not-retried", row, left)
+                elif "end of its window" in message and (row.forced or each.run.forced):
+                    yield _of("not-retried", row, "it gave up for its window, but it is forced")
+
+
+def successes_are_single(case: Case) -> Iterator[Violation]:
+    """A job succeeds once; again only in an attempt that an operator began."""
+    for each in case.runs:
+        for rows in each.attempts.values():
+            asked = True
+            succeeded = False
+            for row in rows:
+                asked = asked or _is_operators(row)
+                if row.status == SUCCESS:
+                    if succeeded and not asked:
+                        yield _of("success-twice", row, "the job had succeeded already")
+                    succeeded, asked = True, False
+
+
+def starts_keep_to_windows(case: Case) -> Iterator[Violation]:
+    """What nobody forced is claimed and started in its window, by market time."""
+    for each in case.runs:
+        for job_id, rows in each.attempts.items():
+            due = each.window(job_id)
+            for row in rows:
+                if row.forced or each.run.forced:
+                    continue
+                stored = row.window_opens_at, row.window_closes_at
+                if due is not None and stored not in ((None, None), (due.opens_at, due.closes_at)):
+                    message = f"its stored window is {stored[0]} to {stored[1]}, not {due}"
+                    yield _of("window-differs", row, message)
+                window = each.window_for(row)
+                for verb, at in (
+                    ("claimed", None if _is_retry(row) else row.scheduled_market_at),
+                    ("started", row.started_market_at),
+                ):
+                    if at is None:
+                        continue
+                    if window is None:
+                        yield _of("outside-window", row, f"{verb} at {_at(at)} without a window")
+                    elif at not in window:
+                        message = f"{verb} at {_at(at)}, outside its window {window}"
+                        yield _of("outside-window", row, message)
+
+
+def market_time_is_true(case: Case) -> Iterator[Violation]:
+    """Live, market time is wall time."""
+    if not case.history.live:
+        return
+    for row in case.history.executions:
+        for name, wall_at, market_at in (
+            ("scheduled", row.scheduled_at, row.scheduled_market_at),
+            ("started", row.started_at, row.started_market_at),
+        ):
+            if wall_at is None or market_at is None:
+                continue
+            if abs(wall_at - market_at) > case.tolerances.settle:
+                yield _of("market-time", row, f"{name} at {_at(wall_at)}, market {_at(market_at)}")
+
+
+def upstream_came_first(case: Case) -> Iterator[Violation]:
+    """A job is claimed when every upstream job has succeeded, and has no newer attempt."""
+    for each in case.runs:
+        for job_id, rows in each.attempts.items():
+            job = each.jobs.get(job_id)
+            if job is None or not job.dependencies:
+                continue
+            for row in rows:
+                at = row.scheduled_at
+                if at is None or _is_retry(row):
+                    continue
+                for name in job.dependencies:
+                    before = each.attempts.get(name, ())
+                    if not any(
+                        found is not None
+                        and found.status == SUCCESS
+                        and found.completed_at is not None
+                        and case.before(found.completed_at, at)
+                        for found in _about_then(case, before, at)
+                    ):
+                        yield _of("upstream", row, f"claimed before {name} had succeeded")
+
+
+def previous_came_first(case: Case) -> Iterator[Violation]:
+    """A job that follows itself is claimed when it has ended in the session before."""
+    for each in case.runs:
+        for job_id, rows in each.attempts.items():
+            before = _previous(case, each, job_id)
+            if not before:
+                continue
+            for row in rows:
+                at = row.scheduled_at
+                if at is None or _is_retry(row):
+                    continue
+                if not any(
+                    found is None
+                    or (found.completed_at is not None and case.before(found.completed_at, at))
+                    for found in _about_then(case, before, at)
+                ):
+                    message = f"claimed before it had ended in {before[0].dag_id}"
+                    yield _of("previous", row, message)
+
+
+def _previous(case: Case, each: RunCase, job_id: str) -> Sequence[Execution]:
+    """Return the attempts of the same job in the session before, if it must wait for them."""
+    job = each.jobs.get(job_id)
+    if job is None or not job.after_previous or each.calendar is None or not each.in_session:
+        return ()
+    day = previous_session(each.calendar, each.run.as_of_date)
+    if day is None:
+        return ()
+    found = case.by_session.get((each.run.pipeline, each.run.market_id, day))
+    return found.attempts.get(job_id, ()) if found is not None else ()
+
+
+def _about_then(
+    case: Case, rows: Sequence[Execution], at: datetime
+) -> tuple[Execution | None, ...]:
+    """
+    Return what was the latest attempt at about a time.
+
+    A decision is a moment older than the claim that follows it, and an operator may have added an
+    attempt in between.
+    """
+    instants = (at, at - case.tolerances.settle)
+    return tuple(
+        max(
+            (row for row in rows if row.created_at <= instant),
+            key=lambda row: row.attempt_number,
+            default=None,
+        )
+        for instant in instants
+    )
+
+
+# --- single rows ---------------------------------------------------------------------------------
+
+_MUST = {
+    PENDING: (),
+    QUEUED: ("scheduled_at", "scheduled_market_at", "window_opens_at", "window_closes_at"),
+    RUNNING: ("scheduled_at", "started_at", "started_market_at", "worker", "incarnation"),
+    SUCCESS: ("scheduled_at", "started_at", "started_market_at", "worker", "completed_at"),
+    FAILED: ("scheduled_at", "started_at", "started_market_at", "completed_at", "error_message"),
+    SKIPPED: ("completed_at", "error_message"),
+    CANCELLED: ("completed_at", "error_message"),
+    EXPIRED: ("completed_at", "error_message"),
+}
+_MUST_NOT = {
+    PENDING: ("scheduled_at", "started_at", "completed_at", "error_message", "worker"),
+    QUEUED: ("started_at", "completed_at", "error_message", "worker"),
+    RUNNING: ("completed_at", "error_message"),
+    SUCCESS: ("error_message",),
+    FAILED: (),
+    SKIPPED: ("started_at", "worker"),
+    CANCELLED: (),
+    EXPIRED: ("started_at", "worker"),
+}
+
+
+def rows_are_whole(case: Case) -> Iterator[Violation]:
+    """A row has the columns of its state, and no others."""
+    for row in case.history.executions:
+        if row.status not in _MUST:
+            yield _of("columns", row, f"there is no state {row.status}")
+            continue
+        missing = [name for name in _MUST[row.status] if getattr(row, name) is None]
+        extra = [name for name in _MUST_NOT[row.status] if getattr(row, name) is not None]
+        if missing:
+            yield _of("columns", row, f"it is {row.status} without {', '.join(missing)}")
+        if extra:
+            yield _of("columns", row, f"it is {row.status} and has {', '.join(extra)}")
+
+
+def stamps_are_in_order(case: Case) -> Iterator[Violation]:
+    """Made, scheduled, started, completed; and nothing after that."""
+    settle = case.tolerances.settle
+    for row in case.history.executions:
+        # A retry is scheduled from the end of the attempt before, for a time that is told by its
+        # worker's clock.
+        slack = settle if _is_retry(row) else timedelta(0)
+        for name, at, next_name, next_at, by in (
+            ("made", row.created_at, "scheduled", row.scheduled_at, slack),
+            ("scheduled", row.scheduled_at, "started", row.started_at, slack),
+            ("made", row.created_at, "ended", row.completed_at, _ZERO),
+            ("started", row.started_at, "ended", row.completed_at, _ZERO),
+        ):
+            if at is not None and next_at is not None and not case.before(at, next_at, by):
+                message = f"{next_name} at {_at(next_at)}, before it was {name} at {_at(at)}"
+                yield _of("stamps", row, message)
+        if row.completed_at is None:
+            continue
+        last = max(at for at in (row.updated_at, row.published_at, row.named_at) if at is not None)
+        if abs(row.updated_at - row.completed_at) > settle or not case.before(
+            last, row.completed_at, settle
+        ):
+            message = f"it ended at {_at(row.completed_at)} and changed at {_at(last)}"
+            yield _of("changed-after-end", row, message)
+
+
+def ends_have_causes(case: Case) -> Iterator[Violation]:
+    """What was skipped, cancelled or expired had a reason to be."""
+    for each in case.runs:
+        for rows in each.attempts.values():
+            for row in rows:
+                if row.completed_at is None:
+                    continue
+                if row.status == SKIPPED and not _was_blocked(case, each, row, row.completed_at):
+                    yield _of("skipped", row, "no upstream job kept it from running")
+                elif row.status == CANCELLED and not _was_cancelled(case, row, row.completed_at):
+                    yield _of("cancelled", row, "no operator asked for it")
+                elif row.status == EXPIRED:
+                    yield from _expiry_faults(case, each, row, row.completed_at)
+
+
+def _was_blocked(case: Case, each: RunCase, row: Execution, at: datetime) -> bool:
+    if case.audited(row.dag_id, frozenset({"skip"}), at, row.job_id):
+        return True
+    job = each.jobs.get(row.job_id)
+    settle = case.tolerances.settle
+    return job is not None and any(
+        found is not None
+        and found.status in BLOCKING
+        and found.completed_at is not None
+        and case.before(found.completed_at, at, settle)
+        for name in job.dependencies
+        # Both may have ended in one transaction.
+        for found in _about_then(case, each.attempts.get(name, ()), at + settle)
+    )
+
+
+def _was_cancelled(case: Case, row: Execution, at: datetime) -> bool:
+    if row.cancel_asked_at is not None:
+        return case.before(row.cancel_asked_at, at, case.tolerances.settle)
+    return any(
+        audit.action == "cancel"
+        and case.before(row.created_at, audit.at, case.tolerances.settle)
+        and case.before(audit.at, at, case.tolerances.settle)
+        and _about(audit, row.job_id)
+        for audit in case.audit.get(row.dag_id, ())
+    )
+
+
+def _expiry_faults(case: Case, each: RunCase, row: Execution, at: datetime) -> Iterator[Violation]:
+    message = row.error_message or ""
+    if not message.startswith(_WINDOW_CLOSED):
+        if re.search(r"missed|timeout|timed out", message) is None:
+            yield _of("expired", row, f"neither its window nor a limit is its reason: {message}")
+        return
+    if row.forced or each.run.forced:
+        yield _of("expired", row, "it expired with its window, but it is forced")
+        return
+    window = each.window_for(row)
+    # Of a replay it is known only that its clock has come so far.
+    reached = at if case.history.live else case.history.market_at
+    if window is not None and not case.before(window.closes_at, reached, case.tolerances.settle):
+        yield _of("expired", row, f"it expired at {_at(reached)}, in its window {window}")
+
+
+# --- what is still open --------------------------------------------------------------------------
+
+
+def nothing_is_stuck(case: Case) -> Iterator[Violation]:
+    """What is open waits for something, and no longer than it may."""
+    if case.finished:
+        return  # then nothing may be open at all
+    for each in case.runs:
+        if each.run.status != OPEN:
+            continue
+        latest = [rows[-1] for rows in each.attempts.values()]
+        ended = [row.completed_at for row in latest if row.completed_at is not None]
+        if len(ended) == len(latest):
+            if ended and max(ended) + case.tolerances.forgotten < case.as_of:
+                yield _of_run("stuck", each.run, "all its jobs have ended, but it is open")
+            continue
+        for row in latest:
+            yield from _stuck(case, each, row)
+
+
+def _stuck(case: Case, each: RunCase, row: Execution) -> Iterator[Violation]:
+    late_by = case.tolerances.stuck
+    window = each.window_for(row)
+    if row.status == RUNNING:
+        if row.hard_limit_at is not None and row.hard_limit_at + late_by < case.as_of:
+            yield _of("stuck", row, f"its hard limit was at {_at(row.hard_limit_at)}")
+    elif row.status in (PENDING, QUEUED):
+        if window is not None and case.history.live and window.closes_at + late_by < case.as_of:
+            yield _of("stuck", row, f"its window {window} has closed")
+        elif row.status == PENDING:
+            since = _free_since(case, each, row, window)
+            if since is not None and since + case.tolerances.forgotten < case.as_of:
+                yield _of("forgotten", row, f"nothing has kept it waiting since {_at(since)}")
+
+
+def _free_since(
+    case: Case, each: RunCase, row: Execution, window: Window | None
+) -> datetime | None:
+    """Return since when nothing keeps a PENDING job from moving; ``None`` if something does."""
+    since = [row.created_at]
+    job = each.jobs.get(row.job_id)
+    if job is None:
+        return None
+    upstream = [each.attempts[name][-1] for name in job.dependencies if name in each.attempts]
+    blocked = [found.completed_at for found in upstream if found.status in BLOCKING]
+    if blocked:
+        return max([row.created_at, *(at for at in blocked if at is not None)])
+    if not (row.forced or each.run.forced):
+        if window is None or not case.history.live:
+            return None  # when a replay's clock passed an instant is not known
+        if window.opens_at >= window.closes_at:
+            return None
+        since.append(window.opens_at)
+    previous = _previous(case, each, row.job_id)[-1:]
+    for found in (*upstream, *previous):
+        if found.completed_at is None:
+            return None
+        since.append(found.completed_at)
+    return max(since)
+
+
+# --- evidence from elsewhere ---------------------------------------------------------------------
+
+
+def bodies_ran_once(case: Case) -> Iterator[Violation]:
+    """Each execution's body ran at most once, and only of one that was started."""
+    if not case.starts:
+        return
+    rows = {row.execution_id: row for row in case.history.executions}
+    times = Counter(start.execution_id for start in case.starts)
+    for execution_id, number in times.items():
+        row = rows.get(execution_id)
+        if row is None:
+            message = f"a body ran for {execution_id}, of which there is no row"
+            yield Violation("unknown-start", message, execution_id=execution_id)
+            continue
+        if number > 1:
+            yield _of("doubled-start", row, f"its body ran {number} times")
+        if row.started_at is None:
+            yield _of("unrecorded-start", row, f"its body ran, but it is {row.status}")
+    for row in rows.values():
+        if row.status == SUCCESS and row.execution_id not in times:
+            yield _of("success-without-start", row, "it succeeded, but its body never ran")
+
+
+def changes_are_allowed(case: Case) -> Iterator[Violation]:
+    """Every recorded change of a row is one that is allowed, and none follows a final state."""
+    if case.history.changes is None:
+        return
+    by_row: dict[str, list[Change]] = defaultdict(list)
+    for change in sorted(case.history.changes, key=lambda each: each.seq):
+        by_row[change.execution_id].append(change)
+    rows = {row.execution_id: row for row in case.history.executions}
+    for execution_id, changes in by_row.items():
+        row = rows.get(execution_id)
+        dag_id, job_id = (row.dag_id, row.job_id) if row is not None else (None, None)
+        state: str | None = None
+        for change in changes:
+            words = f"{change.old or 'no row'} to {change.new} at {_at(change.at)}"
+            if change.old != state:
+                message = f"{words}, but it was {state or 'no row'}"
+                yield Violation("change-gap", message, dag_id, job_id, execution_id)
+            elif state in FINAL:
+                message = f"{words}: a finished row never changes"
+                yield Violation("changed-after-end", message, dag_id, job_id, execution_id)
+            elif change.new not in CHANGES.get(state, ()):
+                yield Violation("illegal-change", words, dag_id, job_id, execution_id)
+            state = change.new
+        if row is not None and row.status != state:
+            yield _of("change-gap", row, f"it is {row.status}, but was last changed to {state}")
+
+
+RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
+    one_run_a_session,
+    runs_are_of_sessions,
+    definitions_are_kept,
+    runs_are_not_early,
+    run_states_follow_their_jobs,
+    expected_runs_exist,
+    every_job_has_its_rows,
+    rows_agree_with_their_run,
+    attempts_follow_each_other,
+    failures_say_why_they_are_final,
+    successes_are_single,
+    starts_keep_to_windows,
+    market_time_is_true,
+    upstream_came_first,
+    previous_came_first,
+    rows_are_whole,
+    stamps_are_in_order,
+    ends_have_causes,
+    nothing_is_stuck,
+    bodies_ran_once,
+    changes_are_allowed,
+)
+
+
+# --- counting and words --------------------------------------------------------------------------
+
+
+def _count(case: Case) -> Counts:
+    latest = [rows[-1] for each in case.runs for rows in each.attempts.values()]
+    successes = again = windows = 0
+    for each in case.runs:
+        for rows in each.attempts.values():
+            times = sum(row.status == SUCCESS for row in rows)
+            successes += times > 0
+            again += max(times - 1, 0)
+            windows += sum(
+                row.started_at is not None and each.window_for(row) is not None for row in rows
+            )
+    return Counts(
+        runs=len(case.runs),
+        jobs=len(latest),
+        executions=len(case.history.executions),
+        successes=successes,
+        again=again,
+        runs_by_state=_tally(each.run.status for each in case.runs),
+        jobs_by_state=_tally(row.status for row in latest),
+        executions_by_state=_tally(row.status for row in case.history.executions),
+        without_success=_tally(
+            _why_not(rows[-1])
+            for each in case.runs
+            for rows in each.attempts.values()
+            if not any(row.status == SUCCESS for row in rows)
+        ),
+        windows=windows,
+        other_calendar=sum(not each.same_calendar for each in case.runs),
+        starts=len(case.starts),
+        changes=len(case.history.changes or ()),
+    )
+
+
+def _tally(values: Iterator[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def _why_not(row: Execution) -> str:
+    message = row.error_message or ""
+    if row.status == FAILED:
+        if "workers were lost" in message:
+            return "failed: its workers were lost too often"
+        if "end of its window" in message:
+            return "failed: no time was left in its window"
+        return "failed: no retry was left"
+    if row.status == EXPIRED:
+        if message.startswith(_WINDOW_CLOSED):
+            return "expired: its window closed"
+        return "expired: its session was missed" if "missed" in message else "expired: a time limit"
+    if row.status == SKIPPED:
+        return "skipped: an upstream job did not succeed"
+    if row.status == CANCELLED:
+        return "cancelled"
+    return f"not finished: {row.status}"
+
+
+def _is_operators(row: Execution) -> bool:
+    """Say whether an operator added this attempt."""
+    return row.attempt_number > 1 and row.forced and row.retry_bound_seconds is None
+
+
+def _is_retry(row: Execution) -> bool:
+    """Say whether this attempt was written when the one before failed."""
+    return row.attempt_number > 1 and not _is_operators(row)
+
+
+def _about(audit: Audit, job_id: str) -> bool:
+    """Say whether an operator's action was about a job, as far as it says."""
+    for key in ("new_attempts", "jobs"):
+        named = audit.details.get(key)
+        if isinstance(named, list) and named and all(isinstance(name, str) for name in named):
+            return job_id in named
+    return True
+
+
+def _of(rule: str, row: Execution, message: str) -> Violation:
+    return Violation(rule, message, row.dag_id, row.job_id, row.execution_id)
+
+
+def _of_run(rule: str, run: Run, message: str) -> Violation:
+    return Violation(rule, message, run.dag_id)
+
+
+def _at(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC"

@@ -1,0 +1,128 @@
+"""
+In which time a job may start, worked out from the calendar alone.
+
+The rules are those of the documentation, written a second time: see "windows follow the run's own
+session".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from functools import cache, lru_cache
+
+from prometheus.core.market_state import get_market_state, get_next_state_transition
+from prometheus.core.states import MarketState
+from prometheus.core.trading_calendar import Phases, TradingCalendar
+from prometheus.errors import HorizonError, PrometheusError
+
+_A_DAY = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Half-open: from ``opens_at`` to before ``closes_at``; empty if that is not later."""
+
+    opens_at: datetime
+    closes_at: datetime
+
+    def __contains__(self, instant: datetime) -> bool:
+        return self.opens_at <= instant < self.closes_at
+
+    def __str__(self) -> str:
+        return f"{self.opens_at:%Y-%m-%d %H:%M:%S} to {self.closes_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+@cache
+def calendar_of(market_id: str) -> TradingCalendar | None:
+    """Return a market's calendar; ``None`` if no market has this name."""
+    try:
+        return TradingCalendar(market_id)
+    except PrometheusError:
+        return None
+
+
+def is_session(calendar: TradingCalendar, day: date) -> bool | None:
+    """Say whether a session carries a date; ``None`` where the calendar does not know."""
+    try:
+        return calendar.is_trading_day(day)
+    except HorizonError:
+        return None
+
+
+def previous_session(calendar: TradingCalendar, day: date) -> date | None:
+    """Return the market's session before a date, if the calendar knows it."""
+    try:
+        return calendar.previous_trading_day(day)
+    except HorizonError:
+        return None
+
+
+@lru_cache(maxsize=65_536)
+def window_of(
+    calendar: TradingCalendar, session: date, required_state: str | None, rule: str
+) -> Window:
+    """
+    Work out the window of a job.
+
+    Args:
+        calendar: Of the run's market.
+        session: The run's session date, which has a session.
+        required_state: The phase that opens the window; ``None`` for the run's own opening.
+        rule: ``session``, which lasts until the next session, or ``state``, until the phase ends.
+
+    Raises:
+        ValueError: HOLIDAY, which is no phase of a session.
+    """
+    phases = calendar.phases(session)
+    following = _following(calendar, session)
+    opens_at = _beginning(phases, required_state)
+    if rule == "state" and required_state is not None:
+        closes_at = _end(calendar, phases, following, required_state)
+    elif following is None:
+        closes_at = opens_at + _A_DAY
+    elif phases.close_at < following.pre_open_at:
+        closes_at = following.pre_open_at
+    else:  # no gap between the sessions
+        closes_at = _beginning(following, required_state)
+    return Window(opens_at, closes_at)
+
+
+def _following(calendar: TradingCalendar, session: date) -> Phases | None:
+    try:
+        return calendar.phases(calendar.next_trading_day(session))
+    except HorizonError:
+        return None
+
+
+def _beginning(phases: Phases, state: str | None) -> datetime:
+    instants = {
+        None: phases.pre_open_at,
+        "PRE_OPEN": phases.pre_open_at,
+        "SESSION": phases.open_at,
+        "POST_CLOSE": phases.close_at,
+        "OVERNIGHT": phases.post_close_ends_at,
+    }
+    if state not in instants:
+        raise ValueError(f"{state} is no phase of a session")
+    return instants[state]
+
+
+def _end(
+    calendar: TradingCalendar, phases: Phases, following: Phases | None, state: str
+) -> datetime:
+    if state == "PRE_OPEN":
+        return phases.open_at
+    if state == "SESSION":
+        return phases.close_at
+    cut = following.pre_open_at if following is not None else None
+    if state == "POST_CLOSE":
+        return min(phases.post_close_ends_at, cut or phases.post_close_ends_at)
+    begins_at = phases.post_close_ends_at
+    try:
+        state_then = get_market_state(calendar.market_id, begins_at, calendar.config)
+        if state_then is not MarketState.OVERNIGHT:
+            return begins_at
+        return get_next_state_transition(calendar.market_id, begins_at, calendar.config).at
+    except HorizonError:
+        return cut or begins_at + _A_DAY
