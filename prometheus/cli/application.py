@@ -12,7 +12,18 @@ from typing import Annotated
 
 import typer
 
-from prometheus.cli import dag, databases, doctor, markets, operate, replay, run, status, up
+from prometheus.cli import (
+    dag,
+    databases,
+    doctor,
+    markets,
+    operate,
+    replay,
+    run,
+    status,
+    up,
+    verify,
+)
 from prometheus.errors import PrometheusError
 
 INTERRUPTED = 130
@@ -40,6 +51,7 @@ application.add_typer(dag.application, name="dag", rich_help_panel=_LOOK)
 application.command("retry", rich_help_panel=_OPERATE)(operate.retry)
 application.command("cancel", rich_help_panel=_OPERATE)(operate.cancel)
 application.add_typer(databases.application, name="db", rich_help_panel=_MAINTAIN)
+application.command("verify", rich_help_panel=_MAINTAIN)(verify.verify)
 application.command("doctor", rich_help_panel=_MAINTAIN)(doctor.doctor)
 
 

@@ -67,7 +67,8 @@ def replay(
     Run past sessions again, on a database and a Redis of their own.
 
     Real processes do it: Redis, the scheduler, a worker. Only the market clock is not the wall's.
-    Ends with 0 if every run succeeded.
+    Ends with 0 if every run succeeded, and the history checker (`prometheus verify`) found nothing
+    wrong.
     """
     if last < first:
         raise typer.BadParameter(f"--to {last} is before --from {first}")

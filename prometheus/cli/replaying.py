@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from prometheus.cli import output, sessions
 from prometheus.cli.board import Board, Expected
+from prometheus.cli.checked import print_violations, verdict
 from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import Lines, View, follow
 from prometheus.cli.pipelines import configured_pipelines
@@ -41,6 +42,7 @@ from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.tables import dag_runs
 from prometheus.settings import DATABASE_NAME, Settings, listing
+from prometheus.verification import Expectation, Report, check
 
 REPLAYS = "replays"
 """Folder of replays in the data folder."""
@@ -72,6 +74,8 @@ class Plan:
     settings: Settings
     folder: Path
     markets: tuple[str, ...]
+    pipelines: Mapping[str, tuple[str, ...]]
+    """Pipeline -> those of its markets that are replayed."""
     dag_ids: frozenset[str]
     """The runs that must be finished for the replay to be."""
     market_at: datetime
@@ -84,7 +88,7 @@ def replay_sessions(request: Request) -> bool:
     Run past sessions with real processes, and print what became of them.
 
     Returns:
-        Whether every run succeeded.
+        Whether every run succeeded, and the history checker found nothing wrong.
 
     Raises:
         PrometheusError: It can not be started, a process died, or nothing moved any more.
@@ -112,10 +116,12 @@ def replay_sessions(request: Request) -> bool:
                 elapsed=timedelta(seconds=time.monotonic() - began_at),
                 remarks=plan.remarks,
             )
+            expect = Expectation(plan.pipelines, request.first, request.last)
+            report = check(connection, expect=expect)
     finally:
         engine.dispose()
-    _tell(request, plan, summary)
-    return summary.succeeded
+    _tell(request, plan, summary, report)
+    return summary.succeeded and report.ok
 
 
 def make_plan(request: Request) -> Plan:
@@ -156,6 +162,10 @@ def make_plan(request: Request) -> Plan:
         settings=settings.model_copy(update={"data": data}),
         folder=folder,
         markets=markets,
+        pipelines={
+            pipeline.name: tuple(market for market in pipeline.markets if market in markets)
+            for pipeline in pipelines.values()
+        },
         dag_ids=frozenset(dag_id for dag_id, _, _ in expected),
         market_at=min(opens_at for _, opens_at, _ in expected),
         remarks=remarks,
@@ -273,7 +283,7 @@ def _view(request: Request, plan: Plan, title: str) -> View:
     )
 
 
-def _tell(request: Request, plan: Plan, summary: Summary) -> None:
+def _tell(request: Request, plan: Plan, summary: Summary, report: Report) -> None:
     place = Place(plan.settings, plan.folder, None)
     if request.as_json:
         output.print_json(
@@ -284,12 +294,17 @@ def _tell(request: Request, plan: Plan, summary: Summary) -> None:
                 "to": request.last,
                 "markets": list(plan.markets),
                 **summary.document(),
+                "checked": report.to_json(),
             }
         )
         return
     console = output.console()
     console.print()
     print_summary(console, summary)
+    console.print()
+    style = "bold green" if report.ok else "bold red"
+    console.print(f"checked: {verdict(report)}", style=style)
+    print_violations(console, report)
     console.print()
     console.print("Where the rows are", style="bold")
     console.print(f"  {place.shown_url}", markup=False, soft_wrap=True)

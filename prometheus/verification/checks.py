@@ -68,8 +68,10 @@ CHANGES: Mapping[str | None, frozenset[str]] = {
 _PRIORITIES = {"CRITICAL": 1, "STANDARD": 2, "OPTIONAL": 3}
 _WINDOW_CLOSED = "its window closed"
 _NO_MORE = "not tried again"
+_LIMIT = re.compile(r"missed|time-?out|timed out|longer than|limit")
+"""What the reason speaks of when something expires that had a window left."""
 _ZERO = timedelta(0)
-_LOST = ("worker lost", "ended without a report")
+_LOST = ("worker lost", "worker cut off", "ended without a report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +215,13 @@ def make_case(
             RunCase(
                 run=run,
                 jobs=parsed[run.definition],
-                attempts=attempts.pop(run.dag_id, {}),
+                attempts=attempts.get(run.dag_id, {}),
                 calendar=calendar,
                 in_session=calendar is not None and is_session(calendar, run.as_of_date) is True,
                 same_calendar=calendar is not None and calendar.version == run.calendar_version,
             )
         )
+    known = {run.dag_id for run in history.runs}
     audit: dict[str, list[Audit]] = defaultdict(list)
     for row in history.audit:
         audit[row.target].append(row)
@@ -229,7 +232,7 @@ def make_case(
         by_session={
             (each.run.pipeline, each.run.market_id, each.run.as_of_date): each for each in runs
         },
-        strays=[row for jobs in attempts.values() for rows in jobs.values() for row in rows],
+        strays=[row for row in history.executions if row.dag_id not in known],
         audit=audit,
         finished=finished,
         starts=starts,
@@ -457,7 +460,7 @@ def _retry_faults(
         yield _of("counters", following, f"retries and lost workers grew by {grown}")
     elif grown == (0, 1) and not message.startswith(_LOST):
         yield _of("counters", following, f"counted as a lost worker, but: {message}")
-    elif grown == (1, 0) and message.startswith("worker lost"):
+    elif grown == (1, 0) and message.startswith(_LOST[:2]):
         yield _of("counters", following, f"counted as a retry, but: {message}")
     elif grown == (1, 0) and job is not None:
         due = min(job.retry_cap_seconds, job.retry_base_seconds * 2.0 ** min(row.retries, 60))
@@ -704,6 +707,10 @@ def ends_have_causes(case: Case) -> Iterator[Violation]:
                     yield _of("skipped", row, "no upstream job kept it from running")
                 elif row.status == CANCELLED and not _was_cancelled(case, row, row.completed_at):
                     yield _of("cancelled", row, "no operator asked for it")
+                elif row.status != CANCELLED and row.cancel_asked_at is not None:
+                    yield _of(
+                        "cancel-ignored", row, f"it was asked to end, and became {row.status}"
+                    )
                 elif row.status == EXPIRED:
                     yield from _expiry_faults(case, each, row, row.completed_at)
 
@@ -739,7 +746,7 @@ def _was_cancelled(case: Case, row: Execution, at: datetime) -> bool:
 def _expiry_faults(case: Case, each: RunCase, row: Execution, at: datetime) -> Iterator[Violation]:
     message = row.error_message or ""
     if not message.startswith(_WINDOW_CLOSED):
-        if re.search(r"missed|timeout|timed out", message) is None:
+        if _LIMIT.search(message) is None:
             yield _of("expired", row, f"neither its window nor a limit is its reason: {message}")
         return
     if row.forced or each.run.forced:

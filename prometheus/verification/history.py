@@ -262,7 +262,7 @@ def _execution(row: Sequence[Any]) -> Execution:
 
 
 def _rows(connection: Connection, statement: str) -> Iterator[Sequence[Any]]:
-    return iter(connection.execute(text(statement)).tuples())
+    return iter(connection.execute(text(statement)).all())
 
 
 def _instant(value: Any) -> Any:

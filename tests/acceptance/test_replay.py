@@ -20,6 +20,7 @@ def test_one_market_and_day_end_to_end(run_command: RunCommand, home: Path) -> N
     ended = run_command("replay", *ONE_DAY, "--folder", folder)
     assert ended.status == 0, ended.err
     assert "1 run, 1 SUCCESS; 9 jobs, 9 SUCCESS, in 9 attempts" in ended.out
+    assert "checked: 1 run, 9 jobs, each succeeded exactly once" in ended.out
     assert "early close 18:00 UTC, Day after Thanksgiving Day" in ended.out
     assert "US_EQ prices: real - bundled" in ended.out
     assert "US_EQ factors: SYNTHETIC" in ended.out
@@ -39,6 +40,7 @@ def test_three_days_of_three_markets(run_command: RunCommand, home: Path) -> Non
     assert ended.status == 0, ended.err
     runs = rows(folder, "SELECT market_id, as_of_date FROM dag_runs WHERE status = 'SUCCESS'")
     assert len(runs) == 8
+    assert "checked: 8 runs, 72 jobs, each succeeded exactly once" in ended.out
     assert ("US_EQ", "2012-11-22") not in runs
     jobs = rows(folder, "SELECT dag_id, job_id, status, attempt_number FROM job_executions")
     assert len(jobs) == 72
@@ -64,6 +66,8 @@ def test_json_is_one_document_on_standard_output(run_command: RunCommand, home: 
     run = document["runs"][0]
     assert run["jobs"] == {"SUCCESS": 9}
     assert run["session"]["early_close"] is True
+    assert document["checked"]["ok"] is True
+    assert document["checked"]["counts"]["windows"] == 9
     assert {source["is_synthetic"] for source in run["sources"]} == {True, False}
     holdings = document["book"]["holdings"]
     assert sum(line["weight"] for line in holdings) + document["book"]["cash"] == pytest.approx(1)
@@ -185,6 +189,7 @@ def test_a_replay_on_an_empty_postgresql(
     folder = home / "replay"
     ended = run_command("replay", *ONE_DAY, "--folder", folder, "--json", env=env)
     assert ended.status == 0, ended.err
+    assert ended.document["checked"]["violations"] == []
     assert not (folder / "prometheus.db").exists()
     # The folder remembers where the rows are.
     status = run_command("status", "--folder", folder, "--json", env=env).document

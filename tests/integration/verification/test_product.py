@@ -1,0 +1,250 @@
+"""The checker on rows that the product wrote, on both databases."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from prometheus.core.market_state import MarketState
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch.scheduler import Pace, Scheduler
+from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.orchestration.pipeline import Pipeline
+from prometheus.orchestration.planning import SessionRange
+from prometheus.persistence import executions, operators
+from prometheus.persistence.clock import start_replay
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.executions import Failure, Started
+from prometheus.verification import Expectation, Report, StartRecord, check
+from tests.history_triggers import record_changes
+from tests.integration.dispatch.schedulers import RecordingBroker, make_scheduler, register_worker
+from tests.integration.persistence.world import LOST, World, job
+
+FIRST, LAST = date(2012, 11, 21), date(2012, 11, 26)
+EXPECTED = Expectation({"small": ["US_EQ", "EU_EQ"]}, FIRST, LAST)
+
+
+def checked(engine: Engine, **asked: Any) -> Report:
+    with reading(engine) as connection:
+        return check(connection, **asked)
+
+
+def rules(engine: Engine, **asked: Any) -> set[str]:
+    return {violation.rule for violation in checked(engine, **asked).violations}
+
+
+def break_it(engine: Engine, statement: str) -> None:
+    with writing(engine) as connection:
+        assert connection.execute(text(statement)).rowcount > 0
+
+
+class Floor:
+    """A replay in this process: the product's scheduler, and the test as its worker."""
+
+    def __init__(self, engine: Engine) -> None:
+        small = Pipeline("small", markets=["US_EQ", "EU_EQ"])
+        small.add("nowhere:prices", required_state=MarketState.POST_CLOSE, retry_base="1s")
+        small.add("nowhere:returns", after=["prices"], after_previous=True)
+        small.add(
+            "nowhere:report", required_state=MarketState.SESSION, window="state", max_retries=0
+        )
+        self.engine = engine
+        self.broker = RecordingBroker()
+        with writing(engine) as connection:
+            start_replay(
+                connection,
+                market_at=min(
+                    TradingCalendar(name).phases(FIRST).pre_open_at for name in small.markets
+                ),
+                speed=0,
+                only=SessionRange(FIRST, LAST),
+                markets=list(small.markets),
+            )
+        self.scheduler: Scheduler = make_scheduler(
+            engine,
+            self.broker,
+            pipelines={"small": small},
+            create_runs=True,
+            # Retries are sent by the tick here, for want of a Celery that does.
+            pace=Pace(publish_after=timedelta(0)),
+        )
+        self.incarnation = register_worker(engine)
+        self.starts: list[StartRecord] = []
+
+    def work(self) -> None:
+        """Run everything to its end; some attempts fail, and one worker is lost."""
+        for _ in range(200):
+            self.scheduler.tick()
+            waiting, self.broker.published = self.broker.published, []
+            for each in waiting:
+                self._run(each.execution_id)
+            if self._closed() == 7:
+                return
+        raise AssertionError("the replay did not end")
+
+    def _closed(self) -> int:
+        with reading(self.engine) as connection:
+            number = text("SELECT count(*) FROM dag_runs WHERE status <> 'OPEN'")
+            return int(connection.execute(number).scalar_one())
+
+    def _run(self, execution_id: str) -> None:
+        with writing(self.engine) as connection:
+            started = executions.start(
+                connection, execution_id, worker="w", incarnation=self.incarnation
+            )
+        if not isinstance(started, Started):
+            return
+        self.starts.append(StartRecord(execution_id, datetime.now(UTC)))
+        attempt = started.attempt
+        number = attempt.attempt_number
+        fails = attempt.job.job_id == "prices" and attempt.dag.as_of_date.day == 23 and number < 3
+        fails |= attempt.job.job_id == "report" and attempt.dag.market_id == "EU_EQ"
+        with writing(self.engine) as connection:
+            if fails:
+                failure = LOST if number == 2 else Failure("ValueError: no", {"type": "ValueError"})
+                executions.fail(
+                    connection, execution_id, failure, draw_delay=lambda _: 0, max_lost=3
+                )
+            else:
+                executions.succeed(
+                    connection, execution_id, incarnation=self.incarnation, result=None
+                )
+
+
+@pytest.fixture
+def floor(engine: Engine) -> Floor:
+    record_changes(engine)
+    made = Floor(engine)
+    made.work()
+    return made
+
+
+class TestReplay:
+    def test_what_the_scheduler_wrote_is_sound(self, floor: Floor) -> None:
+        report = checked(floor.engine, starts=floor.starts, expect=EXPECTED)
+        assert report.violations == ()
+        counts = report.counts
+        # Thanksgiving: New York had no session on the 22nd.
+        assert (counts.runs, counts.jobs, counts.executions) == (7, 21, 25)
+        assert counts.without_success == {"failed: no retry was left": 4}
+        assert counts.windows == 25
+        assert counts.starts == 25
+        assert counts.changes > 75
+
+    @pytest.mark.parametrize(
+        ("statement", "found"),
+        [
+            (
+                (
+                    "UPDATE job_executions SET started_market_at = '2012-11-23 17:59:00+00:00'"
+                    " WHERE job_id = 'prices' AND dag_id = 'us_eq_small_2012-11-23'"
+                ),
+                {"outside-window", "changed-after-end"},
+            ),
+            ("DELETE FROM dag_runs WHERE dag_id = 'eu_eq_small_2012-11-22'", {"run-missing"}),
+            (
+                "UPDATE dag_runs SET status = 'SUCCESS' WHERE dag_id = 'eu_eq_small_2012-11-22'",
+                {"run-status"},
+            ),
+            (
+                (
+                    "UPDATE dag_runs SET status = 'OPEN', completed_at = NULL "
+                    "WHERE dag_id = 'eu_eq_small_2012-11-22'"
+                ),
+                {"unfinished"},
+            ),
+            (
+                "UPDATE job_executions SET error_message = 'x' WHERE status = 'FAILED'",
+                {"changed-after-end", "not-retried", "counters"},
+            ),
+        ],
+    )
+    def test_what_was_changed_afterwards_is_found(
+        self, floor: Floor, statement: str, found: set[str]
+    ) -> None:
+        if floor.engine.dialect.name == "sqlite":
+            statement = statement.replace("+00:00", ".000000")
+        break_it(floor.engine, statement)
+        assert found <= rules(floor.engine, starts=floor.starts, expect=EXPECTED)
+
+    def test_a_second_run_of_one_execution_is_found(self, floor: Floor) -> None:
+        again = [*floor.starts, floor.starts[0]]
+        assert rules(floor.engine, starts=again) == {"doubled-start"}
+
+
+class TestOperators:
+    def test_retries_and_cancels_are_sound(self, world: World) -> None:
+        record_changes(world.engine)
+        dag = world.run(
+            job("a", max_retries=0), job("b", "a"), job("c", "b", "d"), job("d"), job("e", "d")
+        )
+        worker = world.worker()
+        world.fail_for_good(dag, "a", worker)
+        ids = world.ids(dag)
+        world.end_waiting({ids["b"]: "upstream a is FAILED", ids["c"]: "b is"}, JobStatus.SKIPPED)
+        world.finish(dag, worker, "d", "e")
+        world.close(dag)
+        with writing(world.engine) as connection:
+            operators.retry(connection, dag.dag_id, actor="ann@desk")
+        world.finish(dag, worker, "a", "b", "c")
+        world.close(dag)
+        other = world.run(job("a"), job("b", "a"), pipeline="other")
+        with writing(world.engine) as connection:
+            operators.cancel(connection, other.dag_id, actor="ann@desk")
+        report = checked(world.engine)
+        assert report.violations == ()
+        assert report.counts.successes == 5
+        assert report.counts.without_success == {"cancelled": 2}
+
+    def test_an_attempt_that_nobody_asked_for_is_found(self, world: World) -> None:
+        dag = world.run(job("a"))
+        worker = world.worker()
+        world.finish(dag, worker, "a")
+        world.close(dag)
+        with writing(world.engine) as connection:
+            operators.rerun(connection, dag.dag_id, actor="ann@desk")
+        world.finish(dag, worker, "a")
+        world.close(dag)
+        assert checked(world.engine).counts.again == 1
+        break_it(world.engine, "DELETE FROM audit")
+        assert rules(world.engine) == {"operator-without-audit"}
+
+    def test_what_is_open_is_let_be_while_work_goes_on(self, world: World) -> None:
+        dag = world.run(job("a"), job("b", "a"))
+        world.running(dag, "a", world.worker())
+        assert rules(world.engine) == {"unfinished"}
+        assert rules(world.engine, finished=False) == set()
+
+
+class TestTriggers:
+    def test_every_way_round_the_lifecycle_is_written_down(self, world: World) -> None:
+        record_changes(world.engine)
+        dag = world.run(job("a"))
+        worker = world.worker()
+        world.finish(dag, worker, "a")
+        world.close(dag)
+        assert rules(world.engine) == set()
+        # Past the store's functions: the same state, another worker.
+        world.change(world.ids(dag)["a"], worker="another")
+        assert rules(world.engine) == {"changed-after-end"}
+
+    def test_a_start_taken_twice_is_found(self, world: World) -> None:
+        record_changes(world.engine)
+        dag = world.run(job("a"))
+        worker = world.worker()
+        execution_id = world.running(dag, "a", worker)
+        world.change(execution_id, status=JobStatus.QUEUED)
+        world.start(execution_id, worker)
+        world.succeed(execution_id, worker)
+        world.close(dag)
+        assert rules(world.engine) == {"illegal-change"}
+
+
+def test_the_time_is_the_databases(world: World) -> None:
+    dag = world.run(job("a"))
+    execution_id = world.running(dag, "a", world.worker())
+    world.change(execution_id, hard_limit_at=world.now() - timedelta(hours=1))
+    assert rules(world.engine, finished=False) == {"stuck"}

@@ -1,0 +1,748 @@
+"""Each rule finds the one fact that breaks it, and nothing is found where nothing is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prometheus.core.clock import MarketClock
+from prometheus.verification import Expectation, StartRecord, Tolerances, checks, judge
+from prometheus.verification.history import Change, History
+from tests.unit.verification.histories import (
+    DEFINITION,
+    JOBS,
+    SECOND,
+    at,
+    changed,
+    digest,
+    done,
+    lives,
+    many,
+    row,
+    run,
+    run_changed,
+    sound,
+    still_open,
+    with_rows,
+    without,
+)
+
+Mutation = Callable[[History], History]
+
+
+def rules(history: History, **asked: Any) -> list[str]:
+    return sorted({violation.rule for violation in judge(history, **asked).violations})
+
+
+def test_nothing_is_found_in_a_sound_history() -> None:
+    report = judge(sound())
+    assert report.violations == ()
+    assert report.ok
+
+
+def test_nothing_is_found_in_a_sound_history_that_goes_on() -> None:
+    assert judge(still_open(), finished=False).violations == ()
+
+
+def test_what_was_checked_is_counted() -> None:
+    counts = judge(sound()).counts
+    assert (counts.runs, counts.jobs, counts.executions) == (4, 16, 20)
+    assert (counts.successes, counts.again) == (7, 0)
+    assert counts.runs_by_state == {"CANCELLED": 1, "FAILED": 2, "SUCCESS": 1}
+    assert counts.without_success == {
+        "cancelled": 4,
+        "expired: its session was missed": 4,
+        "expired: its window closed": 1,
+    }
+    assert counts.windows == 9
+    assert counts.other_calendar == 0
+
+
+def change(execution_id: str, **values: Any) -> Mutation:
+    return lambda history: changed(history, execution_id, **values)
+
+
+def drop(*execution_ids: str) -> Mutation:
+    return lambda history: without(history, *execution_ids)
+
+
+def change_run(day: int, **values: Any) -> Mutation:
+    return lambda history: run_changed(history, day, **values)
+
+
+def redefined(day: int, **values: Any) -> Mutation:
+    """Store another definition, with its own hash: one job's values changed."""
+    job_id = values.pop("job_id")
+    jobs = [{**job, **values} if job["job_id"] == job_id else job for job in JOBS]
+    definition = {**DEFINITION, "jobs": jobs}
+    return change_run(day, definition=json.dumps(definition), definition_hash=digest(definition))
+
+
+def no_audit(history: History) -> History:
+    return replace(history, audit=[])
+
+
+def second_run(history: History) -> History:
+    return replace(history, runs=[*history.runs, history.runs[0]])
+
+
+def run_of(market_id: str, day: int) -> Mutation:
+    def add(history: History) -> History:
+        made = run(
+            day, "SUCCESS", "09 21:00", market_id=market_id,
+            dag_id=f"{market_id.lower()}_daily_2025-12-{day:02}", created_at=at("09 20:00"),
+            trigger="operator", forced=True,
+            definition='{"pipeline": "daily", "jobs": []}',
+        )  # fmt: skip
+        return replace(history, runs=[*history.runs, made])
+
+    return add
+
+
+def again(history: History) -> History:
+    """A job that has succeeded is run once more, as if it had failed."""
+    more = done(
+        "prices", 1, "01 22:00:37", attempt_number=3, retries=2, made="01 22:00:05",
+        scheduled_at=at("01 22:00:35"), retry_bound_seconds=120, retry_delay_seconds=30,
+    )  # fmt: skip
+    history = with_rows(history, more)
+    return run_changed(history, 1, completed_at=at("01 22:00:45"), updated_at=at("01 22:00:45"))
+
+
+MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
+    # Runs.
+    ("two runs of a session", second_run, ["run-twice"]),
+    ("a run on a holiday", run_of("US_EQ", 25), ["closed-day", "definition"]),
+    ("a run on a Sunday", run_of("US_EQ", 7), ["closed-day", "definition"]),
+    ("a run of no market", run_of("MARS", 9), ["definition", "unknown-market"]),
+    ("a run with another's name", change_run(1, dag_id="x"), ["missing-job", "run-name", "stray"]),
+    ("a run made too early", change_run(1, created_at=at("01 13:00")), ["run-early"]),
+    ("a run that opens late", change_run(1, opens_at=at("01 13:31")), ["run-opens"]),
+    ("a run better than its jobs", change_run(2, status="SUCCESS"), ["run-status"]),
+    ("a run worse than its jobs", change_run(1, status="FAILED"), ["run-status"]),
+    ("a cancelled run called failed", change_run(3, status="FAILED"), ["run-status"]),
+    ("a run without its end", change_run(1, completed_at=None), ["run-status"]),
+    (
+        "a run that was never closed",
+        change_run(1, status="OPEN", completed_at=None),
+        ["unfinished"],
+    ),
+    (
+        "a run closed before its last job",
+        change_run(1, completed_at=at("01 21:00:41"), updated_at=at("01 21:00:41")),
+        ["run-stamps"],
+    ),
+    (
+        "a run completed before it was made",
+        change_run(4, completed_at=at("05 10:00"), updated_at=at("05 10:00")),
+        ["run-stamps"],
+    ),
+    ("a closed run that changed", change_run(1, updated_at=at("02 00:00")), ["changed-after-end"]),
+    # Definitions.
+    ("a definition that was changed", change_run(1, definition_hash="x"), ["definition"]),
+    ("a definition that is no JSON", change_run(1, definition="{"), ["definition"]),
+    (
+        "a dependency that is not there",
+        redefined(3, job_id="returns", dependencies=["prizes"]),
+        ["definition"],
+    ),
+    # Rows and their numbers.
+    ("a job without a row", drop("report-1-1"), ["missing-job"]),
+    (
+        "a job that no definition has",
+        change("report-1-1", job_id="rep"),
+        ["missing-job", "unknown-job"],
+    ),
+    ("a gap in the attempts", drop("prices-1-1"), ["attempt-numbers"]),
+    (
+        "an attempt twice",
+        lambda history: with_rows(
+            history, replace(history.executions[-1], execution_id="another")
+        ),
+        ["attempt-numbers", "successor"],
+    ),
+    (
+        "two live rows",
+        change(
+            "prices-1-1", status="RUNNING", completed_at=None, error_message=None,
+            updated_at=at("01 21:00:01"),
+        ),
+        ["two-live"],
+    ),
+    ("a row of another queue", change("report-1-1", queue="EU_EQ"), ["copy"]),
+    ("a row of another day", change("report-1-1", as_of_date=date(2025, 12, 2)), ["copy"]),
+    ("another priority", change("report-1-1", priority=3), ["copy"]),
+    ("another limit", change("report-1-1", timeout_seconds=61), ["copy"]),
+    # Attempts one after the other.
+    (
+        "attempts that overlap",
+        change("prices-1-1", completed_at=at("01 21:00:38"), updated_at=at("01 21:00:38")),
+        ["overlap", "retry-delay"],
+    ),
+    (
+        "an operator's attempt without an audit",
+        lambda history: replace(history, audit=history.audit[:1]),
+        ["operator-without-audit"],
+    ),
+    (
+        "an audit of other jobs",
+        lambda history: replace(
+            history,
+            audit=[
+                history.audit[0],
+                replace(history.audit[1], details={"new_attempts": ["returns"]}),
+            ],
+        ),
+        ["operator-without-audit"],
+    ),
+    ("a success that was tried again", again, ["after-success", "success-twice"]),
+    (
+        "a retry of what was skipped",
+        change("book-2-2", forced=False, retry_bound_seconds=0),
+        ["outside-window", "successor"],
+    ),
+    ("a retry that was not counted", change("prices-1-2", retries=0), ["retry-delay"]),
+    ("a retry counted twice", change("prices-1-2", retries=2), ["counters"]),
+    ("a lost worker counted as a retry", change("prices-2-2", lost=0, retries=1), ["counters"]),
+    ("a retry counted as a lost worker", change("prices-1-2", retries=0, lost=1), ["counters"]),
+    ("a retry too many", redefined(1, job_id="prices", max_retries=0), ["counters"]),
+    ("a wrong bound", change("prices-1-2", retry_bound_seconds=120), ["retry-delay"]),
+    (
+        "a delay beyond its bound",
+        change("prices-1-2", retry_bound_seconds=60, retry_delay_seconds=61),
+        ["retry-delay"],
+    ),
+    ("a delay not kept", change("prices-1-2", retry_delay_seconds=55), ["retry-delay"]),
+    ("a delay below zero", change("prices-1-2", retry_delay_seconds=-1), ["retry-delay"]),
+    (
+        "a failure that says it is final and is not",
+        change("returns-2-1", error_message="ValueError: no"),
+        ["not-retried"],
+    ),
+    (
+        "a failure without a next attempt",
+        change("prices-1-2", forced=True, retry_bound_seconds=None),
+        ["not-retried", "operator-without-audit"],
+    ),
+    (
+        "retries that were left",
+        redefined(2, job_id="returns", max_retries=1),
+        ["not-retried"],
+    ),
+    (
+        "a window that did not count",
+        lambda history: run_changed(
+            changed(
+                history,
+                "returns-2-1",
+                error_message="x (not tried again: at or past the end of its window)",
+            ),
+            2,
+            forced=True,
+        ),
+        ["expired", "not-retried"],
+    ),
+    # Windows.
+    (
+        "a start before its window",
+        change("report-1-1", started_market_at=at("01 14:29:59")),
+        ["outside-window"],
+    ),
+    (
+        "a start as its window closes",
+        change("report-1-1", started_market_at=at("01 21:00")),
+        ["market-time", "outside-window"],
+    ),
+    (
+        "a claim before its window",
+        change("report-1-1", scheduled_market_at=at("01 14:29:59")),
+        ["outside-window"],
+    ),
+    (
+        "a window that is not the session's",
+        change("report-1-1", window_closes_at=at("01 21:30")),
+        ["window-differs"],
+    ),
+    (
+        "a window and a start that are both too late",
+        change("report-1-1", window_closes_at=at("02 21:00"), started_market_at=at("01 21:00:03")),
+        ["market-time", "outside-window", "window-differs"],
+    ),
+    (
+        "market time that is not wall time",
+        change("report-1-1", started_market_at=at("01 15:00")),
+        ["market-time"],
+    ),
+    # What must come first.
+    (
+        "a start before its upstream's end",
+        change("prices-1-2", completed_at=at("01 21:00:41"), updated_at=at("01 21:00:41")),
+        ["upstream"],
+    ),
+    (
+        "a start while its upstream is tried again",
+        change(
+            "returns-1-1", scheduled_at=at("01 21:00:06"), scheduled_market_at=at("01 21:00:06")
+        ),
+        ["upstream"],
+    ),
+    (
+        "a start before the previous session's end",
+        lambda history: run_changed(
+            changed(
+                history, "book-1-1", completed_at=at("04 09:00:06"), updated_at=at("04 09:00:06")
+            ),
+            1, completed_at=at("04 09:00:06"), updated_at=at("04 09:00:06"),
+        ),
+        ["previous"],
+    ),
+    # Single rows.
+    ("a state that does not exist", change("report-4-1", status="LATE"), ["columns", "run-status"]),
+    ("a success that never started", change("report-1-1", started_at=None), ["columns"]),
+    ("a success with an error", change("report-1-1", error_message="no"), ["columns"]),
+    ("a failure without an error", change("prices-1-1", error_message=None), ["columns"]),
+    ("a start without a worker", change("report-1-1", worker=None), ["columns"]),
+    ("an end without a reason", change("book-2-1", error_message=None), ["columns"]),
+    ("a skipped row that started", change("book-2-1", started_at=at("02 21:00:41")), ["columns"]),
+    ("stamps out of order", change("report-1-1", created_at=at("01 14:30:02")), ["stamps"]),
+    (
+        "a start before its schedule",
+        change("report-1-1", started_at=at("01 14:30:00")),
+        ["stamps"],
+    ),
+    ("an end before its start", change("report-1-1", started_at=at("01 14:30:04")), ["stamps"]),
+    (
+        "a retry before its time",
+        change("prices-1-2", started_at=at("01 21:00:10"), started_market_at=at("01 21:00:10")),
+        ["stamps"],
+    ),
+    (
+        "a finished row that changed",
+        change("report-1-1", updated_at=at("01 14:31")),
+        ["changed-after-end"],
+    ),
+    (
+        "a message for a finished row",
+        change("report-1-1", published_at=at("01 14:31")),
+        ["changed-after-end"],
+    ),
+    (
+        "a worker that names a finished row",
+        change("report-1-1", named_at=at("01 14:31")),
+        ["changed-after-end"],
+    ),
+    # Ends and their causes.
+    (
+        "a skip without a cause",
+        change("book-2-1", completed_at=at("02 21:00:20"), updated_at=at("02 21:00:20")),
+        ["skipped"],
+    ),
+    ("a cancel without an audit", no_audit, ["cancelled", "operator-without-audit"]),
+    (
+        "a cancel before it was asked for",
+        lambda history: replace(
+            history, audit=[replace(history.audit[0], at=at("03 16:00")), history.audit[1]]
+        ),
+        ["cancelled"],
+    ),
+    (
+        "an expiry in its window",
+        change("report-2-1", completed_at=at("02 20:00"), updated_at=at("02 20:00")),
+        ["expired"],
+    ),
+    (
+        "an expiry without a reason",
+        change("report-2-1", error_message="because"),
+        ["expired"],
+    ),
+    (
+        "a cancel that a success ignored",
+        change("report-1-1", cancel_asked_at=at("01 14:30:02")),
+        ["cancel-ignored"],
+    ),
+    ("an expiry of what is forced", change("report-2-1", forced=True), ["expired"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mutation", "found"),
+    [pytest.param(mutation, found, id=name) for name, mutation, found in MUTATIONS],
+)
+def test_one_broken_fact_is_found(mutation: Mutation, found: list[str]) -> None:
+    assert rules(mutation(sound())) == sorted(found)
+
+
+def test_every_rule_is_broken_somewhere_in_this_file() -> None:
+    codes = set(re.findall(r'(?:_of|_of_run|Violation)\(\s*"([a-z-]+)"', source()))
+    assert len(codes) > 40
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert [code for code in sorted(codes) if f'"{code}"' not in here] == []
+
+
+def source() -> str:
+    return Path(checks.__file__).read_text(encoding="utf-8")
+
+
+def test_a_retry_past_its_window_is_found() -> None:
+    late = at("02 13:30:00")
+    history = changed(
+        sound(), "prices-1-1",
+        started_at=at("02 13:29:40"), started_market_at=at("02 13:29:40"), named_at=None,
+        completed_at=at("02 13:29:50"), updated_at=at("02 13:29:50"), hard_limit_at=None,
+    )  # fmt: skip
+    history = changed(
+        history, "prices-1-2",
+        created_at=at("02 13:29:50"), scheduled_at=late, scheduled_market_at=late,
+        retry_delay_seconds=10, started_at=None, started_market_at=None, worker=None,
+        incarnation=None, named_at=None, published_at=None, status="EXPIRED",
+        completed_at=late, updated_at=late,
+        error_message="its window closed at 2025-12-02 13:30:00 UTC",
+    )  # fmt: skip
+    assert "retry-late" in rules(history)
+
+
+# --- what does not count -----------------------------------------------------------------------
+
+
+def test_forced_runs_may_start_whenever_somebody_says() -> None:
+    history = changed(
+        sound(), "report-1-1", started_market_at=at("01 14:30:01"), window_opens_at=at("01 20:00")
+    )
+    assert rules(history) == ["window-differs"]
+    assert rules(run_changed(history, 1, forced=True)) == []
+
+
+def test_a_run_of_another_calendar_keeps_to_the_window_it_was_given() -> None:
+    history = changed(sound(), "report-1-1", window_closes_at=at("01 22:00"))
+    history = run_changed(history, 1, calendar_version="older")
+    report = judge(history)
+    assert report.violations == ()
+    assert report.counts.other_calendar == 1
+    late = changed(history, "report-1-1", started_market_at=at("01 22:00"))
+    assert "outside-window" in rules(late)
+
+
+def test_a_job_may_follow_an_earlier_success_that_was_run_again_later() -> None:
+    history = with_rows(
+        sound(), done("prices", 1, "02 09:00:05", attempt_number=3, forced=True, made="02 09:00:00")
+    )
+    history = run_changed(history, 1, completed_at=at("02 09:00:07"), updated_at=at("02 09:00:07"))
+    audit = replace(sound().audit[1], at=at("02 09:00:00"), target="us_eq_daily_2025-12-01")
+    audit = replace(audit, details={"new_attempts": ["prices"]})
+    history = replace(history, audit=[*history.audit, audit])
+    report = judge(history)
+    assert report.violations == ()
+    assert report.counts.again == 1
+
+
+def test_stamps_of_a_clock_that_was_set_back_are_forgiven_if_asked() -> None:
+    history = changed(sound(), "report-1-1", created_at=at("01 14:30:10"))
+    assert rules(history) == ["stamps"]
+    assert rules(history, tolerances=Tolerances(clock_steps=timedelta(minutes=1))) == []
+
+
+def test_in_a_replay_windows_follow_market_time_and_stamps_wall_time() -> None:
+    wall = timedelta(days=300)
+    clock = MarketClock(at("11 12:00"), at("11 12:00") + wall, 0)
+    names = ("created_at", "scheduled_at", "started_at", "completed_at", "published_at")
+    history = replace(sound(), clock=clock, wall_at=at("11 12:00") + wall)
+    history = replace(
+        history,
+        executions=[
+            replace(
+                each,
+                **{
+                    name: getattr(each, name) and getattr(each, name) + wall
+                    for name in (*names, "named_at", "updated_at")
+                },
+            )
+            for each in history.executions
+        ],
+        runs=[
+            replace(
+                each,
+                created_at=each.created_at + wall,
+                updated_at=each.updated_at + wall,
+                completed_at=each.completed_at and each.completed_at + wall,
+            )
+            for each in history.runs
+        ],
+        audit=[replace(each, at=each.at + wall) for each in history.audit],
+    )
+    assert judge(history).violations == ()
+    early = changed(history, "report-1-1", started_market_at=at("01 14:29"))
+    assert rules(early) == ["outside-window"]
+
+
+def test_in_a_replay_nothing_expires_before_its_clock_has_come_so_far() -> None:
+    clock = MarketClock(at("02 20:00"), at("11 12:00"), 0)
+    assert "expired" in rules(replace(sound(), clock=clock))
+
+
+def test_columns_of_a_cancel_stand_for_its_audit() -> None:
+    history = changed(sound(), "report-3-1", cancel_asked_at=at("03 15:00:00"))
+    history = replace(history, audit=[history.audit[1]])
+    found = judge(history).violations
+    assert {violation.job_id for violation in found} == {"prices", "returns", "book"}
+    late = changed(history, "report-3-1", cancel_asked_at=at("03 16:00:00"))
+    assert "report" in {violation.job_id for violation in judge(late).violations}
+
+
+# --- what is still open ------------------------------------------------------------------------
+
+
+def test_an_open_run_is_a_fault_only_of_a_history_that_should_be_finished() -> None:
+    assert rules(still_open()) == ["unfinished"]
+
+
+def test_a_job_that_nothing_keeps_waiting_is_found() -> None:
+    history = changed(
+        still_open(), "returns-5-1", status="SUCCESS", completed_at=at("05 21:01:05"),
+        updated_at=at("05 21:01:05"),
+    )  # fmt: skip
+    assert rules(history, finished=False) == []
+    assert rules(history, finished=False, now=at("05 21:10")) == ["forgotten"]
+
+
+def test_a_job_that_waits_for_its_window_is_not_forgotten() -> None:
+    history = changed(
+        still_open(), "prices-5-1", status="PENDING", scheduled_at=None, scheduled_market_at=None,
+        published_at=None, started_at=None, started_market_at=None, named_at=None, worker=None,
+        completed_at=None,
+    )  # fmt: skip
+    history = without(history, "returns-5-1", "book-5-1")
+    history = with_rows(history, row("returns", 5, "PENDING"), row("book", 5, "PENDING"))
+    assert rules(history, finished=False, now=at("05 21:04")) == []
+    assert rules(history, finished=False, now=at("05 21:06")) == ["forgotten"]
+
+
+def test_a_job_below_a_failure_must_be_skipped() -> None:
+    history = changed(
+        still_open(), "returns-5-1", status="FAILED", completed_at=at("05 21:01:05"),
+        updated_at=at("05 21:01:05"), error_message="no (not tried again: max_retries is 0)",
+    )  # fmt: skip
+    assert rules(history, finished=False, now=at("05 21:05")) == []
+    assert rules(history, finished=False, now=at("05 21:07")) == ["forgotten"]
+
+
+def test_a_job_waits_for_the_session_before() -> None:
+    history = changed(
+        still_open(), "returns-5-1", status="SUCCESS", completed_at=at("05 21:01:05"),
+        updated_at=at("05 21:01:05"),
+    )  # fmt: skip
+    yesterday = replace(run(4, "OPEN", None), definition=history.runs[0].definition)
+    waiting = row("book", 4, "RUNNING", scheduled="04 21:01:02", started="04 21:01:03")
+    others = [
+        done(name, 4, f"04 21:00:{second}")
+        for name, second in (("prices", "01"), ("returns", "04"))
+    ]
+    report = done("report", 4, "04 15:00:00")
+    history = replace(history, runs=[*history.runs, yesterday])
+    history = with_rows(history, waiting, *others, report)
+    found = judge(history, finished=False, now=at("05 21:10")).violations
+    assert [(each.rule, each.execution_id) for each in found] == [("stuck", "book-4-1")]
+
+
+def test_work_is_late_only_as_far_as_a_scheduler_was_there() -> None:
+    history = changed(
+        still_open(), "returns-5-1", status="SUCCESS", completed_at=at("05 21:01:05"),
+        updated_at=at("05 21:01:05"),
+    )  # fmt: skip
+    history = replace(history, wall_at=at("05 23:00"))
+    assert rules(history, finished=False) == ["forgotten"]
+    assert rules(replace(history, ticked_at=at("05 21:02")), finished=False) == []
+
+
+def test_a_job_past_its_limit_is_stuck() -> None:
+    assert rules(still_open(), finished=False, now=at("05 21:17")) == []
+    assert rules(still_open(), finished=False, now=at("05 21:18")) == ["stuck"]
+
+
+def test_a_job_past_its_window_is_stuck() -> None:
+    history = changed(
+        still_open(), "returns-5-1", status="QUEUED", started_at=None, started_market_at=None,
+        worker=None, named_at=None, incarnation=None,
+    )  # fmt: skip
+    assert rules(history, finished=False, now=at("08 13:44")) == []
+    found = judge(history, finished=False, now=at("08 13:46")).violations
+    assert [(each.rule, each.job_id) for each in found] == [("stuck", "returns"), ("stuck", "book")]
+
+
+def test_a_run_whose_jobs_have_ended_is_stuck() -> None:
+    history = replace(sound(), runs=[run(1, "OPEN", None)])
+    rows = [each for each in history.executions if each.as_of_date.day == 1]
+    history = replace(history, executions=rows)
+    assert rules(history, finished=False, now=at("01 21:02")) == []
+    assert rules(history, finished=False) == ["stuck"]
+
+
+# --- what is expected --------------------------------------------------------------------------
+
+FOUR_DAYS = Expectation({"daily": ["US_EQ"]}, date(2025, 12, 1), date(2025, 12, 4))
+
+
+def test_all_sessions_that_are_expected_are_there() -> None:
+    assert rules(sound(), expect=FOUR_DAYS) == []
+
+
+def test_a_session_without_a_run_is_found() -> None:
+    report = judge(sound(), expect=replace(FOUR_DAYS, until=date(2025, 12, 7)))
+    assert [each.message for each in report.violations] == [
+        "daily has no run for US_EQ on 2025-12-05"
+    ]
+
+
+def test_a_market_without_runs_is_found() -> None:
+    expect = replace(FOUR_DAYS, pipelines={"daily": ["US_EQ", "EU_EQ"]})
+    assert len(judge(sound(), expect=expect).violations) == 4
+
+
+def test_a_run_of_another_market_is_found() -> None:
+    assert rules(sound(), expect=replace(FOUR_DAYS, pipelines={"daily": []})) == ["wrong-market"]
+    expect = replace(FOUR_DAYS, pipelines={"daily": ["US_EQ", "MARS"]})
+    assert rules(sound(), expect=expect) == ["unknown-market"]
+
+
+# --- evidence of the jobs themselves -----------------------------------------------------------
+
+
+def evidence() -> list[StartRecord]:
+    return [
+        StartRecord(each.execution_id, each.started_at)
+        for each in sound().executions
+        if each.started_at is not None
+    ]
+
+
+def test_bodies_that_ran_once_are_fine() -> None:
+    report = judge(sound(), starts=evidence())
+    assert report.ok
+    assert report.counts.starts == 11
+
+
+def test_a_body_that_ran_twice_is_found() -> None:
+    starts = [*evidence(), StartRecord("prices-1-1", at("01 21:00:04"))]
+    (found,) = judge(sound(), starts=starts).violations
+    assert (found.rule, found.execution_id) == ("doubled-start", "prices-1-1")
+
+
+def test_a_body_of_a_row_that_never_started_is_found() -> None:
+    starts = [*evidence(), StartRecord("book-3-1", at("03 15:00:10"))]
+    assert rules(sound(), starts=starts) == ["unrecorded-start"]
+
+
+def test_a_body_of_no_row_is_found() -> None:
+    starts = [*evidence(), StartRecord("nobody", at("03 15:00:10"))]
+    assert rules(sound(), starts=starts) == ["unknown-start"]
+
+
+def test_a_success_that_nobody_ran_is_found() -> None:
+    starts = [each for each in evidence() if each.execution_id != "report-1-1"]
+    assert rules(sound(), starts=starts) == ["success-without-start"]
+    # One that failed may have been killed before it could say so.
+    starts = [each for each in evidence() if each.execution_id != "prices-1-1"]
+    assert rules(sound(), starts=starts) == []
+
+
+# --- recorded changes --------------------------------------------------------------------------
+
+
+def with_changes(edit: Callable[[list[Change]], list[Change]]) -> History:
+    return replace(sound(), changes=edit(lives(sound())))
+
+
+def test_allowed_changes_are_fine() -> None:
+    report = judge(with_changes(list))
+    assert report.violations == ()
+    assert report.counts.changes > 40
+
+
+@pytest.mark.parametrize(
+    ("edit", "found"),
+    [
+        (
+            lambda all_: [*all_, Change("report-1-1", "SUCCESS", "FAILED", at("02 00:00"), 900)],
+            ["change-gap", "changed-after-end"],
+        ),
+        (
+            lambda all_: [*all_, Change("report-1-1", "SUCCESS", "SUCCESS", at("02 00:00"), 900)],
+            ["changed-after-end"],
+        ),
+        (
+            lambda all_: [*all_, Change("report-1-1", "SUCCESS", "DELETED", at("02 00:00"), 900)],
+            ["change-gap", "changed-after-end"],
+        ),
+        (
+            # Claimed twice: the second worker took it from the first.
+            lambda all_: [
+                *(each for each in all_ if each.execution_id != "report-1-1"),
+                *_way("report-1-1", None, "PENDING", "QUEUED", "RUNNING", "RUNNING", "SUCCESS"),
+            ],
+            ["illegal-change"],
+        ),
+        (
+            lambda all_: [
+                *(each for each in all_ if each.execution_id != "report-1-1"),
+                *_way("report-1-1", None, "PENDING", "RUNNING", "SUCCESS"),
+            ],
+            ["illegal-change"],
+        ),
+        (
+            lambda all_: [
+                *(each for each in all_ if each.execution_id != "report-1-1"),
+                *_way("report-1-1", None, "PENDING", "QUEUED"),
+                *_way("report-1-1", "RUNNING", "SUCCESS"),
+            ],
+            ["change-gap"],
+        ),
+        (
+            lambda all_: [each for each in all_ if each.seq != 3],
+            ["change-gap"],
+        ),
+    ],
+)
+def test_a_change_that_is_not_allowed_is_found(
+    edit: Callable[[list[Change]], list[Change]], found: list[str]
+) -> None:
+    assert rules(with_changes(edit)) == found
+
+
+def _way(execution_id: str, *states: str | None) -> list[Change]:
+    return [
+        Change(execution_id, old, str(new), at("01 00:00") + number * SECOND, 500 + number)
+        for number, (old, new) in enumerate(pairwise(states), len(states))
+    ]
+
+
+def test_the_report_is_json() -> None:
+    document = json.loads(json.dumps(judge(run_changed(sound(), 1, status="FAILED")).to_json()))
+    assert document["ok"] is False
+    assert document["violations"] == [
+        {
+            "rule": "run-status",
+            "message": "it is FAILED, but its jobs make it SUCCESS",
+            "dag_id": "us_eq_daily_2025-12-01",
+            "job_id": None,
+            "execution_id": None,
+        }
+    ]
+    assert document["counts"]["successes"] == 7
+
+
+def test_a_hundred_thousand_rows_take_a_few_seconds() -> None:
+    history = many(5_000)
+    assert len(history.executions) == 100_000
+    began_at = time.process_time()
+    report = judge(history)
+    took = time.process_time() - began_at
+    assert report.ok
+    assert took < 20, "about 3 s on an idle machine"
