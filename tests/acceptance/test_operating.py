@@ -131,6 +131,7 @@ def work(ctx: JobContext) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.promise("P4")
 def test_up_goes_on_whatever_process_dies(
     run_command: RunCommand, start_command: StartCommand, home: Path
 ) -> None:

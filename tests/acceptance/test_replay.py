@@ -34,6 +34,7 @@ def test_one_market_and_day_end_to_end(run_command: RunCommand, home: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.promise("P1")
 def test_three_days_of_three_markets(run_command: RunCommand, home: Path) -> None:
     folder = home / "replay"
     ended = run_command("replay", *THREE_DAYS, "--folder", folder)
@@ -73,6 +74,7 @@ def test_json_is_one_document_on_standard_output(run_command: RunCommand, home: 
     assert sum(line["weight"] for line in holdings) + document["book"]["cash"] == pytest.approx(1)
 
 
+@pytest.mark.promise("P3")
 def test_a_replay_at_a_speed_waits_for_the_session(run_command: RunCommand, home: Path) -> None:
     folder = home / "replay"
     # From PRE_OPEN at 13:30 to the close at 18:00 in nine seconds.

@@ -151,6 +151,7 @@ def test_failure_skips_what_is_below_it_and_a_retry_finishes_the_run(
     }
 
 
+@pytest.mark.promise("P2")
 def test_child_that_dies_is_recorded_and_tried_again(any_installation: Installation) -> None:
     """Several at once: the pool forks new children while the worker writes of the dead ones."""
     installation = any_installation
@@ -182,6 +183,7 @@ def test_result_that_can_not_be_kept_fails_the_attempt(installation: Installatio
     assert "at most 65536 are kept with an attempt" in too_much.error_message
 
 
+@pytest.mark.promise("P4")
 def test_retry_while_redis_is_away_loses_neither_error_nor_retry(
     installation: Installation, spare_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -207,6 +209,7 @@ def test_retry_while_redis_is_away_loses_neither_error_nor_retry(
     assert (second.status, second.retries) == ("SUCCESS", 1)
 
 
+@pytest.mark.promise("P4")
 def test_worker_killed_during_a_job_costs_one_attempt(
     installation: Installation, tmp_path: Path
 ) -> None:
@@ -253,6 +256,7 @@ def test_cancelled_attempt_can_not_be_reported_as_a_success(
     assert installation.run_status(dag_id) == "CANCELLED"
 
 
+@pytest.mark.promise("P8")
 def test_lost_message_is_sent_again(installation: Installation) -> None:
     installation.settings["PROMETHEUS__SCHEDULER__RECONCILE_EVERY"] = "5s"
     dag_id = installation.make_run("flaky")
@@ -272,6 +276,7 @@ def test_lost_message_is_sent_again(installation: Installation) -> None:
     assert first.publish_count == 2
 
 
+@pytest.mark.promise("P7")
 def test_on_failure_is_called_once_for_a_final_failure(
     installation: Installation, tmp_path: Path
 ) -> None:
@@ -300,6 +305,7 @@ SHORT_LEASE = {
 }
 
 
+@pytest.mark.promise("P4")
 def test_worker_keeps_its_lease_while_redis_is_away(
     installation: Installation, spare_redis: RedisServer, tmp_path: Path
 ) -> None:

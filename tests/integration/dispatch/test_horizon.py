@@ -19,6 +19,7 @@ HORIZON = TradingCalendar("US_EQ").horizon
 NO_SESSION = SessionRange(date(2012, 11, 21), date(2012, 11, 21))
 
 
+@pytest.mark.promise("P7")
 def test_calendar_that_ends_is_said_once_a_day(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -35,6 +35,7 @@ def test_scheduler_that_has_just_started_gives_nobody_up_for_one_lease(
     assert _rescued_at(installation, dag_id) - began_at >= LEASE
 
 
+@pytest.mark.promise("P4")
 def test_scheduler_that_has_just_got_the_database_back_gives_nobody_up_for_one_lease(
     spare_installation: tuple[Installation, PostgresServer],
 ) -> None:

@@ -55,6 +55,7 @@ def test_chain_runs_link_after_link_in_the_workers_hands(installation: Installat
     assert all(row.publish_count == 1 for row in links)
 
 
+@pytest.mark.promise("P4")
 def test_stopped_beat_and_worker_lose_nothing_and_the_restart_finishes_the_run(
     any_installation: Installation,
 ) -> None:
@@ -80,6 +81,7 @@ def test_stopped_beat_and_worker_lose_nothing_and_the_restart_finishes_the_run(
     assert all(states == ["SUCCESS"] for states in installation.statuses(dag_id).values())
 
 
+@pytest.mark.promise("P4")
 def test_killed_beat_is_replaced_by_its_standby_within_15_seconds(
     installation: Installation,
 ) -> None:
@@ -117,6 +119,7 @@ def test_beat_stops_however_many_signals_interrupt_each_other(installation: Inst
     wait_until(lambda: _log(standby, "leading"), timeout=15, message="another beat leads")
 
 
+@pytest.mark.promise("P8")
 def test_redis_that_hangs_does_not_cost_a_scheduler_its_lead(
     installation: Installation, spare_redis: RedisServer
 ) -> None:
@@ -164,6 +167,7 @@ def _log(process: Any, event: str) -> bool:
     return event in process.log.read_text()
 
 
+@pytest.mark.promise("P1")
 def test_two_schedulers_at_once_start_every_job_exactly_once(installation: Installation) -> None:
     """Leadership is off, and both tick from one barrier until all 20 runs are done."""
     engine = installation.engine
@@ -266,6 +270,7 @@ def test_idle_tick_asks_to_sleep_until_something_is_due(installation: Installati
     assert scheduler.tick() == timedelta(seconds=3)
 
 
+@pytest.mark.promise("P2")
 def test_killed_beat_between_claim_and_publish_is_made_good(installation: Installation) -> None:
     """An execution that is QUEUED and has no message gets one from the next tick."""
     dag_id = installation.make_run("joined")
@@ -293,6 +298,7 @@ def test_killed_beat_between_claim_and_publish_is_made_good(installation: Instal
     )
 
 
+@pytest.mark.promise("P8")
 def test_claim_from_an_old_snapshot_changes_no_row_of_a_closed_run(
     installation: Installation,
 ) -> None:
@@ -311,6 +317,7 @@ def test_claim_from_an_old_snapshot_changes_no_row_of_a_closed_run(
     assert set(map(tuple, installation.statuses(dag_id).values())) == {("CANCELLED",)}
 
 
+@pytest.mark.promise("P6")
 def test_one_market_in_trouble_does_not_delay_another(installation: Installation) -> None:
     """The European run asks for a session that its calendar does not have."""
     broken = installation.make_run("joined", market="EU_EQ", session=date(2026, 12, 25))
@@ -323,6 +330,7 @@ def test_one_market_in_trouble_does_not_delay_another(installation: Installation
     assert installation.run_status(broken) == "OPEN"
 
 
+@pytest.mark.promise("P6")
 def test_broken_pipeline_file_does_not_delay_the_others(
     installation: Installation, tmp_path: Path
 ) -> None:
@@ -366,6 +374,7 @@ def _waits_for_itself(**changes: object) -> dict[str, Any]:
         pytest.param(_waits_for_itself(), id="cycle"),
     ],
 )
+@pytest.mark.promise("P6")
 def test_run_that_can_not_be_read_does_not_delay_the_others_of_its_market(
     installation: Installation, definition: object, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -394,6 +403,7 @@ def test_run_whose_definition_is_not_json_does_not_delay_the_others(
     assert {each.dag_id for each in broker.published} == set(healthy)
 
 
+@pytest.mark.promise("P6")
 def test_lost_attempt_of_a_run_that_can_not_be_read_does_not_delay_the_others(
     installation: Installation,
 ) -> None:

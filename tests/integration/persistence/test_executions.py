@@ -60,6 +60,7 @@ class TestClaim:
         ("opens", "closes", "claimed"),
         [(-HOUR, HOUR, 1), (MINUTE, HOUR, 0), (-HOUR, -MINUTE, 0), (-HOUR, timedelta(0), 0)],
     )
+    @pytest.mark.promise("P3")
     def test_window_must_hold_the_time_of_the_claim(
         self, world: World, opens: timedelta, closes: timedelta, claimed: int
     ) -> None:
@@ -82,6 +83,7 @@ class TestClaim:
         assert world.claim(starts) == []
         assert world.statuses(dag) == {"a": "PENDING"}
 
+    @pytest.mark.promise("P2")
     def test_each_row_is_claimed_by_exactly_one_of_many(self, world: World) -> None:
         for number in range(5):
             dag = world.run(*(job(f"j{n}") for n in range(24)), day=DAY + timedelta(days=number))
@@ -134,6 +136,7 @@ class TestPublished:
             assert published_at <= now
             assert number == count
 
+    @pytest.mark.promise("P5")
     def test_message_noted_late_leaves_a_finished_row_as_it_is(self, world: World) -> None:
         dag = world.run()
         worker = world.worker()
@@ -178,6 +181,7 @@ class TestStart:
         limit = timedelta(minutes=5, seconds=30)
         assert before + limit <= row.hard_limit_at <= row.started_at + limit
 
+    @pytest.mark.promise("P2")
     def test_one_of_many_starts_it(self, world: World) -> None:
         workers = [world.worker() for _ in range(8)]
         for number in range(5):
@@ -194,6 +198,7 @@ class TestStart:
             }
 
     @pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.QUEUED}))
+    @pytest.mark.promise("P8")
     def test_only_a_queued_execution_starts(self, world: World, status: JobStatus) -> None:
         dag = world.run()
         (start,) = world.starts(dag)
@@ -213,6 +218,7 @@ class TestStart:
     def test_unknown_execution_does_not_start(self, world: World) -> None:
         assert world.start("nobody", world.worker()) == Refused("there is no such execution")
 
+    @pytest.mark.promise("P3")
     def test_window_that_has_closed_expires_the_execution(self, world: World) -> None:
         dag = world.run()
         world.claim(world.starts(dag, opens=-2 * HOUR, closes=-HOUR, forced=True))
@@ -227,6 +233,7 @@ class TestStart:
             f"its window closed at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
         )
 
+    @pytest.mark.promise("P3")
     def test_execution_whose_window_is_yet_to_open_stays_queued(self, world: World) -> None:
         dag = world.run()
         world.claim(world.starts(dag, opens=HOUR, closes=2 * HOUR, forced=True))
@@ -282,6 +289,7 @@ class TestSucceed:
         assert (row.status, row.result) == ("SUCCESS", {"rows": 5})
         assert row.completed_at >= row.started_at
 
+    @pytest.mark.promise("P2")
     def test_only_its_own_worker_reports_success(self, world: World) -> None:
         dag = world.run()
         execution_id = world.running(dag, "a", world.worker())

@@ -39,6 +39,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class TestSuccessor:
+    @pytest.mark.promise("P2")
     def test_failure_and_next_attempt_are_written_together(self, world: World) -> None:
         dag = world.run(job("a", timeout=timedelta(minutes=5)))
         first = world.running(dag, "a", world.worker())
@@ -155,6 +156,7 @@ class TestNoMore:
         assert [row.status for row in world.rows()] == ["FAILED"] * (retries + 1)
         assert world.latest(dag)["a"].error_message == message
 
+    @pytest.mark.promise("P3")
     def test_no_retry_is_scheduled_at_or_past_the_windows_end(self, world: World) -> None:
         worker = world.worker()
         dag = world.run(job("a"), job("b"))
@@ -248,6 +250,7 @@ class TestLostWorkers:
 
 
 class TestLateReports:
+    @pytest.mark.promise("P2")
     def test_report_of_another_worker_changes_nothing(self, world: World) -> None:
         dag = world.run()
         worker = world.worker()
@@ -276,6 +279,7 @@ class TestLateReports:
             assert world.fail(execution_id) == NotOurs()
         assert world.rows() == before
 
+    @pytest.mark.promise("P2")
     def test_failure_told_by_many_at_once_leaves_one_successor(self, world: World) -> None:
         worker = world.worker()
         for number in range(5):

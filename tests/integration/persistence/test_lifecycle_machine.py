@@ -12,6 +12,7 @@ import itertools
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -248,6 +249,7 @@ class Walk(RuleBasedStateMachine):
         self.before, self.run_before, self.expected = after, status, {}
 
 
+@pytest.mark.promise("P5")
 def test_whatever_is_asked_only_the_lifecycles_changes_happen(world: World) -> None:
     class Here(Walk):
         pass

@@ -65,6 +65,7 @@ def failed(world: World) -> DAG:
 
 
 class TestRetry:
+    @pytest.mark.promise("P5")
     def test_failed_job_and_what_was_skipped_because_of_it_get_new_attempts(
         self, world: World, failed: DAG
     ) -> None:
@@ -394,6 +395,7 @@ def test_run_made_by_an_operator_is_audited(world: World) -> None:
     assert world.audited() == [("ann@desk", "run", dag.dag_id)]
 
 
+@pytest.mark.promise("P5")
 def test_audit_row_goes_with_an_action_that_is_rolled_back(world: World, failed: DAG) -> None:
     class AwayError(Exception):
         pass

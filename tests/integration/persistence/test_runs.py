@@ -38,6 +38,7 @@ class TestCreate:
         assert world.rows() == before
         assert world.run_row(dag).definition == dag.definition()
 
+    @pytest.mark.promise("P1")
     def test_of_many_who_make_a_run_at_once_one_does_and_makes_it_whole(self, world: World) -> None:
         jobs = [job(f"j{number}") for number in range(20)]
         for number in range(5):
@@ -50,6 +51,7 @@ class TestCreate:
             assert sorted(made) == [False] * 7 + [True]
             assert len(world.rows(dag.dag_id)) == 20
 
+    @pytest.mark.promise("P1")
     def test_run_is_made_whole_or_not_at_all(self, world: World) -> None:
         nameless = replace(job("b"), job_type=None)  # type: ignore[arg-type]  # no column takes it
         with pytest.raises(SQLAlchemyError):
@@ -58,6 +60,7 @@ class TestCreate:
         with reading(world.engine) as connection:
             assert connection.execute(select(dag_runs)).all() == []
 
+    @pytest.mark.promise("P7")
     def test_missed_run_is_expired_and_failed_from_the_start(self, world: World) -> None:
         dag = world.run(job("a"), job("b", "a"), missed="missed: nobody was there")
         assert world.run_status(dag) is RunStatus.FAILED

@@ -108,6 +108,7 @@ def test_attempt_number_is_unique_within_its_job(world: World) -> None:
         world.insert(attempt_number=1)
 
 
+@pytest.mark.promise("P1")
 def test_session_has_one_run_of_a_pipeline(world: World) -> None:
     dag = world.run()
     row = world.run_row(dag)._asdict() | {"dag_id": "another_name"}

@@ -220,6 +220,7 @@ class TestOperators:
 
 
 class TestTriggers:
+    @pytest.mark.promise("P5")
     def test_every_way_round_the_lifecycle_is_written_down(self, world: World) -> None:
         record_changes(world.engine)
         dag = world.run(job("a"))

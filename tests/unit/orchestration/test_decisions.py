@@ -576,6 +576,7 @@ def test_every_pending_job_gets_one_decision_and_others_only_when_their_time_is_
 
 
 @given(snapshots(), instants)
+@pytest.mark.promise("P3")
 def test_nothing_starts_before_its_upstream_succeeded_nor_outside_its_window_unless_forced(
     snapshot: Snapshot, now: datetime
 ) -> None:

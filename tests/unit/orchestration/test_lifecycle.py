@@ -45,6 +45,7 @@ def test_table_allows_what_the_design_lists_and_nothing_else(
     assert (before in allowed_from(after)) == ((before, after) in CHANGES)
 
 
+@pytest.mark.promise("P5")
 def test_finished_row_never_changes() -> None:
     assert {S.SUCCESS, S.FAILED, S.SKIPPED, S.CANCELLED, S.EXPIRED} == FINAL
     assert all(not ALLOWED[status] for status in FINAL)

@@ -84,6 +84,7 @@ class TestLive:
         existing = (*UNTIL_THE_19TH, "2012-11-20", "2012-11-21", "2012-11-23")
         assert plan(CatchUp.ALL, now=now, existing=existing) == ()
 
+    @pytest.mark.promise("P1")
     def test_no_day_of_two_months_has_a_run_without_a_session(self) -> None:
         runs = plan(CatchUp.ALL, now="2013-01-05T00:00", first_seen="2012-11-01T00:00")
         sessions = US.trading_days(date(2012, 11, 1), date(2013, 1, 4))
@@ -101,6 +102,7 @@ class TestCatchUp:
             existing=(*UNTIL_THE_19TH, "2012-11-20"),
         )
 
+    @pytest.mark.promise("P7")
     def test_latest_runs_the_session_whose_windows_are_open_and_names_the_others_missed(
         self,
     ) -> None:

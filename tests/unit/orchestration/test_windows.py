@@ -66,6 +66,7 @@ def window(
         ("ASIA_EQ", "2012-11-23", "POST_CLOSE", "2012-11-23T08:00", "2012-11-25T23:00"),
     ],
 )
+@pytest.mark.promise("P3")
 def test_window_follows_the_runs_own_session_until_the_next_pre_open(
     market: str, day: str, state: str | None, opens: str, closes: str
 ) -> None:

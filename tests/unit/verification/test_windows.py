@@ -47,6 +47,7 @@ def test_window_follows_the_session(
 
 
 @pytest.mark.parametrize("market", ["US_EQ", "EU_EQ", "ASIA_EQ", *exchange_mics()])
+@pytest.mark.promise("P3")
 def test_both_works_agree(market: str) -> None:
     calendar = TradingCalendar(market)
     days = calendar.trading_days(date(2022, 1, 3), date(2025, 12, 31))
