@@ -108,6 +108,13 @@ def run_of(market_id: str, day: int) -> Mutation:
     return add
 
 
+def run_past_the_calendar(history: History) -> History:
+    history = run_of("US_EQ", 9)(history)
+    day = date(2099, 12, 9)
+    last = replace(history.runs[-1], as_of_date=day, dag_id=f"us_eq_daily_{day}")
+    return replace(history, runs=[*history.runs[:-1], last])
+
+
 def again(history: History) -> History:
     """A job that has succeeded is run once more, as if it had failed."""
     more = done(
@@ -124,6 +131,7 @@ MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
     ("a run on a holiday", run_of("US_EQ", 25), ["closed-day", "definition"]),
     ("a run on a Sunday", run_of("US_EQ", 7), ["closed-day", "definition"]),
     ("a run of no market", run_of("MARS", 9), ["definition", "unknown-market"]),
+    ("a run past its calendar", run_past_the_calendar, ["definition", "unknown-day"]),
     ("a run with another's name", change_run(1, dag_id="x"), ["missing-job", "run-name", "stray"]),
     ("a run made too early", change_run(1, created_at=at("01 13:00")), ["run-early"]),
     ("a run that opens late", change_run(1, opens_at=at("01 13:31")), ["run-opens"]),
@@ -596,8 +604,8 @@ def test_all_sessions_that_are_expected_are_there() -> None:
 
 def test_a_session_without_a_run_is_found() -> None:
     report = judge(sound(), expect=replace(FOUR_DAYS, until=date(2025, 12, 7)))
-    assert [each.message for each in report.violations] == [
-        "daily has no run for US_EQ on 2025-12-05"
+    assert [(each.rule, each.message) for each in report.violations] == [
+        ("run-missing", "daily has no run for US_EQ on 2025-12-05")
     ]
 
 
