@@ -33,12 +33,13 @@ from prometheus.verification.history import (
     SUCCESS,
     Audit,
     Change,
+    Definition,
     Execution,
     History,
     Job,
     Run,
+    read_definition,
     read_history,
-    read_jobs,
 )
 from prometheus.verification.report import (
     DEFAULT,
@@ -79,8 +80,7 @@ class RunCase:
     """One run and all that belongs to it."""
 
     run: Run
-    jobs: Mapping[str, Job]
-    """Of its stored definition; empty if that can not be read."""
+    definition: Definition
     attempts: Mapping[str, Sequence[Execution]]
     """Job id -> its executions in order of attempts."""
     calendar: TradingCalendar | None
@@ -88,6 +88,11 @@ class RunCase:
     """Whether its date is known to carry a session of its market."""
     same_calendar: bool
     """Whether it followed the calendar that is checked with."""
+
+    @property
+    def jobs(self) -> Mapping[str, Job]:
+        """Return the jobs of its stored definition; none if that can not be read."""
+        return self.definition.jobs
 
     def window(self, job_id: str) -> Window | None:
         """Work out a job's window anew; ``None`` where that is not possible."""
@@ -202,19 +207,19 @@ def make_case(
     attempts: dict[str, dict[str, list[Execution]]] = defaultdict(lambda: defaultdict(list))
     for execution in sorted(history.executions, key=lambda each: each.attempt_number):
         attempts[execution.dag_id][execution.job_id].append(execution)
-    parsed: dict[str, Mapping[str, Job]] = {}
+    parsed: dict[str, Definition] = {}
     runs = []
     for run in history.runs:
         if run.definition not in parsed:
             try:
-                parsed[run.definition] = read_jobs(run.definition)
+                parsed[run.definition] = read_definition(run.definition)
             except (ValueError, KeyError, TypeError):
-                parsed[run.definition] = {}
+                parsed[run.definition] = Definition()
         calendar = calendar_of(run.market_id)
         runs.append(
             RunCase(
                 run=run,
-                jobs=parsed[run.definition],
+                definition=parsed[run.definition],
                 attempts=attempts.get(run.dag_id, {}),
                 calendar=calendar,
                 in_session=calendar is not None and is_session(calendar, run.as_of_date) is True,
@@ -542,6 +547,27 @@ def starts_keep_to_windows(case: Case) -> Iterator[Violation]:
                         yield _of("outside-window", row, message)
 
 
+def starts_keep_to_timeouts(case: Case) -> Iterator[Violation]:
+    """Nothing is started that has waited too long in its queue, or whose run has taken too long."""
+    for each in case.runs:
+        for rows in each.attempts.values():
+            for row in rows:
+                for name, end in _timeouts(each, row):
+                    at = row.started_at
+                    if at is not None and not case.before(at, end, case.tolerances.settle):
+                        yield _of("too-late", row, f"started at {_at(at)}, past its {name}")
+
+
+def _timeouts(each: RunCase, row: Execution) -> Iterator[tuple[str, datetime]]:
+    """Give the ends, in wall time, of what an attempt may wait."""
+    run_seconds = each.definition.run_timeout_seconds
+    if run_seconds is not None and not row.forced:
+        yield "run_timeout", each.run.created_at + timedelta(seconds=run_seconds)
+    job = each.jobs.get(row.job_id)
+    if job is not None and job.queue_timeout_seconds is not None and row.scheduled_at is not None:
+        yield "queue_timeout", row.scheduled_at + timedelta(seconds=job.queue_timeout_seconds)
+
+
 def market_time_is_true(case: Case) -> Iterator[Violation]:
     """Live, market time is wall time."""
     if not case.history.live:
@@ -746,7 +772,12 @@ def _was_cancelled(case: Case, row: Execution, at: datetime) -> bool:
 def _expiry_faults(case: Case, each: RunCase, row: Execution, at: datetime) -> Iterator[Violation]:
     message = row.error_message or ""
     if not message.startswith(_WINDOW_CLOSED):
-        if _LIMIT.search(message) is None:
+        ends = [end for name, end in _timeouts(each, row) if name in message]
+        if ends and not case.before(min(ends), at):
+            yield _of("expired", row, f"its time was not over until {_at(min(ends))}: {message}")
+        elif "_timeout" in message and not ends:
+            yield _of("expired", row, f"it has no such limit: {message}")
+        elif _LIMIT.search(message) is None:
             yield _of("expired", row, f"neither its window nor a limit is its reason: {message}")
         return
     if row.forced or each.run.forced:
@@ -884,6 +915,7 @@ RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
     failures_say_why_they_are_final,
     successes_are_single,
     starts_keep_to_windows,
+    starts_keep_to_timeouts,
     market_time_is_true,
     upstream_came_first,
     previous_came_first,
@@ -943,10 +975,16 @@ def _why_not(row: Execution) -> str:
             return "failed: its workers were lost too often"
         if "end of its window" in message:
             return "failed: no time was left in its window"
+        if "end of its run" in message:
+            return "failed: no time was left in its run"
         return "failed: no retry was left"
     if row.status == EXPIRED:
         if message.startswith(_WINDOW_CLOSED):
             return "expired: its window closed"
+        if "queue_timeout" in message:
+            return "expired: no worker took it in time"
+        if "run_timeout" in message:
+            return "expired: its run took too long"
         return "expired: its session was missed" if "missed" in message else "expired: a time limit"
     if row.status == SKIPPED:
         return "skipped: an upstream job did not succeed"

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, inspect, text
+import sqlalchemy
+from sqlalchemy import Connection, inspect
 
 from prometheus.core.clock import MarketClock
 
@@ -40,6 +41,16 @@ class Job:
     retry_base_seconds: float = 60
     retry_cap_seconds: float = 900
     after_previous: bool = False
+    queue_timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a run was made of."""
+
+    jobs: Mapping[str, Job] = field(default_factory=dict)
+    """By id; empty where the stored definition can not be read."""
+    run_timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,15 +227,16 @@ def read_history(connection: Connection) -> History:
     )
 
 
-def read_jobs(definition: str) -> dict[str, Job]:
+def read_definition(text: str) -> Definition:
     """
-    Read the jobs of a stored definition.
+    Read a stored definition.
 
     Raises:
         ValueError, KeyError, TypeError: It is no definition.
     """
+    document = json.loads(text)
     jobs: dict[str, Job] = {}
-    for each in json.loads(definition)["jobs"]:
+    for each in document["jobs"]:
         job = Job(
             job_id=each["job_id"],
             dependencies=tuple(each["dependencies"]),
@@ -236,11 +248,12 @@ def read_jobs(definition: str) -> dict[str, Job]:
             retry_base_seconds=each["retry_base_seconds"],
             retry_cap_seconds=each["retry_cap_seconds"],
             after_previous=each["after_previous"],
+            queue_timeout_seconds=each.get("queue_timeout_seconds"),
         )
         if job.job_id in jobs:
             raise ValueError(f"job {job.job_id!r} is in it twice")
         jobs[job.job_id] = job
-    return jobs
+    return Definition(jobs, document.get("run_timeout_seconds"))
 
 
 def _run(row: Sequence[Any]) -> Run:
@@ -262,7 +275,7 @@ def _execution(row: Sequence[Any]) -> Execution:
 
 
 def _rows(connection: Connection, statement: str) -> Iterator[Sequence[Any]]:
-    return iter(connection.execute(text(statement)).all())
+    return iter(connection.execute(sqlalchemy.text(statement)).all())
 
 
 def _instant(value: Any) -> Any:

@@ -418,6 +418,67 @@ def test_a_retry_past_its_window_is_found() -> None:
     assert "retry-late" in rules(history)
 
 
+@pytest.mark.parametrize(
+    ("mutation", "message"),
+    [
+        (
+            change_run(4, completed_at=at("05 10:00"), updated_at=at("05 10:00")),
+            "it was completed before it was made",
+        ),
+        (change("prices-1-2", retry_delay_seconds=-1), "its delay is -1 s, not 0 to 60 s"),
+        (change("prices-1-2", retry_delay_seconds=61), "its delay is 61 s, not 0 to 60 s"),
+        (
+            lambda history: run_changed(
+                changed(history, "report-1-1", window_opens_at=None), 1, calendar_version="older"
+            ),
+            "started at 2025-12-01 14:30:02.000 UTC without a window",
+        ),
+    ],
+)
+def test_each_side_of_a_fact_is_named(mutation: Mutation, message: str) -> None:
+    assert message in {each.message for each in judge(mutation(sound())).violations}
+
+
+def limited(history: History, day: int, *, job: str, queue: float, run: float) -> History:
+    """Give a day's run a limit, and one of its jobs one in its queue."""
+    jobs = [
+        {**each, "queue_timeout_seconds": queue} if each["job_id"] == job else each for each in JOBS
+    ]
+    definition = {**DEFINITION, "jobs": jobs, "run_timeout_seconds": run}
+    text = json.dumps(definition)
+    return run_changed(history, day, definition=text, definition_hash=digest(definition))
+
+
+def test_a_start_past_its_time_outs_is_found() -> None:
+    fine = limited(sound(), 1, job="report", queue=60, run=86_400)
+    assert rules(fine) == []
+    assert rules(limited(sound(), 1, job="report", queue=60, run=3_500)) == ["too-late"]
+    late = changed(
+        fine, "report-1-1",
+        started_at=at("01 14:31:20"), started_market_at=at("01 14:31:20"), named_at=None,
+        completed_at=at("01 14:31:21"), updated_at=at("01 14:31:21"),
+    )  # fmt: skip
+    assert rules(late) == ["too-late"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "run_seconds", "found"),
+    [
+        ("its run took longer than its run_timeout, 2 h", 7_200, []),
+        ("its run took longer than its run_timeout, 8 h", 28_800, ["expired"]),
+        ("no worker took it from its queue within its queue_timeout, 1 h", 7_200, ["expired"]),
+    ],
+)
+def test_an_expiry_by_a_time_out_is_after_it(
+    reason: str, run_seconds: float, found: list[str]
+) -> None:
+    history = limited(sound(), 2, job="prices", queue=3_600, run=run_seconds)
+    expired = changed(history, "report-2-1", error_message=reason)
+    violations = judge(expired).violations
+    # The run of that day took longer than any of these limits, and the others are found too.
+    assert [each.rule for each in violations if each.job_id == "report"] == found
+
+
 # --- what does not count -----------------------------------------------------------------------
 
 
@@ -708,7 +769,7 @@ def test_allowed_changes_are_fine() -> None:
             lambda all_: [
                 *(each for each in all_ if each.execution_id != "report-1-1"),
                 *_way("report-1-1", None, "PENDING", "QUEUED"),
-                *_way("report-1-1", "RUNNING", "SUCCESS"),
+                *_way("report-1-1", "RUNNING", "SUCCESS", first=600),
             ],
             ["change-gap"],
         ),
@@ -724,10 +785,10 @@ def test_a_change_that_is_not_allowed_is_found(
     assert rules(with_changes(edit)) == found
 
 
-def _way(execution_id: str, *states: str | None) -> list[Change]:
+def _way(execution_id: str, *states: str | None, first: int = 500) -> list[Change]:
     return [
-        Change(execution_id, old, str(new), at("01 00:00") + number * SECOND, 500 + number)
-        for number, (old, new) in enumerate(pairwise(states), len(states))
+        Change(execution_id, old, str(new), at("01 00:00") + number * SECOND, number)
+        for number, (old, new) in enumerate(pairwise(states), first)
     ]
 
 
