@@ -33,19 +33,20 @@ class Now:
         return self.clock.speed == 0
 
 
+_READ_NOW = select(
+    database_now().label("wall_at"),
+    market_clock.c.anchor_market_at,
+    market_clock.c.anchor_wall_at,
+    market_clock.c.speed,
+    market_clock.c.first_session,
+    market_clock.c.last_session,
+    market_clock.c.markets,
+).where(true())
+
+
 def read_now(connection: Connection) -> Now:
     """Read both clocks in one statement."""
-    row = connection.execute(
-        select(
-            database_now().label("wall_at"),
-            market_clock.c.anchor_market_at,
-            market_clock.c.anchor_wall_at,
-            market_clock.c.speed,
-            market_clock.c.first_session,
-            market_clock.c.last_session,
-            market_clock.c.markets,
-        ).where(true())
-    ).one()
+    row = connection.execute(_READ_NOW).one()
     clock = MarketClock(row.anchor_market_at, row.anchor_wall_at, row.speed)
     only = SessionRange(row.first_session, row.last_session) if row.first_session else None
     return Now(

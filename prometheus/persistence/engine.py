@@ -142,7 +142,9 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     reads = bool(connection.get_execution_options().get(_READ))
-    connection.exec_driver_sql(f"PRAGMA query_only={int(reads)}")
+    if connection.info.get(_READ, False) != reads:  # kept as long as the connection is
+        connection.exec_driver_sql(f"PRAGMA query_only={int(reads)}")
+        connection.info[_READ] = reads
     connection.exec_driver_sql("BEGIN DEFERRED" if reads else "BEGIN IMMEDIATE")
 
 

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, case, exists, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from prometheus.core.durations import format_duration
 from prometheus.orchestration.dag import DAG, JobMetadata
@@ -31,6 +43,7 @@ from prometheus.persistence.runs import (
 from prometheus.persistence.tables import (
     dag_runs,
     failure_calls,
+    is_live,
     job_executions,
     worker_incarnations,
 )
@@ -40,6 +53,10 @@ HARD_LIMIT_GRACE = timedelta(seconds=30)
 
 _e = job_executions.c
 _asked = _e.cancel_asked_at.is_not(None)
+_r = dag_runs.c
+# What runs often is built once: building a statement takes longer than running it. A parameter is
+# not named like a column, because an UPDATE would set that.
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +102,17 @@ class Publication:
     timeout_seconds: int
 
 
-def _publications() -> Select[Any]:
-    return select(
-        _e.execution_id,
-        _e.dag_id,
-        dag_runs.c.pipeline,
-        _e.job_type,
-        _e.queue,
-        _e.priority,
-        dag_runs.c.trigger,
-        _e.retries,
-        _e.timeout_seconds,
-    ).join_from(job_executions, dag_runs)
+_PUBLICATIONS: Select[Any] = select(
+    _e.execution_id,
+    _e.dag_id,
+    _r.pipeline,
+    _e.job_type,
+    _e.queue,
+    _e.priority,
+    _r.trigger,
+    _e.retries,
+    _e.timeout_seconds,
+).join_from(job_executions, dag_runs)
 
 
 def _publication(row: Row[Any]) -> Publication:
@@ -111,6 +127,34 @@ def _publication(row: Row[Any]) -> Publication:
         row.retries,
         row.timeout_seconds,
     )
+
+
+# SKIP LOCKED: a row that another claimer holds is being claimed, and waiting for it in whatever
+# order two claimers meet their rows could end in a deadlock.
+_CLAIMABLE = (
+    select(_e.execution_id)
+    .join_from(job_executions, dag_runs)
+    .where(
+        _e.execution_id.in_(_IDS),
+        _e.status == JobStatus.PENDING,
+        _r.status == RunStatus.OPEN,
+    )
+    .with_for_update(of=job_executions, skip_locked=True)
+)
+_CLAIM = (
+    update(job_executions)
+    .where(_e.execution_id.in_(_CLAIMABLE), _e.status == JobStatus.PENDING)
+    .values(
+        status=JobStatus.QUEUED,
+        scheduled_at=database_now(),
+        scheduled_market_at=bindparam("market_at"),
+        window_opens_at=bindparam("opens_at"),
+        window_closes_at=bindparam("closes_at"),
+        updated_at=database_now(),
+    )
+    .returning(_e.execution_id)
+)
+_CLAIMED = _PUBLICATIONS.where(_e.execution_id.in_(_IDS))
 
 
 def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[Publication]:
@@ -133,55 +177,57 @@ def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[P
             groups[key].append(start.execution_id)
     claimed: list[str] = []
     for (opens_at, closes_at, _), execution_ids in groups.items():
-        # SKIP LOCKED: a row that another claimer holds is being claimed, and waiting for it in
-        # whatever order two claimers meet their rows could end in a deadlock.
-        open_rows = (
-            select(_e.execution_id)
-            .join_from(job_executions, dag_runs)
-            .where(
-                _e.execution_id.in_(execution_ids),
-                _e.status == JobStatus.PENDING,
-                dag_runs.c.status == RunStatus.OPEN,
-            )
-            .with_for_update(of=job_executions, skip_locked=True)
-        )
         claimed += connection.execute(
-            update(job_executions)
-            .where(_e.execution_id.in_(open_rows), _e.status == JobStatus.PENDING)
-            .values(
-                status=JobStatus.QUEUED,
-                scheduled_at=database_now(),
-                scheduled_market_at=now.market_at,
-                window_opens_at=opens_at,
-                window_closes_at=closes_at,
-                updated_at=database_now(),
-            )
-            .returning(_e.execution_id)
+            _CLAIM,
+            {
+                "ids": execution_ids,
+                "market_at": now.market_at,
+                "opens_at": opens_at,
+                "closes_at": closes_at,
+            },
         ).scalars()
     if not claimed:
         return []
-    rows = connection.execute(_publications().where(_e.execution_id.in_(claimed)))
+    rows = connection.execute(_CLAIMED, {"ids": claimed})
     found = {row.execution_id: _publication(row) for row in rows}
     return [found[start.execution_id] for start in starts if start.execution_id in found]
 
 
+_MARK_PUBLISHED = (
+    update(job_executions)
+    .where(_e.execution_id.in_(_IDS), _e.status.in_(LIVE))
+    .values(published_at=database_now(), publish_count=_e.publish_count + 1)
+)
+
+
 def mark_published(connection: Connection, execution_ids: Collection[str]) -> None:
     """Note that messages for these executions were sent, unless they have finished already."""
-    lock_in_order(connection, execution_ids)
-    connection.execute(
-        update(job_executions)
-        .where(_e.execution_id.in_(execution_ids), _e.status.in_(LIVE))
-        .values(published_at=database_now(), publish_count=_e.publish_count + 1)
+    if len(execution_ids) > 1:  # one row is locked by its own change
+        lock_in_order(connection, execution_ids)
+    connection.execute(_MARK_PUBLISHED, {"ids": list(execution_ids)})
+
+
+_UNPUBLISHED = _PUBLICATIONS.where(
+    is_live,
+    _e.status == JobStatus.QUEUED,
+    _e.published_at.is_(None),
+    _e.scheduled_at <= bindparam("due_by"),
+).order_by(_e.priority, _e.scheduled_at)
+_WAITING_IN_QUEUE = (
+    _PUBLICATIONS.add_columns(_e.published_at, _e.publish_count)
+    .where(
+        is_live,
+        _e.status == JobStatus.QUEUED,
+        _e.published_at.is_not(None),
+        _e.scheduled_at <= bindparam("due_by"),
     )
+    .order_by(_e.priority, _e.scheduled_at)
+)
 
 
 def unpublished(connection: Connection, due_by: datetime) -> list[Publication]:
     """Return the QUEUED executions that were due by a wall time and have no message yet."""
-    rows = connection.execute(
-        _publications()
-        .where(_e.status == JobStatus.QUEUED, _e.published_at.is_(None), _e.scheduled_at <= due_by)
-        .order_by(_e.priority, _e.scheduled_at)
-    )
+    rows = connection.execute(_UNPUBLISHED, {"due_by": due_by})
     return [_publication(row) for row in rows]
 
 
@@ -194,14 +240,7 @@ def waiting_in_queue(
     Returns:
         Each with the stamp of its last message and the number of messages so far.
     """
-    rows = connection.execute(
-        _publications()
-        .add_columns(_e.published_at, _e.publish_count)
-        .where(
-            _e.status == JobStatus.QUEUED, _e.published_at.is_not(None), _e.scheduled_at <= due_by
-        )
-        .order_by(_e.priority, _e.scheduled_at)
-    )
+    rows = connection.execute(_WAITING_IN_QUEUE, {"due_by": due_by})
     return [(_publication(row), row.published_at, row.publish_count) for row in rows]
 
 
@@ -216,7 +255,7 @@ def untold_failures(
     """
     later = job_executions.alias("later")
     rows = connection.execute(
-        _publications().where(
+        _PUBLICATIONS.where(
             _e.status.in_([JobStatus.FAILED, JobStatus.EXPIRED]),
             _e.completed_at >= since,
             dag_runs.c.pipeline.in_(pipelines),
@@ -250,13 +289,17 @@ def take_failure(connection: Connection, execution_id: str) -> Failed | None:
     )
 
 
+_NEXT_DUE = select(func.min(_e.scheduled_at)).where(
+    is_live,
+    _e.status == JobStatus.QUEUED,
+    _e.published_at.is_(None),
+    _e.scheduled_at > bindparam("now"),
+)
+
+
 def next_due(connection: Connection, now: datetime) -> datetime | None:
     """Return the first wall time after ``now`` at which an execution without a message is due."""
-    due: datetime | None = connection.execute(
-        select(func.min(_e.scheduled_at)).where(
-            _e.status == JobStatus.QUEUED, _e.published_at.is_(None), _e.scheduled_at > now
-        )
-    ).scalar_one()
+    due: datetime | None = connection.execute(_NEXT_DUE, {"now": now}).scalar_one()
     return due
 
 
@@ -267,6 +310,53 @@ class Refused:
     reason: str
     expired: str | None = None
     """The dag id, when the refusal expired the execution: its run wants a new decision."""
+
+
+_TO_START: Select[Any] = (
+    select(
+        _e.execution_id,
+        _e.dag_id,
+        _e.job_id,
+        _e.status,
+        _e.incarnation,
+        _e.pid,
+        _e.attempt_number,
+        _e.forced,
+        _e.scheduled_at,
+        _e.timeout_seconds,
+        _e.window_opens_at,
+        _e.window_closes_at,
+        _r.status.label("run_status"),
+        _r.definition_hash,
+        _r.parameters,
+        _r.forced.label("run_forced"),
+        _r.created_at.label("run_created_at"),
+    )
+    .join_from(job_executions, dag_runs)
+    .where(_e.execution_id == bindparam("id"))
+)
+_START = (
+    update(job_executions)
+    .where(
+        _e.execution_id == bindparam("id"),
+        _e.status.in_(allowed_from(JobStatus.RUNNING)),
+        exists().where(
+            worker_incarnations.c.incarnation == bindparam("by"),
+            worker_incarnations.c.ended_at.is_(None),
+        ),
+    )
+    .values(
+        status=JobStatus.RUNNING,
+        worker=bindparam("on_worker"),
+        incarnation=bindparam("by"),
+        pid=bindparam("child"),
+        started_at=database_now(),
+        started_market_at=bindparam("market_at"),
+        hard_limit_at=bindparam("limit"),
+        updated_at=database_now(),
+    )
+    .returning(_e.execution_id)
+)
 
 
 def start(
@@ -295,18 +385,7 @@ def start(
     # A lease that has run out does not count until somebody gives the worker up: after an outage of
     # the database every lease has, and each renews within seconds.
     now = read_now(connection)
-    row = connection.execute(
-        select(
-            job_executions,
-            dag_runs.c.status.label("run_status"),
-            dag_runs.c.definition_hash,
-            dag_runs.c.parameters,
-            dag_runs.c.forced.label("run_forced"),
-            dag_runs.c.created_at.label("run_created_at"),
-        )
-        .join_from(job_executions, dag_runs)
-        .where(_e.execution_id == execution_id)
-    ).first()
+    row = connection.execute(_TO_START, {"id": execution_id}).first()
     if row is None:
         return Refused("there is no such execution")
     if again and (row.status, row.incarnation, row.pid) == (JobStatus.RUNNING, incarnation, pid):
@@ -334,26 +413,15 @@ def start(
         ended = end_waiting(connection, {execution_id: timeout.reason}, JobStatus.EXPIRED)
         return Refused(timeout.reason, row.dag_id if ended else None)
     started = connection.execute(
-        update(job_executions)
-        .where(
-            _e.execution_id == execution_id,
-            _e.status.in_(allowed_from(JobStatus.RUNNING)),
-            exists().where(
-                worker_incarnations.c.incarnation == incarnation,
-                worker_incarnations.c.ended_at.is_(None),
-            ),
-        )
-        .values(
-            status=JobStatus.RUNNING,
-            worker=worker,
-            incarnation=incarnation,
-            pid=pid,
-            started_at=database_now(),
-            started_market_at=now.market_at,
-            hard_limit_at=now.wall_at + timedelta(seconds=row.timeout_seconds) + HARD_LIMIT_GRACE,
-            updated_at=database_now(),
-        )
-        .returning(_e.execution_id)
+        _START,
+        {
+            "id": execution_id,
+            "by": incarnation,
+            "on_worker": worker,
+            "child": pid,
+            "market_at": now.market_at,
+            "limit": now.wall_at + timedelta(seconds=row.timeout_seconds) + HARD_LIMIT_GRACE,
+        },
     ).first()
     if started is None:
         return Refused("another worker was first, or this one has been given up")
@@ -373,6 +441,17 @@ def _started(row: Row[Any], dag: DAG, incarnation: str) -> Started:
     )
 
 
+_FENCED = (
+    select(_e.execution_id)
+    .where(
+        _e.execution_id == bindparam("id"),
+        _e.status == JobStatus.RUNNING,
+        _e.incarnation == bindparam("by"),
+    )
+    .with_for_update()
+)
+
+
 def fenced(connection: Connection, execution_id: str, incarnation: str) -> bool:
     """
     Say whether an attempt has been taken from its worker.
@@ -380,16 +459,25 @@ def fenced(connection: Connection, execution_id: str, incarnation: str) -> bool:
     The row stays locked until the transaction ends, so that what the attempt commits and its loss
     can not cross.
     """
-    row = connection.execute(
-        select(_e.execution_id)
-        .where(
-            _e.execution_id == execution_id,
-            _e.status == JobStatus.RUNNING,
-            _e.incarnation == incarnation,
-        )
-        .with_for_update()
-    ).first()
-    return row is None
+    return connection.execute(_FENCED, {"id": execution_id, "by": incarnation}).first() is None
+
+
+_SUCCEED = (
+    update(job_executions)
+    .where(
+        _e.execution_id == bindparam("id"),
+        _e.status.in_(allowed_from(JobStatus.SUCCESS)),
+        _e.incarnation == bindparam("by"),
+    )
+    .values(
+        status=case((_asked, JobStatus.CANCELLED), else_=JobStatus.SUCCESS),
+        error_message=case((_asked, "cancelled by " + _e.cancel_asked_by)),
+        result=bindparam("returned"),
+        completed_at=database_now(),
+        updated_at=database_now(),
+    )
+    .returning(_e.dag_id)
+)
 
 
 def succeed(
@@ -402,20 +490,7 @@ def succeed(
         The dag id; ``None`` when the attempt is no longer this worker's to report.
     """
     return connection.execute(
-        update(job_executions)
-        .where(
-            _e.execution_id == execution_id,
-            _e.status.in_(allowed_from(JobStatus.SUCCESS)),
-            _e.incarnation == incarnation,
-        )
-        .values(
-            status=case((_asked, JobStatus.CANCELLED), else_=JobStatus.SUCCESS),
-            error_message=case((_asked, "cancelled by " + _e.cancel_asked_by)),
-            result=result,
-            completed_at=database_now(),
-            updated_at=database_now(),
-        )
-        .returning(_e.dag_id)
+        _SUCCEED, {"id": execution_id, "by": incarnation, "returned": result}
     ).scalar_one_or_none()
 
 
@@ -483,6 +558,44 @@ class NotOurs:
 FailOutcome = Retried | FailedForGood | Cancelled | NotOurs
 
 
+_TO_FAIL: Select[Any] = (
+    select(
+        _e.dag_id,
+        _e.job_id,
+        _e.incarnation,
+        _e.attempt_number,
+        _e.retries,
+        _e.lost,
+        _e.forced,
+        _e.window_opens_at,
+        _e.window_closes_at,
+        _e.cancel_asked_at,
+        _e.cancel_asked_by,
+        _r.definition_hash,
+        _r.forced.label("run_forced"),
+        _r.created_at.label("run_created_at"),
+    )
+    .join_from(job_executions, dag_runs)
+    .where(
+        _e.execution_id == bindparam("id"),
+        _e.status.in_(allowed_from(JobStatus.FAILED)),
+    )
+    .with_for_update(of=job_executions)
+)
+_FAIL = (
+    update(job_executions)
+    .where(_e.execution_id == bindparam("id"))
+    .values(
+        status=JobStatus.FAILED,
+        error_message=bindparam("message"),
+        error_details=bindparam("details"),
+        completed_at=bindparam("at"),
+        updated_at=database_now(),
+    )
+)
+_NEXT_ATTEMPT = insert(job_executions)
+
+
 def fail(
     connection: Connection,
     execution_id: str,
@@ -505,17 +618,7 @@ def fail(
         incarnation: Only an attempt of this worker; ``None`` for the scheduler.
     """
     now = read_now(connection)
-    row = connection.execute(
-        select(
-            job_executions,
-            dag_runs.c.definition_hash,
-            dag_runs.c.forced.label("run_forced"),
-            dag_runs.c.created_at.label("run_created_at"),
-        )
-        .join_from(job_executions, dag_runs)
-        .where(_e.execution_id == execution_id, _e.status.in_(allowed_from(JobStatus.FAILED)))
-        .with_for_update(of=job_executions)
-    ).first()
+    row = connection.execute(_TO_FAIL, {"id": execution_id}).first()
     if row is None or incarnation not in (None, row.incarnation):
         return NotOurs()
     if row.cancel_asked_at is not None:
@@ -540,15 +643,13 @@ def fail(
     no_more = _no_more_attempts(row, job, failure, now, delay, max_lost, timeout)
     message = f"{failure.message} ({no_more})" if no_more else failure.message
     connection.execute(
-        update(job_executions)
-        .where(_e.execution_id == execution_id)
-        .values(
-            status=JobStatus.FAILED,
-            error_message=message,
-            error_details=failure.details,
-            completed_at=now.wall_at,
-            updated_at=database_now(),
-        )
+        _FAIL,
+        {
+            "id": execution_id,
+            "message": message,
+            "details": failure.details,
+            "at": now.wall_at,
+        },
     )
     if no_more:
         return FailedForGood(row.dag_id, message)
@@ -568,7 +669,7 @@ def fail(
         retry_bound_seconds=bound,
         retry_delay_seconds=int(delay.total_seconds()),
     )
-    connection.execute(insert(job_executions).values(**successor))
+    connection.execute(_NEXT_ATTEMPT, successor)
     return Retried(
         row.dag_id, successor["execution_id"], successor["retries"], countdown.total_seconds()
     )
@@ -658,6 +759,14 @@ def ask_to_end(
     return asked
 
 
+_LATE = (
+    select(_e.execution_id)
+    .where(is_live, _e.status == JobStatus.RUNNING, _e.cancel_at <= database_now())
+    .order_by(_e.execution_id)
+    .with_for_update(skip_locked=True)
+)
+
+
 def end_cancelled(connection: Connection) -> list[str]:
     """
     Make the executions CANCELLED that were asked to end and have not done so in time.
@@ -666,14 +775,7 @@ def end_cancelled(connection: Connection) -> list[str]:
         Their ids. What runs them is killed by their workers, which are told with their next
         renewal.
     """
-    late = list(
-        connection.execute(
-            select(_e.execution_id)
-            .where(_e.status == JobStatus.RUNNING, _e.cancel_at <= database_now())
-            .order_by(_e.execution_id)
-            .with_for_update(skip_locked=True)
-        ).scalars()
-    )
+    late = list(connection.execute(_LATE).scalars())
     if late:
         connection.execute(
             update(job_executions)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.runs import insert_new, lock_in_order
-from prometheus.persistence.tables import job_executions, leases, worker_incarnations
+from prometheus.persistence.tables import is_live, job_executions, leases, worker_incarnations
 
 _w = worker_incarnations.c
 _e = job_executions.c
@@ -20,10 +20,14 @@ _e = job_executions.c
 _ON_ITS_WAY_OUT = timedelta(seconds=3)
 """How long after its end an execution may still be named by its worker without being killed."""
 
+# What runs often is built once: building a statement takes longer than running it. A parameter is
+# not named like a column, because an UPDATE would set that.
+_WALL_TIME = select(database_now())
+
 
 def wall_time(connection: Connection) -> datetime:
     """Return the database's own time."""
-    return connection.execute(select(database_now())).scalar_one()
+    return connection.execute(_WALL_TIME).scalar_one()
 
 
 def register_worker(
@@ -61,6 +65,32 @@ class Renewed:
     """Executions it named that were taken from it, or cancelled: it must end them."""
 
 
+_RENEW = (
+    update(worker_incarnations)
+    .where(_w.incarnation == bindparam("of"), _w.ended_at.is_(None))
+    .values(
+        previous_renewed_at=_w.renewed_at,
+        renewed_at=bindparam("now"),
+        expires_at=bindparam("until"),
+    )
+)
+_NAME_RUNNING = (
+    update(job_executions)
+    .where(
+        _e.execution_id.in_(bindparam("ids", expanding=True)),
+        _e.incarnation == bindparam("of"),
+        _e.status == JobStatus.RUNNING,
+    )
+    .values(named_at=bindparam("now"))
+)
+_TAKEN = select(_e.execution_id).where(
+    _e.execution_id.in_(bindparam("ids", expanding=True)),
+    _e.incarnation == bindparam("of"),
+    _e.status.in_([JobStatus.FAILED, JobStatus.CANCELLED]),
+    or_(_e.completed_at <= bindparam("since"), _e.completed_at >= _e.cancel_at),
+)
+
+
 def renew_worker(
     connection: Connection, incarnation: str, *, running: Collection[str], lease: timedelta
 ) -> Renewed | None:
@@ -71,32 +101,17 @@ def renew_worker(
         ``None`` when it has none any more: it has ended or was given up.
     """
     now = wall_time(connection)
-    renewed = connection.execute(
-        update(worker_incarnations)
-        .where(_w.incarnation == incarnation, _w.ended_at.is_(None))
-        .values(previous_renewed_at=_w.renewed_at, renewed_at=now, expires_at=now + lease)
-    )
+    renewed = connection.execute(_RENEW, {"of": incarnation, "now": now, "until": now + lease})
     if renewed.rowcount == 0:
         return None
     taken: frozenset[str] = frozenset()
     if running:
         lock_in_order(connection, running)
-        mine = _e.incarnation == incarnation
-        connection.execute(
-            update(job_executions)
-            .where(_e.execution_id.in_(running), mine, _e.status == JobStatus.RUNNING)
-            .values(named_at=now)
-        )
+        named = {"ids": list(running), "of": incarnation, "now": now}
+        connection.execute(_NAME_RUNNING, named)
         # One that has just ended is on its way out of the worker's list.
-        ended = connection.execute(
-            select(_e.execution_id).where(
-                _e.execution_id.in_(running),
-                mine,
-                _e.status.in_([JobStatus.FAILED, JobStatus.CANCELLED]),
-                or_(_e.completed_at <= now - _ON_ITS_WAY_OUT, _e.completed_at >= _e.cancel_at),
-            )
-        )
-        taken = frozenset(ended.scalars())
+        left = {"ids": list(running), "of": incarnation, "since": now - _ON_ITS_WAY_OUT}
+        taken = frozenset(connection.execute(_TAKEN, left).scalars())
     return Renewed(now, taken)
 
 
@@ -117,6 +132,35 @@ class Orphan:
     message: str
 
 
+_ORPHANS = (
+    select(
+        _e.execution_id,
+        _e.started_at,
+        _e.hard_limit_at,
+        func.coalesce(_e.named_at, _e.started_at).label("seen_at"),
+        _w.worker,
+        _w.host,
+        _w.pid,
+        _w.renewed_at,
+        _w.previous_renewed_at,
+        _w.expires_at,
+        _w.ended_at,
+    )
+    .join_from(job_executions, worker_incarnations, _e.incarnation == _w.incarnation, isouter=True)
+    .where(
+        is_live,
+        _e.status == JobStatus.RUNNING,
+        or_(
+            _w.incarnation.is_(None),
+            _w.ended_at.is_not(None),
+            _w.expires_at <= bindparam("now"),
+            _e.hard_limit_at <= bindparam("limit"),
+            func.coalesce(_e.named_at, _e.started_at) < _w.previous_renewed_at,
+        ),
+    )
+)
+
+
 def find_orphans(
     connection: Connection, now: datetime, *, over_limit_by: timedelta
 ) -> list[Orphan]:
@@ -127,34 +171,7 @@ def find_orphans(
         now: Wall time.
         over_limit_by: How long after its hard limit an execution is given up.
     """
-    rows = connection.execute(
-        select(
-            _e.execution_id,
-            _e.started_at,
-            _e.hard_limit_at,
-            func.coalesce(_e.named_at, _e.started_at).label("seen_at"),
-            _w.worker,
-            _w.host,
-            _w.pid,
-            _w.renewed_at,
-            _w.previous_renewed_at,
-            _w.expires_at,
-            _w.ended_at,
-        )
-        .join_from(
-            job_executions, worker_incarnations, _e.incarnation == _w.incarnation, isouter=True
-        )
-        .where(
-            _e.status == JobStatus.RUNNING,
-            or_(
-                _w.incarnation.is_(None),
-                _w.ended_at.is_not(None),
-                _w.expires_at <= now,
-                _e.hard_limit_at <= now - over_limit_by,
-                func.coalesce(_e.named_at, _e.started_at) < _w.previous_renewed_at,
-            ),
-        )
-    )
+    rows = connection.execute(_ORPHANS, {"now": now, "limit": now - over_limit_by})
     orphans = []
     for row in rows:
         if row.worker is None:
@@ -172,16 +189,17 @@ def find_orphans(
     return orphans
 
 
+_GIVE_UP = (
+    update(worker_incarnations)
+    .where(_w.ended_at.is_(None), _w.expires_at <= bindparam("now"))
+    .values(ended_at=database_now())
+    .returning(_w.worker)
+)
+
+
 def give_up_workers(connection: Connection, now: datetime) -> list[str]:
     """End the incarnations whose lease ran out by ``now``; return their node names."""
-    return list(
-        connection.execute(
-            update(worker_incarnations)
-            .where(_w.ended_at.is_(None), _w.expires_at <= now)
-            .values(ended_at=database_now())
-            .returning(_w.worker)
-        ).scalars()
-    )
+    return list(connection.execute(_GIVE_UP, {"now": now}).scalars())
 
 
 def live_workers(connection: Connection, now: datetime) -> list[dict[str, Any]]:
@@ -206,6 +224,25 @@ class Leadership:
     """Wall time of the answer."""
 
 
+_KEEP_LEAD = (
+    update(leases)
+    .where(leases.c.name == bindparam("what"), leases.c.owner == bindparam("who"))
+    .values(expires_at=bindparam("until"), ticked_at=bindparam("ticked"))
+    .returning(leases.c.epoch)
+)
+_TAKE_LEAD = (
+    update(leases)
+    .where(leases.c.name == bindparam("what"), leases.c.expires_at <= bindparam("now"))
+    .values(
+        owner=bindparam("who"),
+        epoch=leases.c.epoch + 1,
+        expires_at=bindparam("until"),
+        ticked_at=None,
+    )
+)
+_LEADER = select(leases).where(leases.c.name == bindparam("what"))
+
+
 def lead(
     connection: Connection,
     name: str,
@@ -223,24 +260,32 @@ def lead(
         ticked_at: When the one who asks last completed a tick; kept with the lead, if it is his.
     """
     now = wall_time(connection)
-    mine = leases.c.owner == owner
-    connection.execute(
-        update(leases)
-        .where(leases.c.name == name, mine)
-        .values(expires_at=now + lease, ticked_at=ticked_at)
-    )
-    connection.execute(
-        update(leases)
-        .where(leases.c.name == name, leases.c.owner != owner, leases.c.expires_at <= now)
-        .values(owner=owner, epoch=leases.c.epoch + 1, expires_at=now + lease, ticked_at=None)
-    )
-    held = select(leases).where(leases.c.name == name)
-    row = connection.execute(held).first()
+    until = now + lease
+    kept = {"what": name, "who": owner, "until": until, "ticked": ticked_at}
+    epoch = connection.execute(_KEEP_LEAD, kept).scalar_one_or_none()
+    if epoch is not None:
+        return Leadership(owner, epoch, leads=True, at=now)
+    taken = {"what": name, "who": owner, "until": until, "now": now}
+    connection.execute(_TAKE_LEAD, taken)
+    row = connection.execute(_LEADER, {"what": name}).first()
     if row is None:
-        first = {"name": name, "owner": owner, "epoch": 1, "expires_at": now + lease}
-        insert_new(connection, leases, first)
-        row = connection.execute(held).one()
+        insert_new(
+            connection, leases, {"name": name, "owner": owner, "epoch": 1, "expires_at": until}
+        )
+        row = connection.execute(_LEADER, {"what": name}).one()
     return Leadership(row.owner, row.epoch, row.owner == owner, now)
+
+
+_KEEP_EPOCH = (
+    update(leases)
+    .where(
+        leases.c.name == bindparam("what"),
+        leases.c.owner == bindparam("who"),
+        leases.c.epoch == bindparam("of"),
+        leases.c.expires_at > bindparam("now"),
+    )
+    .values(expires_at=bindparam("until"))
+)
 
 
 def keep_lead(
@@ -256,17 +301,8 @@ def keep_lead(
         Whether it holds: its owner and epoch are the same, and its lease has not run out.
     """
     now = wall_time(connection)
-    kept = connection.execute(
-        update(leases)
-        .where(
-            leases.c.name == name,
-            leases.c.owner == owner,
-            leases.c.epoch == epoch,
-            leases.c.expires_at > now,
-        )
-        .values(expires_at=now + lease)
-    )
-    return kept.rowcount == 1
+    asked = {"what": name, "who": owner, "of": epoch, "now": now, "until": now + lease}
+    return connection.execute(_KEEP_EPOCH, asked).rowcount == 1
 
 
 def resign(connection: Connection, name: str, owner: str) -> None:
@@ -280,5 +316,5 @@ def resign(connection: Connection, name: str, owner: str) -> None:
 
 def leader(connection: Connection, name: str) -> dict[str, object] | None:
     """Return the lease of that name: owner, epoch, expires_at, ticked_at."""
-    row = connection.execute(select(leases).where(leases.c.name == name)).mappings().first()
+    row = connection.execute(_LEADER, {"what": name}).mappings().first()
     return dict(row) if row else None

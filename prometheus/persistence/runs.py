@@ -8,10 +8,24 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Text, cast, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Row,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, JobMetadata, definition_hash
@@ -24,17 +38,36 @@ from prometheus.orchestration.lifecycle import (
     run_status,
 )
 from prometheus.persistence.metadata import database_now
-from prometheus.persistence.tables import dag_runs, job_executions, pipelines
+from prometheus.persistence.tables import dag_runs, is_open, job_executions, pipelines
 
 log = logging.getLogger(__name__)
 
+_r = dag_runs.c
+_e = job_executions.c
+# What runs often is built once: building a statement takes longer than running it. A parameter is
+# not named like a column, because an UPDATE would set that.
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 
-def insert_new(connection: Connection, table: Any, values: Mapping[str, Any]) -> bool:
+
+def insert_new(connection: Connection, table: Table, values: dict[str, Any]) -> bool:
     """Insert one row unless a row with the same key exists; say whether it was inserted."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+    statement = _insert_new(connection.dialect.name, table)
     # SQLAlchemy keeps no row count of an INSERT, so the row itself says that it is new.
-    return connection.execute(statement.returning(*table.primary_key)).first() is not None
+    return connection.execute(statement, values).first() is not None
+
+
+@cache
+def _insert_new(dialect: str, table: Table) -> ReturningInsert[Any]:
+    kind = postgresql if dialect == "postgresql" else sqlite
+    statement: ReturningInsert[Any] = (
+        kind.insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+    )
+    return statement
+
+
+_FIRST_SEEN = select(pipelines.c.first_seen_at).where(
+    pipelines.c.name == bindparam("of"), pipelines.c.market_id == bindparam("market")
+)
 
 
 def first_seen(
@@ -46,27 +79,28 @@ def first_seen(
     Args:
         market_at: Market time now, which is the answer, and is kept, if it never did.
     """
-    key = {"name": pipeline, "market_id": market_id}
-    insert_new(connection, pipelines, {**key, "first_seen_at": market_at})
-    seen: datetime = connection.execute(
-        select(pipelines.c.first_seen_at).filter_by(**key)
-    ).scalar_one()
+    asked = {"of": pipeline, "market": market_id}
+    seen: datetime | None = connection.execute(_FIRST_SEEN, asked).scalar_one_or_none()
+    if seen is None:
+        values = {"name": pipeline, "market_id": market_id, "first_seen_at": market_at}
+        insert_new(connection, pipelines, values)
+        seen = connection.execute(_FIRST_SEEN, asked).scalar_one()
     return seen
+
+
+_SESSIONS_WITH_RUNS = select(_r.as_of_date).where(
+    _r.pipeline == bindparam("of"),
+    _r.market_id == bindparam("market"),
+    _r.as_of_date >= bindparam("since"),
+)
 
 
 def sessions_with_runs(
     connection: Connection, pipeline: str, market_id: str, since: date
 ) -> frozenset[date]:
     """Return the session dates from ``since`` on that have a run."""
-    return frozenset(
-        connection.execute(
-            select(dag_runs.c.as_of_date).where(
-                dag_runs.c.pipeline == pipeline,
-                dag_runs.c.market_id == market_id,
-                dag_runs.c.as_of_date >= since,
-            )
-        ).scalars()
-    )
+    asked = {"of": pipeline, "market": market_id, "since": since}
+    return frozenset(connection.execute(_SESSIONS_WITH_RUNS, asked).scalars())
 
 
 def create_run(
@@ -225,6 +259,25 @@ def _read_dag(row: Row[Any]) -> DAG:
     return dag
 
 
+_OPEN_RUNS = select(_r.dag_id, _r.definition_hash, _r.forced, _r.created_at).where(is_open)
+_OPEN_RUN = _OPEN_RUNS.where(_r.dag_id == bindparam("of"))
+_OPEN_JOBS = (
+    select(
+        _e.dag_id,
+        _e.job_id,
+        _e.execution_id,
+        _e.status,
+        _e.forced,
+        _e.scheduled_at,
+        _e.cancel_asked_at,
+    )
+    .join_from(dag_runs, job_executions)
+    .where(is_open)
+    .order_by(_e.attempt_number)
+)
+_OPEN_JOBS_OF_RUN = _OPEN_JOBS.where(_r.dag_id == bindparam("of"))
+
+
 def read_open_runs(
     connection: Connection,
     previous_run: Callable[[DAG], str | None],
@@ -239,32 +292,19 @@ def read_open_runs(
             have; ``None`` where there is no previous session.
         dag_id: Only this run, if it is open.
     """
-    runs = select(
-        dag_runs.c.dag_id, dag_runs.c.definition_hash, dag_runs.c.forced, dag_runs.c.created_at
-    ).where(dag_runs.c.status == RunStatus.OPEN)
-    executions = (
-        select(
-            job_executions.c.dag_id,
-            job_executions.c.job_id,
-            job_executions.c.execution_id,
-            job_executions.c.status,
-            job_executions.c.forced,
-            job_executions.c.scheduled_at,
-            job_executions.c.cancel_asked_at,
-        )
-        .join_from(job_executions, dag_runs)
-        .where(dag_runs.c.status == RunStatus.OPEN)
-        .order_by(job_executions.c.attempt_number)
-    )
-    if dag_id is not None:
-        runs = runs.where(dag_runs.c.dag_id == dag_id)
-        executions = executions.where(job_executions.c.dag_id == dag_id)
-    found = connection.execute(runs).all()
+    if dag_id is None:
+        found = connection.execute(_OPEN_RUNS).all()
+    else:
+        found = connection.execute(_OPEN_RUN, {"of": dag_id}).all()
     if not found:
         return ()
+    if dag_id is None:
+        rows = connection.execute(_OPEN_JOBS)
+    else:
+        rows = connection.execute(_OPEN_JOBS_OF_RUN, {"of": dag_id})
     dags = load_dags(connection, ((row.dag_id, row.definition_hash) for row in found))
     jobs: dict[str, dict[str, JobState]] = defaultdict(dict)
-    for row in connection.execute(executions):  # in order of attempts: the latest one stays
+    for row in rows:  # in order of attempts: the latest one stays
         jobs[row.dag_id][row.job_id] = JobState(
             row.execution_id,
             JobStatus(row.status),
@@ -295,20 +335,32 @@ def read_open_runs(
     )
 
 
+_STATUSES = (
+    select(_e.dag_id, _e.job_id, _e.status).where(_e.dag_id.in_(_IDS)).order_by(_e.attempt_number)
+)
+
+
 def latest_statuses(
     connection: Connection, dag_ids: Collection[str]
 ) -> dict[str, dict[str, JobStatus]]:
     """Return the state of every job of some runs: dag id -> job id -> state; no row, no entry."""
     statuses: dict[str, dict[str, JobStatus]] = defaultdict(dict)
     if dag_ids:
-        rows = connection.execute(
-            select(job_executions.c.dag_id, job_executions.c.job_id, job_executions.c.status)
-            .where(job_executions.c.dag_id.in_(dag_ids))
-            .order_by(job_executions.c.attempt_number)
-        )
-        for row in rows:
+        for row in connection.execute(_STATUSES, {"ids": list(dag_ids)}):
             statuses[row.dag_id][row.job_id] = JobStatus(row.status)
     return dict(statuses)
+
+
+# NO KEY UPDATE: a plain FOR UPDATE would collide with the foreign key of a successor's row.
+_LOCK_RUNS = (
+    select(_r.dag_id).where(_r.dag_id.in_(_IDS)).order_by(_r.dag_id).with_for_update(key_share=True)
+)
+_LOCK_EXECUTIONS = (
+    select(_e.execution_id)
+    .where(_e.execution_id.in_(_IDS))
+    .order_by(_e.execution_id)
+    .with_for_update()
+)
 
 
 def lock_runs(connection: Connection, dag_ids: Collection[str]) -> None:
@@ -317,23 +369,43 @@ def lock_runs(connection: Connection, dag_ids: Collection[str]) -> None:
 
     Taken before any execution's lock, so that no two transactions can wait for each other.
     """
-    # NO KEY UPDATE: a plain FOR UPDATE would collide with the foreign key of a successor's row.
-    connection.execute(
-        select(dag_runs.c.dag_id)
-        .where(dag_runs.c.dag_id.in_(dag_ids))
-        .order_by(dag_runs.c.dag_id)
-        .with_for_update(key_share=True)
-    ).all()
+    _lock(connection, _LOCK_RUNS, dag_ids)
 
 
 def lock_in_order(connection: Connection, execution_ids: Collection[str]) -> None:
     """Lock several executions, always in the same order, until the transaction ends."""
-    connection.execute(
-        select(job_executions.c.execution_id)
-        .where(job_executions.c.execution_id.in_(execution_ids))
-        .order_by(job_executions.c.execution_id)
-        .with_for_update()
-    ).all()
+    _lock(connection, _LOCK_EXECUTIONS, execution_ids)
+
+
+def _lock(connection: Connection, statement: Select[Any], ids: Collection[str]) -> None:
+    # A write transaction of SQLite holds the only lock that there is.
+    if ids and connection.dialect.name != "sqlite":
+        connection.execute(statement, {"ids": list(ids)}).all()
+
+
+_RUNS_OF_EXECUTIONS = select(_e.execution_id, _e.dag_id).where(_e.execution_id.in_(_IDS))
+_LOCK_WAITING = (
+    select(_e.execution_id)
+    .where(
+        _e.execution_id.in_(_IDS),
+        _e.status.in_(bindparam("from_statuses", expanding=True)),
+    )
+    .with_for_update(skip_locked=True)
+)
+_END = (
+    update(job_executions)
+    .where(
+        _e.execution_id.in_(_IDS),
+        _e.status.in_(bindparam("from_statuses", expanding=True)),
+    )
+    .values(
+        status=bindparam("to_status"),
+        error_message=bindparam("reason"),
+        completed_at=database_now(),
+        updated_at=database_now(),
+    )
+    .returning(_e.execution_id)
+)
 
 
 def end_waiting(connection: Connection, reasons: Mapping[str, str], status: JobStatus) -> list[str]:
@@ -350,26 +422,14 @@ def end_waiting(connection: Connection, reasons: Mapping[str, str], status: JobS
     """
     if not reasons:
         return []
-    found = connection.execute(
-        select(job_executions.c.execution_id, job_executions.c.dag_id).where(
-            job_executions.c.execution_id.in_(reasons)
-        )
-    )
+    found = connection.execute(_RUNS_OF_EXECUTIONS, {"ids": list(reasons)})
     run_of: dict[str, str] = {row.execution_id: row.dag_id for row in found}
     # An operator's new attempts are written under the same lock.
     lock_runs(connection, set(run_of.values()))
-    waiting = set(
-        connection.execute(
-            select(job_executions.c.execution_id)
-            .where(
-                job_executions.c.execution_id.in_(reasons),
-                job_executions.c.status.in_(
-                    {JobStatus.PENDING, JobStatus.QUEUED}.intersection(allowed_from(status))
-                ),
-            )
-            .with_for_update(skip_locked=True)
-        ).scalars()
-    )
+    # RUNNING can be cancelled, but it has started.
+    unstarted = [each for each in allowed_from(status) if each is not JobStatus.RUNNING]
+    asked = {"ids": list(reasons), "from_statuses": unstarted}
+    waiting = set(connection.execute(_LOCK_WAITING, asked).scalars())
     if status is JobStatus.SKIPPED:
         waiting = _still_blocked(connection, waiting, run_of)
     by_reason: dict[str, list[str]] = defaultdict(list)
@@ -378,18 +438,13 @@ def end_waiting(connection: Connection, reasons: Mapping[str, str], status: JobS
     ended: list[str] = []
     for reason, execution_ids in sorted(by_reason.items()):
         ended += connection.execute(
-            update(job_executions)
-            .where(
-                job_executions.c.execution_id.in_(execution_ids),
-                job_executions.c.status.in_(allowed_from(status)),
-            )
-            .values(
-                status=status,
-                error_message=reason,
-                completed_at=database_now(),
-                updated_at=database_now(),
-            )
-            .returning(job_executions.c.execution_id)
+            _END,
+            {
+                "ids": execution_ids,
+                "from_statuses": unstarted,
+                "to_status": status,
+                "reason": reason,
+            },
         ).scalars()
     return ended
 
@@ -436,6 +491,22 @@ def _still_blocked(
     return blocked
 
 
+_LOCK_OPEN_RUN = (
+    select(_r.dag_id)
+    .where(_r.dag_id == bindparam("of"), _r.status == RunStatus.OPEN)
+    .with_for_update(key_share=True)
+)
+_CLOSE_RUN = (
+    update(dag_runs)
+    .where(_r.dag_id == bindparam("of"))
+    .values(
+        status=bindparam("to_status"),
+        completed_at=database_now(),
+        updated_at=database_now(),
+    )
+)
+
+
 def close_run(connection: Connection, dag_id: str) -> RunStatus | None:
     """
     Give an open run its final state, if all its jobs have one.
@@ -445,19 +516,11 @@ def close_run(connection: Connection, dag_id: str) -> RunStatus | None:
     """
     # The lock comes in a statement of its own: an operator who reopens a job holds it too, and only
     # a statement that begins after it was granted sees the operator's row.
-    locked = connection.execute(
-        select(dag_runs.c.dag_id)
-        .where(dag_runs.c.dag_id == dag_id, dag_runs.c.status == RunStatus.OPEN)
-        .with_for_update(key_share=True)
-    ).first()
+    locked = connection.execute(_LOCK_OPEN_RUN, {"of": dag_id}).first()
     if locked is None:
         return None
     status = run_status(latest_statuses(connection, [dag_id])[dag_id].values())
     if status is RunStatus.OPEN:
         return None
-    connection.execute(
-        update(dag_runs)
-        .where(dag_runs.c.dag_id == dag_id)
-        .values(status=status, completed_at=database_now(), updated_at=database_now())
-    )
+    connection.execute(_CLOSE_RUN, {"of": dag_id, "to_status": status})
     return status

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -65,6 +66,8 @@ Index(
     postgresql_where=text("status = 'OPEN'"),
     sqlite_where=text("status = 'OPEN'"),
 )
+is_open = dag_runs.c.status == literal_column("'OPEN'")
+"""Whether a run is open, written out: only where a database sees that does it use its index."""
 Index("ix_dag_runs_market_session", dag_runs.c.market_id, dag_runs.c.as_of_date)
 
 job_executions = Table(
@@ -130,6 +133,11 @@ Index(
     postgresql_where=text(_live),
     sqlite_where=text(_live),
 )
+is_live = job_executions.c.status.in_([literal_column("'QUEUED'"), literal_column("'RUNNING'")])
+"""
+Whether an execution is in `ix_job_executions_live`. To be said beside which of the two states is
+wanted: SQLite uses the index only where its condition is repeated word for word.
+"""
 Index("ix_job_executions_market_session", job_executions.c.market_id, job_executions.c.as_of_date)
 Index("ix_job_executions_completed_at", job_executions.c.completed_at)
 

@@ -39,6 +39,15 @@ class TestClaim:
         assert row.scheduled_market_at >= before
         assert row.published_at is None
 
+    def test_each_claim_names_the_pipeline_of_its_own_run(self, world: World) -> None:
+        first = world.run(job("a"), pipeline="first")
+        second = world.run(job("a"), pipeline="second")
+        claimed = world.claim(world.starts(second) + world.starts(first))
+        assert [(each.dag_id, each.pipeline) for each in claimed] == [
+            (second.dag_id, "second"),
+            (first.dag_id, "first"),
+        ]
+
     def test_claims_come_back_in_the_order_of_the_decisions(self, world: World) -> None:
         dag = world.run(*(job(name) for name in "abcdef"))
         starts = world.starts(dag, "d", "a", "f", closes=HOUR) + world.starts(
