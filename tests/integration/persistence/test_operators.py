@@ -245,7 +245,8 @@ class TestCancel:
         running = world.running(dag, "a", world.worker())
         before = world.now()
         with writing(world.engine) as connection:
-            asked, ended = operators.cancel(connection, dag.dag_id, actor="ann@desk", grace=MINUTE)
+            cancelled = operators.cancel(connection, dag.dag_id, actor="ann@desk", grace=MINUTE)
+        asked, ended = sorted(cancelled, key=lambda each: each.job_id)
         assert (asked.job_id, asked.was_running, ended.job_id, ended.cancel_at) == (
             *("a", True, "b"),
             None,
