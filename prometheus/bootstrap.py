@@ -18,9 +18,11 @@ from sqlalchemy import Engine
 from prometheus.core.markets import get_market
 from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.canary import CanaryTask
+from prometheus.dispatch.limits import memory_limit
 from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.dispatch.tasks import Workplace, register_jobs
+from prometheus.dispatch.transport import use_transport
 from prometheus.errors import PipelineError
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence.engine import create_engine
@@ -122,6 +124,7 @@ def make_runtime(settings: Settings) -> Runtime:
             advance=scheduler.advance,
             sources=sources,
             incarnation=incarnation,
+            memory=memory_limit(settings.workers.memory_limit),
         ),
     )
     return Runtime(
@@ -131,6 +134,7 @@ def make_runtime(settings: Settings) -> Runtime:
 
 def make_celery(settings: Settings) -> Celery:
     """Make the Celery application, without tasks."""
+    use_transport()
     app = Celery("prometheus", set_as_current=True)
     visibility = int(settings.broker.visibility_timeout / timedelta(seconds=1))
     app.conf.update(
@@ -152,6 +156,8 @@ def make_celery(settings: Settings) -> Celery:
         worker_eta_task_limit=1000,
         worker_concurrency=settings.workers.concurrency,
         worker_soft_shutdown_timeout=(settings.workers.soft_stop or timedelta(0)).total_seconds(),
+        worker_max_memory_per_child=_kept_kilobytes(settings),
+        worker_consumer="prometheus.dispatch.transport:Consumer",
         worker_hijack_root_logger=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
@@ -178,6 +184,12 @@ def make_celery(settings: Settings) -> Celery:
         beat_max_loop_interval=settings.scheduler.max_wait.total_seconds(),
     )
     return app
+
+
+def _kept_kilobytes(settings: Settings) -> int | None:
+    """Return what a process may have used and still run a next job: half of what a job may use."""
+    memory = memory_limit(settings.workers.memory_limit)
+    return memory // 2 // 1024 if memory else None
 
 
 def _queue(market: str) -> Queue:

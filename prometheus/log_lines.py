@@ -10,6 +10,10 @@ from datetime import UTC, datetime
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "data"}
 
 
+MAX_LENGTH = 30_000
+"""Characters of one record that are written; its end and its beginning say most."""
+
+
 class EventFormatter(logging.Formatter):
     """Writes ``2026-11-23T09:00:00.123Z INFO prometheus.dispatch run_created dag=… market=…``."""
 
@@ -27,6 +31,9 @@ class EventFormatter(logging.Formatter):
         line += "".join(f" {key}={_plain(value)}" for key, value in facts.items())
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
+        if len(line) > MAX_LENGTH:
+            half = MAX_LENGTH // 2
+            line = f"{line[:half]}... ({len(line) - 2 * half} characters) ...{line[-half:]}"
         return line
 
 

@@ -25,6 +25,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     PrivateAttr,
     SecretStr,
     ValidationError,
@@ -36,6 +37,7 @@ from pydantic_core import ErrorDetails
 
 from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.markets import get_market
+from prometheus.core.sizes import Size, parse_size
 from prometheus.errors import PrometheusError, nearest
 from prometheus.masking import safe_url
 from prometheus.sources.choice import choose_sources
@@ -46,6 +48,8 @@ CONFIG_VARIABLE = "PROMETHEUS_CONFIG"
 CONFIG_NAME = "prometheus.toml"
 DATABASE_NAME = "prometheus.db"
 """The SQLite file in the data folder, used when no database URL is set."""
+
+LEAST_MEMORY = parse_size("256MB")
 
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "rediss+socket")
 _ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?", re.IGNORECASE)
@@ -82,6 +86,21 @@ def _read_list(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_read_duration)]
+
+
+def _read_size(value: object) -> Size:
+    if not isinstance(value, str) and value != 0:
+        raise ValueError(f"{value!r} has no unit; write 512MB, 2GB or 0")
+    size = parse_size(str(value))
+    if 0 < size < LEAST_MEMORY:
+        raise ValueError(
+            f"must be at least {LEAST_MEMORY}, because a worker's process needs a part of it for "
+            f"itself; or 0 for no limit"
+        )
+    return size
+
+
+Memory = Annotated[Size, PlainValidator(_read_size)]
 
 
 def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -272,6 +291,12 @@ class WorkerSettings(_Section):
         default=None,
         description="How long a worker that is told to stop at once (SIGQUIT, or a second SIGTERM) "
         "lets its jobs run on before it hands them back; by default not at all.",
+    )
+    memory_limit: Memory | None = Field(
+        default=None,
+        description="Memory that the process of a job may use (2GB): more is a MemoryError in the "
+        "job, which fails its attempt. By default three quarters of the machine's, or of its "
+        "container's; 0 for no limit.",
     )
 
     @model_validator(mode="after")

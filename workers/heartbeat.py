@@ -10,9 +10,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from billiard import active_children
@@ -43,10 +44,10 @@ database; half a lease after its last renewal it certainly could not reach it an
 _STOPS_WITHIN = 10.0
 """Wall seconds in which the last reports must have been written."""
 
-Report = tuple[JobTask, str, BaseException, str | None]
+Report = Callable[[], object]
 
 reports: queue.Queue[Report] = queue.Queue()
-"""Failures that only the main process knows of."""
+"""Writes what only the main process knows: failures, and messages that it refused."""
 
 listens = threading.Event()
 """Set while this worker takes messages; without the database it leaves them to others."""
@@ -126,6 +127,7 @@ class Heartbeat(bootsteps.StartStopStep):
         for child in active_children():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGKILL)
+            _kill_group(child.pid)
             child.join()
         self._end()
 
@@ -179,8 +181,7 @@ class Heartbeat(bootsteps.StartStopStep):
                         renew_at = time.monotonic() + every
                         self._listen(True)
                     if report is not None:
-                        task, execution_id, error, trace = report
-                        task.failed(execution_id, error, trace)
+                        report()
                         report = None
                 outage.is_over()
             except Exception as error:  # without this thread the worker would be given up
@@ -273,7 +274,7 @@ class Heartbeat(bootsteps.StartStopStep):
             log.error("worker_cut_off", extra={"jobs": len(ended)})
             self._kill(ended)
             for request in ended:
-                reports.put((request.task, request.id, error, None))
+                reports.put(partial(request.task.failed, request.id, error, None))
 
     def _kill(self, requests: Iterable[Request]) -> None:
         """
@@ -285,6 +286,13 @@ class Heartbeat(bootsteps.StartStopStep):
             if request in state.active_requests and isinstance(request.task, JobTask):
                 log.warning("attempt_killed", extra={"execution": request.id})
                 self._worker.pool.terminate_job(request.worker_pid, signal.SIGKILL)
+                _kill_group(request.worker_pid)
+
+
+def _kill_group(leader: int) -> None:
+    """Kill what a child of the pool has started, where each child leads a group of its own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 @contextmanager

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from functools import partial
 from typing import Any
 
 from celery import signals
 
 from prometheus import log_lines
+from prometheus.dispatch.limits import bound_output
 from prometheus.dispatch.tasks import FailureTask, JobTask
+from prometheus.persistence import refusals
+from prometheus.persistence.engine import writing
 from workers.app import app, runtime
 from workers.hearing import Hearing
 from workers.heartbeat import Heartbeat, reports
@@ -24,11 +30,15 @@ _in_child = False
 
 
 @signals.worker_process_init.connect
-def forget_inherited_connections(**_: Any) -> None:
-    """Give a new child of the pool connections of its own."""
+def prepare_child(**_: Any) -> None:
+    """Give a new child of the pool connections of its own, and bounds."""
     global _in_child
     _in_child = True
     runtime.engine.dispose(close=False)
+    bound_output()
+    if sys.platform == "linux":  # elsewhere nothing would end it with its parent
+        # Celery then kills all that a job has started together with it, at its hard limit.
+        os.setpgid(0, 0)
 
 
 @signals.task_success.connect
@@ -54,7 +64,22 @@ def record_failure(
     if _in_child:
         sender.failed_here(task_id, exception, trace)
     else:
-        reports.put((sender, task_id, exception, trace))
+        reports.put(partial(sender.failed, task_id, exception, trace))
+
+
+@signals.task_unknown.connect
+def record_refusal(name: str, id: str, **_: Any) -> None:  # noqa: A002  the name is Celery's
+    """Note that this worker's code has no such job; the message is gone."""
+    reports.put(partial(_refuse, id, name))
+
+
+def _refuse(execution_id: str, task: str) -> None:
+    with writing(runtime.engine) as connection:
+        reason = refusals.refuse(
+            connection, execution_id, task=task, incarnation=runtime.incarnation()
+        )
+    if reason is not None:
+        log.error("job_expired", extra={"execution": execution_id, "reason": reason})
 
 
 @signals.setup_logging.connect

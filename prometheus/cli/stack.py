@@ -446,10 +446,13 @@ class _Child:
             os.kill(self.pid, signal.SIGTERM)
 
     def finish(self) -> None:
-        """Kill what is left of its group, and wait for it."""
+        """Kill what is left of its group and of its session, and wait for it."""
         if not self._finished:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+            for pid in _session(self.pid):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait()
             self._finished = True
 
@@ -478,6 +481,15 @@ class _Child:
             file.seek(self._log_begins)
             lines = file.read().decode(errors="replace").splitlines()
         return ProgramError(self.program.name, what, self._log, "\n".join(lines[-_TAIL_LINES:]))
+
+
+def _session(leader: int) -> Iterator[int]:
+    """Find a session's processes, where Linux lists them: a worker's jobs have their own groups."""
+    listed = Path("/proc").glob("[0-9]*") if sys.platform == "linux" else ()
+    for pid in [int(path.name) for path in listed]:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == leader:
+                yield pid
 
 
 class _Signals:

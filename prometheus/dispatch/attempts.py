@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from prometheus.core.durations import format_duration
+from prometheus.dispatch.limits import message_of
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
 from prometheus.persistence import executions
@@ -355,7 +356,7 @@ def failure_of(
         return Failure(str(error), details, lost=True)
     if isinstance(error, WorkerLostError):
         return Failure(f"its process ended: {storable(str(error))}", details)
-    whole = str(error)
+    whole = message_of(error)
     text = storable(whole[: 2 * MAX_MESSAGE])  # before the cut, which could halve a password's URL
     if len(text) > MAX_MESSAGE:
         text = f"{text[:MAX_MESSAGE]}... ({len(whole)} characters)"

@@ -269,6 +269,6 @@ def _message_id(raw: bytes | str) -> str:
     """Return a stored message's task id; a message that is not ours has none."""
     try:
         return str(json.loads(raw)["headers"]["id"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         log.warning("message_unreadable", extra={"size": len(raw)})
         return ""

@@ -6,7 +6,7 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from prometheus.core.sessions import Session
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts, failure_of
 from prometheus.dispatch.context import AskedToEnd, JobContext
+from prometheus.dispatch.limits import limited
 from prometheus.dispatch.publisher import ON_FAILURE, task_name
 from prometheus.errors import HorizonError, PrometheusError
 from prometheus.orchestration.dag import DAG
@@ -38,6 +39,10 @@ MAX_RESULT = 65_536
 """Bytes of JSON that a job may return; more belongs in the job's own store."""
 
 
+class JobFailedError(PrometheusError):
+    """What Celery is told of a job's error: the message that was kept, whatever the error is."""
+
+
 class JobResultError(PrometheusError):
     """A job returned something that can not be kept with its attempt."""
 
@@ -53,6 +58,8 @@ class Workplace:
     """Made on first use: a process that runs no job reads no prices."""
     incarnation: Callable[[], str]
     """Identity of the worker process, which its pool's children share; it may change."""
+    memory: int | None
+    """Bytes that a process may use while it runs a job."""
     running: dict[str, Attempt] = field(default_factory=dict)
     """Attempts that this process is running, by execution id."""
 
@@ -63,18 +70,26 @@ class Workplace:
         except (SQLAlchemyError, PrometheusError):
             log.exception("not_advanced", extra={"dag": dag_id})
 
-    def context(self, attempt: Attempt) -> JobContext:
-        """Return what a job is told about itself."""
+    @contextmanager
+    def context(self, attempt: Attempt) -> Iterator[JobContext]:
+        """
+        Give what a job is told about itself, and hold the job to its limits.
+
+        Transactions that it leaves open are rolled back.
+        """
         session, previous = _sessions(attempt.dag)
+        opened = ExitStack()
 
         def begin() -> AbstractContextManager[Connection]:
-            return self.attempts.transaction(attempt.execution_id, attempt.incarnation)
+            transaction = self.attempts.transaction(attempt.execution_id, attempt.incarnation)
+            opened.callback(transaction.gen.close)
+            return transaction
 
         def ask() -> bool:
             by = attempt.incarnation
             return by is not None and self.attempts.cancel_asked(attempt.execution_id, by)
 
-        return JobContext(
+        context = JobContext(
             market_id=attempt.dag.market_id,
             session=session,
             previous_session=previous,
@@ -89,6 +104,8 @@ class Workplace:
             parameters=attempt.parameters,
             logger=logging.getLogger(f"prometheus.job.{attempt.dag.pipeline}.{attempt.job.job_id}"),
         )
+        with opened, limited(self.memory):
+            yield context
 
 
 @contextmanager
@@ -144,9 +161,12 @@ class JobTask(Task):
         log.info("attempt_started", extra=_facts(outcome.attempt))
 
     def run(self, execution_id: str) -> Any:  # noqa: ARG002  it is also Celery's task id
-        """Run the job's function and check what it returns."""
+        """Run the job's function, within its limits, and check what it returns."""
         attempt = self.workplace.running[self.request.id]
-        result = self.definition.resolve()(self.workplace.context(attempt))
+        with self.workplace.context(attempt) as context:
+            return self._checked(self.definition.resolve()(context))
+
+    def _checked(self, result: Any) -> Any:
         try:
             # As text, because what no database takes must be refused here too.
             text = json.dumps(result, allow_nan=False, ensure_ascii=False)
@@ -180,23 +200,26 @@ class JobTask(Task):
         place = self.workplace
         attempt = place.running[self.request.id]
         with unlimited():
+            failure = failure_of(exc, limit=attempt.job.timeout)
             outcome = place.attempts.fail(
                 self.request.id,
-                failure_of(exc, limit=attempt.job.timeout),
+                failure,
                 countdown=None if countdown is None else int(countdown),
                 incarnation=attempt.incarnation,
                 patient=True,
             )
         del place.running[self.request.id]
+        # The error itself may be of any size, and may be none that can be sent to the main process.
+        told = JobFailedError(failure.message)
         if not isinstance(outcome, Retried):
             if isinstance(outcome, (FailedForGood, Cancelled)):
                 place.advance_quietly(outcome.dag_id)
-            raise exc if exc is not None else Ignore()
+            raise told.with_traceback(exc.__traceback__ if exc else None) from None
         try:
             super().retry(
                 args=(outcome.successor_id,),
                 kwargs={},
-                exc=exc,
+                exc=told,
                 countdown=outcome.countdown,
                 task_id=outcome.successor_id,
                 retry=False,
@@ -255,7 +278,8 @@ class FailureTask(Task):
         """Call it with the job's context and the error's message."""
         failed = self.workplace.attempts.take_failure(execution_id)
         if failed is not None:
-            type(self).hook(self.workplace.context(failed.attempt), failed.message)
+            with self.workplace.context(failed.attempt) as context:
+                type(self).hook(context, failed.message)
 
 
 def register_jobs(

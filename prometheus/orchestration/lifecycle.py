@@ -28,7 +28,7 @@ class JobStatus(StrEnum):
     CANCELLED = "CANCELLED"
     """An operator ended it."""
     EXPIRED = "EXPIRED"
-    """Its window closed before it could start."""
+    """It could not start: its window closed, or no worker knows it."""
 
 
 class RunStatus(StrEnum):

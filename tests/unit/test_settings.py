@@ -344,3 +344,36 @@ def test_the_default_seed_is_that_of_the_synthetic_source() -> None:
 def test_every_section_is_reachable() -> None:
     names = {path[0] for path, _ in fields()}
     assert names == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512MB", 2**29), ("2GB", 2**31), ("1.5 gb", 3 * 2**29), ("0", 0)]
+)
+def test_memory_limit_is_read_with_its_unit(tmp_path: Path, text: str, size: int) -> None:
+    settings = load_settings({"PROMETHEUS__WORKERS__MEMORY_LIMIT": text}, tmp_path)
+    assert settings.workers.memory_limit == size
+
+
+def test_memory_limit_is_shown_with_its_unit(tmp_path: Path) -> None:
+    write(tmp_path, '[workers]\nmemory_limit = "1536MB"\n')
+    shown = {line.name: line.value for line in listing(load_settings({}, tmp_path))}
+    assert shown["workers.memory_limit"] == "1.5GB"
+    assert {line.name: line.value for line in listing(load_settings({}, tmp_path / "no"))}[
+        "workers.memory_limit"
+    ] == "(automatic)"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ('"much"', "'much' is not an amount of memory; write 512MB, 2GB or 0"),
+        ("2000", "2000 has no unit; write 512MB, 2GB or 0"),
+        ('"20MB"', "must be at least 256MB, because a worker's process needs a part of it for "),
+    ],
+)
+def test_memory_limit_that_can_not_be_used_is_a_fault(
+    tmp_path: Path, value: str, reason: str
+) -> None:
+    path = write(tmp_path, f"[workers]\nmemory_limit = {value}\n")
+    (fault,) = faults({}, tmp_path)
+    assert fault.startswith(f"{path} [workers] memory_limit: {reason}")

@@ -35,6 +35,7 @@ class Installation:
     start_process: StartProcess
     engine: sqlalchemy.Engine
     settings: dict[str, str] = field(default_factory=dict)
+    pipelines: Path = TRIAL
     processes: list[Process] = field(default_factory=list)
 
     @property
@@ -43,7 +44,7 @@ class Installation:
             "PROMETHEUS__DATABASE__URL": self.database_url,
             "PROMETHEUS__BROKER__URL": self.redis_url,
             # None of its sessions is due: each test makes the runs it wants.
-            "PROMETHEUS__PIPELINES__MODULES": str(TRIAL),
+            "PROMETHEUS__PIPELINES__MODULES": str(self.pipelines),
             "PROMETHEUS__SCHEDULER__CREATE_RUNS": "false",
             **self.settings,
         }
@@ -75,7 +76,9 @@ class Installation:
         session: date = SESSION,
     ) -> str:
         """Write a run that is due at once, as an operator's is."""
-        found = load_pipelines([str(TRIAL)], visibility_timeout=_TWO_HOURS, folder=TRIAL.parent)
+        found = load_pipelines(
+            [str(self.pipelines)], visibility_timeout=_TWO_HOURS, folder=self.pipelines.parent
+        )
         dag = found[pipeline].dag(market, session)
         with writing(self.engine) as connection:
             runs.create_run(

@@ -1,0 +1,105 @@
+"""
+Kombu's transport and Celery's consumer for messages that nobody could foresee.
+
+Both take what is in a list of Redis for a message of Celery's. One that is not JSON would end the
+worker; one without an id would count as a lost connection, be put back, and so end every worker of
+its queue, one after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from celery.worker import consumer
+from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+
+log = logging.getLogger(__name__)
+
+
+class UnreadableMessageError(ValueError):
+    """A message without the parts that Kombu needs to hand it on."""
+
+
+class Message(virtual.Message):
+    """A message that has all of them."""
+
+    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
+        try:
+            super().__init__(payload, channel=channel, **kwargs)  # type: ignore[no-untyped-call]
+            # Needed to note it as taken, and to put it back.
+            known = self.delivery_info["exchange"], self.delivery_info["routing_key"]
+        except Exception as error:
+            raise UnreadableMessageError(f"{type(error).__name__}: {error}") from error
+        if not all(isinstance(each, str) for each in (*known, self.delivery_tag)):
+            raise UnreadableMessageError("its address is not text")
+
+
+class Channel(redis.Channel):
+    """Drops what is no message."""
+
+    Message = Message
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (ValueError, RecursionError) as error:
+            # It has left its list, and is in no other.
+            log.error("message_unreadable", extra={"error": str(error)[:200]})
+            return True
+
+
+class Transport(redis.Transport):
+    """Redis."""
+
+    Channel = Channel
+
+
+class Consumer(consumer.Consumer):
+    """Drops messages that can not be handled, whatever is wrong with them."""
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        """Make the function that handles each message."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_task_received(message: Any) -> None:
+            try:
+                _check(message.headers)
+                handle(message)
+            except Exception as error:
+                # Kombu counts KeyError as the loss of its connection.
+                if isinstance(error, self.connection_errors) and not isinstance(error, KeyError):
+                    raise
+                facts = {"error": repr(error)[:200], "size": len(message.body or b"")}
+                log.error("message_refused", extra=facts)
+                if not message.acknowledged:
+                    message.ack_log_error(log, self.connection_errors)
+
+        return on_task_received
+
+
+def _check(headers: dict[str, Any]) -> None:
+    """
+    Refuse what Celery would only stumble over when the job is in the pool already.
+
+    Raises:
+        UnreadableMessageError: It is not a message as Celery itself sends them.
+    """
+    limits = headers.get("timelimit") or (None, None)
+    sound = (
+        isinstance(headers.get("id"), str)
+        and isinstance(headers.get("task"), str)
+        and isinstance(headers.get("retries", 0), int)
+        and isinstance(limits, list | tuple)
+        and len(limits) == 2
+        and all(limit is None or isinstance(limit, int | float) for limit in limits)
+    )
+    if not sound:
+        raise UnreadableMessageError("it lacks an id or a task, or its limits are not numbers")
+
+
+def use_transport() -> None:
+    """Have all connections of this process that are to Redis made with this transport."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = f"{__name__}:{Transport.__name__}"
