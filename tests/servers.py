@@ -687,6 +687,11 @@ class Process:
                 self._popen.wait(timeout)
         _kill_all([*family, *self.family()])
 
+    def kill(self) -> None:
+        """Kill it and all it started at once, where nobody looks at how it ends."""
+        _kill_all(self.family())
+        self._popen.wait()
+
 
 def _beside_interpreter(program: str) -> str:
     if program == "python":

@@ -136,7 +136,11 @@ class Installation:
 
 def _installation(url: str, redis_url: str, start_process: StartProcess) -> Iterator[Installation]:
     engine = create_engine(url)
-    yield Installation(url, redis_url, start_process, engine)
+    installation = Installation(url, redis_url, start_process, engine)
+    yield installation
+    # Asked to end in order, each worker would wait for its jobs.
+    for process in installation.processes:
+        process.kill()
     engine.dispose()
 
 
