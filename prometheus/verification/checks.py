@@ -72,6 +72,7 @@ _NO_MORE = "not tried again"
 _LIMIT = re.compile(r"missed|time-?out|timed out|longer than|limit")
 """What the reason speaks of when something expires that had a window left."""
 _ZERO = timedelta(0)
+_HANDED_BACK = "handed back"
 _LOST = ("worker lost", "worker cut off", "ended without a report")
 
 
@@ -461,21 +462,19 @@ def _retry_faults(
     grown = following.retries - row.retries, following.lost - row.lost
     bound, delay = following.retry_bound_seconds, following.retry_delay_seconds or 0
     job = each.jobs.get(row.job_id)
-    if grown not in ((1, 0), (0, 1), (0, 0)):
-        yield _of("counters", following, f"retries and lost workers grew by {grown}")
-    elif grown == (0, 1) and not message.startswith(_LOST):
-        yield _of("counters", following, f"counted as a lost worker, but: {message}")
-    elif grown == (1, 0) and message.startswith(_LOST[:2]):
-        yield _of("counters", following, f"counted as a retry, but: {message}")
-    elif grown == (1, 0) and job is not None:
-        due = min(job.retry_cap_seconds, job.retry_base_seconds * 2.0 ** min(row.retries, 60))
-        if bound != int(due):
-            yield _of("retry-delay", following, f"its delay is bounded by {bound} s, not {due:g} s")
-        if row.retries >= job.max_retries:
-            limit = f"max_retries is {job.max_retries}"
-            yield _of("counters", following, f"retry {following.retries}, but {limit}")
-    elif grown != (1, 0) and (bound or delay):
-        yield _of("retry-delay", following, f"nothing failed, yet it had to wait {delay} s")
+    due = _cost(message)
+    if grown != due:
+        words = f"retries and lost workers grew by {grown}, not {due}, though: {message}"
+        yield _of("counters", following, words)
+    elif job is not None:
+        most = 0
+        if due == (1, 0):
+            most = int(min(job.retry_cap_seconds, job.retry_base_seconds * 2.0**row.retries))
+            if row.retries >= job.max_retries:
+                limit = f"max_retries is {job.max_retries}"
+                yield _of("counters", following, f"retry {following.retries}, but {limit}")
+        if bound != most:
+            yield _of("retry-delay", following, f"its delay is bounded by {bound} s, not {most} s")
     if not 0 <= delay <= (bound or 0):
         yield _of("retry-delay", following, f"its delay is {delay} s, not 0 to {bound} s")
     if case.history.live and following.scheduled_at is not None and row.completed_at is not None:
@@ -486,6 +485,13 @@ def _retry_faults(
     at = following.scheduled_market_at
     if window is not None and at is not None and at >= window.closes_at:
         yield _of("retry-late", following, f"scheduled for {_at(at)}, past its window {window}")
+
+
+def _cost(message: str) -> tuple[int, int]:
+    """Say what an attempt's end costs the next one: of its retries, and of its lost workers."""
+    if message.startswith(_HANDED_BACK):
+        return 0, 0
+    return (0, 1) if message.startswith(_LOST) else (1, 0)
 
 
 def failures_say_why_they_are_final(case: Case) -> Iterator[Violation]:

@@ -218,10 +218,20 @@ MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
         change("book-2-2", forced=False, retry_bound_seconds=0),
         ["outside-window", "successor"],
     ),
-    ("a retry that was not counted", change("prices-1-2", retries=0), ["retry-delay"]),
+    ("a retry that was not counted", change("prices-1-2", retries=0), ["counters"]),
     ("a retry counted twice", change("prices-1-2", retries=2), ["counters"]),
     ("a lost worker counted as a retry", change("prices-2-2", lost=0, retries=1), ["counters"]),
     ("a retry counted as a lost worker", change("prices-1-2", retries=0, lost=1), ["counters"]),
+    (
+        "a wait for a lost worker",
+        change("prices-2-2", retry_bound_seconds=60, retry_delay_seconds=5),
+        ["retry-delay"],
+    ),
+    (
+        "what was handed back counted as a retry",
+        change("prices-1-1", error_message="handed back: worker stopped"),
+        ["counters"],
+    ),
     ("a retry too many", redefined(1, job_id="prices", max_retries=0), ["counters"]),
     ("a wrong bound", change("prices-1-2", retry_bound_seconds=120), ["retry-delay"]),
     (
@@ -477,6 +487,30 @@ def test_an_expiry_by_a_time_out_is_after_it(
     violations = judge(expired).violations
     # The run of that day took longer than any of these limits, and the others are found too.
     assert [each.rule for each in violations if each.job_id == "report"] == found
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "worker cut off: it could not renew its lease of 30 s while others had the database",
+        "ended without a report: w@h does not run it any more",
+        "handed back: worker stopped",
+    ],
+)
+def test_what_no_job_is_to_blame_for_costs_no_retry_and_no_delay(message: str) -> None:
+    lost = 0 if message.startswith("handed back") else 1
+    history = changed(sound(), "prices-2-1", error_message=message)
+    assert rules(with_next(history, lost=lost, retries=0)) == []
+    assert rules(with_next(history, lost=1 - lost, retries=0)) == ["counters"]
+    assert rules(with_next(history, lost=0, retries=1)) == ["counters"]
+
+
+def with_next(history: History, **values: Any) -> History:
+    rows = [
+        replace(each, **values) if each.execution_id == "prices-2-2" else each
+        for each in history.executions
+    ]
+    return replace(history, executions=rows)
 
 
 # --- what does not count -----------------------------------------------------------------------
