@@ -12,7 +12,7 @@ from typing import Any
 from celery import bootsteps
 from celery.worker import state
 
-from prometheus.dispatch.publisher import BrokerUnavailableError, Publisher
+from prometheus.dispatch.publisher import BrokerUnavailableError
 from workers.app import runtime
 from workers.heartbeat import listens
 
@@ -37,7 +37,6 @@ class Hearing(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._worker = worker
-        self._publisher = Publisher(runtime.app)
         self._stopping = threading.Event()
         self._queues: list[str] = []
         self._looks: dict[str, tuple[bytes, int]] = {}
@@ -68,11 +67,11 @@ class Hearing(bootsteps.StartStopStep):
         if stops or not listens.is_set():
             return  # it takes nothing on purpose
         if len(state.reserved_requests) >= self._worker.concurrency:
-            self._publisher.note_busy(runtime.incarnation())
+            runtime.publisher.note_busy(runtime.incarnation())
             self._looks.clear()
             return
         before, self._looks = self._looks, {}
-        for queue, waits in self._publisher.oldest(self._queues).items():
+        for queue, waits in runtime.publisher.oldest(self._queues).items():
             if waits is not None:
                 seen, looks = before.get(queue, (waits, 0))
                 self._looks[queue] = (waits, looks + 1 if seen == waits else 1)
