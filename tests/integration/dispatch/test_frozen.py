@@ -48,7 +48,7 @@ def test_worker_that_comes_back_can_not_finish_and_holds_nothing_up(
     installation.settings |= {**SHORT_LEASE, "PROMETHEUS__WORKERS__LEASE": lease}
     installation.beat()
     frozen = installation.worker(concurrency=1)
-    dag_id = installation.make_run("writes", parameters={"folder": str(tmp_path)})
+    dag_id = installation.make_run("writes", parameters={"folder": str(tmp_path), "waits": "after"})
     pid = running(tmp_path, 1)
     family = frozen.family()
 
@@ -84,7 +84,9 @@ def test_commit_of_an_attempt_that_was_given_up_is_refused(
     installation.settings |= SHORT_LEASE
     installation.beat()
     frozen = installation.worker(concurrency=1)
-    dag_id = installation.make_run("writes", parameters={"folder": str(tmp_path)})
+    dag_id = installation.make_run(
+        "writes", parameters={"folder": str(tmp_path), "waits": "before"}
+    )
     running(tmp_path, 1)
 
     frozen.send(signal.SIGSTOP)
@@ -105,7 +107,7 @@ def test_job_may_think_in_its_transaction_for_longer_than_our_own_code(
 ) -> None:
     installation.beat()
     installation.worker(concurrency=1)
-    dag_id = installation.make_run("writes", parameters={"folder": str(tmp_path)})
+    dag_id = installation.make_run("writes", parameters={"folder": str(tmp_path), "waits": "after"})
     running(tmp_path, 1)
 
     idle = PATIENCE_SECONDS + 2

@@ -112,8 +112,16 @@ writes = Pipeline("writes", markets=MARKETS)
 
 @writes.job(max_retries=0)
 def writes_when_told(ctx: JobContext) -> None:
-    """Writes the same row in every attempt, in a transaction that lasts until the file is there."""
+    """Writes the same row in every attempt, and waits for a file before or after it has."""
     folder = Path(ctx.parameters["folder"])
+
+    def wait() -> None:
+        (folder / f"started-{ctx.attempt_number}").write_text(str(os.getpid()))
+        while not (folder / f"go-{ctx.attempt_number}").exists():
+            time.sleep(0.02)
+
+    if ctx.parameters["waits"] == "before":
+        wait()
     with ctx.transaction() as connection:
         connection.execute(
             insert(audit).values(
@@ -124,9 +132,8 @@ def writes_when_told(ctx: JobContext) -> None:
                 details={},
             )
         )
-        (folder / f"started-{ctx.attempt_number}").write_text(str(os.getpid()))
-        while not (folder / f"go-{ctx.attempt_number}").exists():
-            time.sleep(0.02)
+        if ctx.parameters["waits"] == "after":
+            wait()
 
 
 retried = Pipeline("retried", markets=MARKETS)
