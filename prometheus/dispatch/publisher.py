@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 
 from prometheus.dispatch.canary import CANARY
 from prometheus.orchestration.dag import JobPriority
@@ -62,7 +62,8 @@ class Publisher:
         # Kombu counts KeyError among them, which is what a queue that does not exist raises.
         lost = tuple(error for error in transport.connection_errors if error is not KeyError)
         # What Redis refuses (out of memory, read only, a full disk) it takes later.
-        self._errors = (OperationalError, OSError, *lost, *transport.channel_errors)
+        refused = transport.channel_errors
+        self._errors = (OperationalError, BatchPublishError, OSError, *lost, *refused)
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from celery import Celery
 
-from prometheus.dispatch.publisher import Publisher
+from prometheus.dispatch.publisher import BrokerUnavailableError, Publisher
 from prometheus.orchestration.dag import JobPriority
 from prometheus.persistence.executions import Publication
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import celery_app, take
+from tests.servers import Gate, RedisServer
 
 PRIORITIES = [
     ("schedule", JobPriority.CRITICAL, 0),
@@ -65,3 +67,19 @@ def test_sessions_that_are_caught_up_yield_to_live_work_that_was_sent_later(app:
 
     taken = [message.headers["id"] for message in take(app)]
     assert taken == [each.execution_id for each in (standard, optional, critical)]
+
+
+def test_connection_lost_in_the_middle_of_a_batch_means_that_the_broker_is_away(
+    installation: Installation, redis_server: RedisServer
+) -> None:
+    """Kombu then raises an error of a kind of its own, which is no connection error."""
+    with Gate(redis_server.socket) as gate:
+        gated = replace(installation, redis_url=redis_server.url_at(gate.port))
+        with celery_app(gated) as app:
+            publisher = Publisher(app)
+            publisher.publish([publication("schedule", JobPriority.CRITICAL)])
+            gate.mute()
+            with pytest.raises(BrokerUnavailableError):
+                publisher.publish([publication("schedule", JobPriority.OPTIONAL)])
+            gate.mend()
+            publisher.publish([publication("operator", JobPriority.OPTIONAL)])
