@@ -181,7 +181,8 @@ def new_execution(dag: DAG, job: JobMetadata, **values: Any) -> dict[str, Any]:
 
 
 _dags: dict[tuple[str, str], DAG] = {}
-_MOST_DAGS = 4096
+_KEPT_DAGS = 256
+"""How many a process keeps, or as many as were asked for together, if these are more."""
 
 
 def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[str, DAG]:
@@ -194,11 +195,9 @@ def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[s
     Returns:
         Dag id to DAG, without those that this release can not read.
     """
-    loaded = {run: _dags.get(run) for run in runs}
+    loaded = {run: _dags.pop(run, None) for run in runs}
     missing = [dag_id for (dag_id, _), dag in loaded.items() if dag is None]
     if missing:
-        if len(_dags) + len(missing) > _MOST_DAGS:
-            _dags.clear()
         columns = dag_runs.c
         for row in connection.execute(
             select(
@@ -217,7 +216,11 @@ def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[s
                 # Written by another release; it waits for one that can read it.
                 log.exception("run_unreadable", extra={"dag": row.dag_id})
                 continue
-            loaded[row.dag_id, row.definition_hash] = _dags[row.dag_id, row.definition_hash] = dag
+            loaded[row.dag_id, row.definition_hash] = dag
+    # What was used last is kept longest.
+    _dags.update((run, dag) for run, dag in loaded.items() if dag is not None)
+    while len(_dags) > max(_KEPT_DAGS, len(loaded)):
+        del _dags[next(iter(_dags))]
     return {dag_id: dag for (dag_id, _), dag in loaded.items() if dag is not None}
 
 

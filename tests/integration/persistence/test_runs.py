@@ -80,13 +80,16 @@ class TestCreate:
     def test_dags_are_kept_within_bounds(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(runs, "_MOST_DAGS", 3)
+        monkeypatch.setattr(runs, "_KEPT_DAGS", 3)
+        monkeypatch.setattr(runs, "_dags", kept := {})
         dags = [world.run(day=DAY + timedelta(days=number)) for number in range(5)]
         wanted = [(dag.dag_id, definition_hash(dag.definition())) for dag in dags]
         with reading(world.engine) as connection:
             for _ in range(2):
                 assert set(runs.load_dags(connection, wanted)) == {dag.dag_id for dag in dags}
+                assert len(kept) == 5
                 assert set(runs.load_dags(connection, wanted[:2])) == {d.dag_id for d in dags[:2]}
+                assert set(kept) == {wanted[4], *wanted[:2]}
 
 
 class TestFirstSeen:
