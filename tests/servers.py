@@ -160,6 +160,10 @@ class _Server:
         """End it as a crash would."""
         self._end(signal.SIGKILL)
 
+    def end_with(self, number: signal.Signals) -> None:
+        """End it by another signal that it knows."""
+        self._end(number)
+
     def remove(self) -> None:
         """End it and delete its folder."""
         self._end(self.remove_signal)
@@ -216,8 +220,13 @@ class PostgresServer(_Server):
     stop_signal = signal.SIGINT
     remove_signal = signal.SIGQUIT
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        """
+        Args:
+            options: Further settings: ``--name=value``.
+        """
         super().__init__()
+        self._options = options
         self.data = self.folder / "data"
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         if self._account is not None:
@@ -230,13 +239,13 @@ class PostgresServer(_Server):
         """Where it listens."""
         return self.folder / ".s.PGSQL.5432"
 
-    def url(self, database: str = "postgres") -> str:
+    def url(self, database: str = "postgres", user: str = "postgres") -> str:
         """Return a SQLAlchemy URL for one of its databases."""
-        return f"postgresql+psycopg://postgres@/{database}?host={self.folder}"
+        return f"postgresql+psycopg://{user}@/{database}?host={self.folder}"
 
-    def url_at(self, port: int, database: str = "postgres") -> str:
+    def url_at(self, port: int, database: str = "postgres", user: str = "postgres") -> str:
         """Return the URL of one of its databases that leads to it by a port, a gate's."""
-        return f"postgresql+psycopg://postgres@127.0.0.1:{port}/{database}"
+        return f"postgresql+psycopg://{user}@127.0.0.1:{port}/{database}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         """Open a plain connection in autocommit mode."""
@@ -323,7 +332,9 @@ class PostgresServer(_Server):
             "timezone": "Asia/Tokyo",
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
-        self._process = self._popen(self._binaries / "postgres", "-D", self.data, *options)
+        self._process = self._popen(
+            self._binaries / "postgres", "-D", self.data, *options, *self._options
+        )
 
     def _answers(self) -> bool:
         with contextlib.suppress(psycopg.OperationalError), self.connect():
@@ -351,6 +362,15 @@ class RedisServer(_Server):
     def url_at(self, port: int) -> str:
         """Return the URL that leads to it by another port, a gate's."""
         return f"redis://127.0.0.1:{port}/0"
+
+    def forget(self) -> None:
+        """Delete what it has kept on disk; while it is not running."""
+        for name in ("appendonly.aof", "appendonlydir", "dump.rdb"):
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def client(self) -> redis.Redis:
         """Return a new client; close it."""
@@ -444,6 +464,11 @@ class Gate:
     def cut(self) -> None:
         """Cut all connections; new ones pass as before."""
         self._do(self._cut())
+
+    def mend(self) -> None:
+        """Cut all connections, so that nothing held back is left, and let new ones pass."""
+        self.cut()
+        self.open()
 
     def hang(self) -> None:
         """Let nothing through without a word: connections live, new ones are made and silent."""

@@ -80,8 +80,9 @@ class TestCreate:
     def test_dags_are_kept_within_bounds(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        kept: dict[tuple[str, str], DAG] = {}
+        monkeypatch.setattr(runs, "_dags", kept)
         monkeypatch.setattr(runs, "_KEPT_DAGS", 3)
-        monkeypatch.setattr(runs, "_dags", kept := {})
         dags = [world.run(day=DAY + timedelta(days=number)) for number in range(5)]
         wanted = [(dag.dag_id, definition_hash(dag.definition())) for dag in dags]
         with reading(world.engine) as connection:

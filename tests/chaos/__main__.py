@@ -1,0 +1,126 @@
+"""Run the product under an enemy: ``python -m tests.chaos chaos``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.chaos.beats import LEASE, run_beats
+from tests.chaos.chaos import SHORT_JOBS, form_of, run_chaos
+from tests.chaos.crash_points import KINDS, run_crash_points, table_of
+from tests.chaos.history import SHOWN
+from tests.chaos.soak import run_soak
+from tests.chaos.soak import table_of as table_of_soak
+from tests.chaos.table import lines_of
+from tests.servers import REPOSITORY
+
+
+def main() -> int:
+    """Do what the command line says; 1 if anything is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    chaos = commands.add_parser("chaos", help="everything that can go wrong, at random")
+    chaos.add_argument("--jobs", type=int, default=SHORT_JOBS)
+    points = commands.add_parser("crash-points", help="deaths at each point where they matter")
+    points.add_argument("--times", type=int, default=2, help="at each point")
+    points.add_argument("--database", choices=KINDS, help="only this kind")
+    beats = commands.add_parser("beats", help="three beats, of which the leader is frozen")
+    beats.add_argument("--rounds", type=int, default=10)
+    soak = commands.add_parser("soak", help="even load for a long time")
+    soak.add_argument("--minutes", type=float, default=2)
+    soak.add_argument("--rate", type=float, default=20, help="jobs a second")
+    for command in (chaos, points, beats, soak):
+        command.add_argument("--seed", default=secrets.token_hex(4))
+        command.add_argument("--folder", type=Path, default=REPOSITORY / ".chaos")
+    options = parser.parse_args()
+    for name in list(os.environ):
+        if name.startswith("PROMETHEUS_"):
+            del os.environ[name]
+    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    folder = options.folder / f"{options.command}-{options.seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    print(f"seed {options.seed}, logs in {folder}", flush=True)
+    match options.command:
+        case "chaos":
+            return _chaos(options.seed, options.jobs, folder)
+        case "beats":
+            return _beats(options.seed, options.rounds, folder)
+        case "soak":
+            return _soak(options.seed, options.minutes, options.rate, folder)
+        case _:
+            kinds = [options.database] if options.database else list(KINDS)
+            return _crash_points(options.seed, options.times, kinds, folder)
+
+
+def _beats(seed: str, rounds: int, folder: Path) -> int:
+    result = run_beats(rounds, folder, seed)
+    print(f"\nthree beats, seed {seed}; lease of the leader {LEASE:g} s")
+    for where, number in sorted(result.frozen.items()):
+        print(f"  {number:>7}  frozen {where}")
+    print(f"  {result.runs:>7}  runs, {result.executions} executions")
+    print(f"  {result.changes_of_lead:>7}  changes of the lead")
+    print(
+        f"  {result.changes_by_beats:>7}  changes by beats, {result.claims_by_beats} of them claims"
+    )
+    print(f"  {max(result.take_overs, default=0):>7.1f}  seconds, longest take-over")
+    print(f"  {len(result.violations):>7}  violations")
+    print("\n".join(f"           {each}" for each in result.violations[:SHOWN]))
+    (folder / "figures.json").write_text(json.dumps({"seed": seed, **asdict(result)}, indent=2))
+    print("FAILED" if result.violations else "PASSED")
+    return 1 if result.violations else 0
+
+
+def _soak(seed: str, minutes: float, rate: float, folder: Path) -> int:
+    result = run_soak(minutes, rate, folder, seed)
+    print("\n" + "\n".join(table_of_soak(result)))
+    (folder / "figures.json").write_text(json.dumps(asdict(result), indent=2))
+    print("FAILED" if result.violations else "PASSED")
+    return 1 if result.violations else 0
+
+
+def _crash_points(seed: str, times: int, kinds: Sequence[str], folder: Path) -> int:
+    results = {kind: run_crash_points(kind, times, folder / kind, seed) for kind in kinds}
+    print("\n" + "\n".join(table_of(results)))
+    document = {
+        kind: {
+            **asdict(crashes),
+            "deaths": {" ".join(point): count for point, count in crashes.deaths.items()},
+        }
+        for kind, crashes in results.items()
+    }
+    (folder / "figures.json").write_text(json.dumps({"seed": seed, **document}, indent=2))
+    ok = not any(crashes.violations for crashes in results.values())
+    print("PASSED" if ok else "FAILED")
+    return 0 if ok else 1
+
+
+def _chaos(seed: str, jobs: int, folder: Path) -> int:
+    form = form_of(jobs)
+    figures, enemy = run_chaos(seed, form, folder)
+    faults = {str(fault): number for fault, number in sorted(enemy.counts.items())}
+    print(
+        f"\nchaos, seed {seed}; leases: worker {form.worker_lease:g} s, "
+        f"leader {form.leader_lease:g} s"
+    )
+    print("\n".join(lines_of(figures, faults)))
+    document = {
+        "seed": seed,
+        "settings": dict(form.settings),
+        "faults": faults,
+        **figures.document(),
+    }
+    (folder / "figures.json").write_text(json.dumps(document, indent=2))
+    return 0 if figures.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

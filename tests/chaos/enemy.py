@@ -1,0 +1,350 @@
+"""What is done to the processes and their servers, and when: drawn from a seed."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import psycopg
+
+from tests.chaos.cluster import Cluster
+from tests.chaos.nodes import BEAT, WORKER, Node
+from tests.servers import Gate
+
+log = logging.getLogger(__name__)
+
+
+class Fault(StrEnum):
+    """What can be done."""
+
+    WORKER_KILL = "worker killed, started again later"
+    WORKER_AGAIN = "worker killed, started again at once"
+    CHILD_KILL = "child of a worker killed"
+    WORKER_FREEZE = "worker stopped, continued within its lease"
+    WORKER_FREEZE_LONG = "worker stopped for longer than its lease"
+    WORKER_MAIN_FREEZE = "main process alone stopped for longer than its lease"
+    WORKER_SKEW = "clock of a worker set off"
+    BEAT_KILL = "beat killed"
+    BEAT_FREEZE = "beat stopped, continued within its lease"
+    BEAT_FREEZE_LONG = "beat stopped for longer than its lease"
+    BEAT_SKEW = "clock of a beat set off"
+    DATABASE_CUT = "connections to PostgreSQL cut"
+    DATABASE_HANG = "cut off from PostgreSQL, longer than the lease"
+    DATABASE_MUTE = "PostgreSQL's answers lost"
+    DATABASE_SLOW = "PostgreSQL slow"
+    BROKER_CUT = "connections to Redis cut"
+    BROKER_HANG = "cut off from Redis, longer than the lease"
+    BROKER_MUTE = "Redis' answers lost"
+    BROKER_SLOW = "Redis slow"
+    REDIS_KILL = "Redis killed"
+    REDIS_LOSS = "Redis killed, its file lost"
+    REDIS_FLUSH = "Redis flushed"
+    POSTGRES_FAST = "PostgreSQL restarted (fast)"
+    POSTGRES_IMMEDIATE = "PostgreSQL restarted (immediate)"
+    POSTGRES_KILL = "PostgreSQL killed"
+    POSTGRES_OUTAGE = "PostgreSQL away for longer than a lease"
+
+
+OF_SERVERS = frozenset(
+    {
+        Fault.REDIS_KILL,
+        Fault.REDIS_LOSS,
+        Fault.REDIS_FLUSH,
+        Fault.POSTGRES_FAST,
+        Fault.POSTGRES_IMMEDIATE,
+        Fault.POSTGRES_KILL,
+        Fault.POSTGRES_OUTAGE,
+    }
+)
+"""One at a time."""
+OF_POSTGRES = frozenset(fault for fault in OF_SERVERS if fault.name.startswith("POSTGRES"))
+LOSSES = frozenset({Fault.REDIS_LOSS, Fault.REDIS_FLUSH})
+"""After which Redis is empty."""
+OF_BEATS = frozenset(fault for fault in Fault if fault.name.startswith("BEAT"))
+KILLS = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.BEAT_KILL})
+
+
+@dataclass(slots=True)
+class Event:
+    """One fault as it happened; times are wall time."""
+
+    fault: Fault
+    at: float
+    until: float | None = None
+    """When it was undone; ``None`` while it lasts."""
+    node: str | None = None
+    pid: int | None = None
+    """Main process of the node when it was hit."""
+    led: bool = False
+    """Whether the node was the leader."""
+    lost: frozenset[str] = frozenset()
+    """Executions whose waiting messages were lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the enemy is to do."""
+
+    seconds: float
+    """In which time."""
+    counts: Mapping[Fault, int]
+    worker_lease: float
+    leader_lease: float
+
+
+@dataclass(order=True, slots=True)
+class _Due:
+    at: float
+    number: int
+    act: Callable[[], None] = field(compare=False)
+
+
+class Enemy:
+    """Does to a cluster what a plan says."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        plan: Plan,
+        draw: random.Random,
+        *,
+        before_loss: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            before_loss: Called before Redis loses what it has, so that it has something to lose.
+        """
+        self.events: list[Event] = []
+        self._cluster = cluster
+        self._plan = plan
+        self._draw = draw
+        self._before_loss = before_loss
+        self._due: list[_Due] = []
+        self._numbers = itertools.count()
+        self._hurt: set[Node] = set()
+        self._servers_hurt = False
+        began_at = time.time()
+        for kind, count in plan.counts.items():
+            # Spread evenly, each at a random place in its part of the time.
+            for place in range(count):
+                at = began_at + plan.seconds * (place + draw.random()) / count
+                self._at(at, lambda kind=kind: self._strike(kind))  # type: ignore[misc]
+
+    @property
+    def done(self) -> bool:
+        """Whether everything was done, and undone."""
+        return not self._due
+
+    @property
+    def counts(self) -> Counter[Fault]:
+        """How often each thing was done."""
+        return Counter(event.fault for event in self.events)
+
+    def act(self) -> None:
+        """Do what is due by now."""
+        while self._due and self._due[0].at <= time.time():
+            heapq.heappop(self._due).act()
+
+    def relent(self) -> None:
+        """Undo everything that lasts, and start what is dead."""
+        self._due.clear()
+        if not self._cluster.postgres.running:
+            self._cluster.postgres.start()
+        if not self._cluster.redis.running:
+            self._cluster.redis.start()
+        for node in self._cluster.nodes:
+            node.skew(0)
+            node.thaw()
+            for gate in node.gates():
+                gate.open()
+            if not node.running:
+                node.start()
+        for event in self.events:
+            if event.until is None:
+                event.until = time.time()
+
+    def keep_running(self) -> list[Node]:
+        """Start what has ended by itself, as a supervisor does; return it."""
+        ended = [
+            each for each in self._cluster.nodes if not each.running and each not in self._hurt
+        ]
+        for node in ended:
+            log.warning("%s ended by itself; see %s", node, node.log)
+            node.start()
+        return ended
+
+    # --- choosing --------------------------------------------------------------------------------
+
+    def _strike(self, fault: Fault) -> None:
+        if fault in OF_SERVERS:
+            if self._servers_hurt:
+                self._later(1, lambda: self._strike(fault))
+                return
+            self._servers_hurt = True
+            self._hit_server(Event(fault, time.time()))
+            return
+        node = self._choose(fault)
+        if node is None:
+            self._later(1, lambda: self._strike(fault))
+            return
+        self._hurt.add(node)
+        self._hit_node(Event(fault, time.time(), node=node.name, pid=node.pid), node)
+
+    def _choose(self, fault: Fault) -> Node | None:
+        """Choose whom to hit; a node that suffers already, or has only just come up, is spared."""
+        kind = BEAT if fault in OF_BEATS else WORKER
+        if fault.name.startswith(("DATABASE", "BROKER")) and self._draw.random() < 0.3:
+            kind = BEAT
+        nodes = [node for node in self._cluster.nodes if node.kind == kind]
+        hale = [node for node in nodes if node not in self._hurt and node.alive_for > 6]
+        if kind == BEAT and len(hale) < len(nodes):
+            return None  # one that can lead must be left, or there is nothing to measure
+        if not hale:
+            return None
+        if kind == BEAT and self._draw.random() < 0.7:
+            return next((node for node in hale if self._leads(node)), None) or hale[0]
+        return self._draw.choice(hale)
+
+    def _leads(self, node: Node) -> bool:
+        owner = self.leader()
+        return owner is not None and f":{node.pid}:" in owner
+
+    def leader(self) -> str | None:
+        """Return the owner of the lead, if PostgreSQL can say."""
+        try:
+            with self._cluster.connect() as connection:
+                row = connection.execute("SELECT owner FROM leases WHERE name = 'beat'").fetchone()
+        except psycopg.OperationalError:
+            return None
+        return None if row is None else str(row[0])
+
+    # --- hitting nodes ---------------------------------------------------------------------------
+
+    def _hit_node(self, event: Event, node: Node) -> None:
+        self.events.append(event)
+        event.led = node.kind == BEAT and self._leads(node)
+        lease = self._plan.worker_lease if node.kind == WORKER else self._plan.leader_lease
+        long, short = lease + self._draw.uniform(2, 8), self._draw.uniform(0.2, 0.6) * lease
+        log.info("%s: %s%s", node, event.fault, " (the leader)" if event.led else "")
+        match event.fault:
+            case Fault.WORKER_KILL | Fault.BEAT_KILL:
+                node.kill()
+                self._undo(event, node, self._draw.uniform(1, 10), node.start)
+            case Fault.WORKER_AGAIN:
+                node.kill()
+                self._undo(event, node, 0, node.start)
+            case Fault.CHILD_KILL:
+                node.kill_child(self._draw)
+                self._undo(event, node, 0)
+            case Fault.WORKER_FREEZE | Fault.BEAT_FREEZE:
+                node.freeze()
+                self._undo(event, node, short, node.thaw)
+            case Fault.WORKER_FREEZE_LONG | Fault.BEAT_FREEZE_LONG:
+                node.freeze()
+                self._undo(event, node, long, node.thaw)
+            case Fault.WORKER_MAIN_FREEZE:
+                node.freeze(children=False)
+                self._undo(event, node, long, node.thaw)
+            case Fault.WORKER_SKEW | Fault.BEAT_SKEW:
+                node.skew(self._draw.choice((-1, 1)) * self._draw.choice((7, 90, 3700, 90_000)))
+                self._undo(event, node, self._draw.uniform(5, 25), lambda: node.skew(0))
+            case Fault.DATABASE_CUT | Fault.BROKER_CUT:
+                self._gate(event, node).cut()
+                self._undo(event, node, 0)
+            case Fault.DATABASE_HANG | Fault.BROKER_HANG:
+                gate = self._gate(event, node)
+                self._draw.choice((gate.hang, gate.shut))()
+                self._undo(event, node, long, gate.open)
+            case Fault.DATABASE_MUTE | Fault.BROKER_MUTE:
+                gate = self._gate(event, node)
+                gate.mute()
+                self._undo(event, node, short, gate.mend)
+            case Fault.DATABASE_SLOW | Fault.BROKER_SLOW:
+                gate = self._gate(event, node)
+                gate.slow(self._draw.uniform(0.02, 0.2))
+                self._undo(event, node, long, gate.open)
+            case _:
+                raise AssertionError(event.fault)
+
+    def _gate(self, event: Event, node: Node) -> Gate:
+        gate = node.database if event.fault.name.startswith("DATABASE") else node.broker
+        assert gate is not None
+        return gate
+
+    def _undo(
+        self, event: Event, node: Node, after: float, act: Callable[[], object] | None = None
+    ) -> None:
+        def undo() -> None:
+            if act is not None:
+                act()
+            event.until = time.time()
+            self._hurt.discard(node)
+
+        self._later(after, undo)
+
+    # --- hitting servers -------------------------------------------------------------------------
+
+    def _hit_server(self, event: Event) -> None:
+        log.info("%s", event.fault)
+        postgres, broker = self._cluster.postgres, self._cluster.redis
+        if event.fault in LOSSES:
+            self._before_loss()
+            self._later(1, lambda: self._lose_messages(event))
+            return
+        self.events.append(event)
+        match event.fault:
+            case Fault.REDIS_KILL:
+                broker.kill()
+                self._heal(event, self._draw.uniform(0.5, 8), broker.start)
+            case Fault.POSTGRES_FAST:
+                postgres.stop()
+                self._heal(event, self._draw.uniform(0, 5), postgres.start)
+            case Fault.POSTGRES_IMMEDIATE:
+                postgres.end_with(signal.SIGQUIT)
+                self._heal(event, self._draw.uniform(0, 5), postgres.start)
+            case Fault.POSTGRES_KILL:
+                postgres.kill()
+                self._heal(event, self._draw.uniform(0, 5), postgres.start)
+            case Fault.POSTGRES_OUTAGE:
+                postgres.end_with(signal.SIGQUIT)
+                lasts = self._plan.worker_lease + self._draw.uniform(5, 15)
+                self._heal(event, lasts, postgres.start)
+            case _:
+                raise AssertionError(event.fault)
+
+    def _lose_messages(self, event: Event) -> None:
+        broker = self._cluster.redis
+        event.lost = self._cluster.waiting_ids()
+        event.at = time.time()
+        self.events.append(event)
+        if event.fault is Fault.REDIS_FLUSH:
+            with broker.client() as client:
+                client.flushall()
+            self._heal(event, 0)
+            return
+        broker.kill()
+        broker.forget()
+        self._heal(event, self._draw.uniform(0.5, 8), broker.start)
+
+    def _heal(self, event: Event, after: float, act: Callable[[], object] | None = None) -> None:
+        def heal() -> None:
+            if act is not None:
+                act()
+            event.until = time.time()
+            self._servers_hurt = False
+
+        self._later(after, heal)
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        self._at(time.time() + seconds, act)
+
+    def _at(self, at: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._due, _Due(at, next(self._numbers), act))

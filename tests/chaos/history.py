@@ -1,0 +1,371 @@
+"""What became of everything: violations and figures, from evidence, rows and the enemy's diary."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+
+from prometheus.verification import StartRecord, check
+from tests.chaos.cluster import Cluster
+from tests.chaos.enemy import KILLS, OF_POSTGRES, Event, Fault
+from tests.chaos.jobs import EFFECTS, HOPELESS
+
+SHOWN = 20
+"""How many violations of a kind are printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One line that a job left."""
+
+    what: str
+    """``began`` or ``ended``."""
+    execution_id: str
+    pid: int
+    at: datetime
+
+
+def read_evidence(folder: Path) -> list[Evidence]:
+    """Read what all jobs left, in order of time."""
+    ahead = time.time() - time.monotonic()  # of this machine's monotonic clock, which jobs stamp by
+    found = []
+    for path in folder.iterdir():
+        for line in path.read_text().splitlines():
+            what, execution_id, pid, stamp = line.split()
+            at = datetime.fromtimestamp(int(stamp) / 1e9 + ahead, UTC)
+            found.append(Evidence(what, execution_id, int(pid), at))
+    return sorted(found, key=lambda each: each.at)
+
+
+@dataclass(slots=True)
+class Figures:
+    """What the table shows."""
+
+    violations: dict[str, list[str]] = field(default_factory=dict)
+    """What must not be -> each case in words; every kind that was looked for is there."""
+    counts: dict[str, int] = field(default_factory=dict)
+    times: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds of each measurement."""
+    limits: dict[str, float] = field(default_factory=dict)
+    """Name of a time -> seconds that none may exceed."""
+
+    def forbid(self, kind: str, cases: Iterable[str]) -> None:
+        """Note cases of something that must not be, or that there are none."""
+        self.violations.setdefault(kind, []).extend(cases)
+
+    def measure(self, name: str, seconds: Sequence[float], limit: float | None = None) -> None:
+        """Note a measurement; beyond its limit it is a violation."""
+        self.times[name] = sorted(seconds)
+        if limit is not None:
+            self.limits[name] = limit
+            self.forbid(
+                f"{name} over {limit:g} s", (f"{each:.1f} s" for each in seconds if each > limit)
+            )
+
+    @property
+    def ok(self) -> bool:
+        return not any(self.violations.values())
+
+    def document(self) -> dict[str, object]:
+        """Return everything as JSON values."""
+        return {
+            "ok": self.ok,
+            "violations": self.violations,
+            "counts": self.counts,
+            "times": {
+                name: {
+                    "count": len(seconds),
+                    "median": statistics.median(seconds) if seconds else None,
+                    "max": max(seconds, default=None),
+                    "limit": self.limits.get(name),
+                    "all": [round(each, 3) for each in seconds],
+                }
+                for name, seconds in self.times.items()
+            },
+        }
+
+
+def examine(
+    cluster: Cluster,
+    events: Sequence[Event],
+    refills: Sequence[tuple[Event, float | None]],
+    expected: set[str],
+    *,
+    worker_lease: float,
+    leader_lease: float,
+    began_at: float,
+) -> Figures:
+    """
+    Judge what has happened, once nothing happens any more.
+
+    Args:
+        events: What the enemy did.
+        refills: After which loss, how many seconds until every lost message was there again.
+        expected: The runs that must exist.
+    """
+    figures = Figures()
+    evidence = read_evidence(cluster.evidence)
+    _checked(cluster, evidence, figures)
+    with cluster.connect() as connection:
+        _own_counts(connection, evidence, expected, figures)
+        _rescues(connection, events, worker_lease, figures)
+        _take_overs(connection, events, leader_lease, figures)
+        _going_on(connection, events, figures)
+    figures.measure(
+        "refill after a loss of Redis",
+        [seconds for _, seconds in refills if seconds is not None],
+        60,
+    )
+    figures.forbid(
+        "never refilled", (str(event.fault) for event, seconds in refills if seconds is None)
+    )
+    figures.counts["seconds"] = round(time.time() - began_at)
+    return figures
+
+
+def _checked(cluster: Cluster, evidence: Sequence[Evidence], figures: Figures) -> None:
+    starts = [StartRecord(each.execution_id, each.at) for each in evidence if each.what == "began"]
+    with cluster.engine.connect() as connection:
+        report = check(connection, finished=True, starts=starts)
+    figures.forbid("found by the history checker", ())
+    for each in report.violations:
+        figures.forbid(
+            f"checker: {each.rule}",
+            [f"{each.dag_id} {each.job_id} {each.execution_id}: {each.message}"],
+        )
+    counts = report.counts
+    figures.counts |= {
+        "runs": counts.runs,
+        "jobs": counts.jobs,
+        "attempts": counts.executions,
+        "successes": counts.successes,
+        **{f"without success: {why}": number for why, number in counts.without_success.items()},
+    }
+
+
+def _own_counts(
+    connection: psycopg.Connection,
+    evidence: Sequence[Evidence],
+    expected: set[str],
+    figures: Figures,
+) -> None:
+    began = Counter(each.execution_id for each in evidence if each.what == "began")
+    ended = {each.execution_id for each in evidence if each.what == "ended"}
+    figures.counts["bodies that began"] = sum(began.values())
+    figures.forbid(
+        "doubled starts",
+        (f"{key} began {count} times" for key, count in began.items() if count > 1),
+    )
+    succeeded = {
+        row[0]
+        for row in connection.execute(
+            "SELECT execution_id FROM job_executions WHERE status = 'SUCCESS'"
+        )
+    }
+    figures.forbid("successes of what did not run to its end", sorted(succeeded - ended))
+    existing = {row[0] for row in connection.execute("SELECT dag_id FROM dag_runs")}
+    figures.forbid("runs that do not exist", sorted(expected - existing))
+    figures.forbid(
+        "stuck", _lines(connection, "SELECT dag_id, created_at FROM dag_runs WHERE status = 'OPEN'")
+    )
+    figures.forbid(
+        "lost jobs",
+        _lines(
+            connection,
+            """
+            SELECT r.dag_id, d ->> 'job_id'
+            FROM dag_runs r, jsonb_array_elements(definition->'jobs') d
+            WHERE NOT EXISTS (
+                SELECT 1 FROM job_executions e
+                WHERE e.dag_id = r.dag_id AND e.job_id = d ->> 'job_id'
+                AND (e.status IN ('SUCCESS', 'SKIPPED', 'EXPIRED') OR e.status = 'FAILED'
+                     AND e.error_message LIKE %s)
+            )
+            """,
+            f"%{HOPELESS}%",
+        ),
+    )
+    figures.forbid(
+        "healthy jobs failed for good",
+        _lines(
+            connection,
+            """
+            SELECT dag_id, job_id, attempt_number, error_message FROM job_executions e
+            WHERE status = 'FAILED' AND error_message NOT LIKE %s AND NOT EXISTS (
+                SELECT 1 FROM job_executions n WHERE n.dag_id = e.dag_id AND n.job_id = e.job_id
+                AND n.attempt_number > e.attempt_number
+            )
+            """,
+            f"%{HOPELESS}%",
+        ),
+    )
+    figures.forbid(
+        "starts outside windows",
+        _lines(
+            connection,
+            """
+            SELECT e.dag_id, e.job_id, started_market_at, window_opens_at, window_closes_at
+            FROM job_executions e JOIN dag_runs r USING (dag_id)
+            WHERE started_at IS NOT NULL AND NOT e.forced AND NOT r.forced
+            AND NOT (started_market_at >= window_opens_at AND started_market_at < window_closes_at)
+            """,
+        ),
+    )
+    figures.forbid(
+        "expired though forced",
+        _lines(
+            connection,
+            "SELECT dag_id, job_id FROM job_executions JOIN dag_runs r USING (dag_id) "
+            "WHERE r.forced AND job_executions.status = 'EXPIRED'",
+        ),
+    )
+    # An effect's transaction holds the lock of its attempt's row, so it must have been committed
+    # before the one that ended the attempt, which is the last that wrote the row.
+    figures.forbid(
+        "effects of attempts that had been taken away",
+        _lines(
+            connection,
+            f"""
+            SELECT f.execution_id, e.status, pg_xact_commit_timestamp(f.xmin),
+                   pg_xact_commit_timestamp(e.xmin)
+            FROM {EFFECTS} f JOIN job_executions e USING (execution_id)
+            WHERE e.started_at IS NULL
+            OR pg_xact_commit_timestamp(f.xmin) > pg_xact_commit_timestamp(e.xmin)
+            """,
+        ),
+    )
+    figures.forbid(
+        "effects written twice",
+        _lines(
+            connection,
+            f"SELECT execution_id, count(*) FROM {EFFECTS} GROUP BY 1 HAVING count(*) > 1",
+        ),
+    )
+    for name, statement in {
+        "effects": f"SELECT count(*) FROM {EFFECTS}",
+        "attempts lost": "SELECT count(*) FROM job_executions "
+        "WHERE error_message LIKE 'worker lost%'",
+        "attempts that failed": "SELECT count(*) FROM job_executions WHERE status = 'FAILED'",
+        "jobs with windows": "SELECT count(DISTINCT (dag_id, job_id)) FROM job_executions "
+        "JOIN dag_runs r USING (dag_id) WHERE NOT r.forced",
+        "messages sent": "SELECT sum(publish_count) FROM job_executions",
+        "changes of the lead": "SELECT count(*) FROM chaos_leads",
+    }.items():
+        (number,) = connection.execute(statement).fetchone() or (0,)
+        figures.counts[name] = int(number or 0)
+    figures.counts["attempts of one job at the same time"] = _overlaps(connection, evidence)
+
+
+def _overlaps(connection: psycopg.Connection, evidence: Sequence[Evidence]) -> int:
+    """Count attempts whose body was still at work when the next one's began."""
+    began = {each.execution_id: each.at for each in evidence if each.what == "began"}
+    ended = {each.execution_id: each.at for each in evidence if each.what == "ended"}
+    pairs = connection.execute(
+        "SELECT a.execution_id, b.execution_id FROM job_executions a JOIN job_executions b "
+        "ON a.dag_id = b.dag_id AND a.job_id = b.job_id AND b.attempt_number > a.attempt_number"
+    )
+    return sum(
+        earlier in ended and later in began and ended[earlier] > began[later]
+        for earlier, later in pairs
+    )
+
+
+def _rescues(
+    connection: psycopg.Connection, events: Sequence[Event], lease: float, figures: Figures
+) -> None:
+    """
+    Measure how long the attempts of lost workers stayed RUNNING.
+
+    From the moment their worker was hit. Where PostgreSQL was away or another beat took the lead
+    meanwhile, the rescuer's own grace begins anew, so that is measured apart, from the last of it.
+    """
+    breaks = _away(events) + [
+        row[0].timestamp() for row in connection.execute("SELECT at FROM chaos_leads")
+    ]
+    plain: list[float] = []
+    disturbed: list[float] = []
+    rows = connection.execute(
+        """
+        SELECT w.pid, extract(epoch FROM e.completed_at), extract(epoch FROM e.started_at)
+        FROM job_executions e JOIN worker_incarnations w USING (incarnation)
+        WHERE e.error_message LIKE 'worker lost%'
+        """
+    ).fetchall()
+    for pid, rescued_at, started_at in rows:
+        hits = [
+            event.at
+            for event in events
+            if event.pid == pid
+            and event.at < float(rescued_at)
+            and (event.fault in KILLS or event.until is None or event.until - event.at > lease)
+        ]
+        if not hits:
+            continue
+        hit_at = max(max(hits), float(started_at))
+        between = [at for at in breaks if hit_at < at < float(rescued_at)]
+        (disturbed if between else plain).append(float(rescued_at) - max([hit_at, *between]))
+    figures.measure("rescue of a lost worker's attempt", plain, lease + 15)
+    figures.measure("the same, after the last change of leader or outage", disturbed, lease + 15)
+
+
+def _take_overs(
+    connection: psycopg.Connection, events: Sequence[Event], lease: float, figures: Figures
+) -> None:
+    """Measure from the end of a leader to the next leader; PostgreSQL's absence does not count."""
+    changes = [row[0].timestamp() for row in connection.execute("SELECT at FROM chaos_leads")]
+    away = _away(events)
+    found, missing = [], []
+    for event in events:
+        if not event.led or not _loses_the_lead(event, lease):
+            continue
+        after = [at for at in changes if at > event.at]
+        if not after:
+            missing.append(f"{event.node}: {event.fault}")
+            continue
+        outages = [at for at in away if event.at < at < min(after)]
+        found.append(min(after) - max([event.at, *outages]))
+    figures.measure("take-over from a leader that was lost", found, lease + 5)
+    figures.forbid("no take-over", missing)
+
+
+def _loses_the_lead(event: Event, lease: float) -> bool:
+    lasts = (event.until or time.time()) - event.at
+    return event.fault is Fault.BEAT_KILL or (
+        event.fault in (Fault.BEAT_FREEZE_LONG, Fault.DATABASE_HANG) and lasts > lease
+    )
+
+
+def _going_on(connection: psycopg.Connection, events: Sequence[Event], figures: Figures) -> None:
+    """Measure from PostgreSQL's return to the next start of a job."""
+    starts = [
+        row[0].timestamp()
+        for row in connection.execute(
+            "SELECT started_at FROM job_executions WHERE started_at IS NOT NULL ORDER BY 1"
+        )
+    ]
+    found = []
+    for event in events:
+        if event.fault in OF_POSTGRES and event.until is not None:
+            after = next((at for at in starts if at > event.until), None)
+            if after is not None:
+                found.append(after - event.until)
+    figures.measure("first start after PostgreSQL's return", found, 30)
+
+
+def _away(events: Sequence[Event]) -> list[float]:
+    """Return when PostgreSQL came back, each time."""
+    return [
+        event.until for event in events if event.fault in OF_POSTGRES and event.until is not None
+    ]
+
+
+def _lines(connection: psycopg.Connection, statement: str, *arguments: str) -> list[str]:
+    rows = connection.execute(statement, arguments or None)
+    return [" ".join(str(each) for each in row) for row in rows]

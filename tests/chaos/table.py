@@ -1,0 +1,30 @@
+"""The table of figures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+
+from tests.chaos.history import SHOWN, Figures
+
+
+def lines_of(figures: Figures, faults: Mapping[str, int]) -> Iterator[str]:
+    """Write what was done, what was measured and what is wrong."""
+    yield "faults"
+    yield from (f"  {number:>7}  {name}" for name, number in faults.items())
+    yield "counts"
+    yield from (f"  {number:>7}  {name}" for name, number in figures.counts.items())
+    yield "times, in seconds      count   median      max    limit"
+    for name, seconds in figures.times.items():
+        limit = f"{figures.limits[name]:8g}" if name in figures.limits else ""
+        if seconds:
+            middle = f"{statistics.median(seconds):8.1f} {max(seconds):8.1f}"
+        else:
+            middle = f"{'-':>8} {'-':>8}"
+        yield f"  {name}"
+        yield f"                      {len(seconds):>6} {middle} {limit}"
+    yield "violations"
+    for kind, cases in figures.violations.items():
+        yield f"  {len(cases):>7}  {kind}"
+        yield from (f"             {case}" for case in cases[:SHOWN])
+    yield "PASSED" if figures.ok else "FAILED"

@@ -1,0 +1,70 @@
+"""Short forms of what `make chaos`, `crash-points`, `beats` and `soak` do at length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.beats import run_beats
+from tests.chaos.chaos import run_chaos, short_form
+from tests.chaos.crash_points import run_crash_points
+from tests.chaos.soak import Slope, run_soak, slope_of
+from tests.chaos.table import lines_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_or_doubled_whatever_dies(tmp_path: Path) -> None:
+    """One or two faults of every kind within a minute; the seed is always the same."""
+    figures, enemy = run_chaos("ci", short_form(300), tmp_path / "chaos")
+
+    table = "\n".join(lines_of(figures, {}))
+    assert figures.ok, table
+    assert figures.counts["bodies that began"] > 300, table
+    assert sum(enemy.counts.values()) > 40, table
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_every_run_completes_wherever_a_process_dies(kind: str, tmp_path: Path) -> None:
+    crashes = run_crash_points(kind, 1, tmp_path / "crashes", "ci")
+
+    assert crashes.violations == []
+    assert len(crashes.deaths) == 26
+
+
+@pytest.mark.timeout(600)
+def test_leader_that_was_frozen_and_woken_changes_no_row(tmp_path: Path) -> None:
+    rounds = run_beats(8, tmp_path / "beats", "ci")
+
+    assert rounds.violations == []
+    assert rounds.changes_of_lead >= 8
+    assert rounds.claims_by_beats > 0
+
+
+def test_connections_stay_as_they_are_under_even_load(tmp_path: Path) -> None:
+    """Memory needs longer than this to become flat."""
+    soak = run_soak(0.5, 10, tmp_path / "soak", "ci")
+
+    assert soak.jobs >= 290
+    assert [each for each in soak.violations if ", MB" not in each] == []
+    assert {name for name in soak.slopes if "connections" in name} == {
+        "beat_1, connections to PostgreSQL",
+        "beat_2, connections to PostgreSQL",
+        "connections to Redis",
+        "worker_1, connections to PostgreSQL",
+        "worker_2, connections to PostgreSQL",
+    }
+
+
+def test_slope_is_that_of_the_line_and_its_error_that_of_the_noise() -> None:
+    minutes = range(0, 600, 60)
+    assert slope_of([(at, 5 + 0.5 * at / 60) for at in minutes]) == pytest.approx(
+        Slope(5, 9.5, 0.5, 0)
+    )
+    noisy = slope_of([(at, 5 + (-1) ** (at // 60)) for at in minutes])
+    assert noisy.error > 0.05
+    assert noisy.flat
+    assert not slope_of([(at, at / 60) for at in minutes]).flat
