@@ -117,6 +117,7 @@ def _chaos(seed: str, jobs: int, folder: Path) -> int:
         "settings": dict(form.settings),
         "faults": faults,
         **figures.document(),
+        "events": [event.document(enemy.began_at) for event in enemy.events],
     }
     (folder / "figures.json").write_text(json.dumps(document, indent=2))
     return 0 if figures.ok else 1

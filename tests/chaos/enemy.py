@@ -88,6 +88,17 @@ class Event:
     lost: frozenset[str] = frozenset()
     """Executions whose waiting messages were lost."""
 
+    def document(self, began_at: float) -> dict[str, object]:
+        """Return it as JSON values, with times in seconds since the beginning."""
+        return {
+            "fault": str(self.fault),
+            "at": round(self.at - began_at, 1),
+            "until": None if self.until is None else round(self.until - began_at, 1),
+            "node": self.node,
+            "led": self.led,
+            "lost": len(self.lost),
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -131,11 +142,11 @@ class Enemy:
         self._numbers = itertools.count()
         self._hurt: set[Node] = set()
         self._servers_hurt = False
-        began_at = time.time()
+        self.began_at = time.time()
         for kind, count in plan.counts.items():
             # Spread evenly, each at a random place in its part of the time.
             for place in range(count):
-                at = began_at + plan.seconds * (place + draw.random()) / count
+                at = self.began_at + plan.seconds * (place + draw.random()) / count
                 self._at(at, lambda kind=kind: self._strike(kind))  # type: ignore[misc]
 
     @property

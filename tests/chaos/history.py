@@ -293,6 +293,7 @@ def _rescues(
     ]
     plain: list[float] = []
     disturbed: list[float] = []
+    whole: list[float] = []
     rows = connection.execute(
         """
         SELECT w.pid, extract(epoch FROM e.completed_at), extract(epoch FROM e.started_at)
@@ -312,9 +313,11 @@ def _rescues(
             continue
         hit_at = max(max(hits), float(started_at))
         between = [at for at in breaks if hit_at < at < float(rescued_at)]
+        whole.append(float(rescued_at) - hit_at)
         (disturbed if between else plain).append(float(rescued_at) - max([hit_at, *between]))
     figures.measure("rescue of a lost worker's attempt", plain, lease + 15)
     figures.measure("the same, after the last change of leader or outage", disturbed, lease + 15)
+    figures.measure("the same, from the fault on, whatever came between", whole)
 
 
 def _take_overs(
