@@ -29,7 +29,7 @@ from sqlalchemy import (
 from prometheus.core.durations import format_duration
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import Start
-from prometheus.orchestration.lifecycle import LIVE, JobStatus, RunStatus, allowed_from
+from prometheus.orchestration.lifecycle import JobStatus, RunStatus, allowed_from
 from prometheus.orchestration.timeouts import Timeout, run_timeout, start_timeout
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.metadata import database_now
@@ -43,7 +43,9 @@ from prometheus.persistence.runs import (
 from prometheus.persistence.tables import (
     dag_runs,
     failure_calls,
+    in_state,
     is_live,
+    is_open,
     job_executions,
     worker_incarnations,
 )
@@ -136,14 +138,14 @@ _CLAIMABLE = (
     .join_from(job_executions, dag_runs)
     .where(
         _e.execution_id.in_(_IDS),
-        _e.status == JobStatus.PENDING,
-        _r.status == RunStatus.OPEN,
+        in_state(job_executions, JobStatus.PENDING),
+        is_open,
     )
     .with_for_update(of=job_executions, skip_locked=True)
 )
 _CLAIM = (
     update(job_executions)
-    .where(_e.execution_id.in_(_CLAIMABLE), _e.status == JobStatus.PENDING)
+    .where(_e.execution_id.in_(_CLAIMABLE), in_state(job_executions, JobStatus.PENDING))
     .values(
         status=JobStatus.QUEUED,
         scheduled_at=database_now(),
@@ -195,7 +197,7 @@ def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[P
 
 _MARK_PUBLISHED = (
     update(job_executions)
-    .where(_e.execution_id.in_(_IDS), _e.status.in_(LIVE))
+    .where(_e.execution_id.in_(_IDS), is_live)
     .values(published_at=database_now(), publish_count=_e.publish_count + 1)
 )
 
@@ -209,7 +211,7 @@ def mark_published(connection: Connection, execution_ids: Collection[str]) -> No
 
 _UNPUBLISHED = _PUBLICATIONS.where(
     is_live,
-    _e.status == JobStatus.QUEUED,
+    in_state(job_executions, JobStatus.QUEUED),
     _e.published_at.is_(None),
     _e.scheduled_at <= bindparam("due_by"),
 ).order_by(_e.priority, _e.scheduled_at)
@@ -217,7 +219,7 @@ _WAITING_IN_QUEUE = (
     _PUBLICATIONS.add_columns(_e.published_at, _e.publish_count)
     .where(
         is_live,
-        _e.status == JobStatus.QUEUED,
+        in_state(job_executions, JobStatus.QUEUED),
         _e.published_at.is_not(None),
         _e.scheduled_at <= bindparam("due_by"),
     )
@@ -291,7 +293,7 @@ def take_failure(connection: Connection, execution_id: str) -> Failed | None:
 
 _NEXT_DUE = select(func.min(_e.scheduled_at)).where(
     is_live,
-    _e.status == JobStatus.QUEUED,
+    in_state(job_executions, JobStatus.QUEUED),
     _e.published_at.is_(None),
     _e.scheduled_at > bindparam("now"),
 )
@@ -339,7 +341,7 @@ _START = (
     update(job_executions)
     .where(
         _e.execution_id == bindparam("id"),
-        _e.status.in_(allowed_from(JobStatus.RUNNING)),
+        in_state(job_executions, *allowed_from(JobStatus.RUNNING)),
         exists().where(
             worker_incarnations.c.incarnation == bindparam("by"),
             worker_incarnations.c.ended_at.is_(None),
@@ -445,7 +447,7 @@ _FENCED = (
     select(_e.execution_id)
     .where(
         _e.execution_id == bindparam("id"),
-        _e.status == JobStatus.RUNNING,
+        in_state(job_executions, JobStatus.RUNNING),
         _e.incarnation == bindparam("by"),
     )
     .with_for_update()
@@ -466,7 +468,7 @@ _SUCCEED = (
     update(job_executions)
     .where(
         _e.execution_id == bindparam("id"),
-        _e.status.in_(allowed_from(JobStatus.SUCCESS)),
+        in_state(job_executions, *allowed_from(JobStatus.SUCCESS)),
         _e.incarnation == bindparam("by"),
     )
     .values(
@@ -578,7 +580,7 @@ _TO_FAIL: Select[Any] = (
     .join_from(job_executions, dag_runs)
     .where(
         _e.execution_id == bindparam("id"),
-        _e.status.in_(allowed_from(JobStatus.FAILED)),
+        in_state(job_executions, *allowed_from(JobStatus.FAILED)),
     )
     .with_for_update(of=job_executions)
 )
@@ -721,7 +723,7 @@ def cancel_asked(connection: Connection, execution_id: str, incarnation: str) ->
     """Say whether an attempt should end: an operator asked, or it is its worker's no more."""
     goes_on = select(_e.execution_id).where(
         _e.execution_id == execution_id,
-        _e.status == JobStatus.RUNNING,
+        in_state(job_executions, JobStatus.RUNNING),
         _e.incarnation == incarnation,
         ~_asked,
     )
@@ -761,7 +763,7 @@ def ask_to_end(
 
 _LATE = (
     select(_e.execution_id)
-    .where(is_live, _e.status == JobStatus.RUNNING, _e.cancel_at <= database_now())
+    .where(is_live, in_state(job_executions, JobStatus.RUNNING), _e.cancel_at <= database_now())
     .order_by(_e.execution_id)
     .with_for_update(skip_locked=True)
 )

@@ -12,7 +12,13 @@ from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.runs import insert_new, lock_in_order
-from prometheus.persistence.tables import is_live, job_executions, leases, worker_incarnations
+from prometheus.persistence.tables import (
+    in_state,
+    is_live,
+    job_executions,
+    leases,
+    worker_incarnations,
+)
 
 _w = worker_incarnations.c
 _e = job_executions.c
@@ -79,14 +85,14 @@ _NAME_RUNNING = (
     .where(
         _e.execution_id.in_(bindparam("ids", expanding=True)),
         _e.incarnation == bindparam("of"),
-        _e.status == JobStatus.RUNNING,
+        in_state(job_executions, JobStatus.RUNNING),
     )
     .values(named_at=bindparam("now"))
 )
 _TAKEN = select(_e.execution_id).where(
     _e.execution_id.in_(bindparam("ids", expanding=True)),
     _e.incarnation == bindparam("of"),
-    _e.status.in_([JobStatus.FAILED, JobStatus.CANCELLED]),
+    in_state(job_executions, JobStatus.FAILED, JobStatus.CANCELLED),
     or_(_e.completed_at <= bindparam("since"), _e.completed_at >= _e.cancel_at),
 )
 
@@ -149,7 +155,7 @@ _ORPHANS = (
     .join_from(job_executions, worker_incarnations, _e.incarnation == _w.incarnation, isouter=True)
     .where(
         is_live,
-        _e.status == JobStatus.RUNNING,
+        in_state(job_executions, JobStatus.RUNNING),
         or_(
             _w.incarnation.is_(None),
             _w.ended_at.is_not(None),

@@ -495,9 +495,7 @@ def _still_blocked(
 
 
 _LOCK_OPEN_RUN = (
-    select(_r.dag_id)
-    .where(_r.dag_id == bindparam("of"), _r.status == RunStatus.OPEN)
-    .with_for_update(key_share=True)
+    select(_r.dag_id).where(_r.dag_id == bindparam("of"), is_open).with_for_update(key_share=True)
 )
 _CLOSE_RUN = (
     update(dag_runs)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Date,
     Double,
     ForeignKey,
@@ -34,6 +35,18 @@ Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresq
 
 def _one_of(column: str, values: list[str]) -> str:
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+def in_state(table: Table, *states: JobStatus | RunStatus) -> ColumnElement[bool]:
+    """
+    Compare a row's status with states that are written out in the statement.
+
+    Only so does a database see that a partial index will do; and SQLite would prepare a statement
+    anew each time that compares the column of such an index with a parameter.
+    """
+    written: list[ColumnElement[str]] = [literal_column(f"'{state.value}'") for state in states]
+    column: ColumnElement[str] = table.c.status
+    return column.in_(written) if len(written) > 1 else column == written[0]
 
 
 _finished = _one_of("status", [status.value for status in JobStatus if status in FINAL])
@@ -66,8 +79,8 @@ Index(
     postgresql_where=text("status = 'OPEN'"),
     sqlite_where=text("status = 'OPEN'"),
 )
-is_open = dag_runs.c.status == literal_column("'OPEN'")
-"""Whether a run is open, written out: only where a database sees that does it use its index."""
+is_open = in_state(dag_runs, RunStatus.OPEN)
+"""Whether a run is open, and so in `ix_dag_runs_open`."""
 Index("ix_dag_runs_market_session", dag_runs.c.market_id, dag_runs.c.as_of_date)
 
 job_executions = Table(
@@ -133,7 +146,7 @@ Index(
     postgresql_where=text(_live),
     sqlite_where=text(_live),
 )
-is_live = job_executions.c.status.in_([literal_column("'QUEUED'"), literal_column("'RUNNING'")])
+is_live = in_state(job_executions, JobStatus.QUEUED, JobStatus.RUNNING)
 """
 Whether an execution is in `ix_job_executions_live`. To be said beside which of the two states is
 wanted: SQLite uses the index only where its condition is repeated word for word.
