@@ -12,8 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from ctypes import c_double
 from datetime import datetime, timedelta
 from functools import partial
+from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 from billiard import active_children
@@ -41,6 +43,8 @@ _LOOK_EVERY = 0.5
 _LOOK_AFTER = 2 / 3
 """Part of the lease after which a worker that could not renew it asks whether others have the
 database; half a lease after its last renewal it certainly could not reach it any more."""
+_FROZEN_AFTER = 3 / 4
+"""Part of the lease for which a main process may stand still before its children end."""
 _STOPS_WITHIN = 10.0
 """Wall seconds in which the last reports must have been written."""
 
@@ -52,6 +56,9 @@ reports: queue.Queue[Report] = queue.Queue()
 listens = threading.Event()
 """Set while this worker takes messages; without the database it leaves them to others."""
 listens.set()
+
+_watched_at = RawValue(c_double)
+"""When the main process last looked after its jobs; its children see it."""
 
 # SQLite keeps its locks by process and a forked child inherits them, so the pool may fork a child
 # only while this process has no connection open.
@@ -110,6 +117,7 @@ class Heartbeat(bootsteps.StartStopStep):
         outage.is_over()
         worker_shutting_down.connect(self._stop_cold_next)
         self._writer.start()
+        _watched_at.value = time.monotonic()
         self._watcher.start()
 
     def stop(self, worker: Any) -> None:
@@ -174,6 +182,7 @@ class Heartbeat(bootsteps.StartStopStep):
                     report = reports.get(timeout=min(_LOOK_EVERY, every))
             if report is None and time.monotonic() < renew_at:
                 continue
+            reporting = False
             try:
                 with _connected():
                     if time.monotonic() >= renew_at:
@@ -181,6 +190,7 @@ class Heartbeat(bootsteps.StartStopStep):
                         renew_at = time.monotonic() + every
                         self._listen(True)
                     if report is not None:
+                        reporting = True
                         report()
                         report = None
                 outage.is_over()
@@ -191,7 +201,8 @@ class Heartbeat(bootsteps.StartStopStep):
                     time.sleep(outage.goes_on(error))
                 else:
                     log.exception("heartbeat_failed")
-                    report = None
+                    if reporting:
+                        report = None
         try:
             with _connected():
                 runtime.attempts.hand_back(runtime.incarnation())
@@ -248,20 +259,27 @@ class Heartbeat(bootsteps.StartStopStep):
         In a thread that needs no database, because a try to reach one may hang for longer.
         """
         lease = runtime.settings.workers.lease
-        looks = 0
+        since: float | None = None
         while not self._ended.wait(_LOOK_EVERY):
-            renewed_at, began = self._renewed
-            late = time.monotonic() - began > _LOOK_AFTER * lease.total_seconds()
-            if not late or not _running():
-                looks = 0
-                continue
-            # The second time only: a process that stood still may be about to renew.
-            if _others_go_on(renewed_at + lease / 2, within=lease / 6):
-                looks += 1
-                if looks > 1:
-                    self._end_cut_off(CutOffError(lease))
-            else:
-                looks = 0
+            _watched_at.value = time.monotonic()
+            if not self._is_cut_off(lease):
+                since = None
+            elif since is None:
+                # Not yet: after an outage for all, others may have been the first to try again.
+                since = time.monotonic()
+            elif time.monotonic() - since > lease.total_seconds() / 10:
+                self._end_cut_off(CutOffError(lease))
+
+    def _is_cut_off(self, lease: timedelta) -> bool:
+        renewed_at, began = self._renewed
+        late = time.monotonic() - began > _LOOK_AFTER * lease.total_seconds()
+        if not late or not _running():
+            return False
+        try:
+            return _others_go_on(renewed_at + lease / 2, within=lease / 6)
+        except Exception:  # without this thread nothing would end what must not go on
+            log.exception("lease_watch_failed")
+            return True
 
     def _end_cut_off(self, error: CutOffError) -> None:
         ended = [
@@ -293,6 +311,27 @@ def _kill_group(leader: int) -> None:
     """Kill what a child of the pool has started, where each child leads a group of its own."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
+
+
+def end_with_a_frozen_worker() -> None:
+    """
+    Kill this child of the pool, in a thread of its own, when its main process stands still.
+
+    That could neither renew the lease nor end the job, which would go on beside its successor.
+    """
+    limit = _FROZEN_AFTER * runtime.settings.workers.lease.total_seconds()
+
+    def watch() -> None:
+        looks = 0
+        # The second time only: a machine that stood still as a whole has just begun again.
+        while looks < 2:
+            time.sleep(2 * _LOOK_EVERY)
+            looks = looks + 1 if time.monotonic() - _watched_at.value > limit else 0
+        log.error("worker_frozen")
+        _kill_group(os.getpid())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 @contextmanager

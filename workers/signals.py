@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from celery import signals
+from celery.exceptions import TimeLimitExceeded
 
 from prometheus import log_lines
 from prometheus.dispatch.limits import bound_output
@@ -17,7 +18,7 @@ from prometheus.persistence import refusals
 from prometheus.persistence.engine import writing
 from workers.app import app, runtime
 from workers.hearing import Hearing
-from workers.heartbeat import Heartbeat, reports
+from workers.heartbeat import Heartbeat, end_with_a_frozen_worker, listens, reports
 from workers.requests import JobRequest
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def prepare_child(**_: Any) -> None:
     if sys.platform == "linux":  # elsewhere nothing would end it with its parent
         # Celery then kills all that a job has started together with it, at its hard limit.
         os.setpgid(0, 0)
+    end_with_a_frozen_worker()
 
 
 @signals.task_success.connect
@@ -64,7 +66,8 @@ def record_failure(
     if _in_child:
         sender.failed_here(task_id, exception, trace)
     else:
-        reports.put(partial(sender.failed, task_id, exception, trace))
+        unheard = isinstance(exception, TimeLimitExceeded) and not listens.is_set()
+        reports.put(partial(sender.failed, task_id, exception, trace, unheard=unheard))
 
 
 @signals.task_unknown.connect

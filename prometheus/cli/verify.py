@@ -50,14 +50,15 @@ def verify(
     from prometheus.cli.checked import print_report
     from prometheus.cli.places import find_place, opened
     from prometheus.persistence.engine import reading
-    from prometheus.verification import check
+    from prometheus.verification import judge, read_history
 
     place = find_place(folder)
     expect = None
     if first is not None and last is not None:
         expect = _expected(place.settings, first, last)
     with opened(place) as engine, reading(engine) as connection:
-        report = check(connection, finished=finished, expect=expect)
+        history = read_history(connection)
+    report = judge(history, finished=finished, expect=expect)
     if as_json:
         output.print_json({"database": place.shown_url, **report.to_json()})
     else:

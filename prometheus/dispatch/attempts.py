@@ -109,7 +109,9 @@ class Attempts:
         self._max_lost = max_lost
         self._worker_lease = worker_lease
 
-    def start(self, execution_id: str, *, worker: str, incarnation: str) -> Started | Refused:
+    def start(
+        self, execution_id: str, *, worker: str, incarnation: str, within: float = START_WITHIN
+    ) -> Started | Refused:
         """
         Begin an attempt, at most once; see `prometheus.persistence.executions.start`.
 
@@ -126,7 +128,7 @@ class Attempts:
                 again=again,
             )
 
-        return self._written(write, within=START_WITHIN)
+        return self._written(write, within=within)
 
     def succeed(self, execution_id: str, *, incarnation: str, result: Any) -> str | None:
         """
@@ -230,7 +232,10 @@ class Attempts:
             left = executions.running_on(connection, incarnation)
         failure = Failure("handed back: worker stopped", {"type": "stop"}, handed_back=True)
         for execution_id in left:
-            self.fail(execution_id, failure, incarnation=incarnation)
+            try:
+                self.fail(execution_id, failure, incarnation=incarnation)
+            except PrometheusError:  # a run that can not be read; the others can
+                log.exception("not_handed_back", extra={"execution": execution_id})
 
     def cancel_asked(self, execution_id: str, incarnation: str) -> bool:
         """Say whether a running attempt should end; see `executions.cancel_asked`."""
@@ -248,6 +253,9 @@ class Attempts:
         Args:
             guard: Called first in the transaction; what it raises ends it.
         """
+        with reading(self._engine) as connection:
+            if not executions.any_late(connection):
+                return
         with writing(self._engine) as connection:
             guard(connection)
             late = executions.end_cancelled(connection)
@@ -295,8 +303,10 @@ class Attempts:
                         # A job may think for longer than our own code does, but one that is frozen
                         # must not hold locks that the attempt after it needs.
                         lease = f"{self._worker_lease / timedelta(milliseconds=1):.0f}ms"
-                        name = "idle_in_transaction_session_timeout"
-                        connection.execute(select(func.set_config(name, lease, True)))
+                        names = ("idle_in_transaction_session_timeout", "lock_timeout")
+                        connection.execute(
+                            select(*(func.set_config(name, lease, True) for name in names))
+                        )
                     stack.enter_context(begun.pop_all())
             except DBAPIError as error:
                 if not is_unavailable(error):

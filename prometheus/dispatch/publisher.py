@@ -149,8 +149,12 @@ class Publisher:
             text = redis.get(MARK_KEY)
         if text is None:
             return None
-        mark = json.loads(text)
-        return Mark(datetime.fromisoformat(mark["at"]), mark["owner"], mark["epoch"])
+        try:
+            mark = json.loads(text)
+            return Mark(datetime.fromisoformat(mark["at"]), mark["owner"], mark["epoch"])
+        except (ValueError, KeyError, TypeError):
+            log.warning("mark_unreadable", extra={"size": len(text)})  # another release's
+            return None
 
     def oldest(self, queues: Collection[str]) -> dict[str, bytes | None]:
         """

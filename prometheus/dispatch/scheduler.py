@@ -42,7 +42,7 @@ from prometheus.orchestration.planning import next_opening, plan_runs, session_b
 from prometheus.orchestration.windows import SessionBounds
 from prometheus.persistence import clock, executions, leases, runs
 from prometheus.persistence.clock import Now, read_now
-from prometheus.persistence.engine import is_unavailable, reading, writing
+from prometheus.persistence.engine import is_contended, is_unavailable, reading, writing
 from prometheus.persistence.executions import Publication
 from prometheus.persistence.operators import CANCEL_GRACE
 
@@ -282,16 +282,17 @@ class Scheduler:
         closed: dict[str, str] = {}
         with self._writing() as connection:
             runs.lock_runs(connection, {*ended, *over})
+            # First, because it waits for its rows; those below are passed over if they are held.
+            asked = executions.ask_to_end(
+                connection,
+                {execution_id: each.by for execution_id, each in overdue.items()},
+                grace=CANCEL_GRACE,
+            )
             runs.end_waiting(connection, skipped, JobStatus.SKIPPED)
             late = runs.end_waiting(
                 connection,
                 {execution_id: each.reason for execution_id, each in expired.items()},
                 JobStatus.EXPIRED,
-            )
-            asked = executions.ask_to_end(
-                connection,
-                {execution_id: each.by for execution_id, each in overdue.items()},
-                grace=CANCEL_GRACE,
             )
             claimed = executions.claim(connection, starts, read_now(connection)) if starts else []
             for dag_id in sorted(over):
@@ -433,7 +434,7 @@ class Scheduler:
 
     def _plan(self, now: Now) -> None:
         opened = self._opening_at is not None and now.market_at >= self._opening_at
-        if not opened and self._plan_at is not None and now.wall_at < self._plan_at:
+        if not opened and not _is_due(self._plan_at, now, self._pace.plan_every):
             return
         openings = []
         for pipeline in self._pipelines.values():
@@ -500,7 +501,7 @@ class Scheduler:
         since = self._reachable_since
         if since is None or now.wall_at - since < self._pace.worker_lease:
             return
-        if self._rescue_at is not None and now.wall_at < self._rescue_at:
+        if not _is_due(self._rescue_at, now, self._pace.rescue_every):
             return
         self._rescue_at = now.wall_at + self._pace.rescue_every
         # First their leases end, so that none can renew between the finding and the failing.
@@ -553,7 +554,7 @@ class Scheduler:
         Args:
             everything: At once, however lately and often it was sent.
         """
-        if not everything and self._reconcile_at is not None and now.wall_at < self._reconcile_at:
+        if not (everything or _is_due(self._reconcile_at, now, self._pace.reconcile_every)):
             return
         self._reconcile_at = now.wall_at + self._pace.reconcile_every
         left_alone = timedelta(0) if everything else self._pace.reconcile_after
@@ -620,7 +621,7 @@ class Scheduler:
             self._told[each.execution_id] = _Told(now.wall_at + self._ring_again(count), count)
 
     def _look_for_deaf_queues(self, now: Now) -> None:
-        if self._broker_away or (self._canaries_at is not None and now.wall_at < self._canaries_at):
+        if self._broker_away or not _is_due(self._canaries_at, now, self._pace.canary_every):
             return
         self._canaries_at = now.wall_at + self._pace.canary_every
         workers: dict[str, dict[str, str]] = defaultdict(dict)
@@ -664,9 +665,14 @@ class Scheduler:
         return max(timedelta(0), min(waits))
 
 
+def _is_due(at: datetime | None, now: Now, every: timedelta) -> bool:
+    """Say whether it is time again; a clock that was set back is not waited for."""
+    return at is None or now.wall_at >= at or at - now.wall_at > every
+
+
 def _ends_tick(error: Exception) -> bool:
     """Say whether an error is no single market's or job's."""
-    return isinstance(error, LeadLostError) or is_unavailable(error)
+    return isinstance(error, LeadLostError) or (is_unavailable(error) and not is_contended(error))
 
 
 def _earlier(left: datetime | None, right: datetime | None) -> datetime | None:

@@ -7,7 +7,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery import Celery, Task
@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from prometheus.core.sessions import Session
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.dispatch.attempts import Attempts, failure_of
+from prometheus.dispatch.attempts import START_WITHIN, Attempts, failure_of
 from prometheus.dispatch.context import AskedToEnd, JobContext
 from prometheus.dispatch.limits import limited
 from prometheus.dispatch.publisher import ON_FAILURE, task_name
@@ -146,7 +146,11 @@ class JobTask(Task):
         place = self.workplace
         try:
             outcome = place.attempts.start(
-                task_id, worker=self.request.hostname, incarnation=place.incarnation()
+                task_id,
+                worker=self.request.hostname,
+                incarnation=place.incarnation(),
+                # Celery counts the waiting to the job's time.
+                within=min(START_WITHIN, (self.request.timelimit[1] or 3600) / 10),
             )
         except SQLAlchemyError as error:
             # The row is still QUEUED: the reconciler sends another message.
@@ -251,13 +255,23 @@ class JobTask(Task):
             self.failed(execution_id, error, trace, patient=True)
 
     def failed(
-        self, execution_id: str, error: BaseException, trace: str | None, *, patient: bool = False
+        self,
+        execution_id: str,
+        error: BaseException,
+        trace: str | None,
+        *,
+        patient: bool = False,
+        unheard: bool = False,
     ) -> None:
-        """Report a failure that no retry could."""
+        """Report a failure that no retry could; ``unheard``: while nothing could be reported."""
         place = self.workplace
+        failure = failure_of(error, trace=trace)
+        if unheard:
+            message = f"ended without a report: the database was away, and it {failure.message}"
+            failure = replace(failure, message=message, lost=True)
         outcome = place.attempts.fail(
             execution_id,
-            failure_of(error, trace=trace),
+            failure,
             incarnation=place.incarnation(),
             patient=patient,
         )

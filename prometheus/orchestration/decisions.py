@@ -15,7 +15,7 @@ from prometheus.core.durations import format_duration
 from prometheus.errors import UnknownMarketError
 from prometheus.orchestration.dag import DAG, JobMetadata, start_order
 from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus
-from prometheus.orchestration.timeouts import Timeout, run_timeout, start_timeout
+from prometheus.orchestration.timeouts import RUN_TIMEOUT, Timeout, run_timeout, start_timeout
 from prometheus.orchestration.windows import SessionBounds, Window
 
 
@@ -177,7 +177,7 @@ def _decide_run(
         if timeout is not None and (wall_at is None or wall_at < timeout.at):
             timeout = None  # it has not come
         if state.status is JobStatus.RUNNING and timeout is not None:
-            by = f"its run_timeout, {format_duration(timeout.allowed)}"
+            by = f"{RUN_TIMEOUT}, {format_duration(timeout.allowed)}"
             decisions.append(Cancel(dag_id, job, state.execution_id, by))
         if state.status not in (JobStatus.PENDING, JobStatus.QUEUED):
             continue

@@ -8,6 +8,9 @@ from datetime import datetime, timedelta
 from prometheus.core.durations import format_duration
 from prometheus.orchestration.dag import DAG, JobMetadata
 
+RUN_TIMEOUT = "its run_timeout"
+"""Who asks a job to end whose run has had its time; what was allowed follows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timeout:

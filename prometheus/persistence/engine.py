@@ -181,3 +181,9 @@ def is_unavailable(error: BaseException) -> bool:
     if state is None:  # the client's own words: refused, reset, closed
         return error.connection_invalidated or isinstance(error, OperationalError)
     return state.startswith(_PASSING_CLASSES) or state in _PASSING_STATES
+
+
+def is_contended(error: BaseException) -> bool:
+    """Say whether a transaction lost against others for what it wanted: the database is there."""
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return state in ("55P03", "40001", "40P01")

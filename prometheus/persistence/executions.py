@@ -17,11 +17,13 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    and_,
     bindparam,
     case,
     exists,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -30,7 +32,7 @@ from prometheus.core.durations import format_duration
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus, allowed_from
-from prometheus.orchestration.timeouts import Timeout, run_timeout, start_timeout
+from prometheus.orchestration.timeouts import RUN_TIMEOUT, Timeout, run_timeout, start_timeout
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.runs import (
@@ -246,6 +248,16 @@ def waiting_in_queue(
     return [(_publication(row), row.published_at, row.publish_count) for row in rows]
 
 
+# What an operator cancels is known to him; what its run's time-out ends is nobody's wish.
+_is_failure = or_(
+    _e.status.in_([JobStatus.FAILED, JobStatus.EXPIRED]),
+    and_(
+        _e.status == JobStatus.CANCELLED,
+        _e.cancel_asked_by.startswith(RUN_TIMEOUT, autoescape=True),
+    ),
+)
+
+
 def untold_failures(
     connection: Connection, pipelines: Collection[str], since: datetime
 ) -> list[Publication]:
@@ -258,7 +270,7 @@ def untold_failures(
     later = job_executions.alias("later")
     rows = connection.execute(
         _PUBLICATIONS.where(
-            _e.status.in_([JobStatus.FAILED, JobStatus.EXPIRED]),
+            _is_failure,
             _e.completed_at >= since,
             dag_runs.c.pipeline.in_(pipelines),
             ~exists().where(failure_calls.c.execution_id == _e.execution_id),
@@ -277,10 +289,7 @@ def take_failure(connection: Connection, execution_id: str) -> Failed | None:
     row = connection.execute(
         select(job_executions, dag_runs.c.definition_hash, dag_runs.c.parameters)
         .join_from(job_executions, dag_runs)
-        .where(
-            _e.execution_id == execution_id,
-            _e.status.in_([JobStatus.FAILED, JobStatus.EXPIRED]),
-        )
+        .where(_e.execution_id == execution_id, _is_failure)
     ).first()
     if row is None or not insert_new(connection, failure_calls, {"execution_id": execution_id}):
         return None
@@ -354,6 +363,7 @@ _START = (
         pid=bindparam("child"),
         started_at=database_now(),
         started_market_at=bindparam("market_at"),
+        error_details=None,  # of workers that did not know the job
         hard_limit_at=bindparam("limit"),
         updated_at=database_now(),
     )
@@ -497,11 +507,11 @@ def succeed(
 
 
 def succeeded(connection: Connection, execution_id: str, incarnation: str) -> str | None:
-    """Return the dag id of an attempt that a worker has reported as a success; else ``None``."""
+    """Return the dag id of an attempt that a worker has reported to have returned, if it has."""
     return connection.execute(
         select(_e.dag_id).where(
             _e.execution_id == execution_id,
-            _e.status == JobStatus.SUCCESS,
+            _e.status.in_([JobStatus.SUCCESS, JobStatus.CANCELLED]),
             _e.incarnation == incarnation,
         )
     ).scalar_one_or_none()
@@ -765,8 +775,13 @@ _LATE = (
     select(_e.execution_id)
     .where(is_live, in_state(job_executions, JobStatus.RUNNING), _e.cancel_at <= database_now())
     .order_by(_e.execution_id)
-    .with_for_update(skip_locked=True)
 )
+_LATE_LOCKED = _LATE.with_for_update(skip_locked=True)
+
+
+def any_late(connection: Connection) -> bool:
+    """Say whether `end_cancelled` has anything to do."""
+    return connection.execute(_LATE).first() is not None
 
 
 def end_cancelled(connection: Connection) -> list[str]:
@@ -777,7 +792,7 @@ def end_cancelled(connection: Connection) -> list[str]:
         Their ids. What runs them is killed by their workers, which are told with their next
         renewal.
     """
-    late = list(connection.execute(_LATE).scalars())
+    late = list(connection.execute(_LATE_LOCKED).scalars())
     if late:
         connection.execute(
             update(job_executions)

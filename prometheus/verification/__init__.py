@@ -5,6 +5,7 @@ It imports nothing of the scheduler, so that both would have to be wrong in the 
 """
 
 from prometheus.verification.checks import check, judge
+from prometheus.verification.history import read_history
 from prometheus.verification.report import (
     Counts,
     Expectation,
@@ -23,4 +24,5 @@ __all__ = [
     "Violation",
     "check",
     "judge",
+    "read_history",
 ]
