@@ -26,9 +26,9 @@ class JobStatus(StrEnum):
     SKIPPED = "SKIPPED"
     """It can not run, because an upstream job did not succeed, or an operator said so."""
     CANCELLED = "CANCELLED"
-    """An operator ended it."""
+    """An operator ended it, or its run had had its time."""
     EXPIRED = "EXPIRED"
-    """It could not start: its window closed, or no worker knows it."""
+    """It could not start: its window closed, its time ran out, or no worker knows it."""
 
 
 class RunStatus(StrEnum):

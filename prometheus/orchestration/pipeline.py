@@ -120,7 +120,7 @@ class Pipeline:
             on_failure: Called in a worker with the job's context and the error's message, at most
                 once for each job that failed for good or expired.
             run_timeout: How long a run may take from when it was made; then its jobs that have not
-                started expire. Default: for ever.
+                started expire, and those that run are asked to end. Default: for ever.
         """
         self.name = name
         self.markets = (markets,) if isinstance(markets, str) else tuple(markets)

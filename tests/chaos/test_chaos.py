@@ -16,6 +16,7 @@ from tests.chaos.table import lines_of
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.promise("P2")
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_or_doubled_whatever_dies(tmp_path: Path) -> None:
     """One or two faults of every kind within a minute; the seed is always the same."""
@@ -27,6 +28,7 @@ def test_nothing_is_lost_or_doubled_whatever_dies(tmp_path: Path) -> None:
     assert sum(enemy.counts.values()) > 40, table
 
 
+@pytest.mark.promise("P4")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("kind", "first"), [("sqlite", 0), ("postgresql", 1)])
 def test_every_run_completes_wherever_a_process_dies(kind: str, first: int, tmp_path: Path) -> None:
@@ -40,6 +42,7 @@ def test_every_run_completes_wherever_a_process_dies(kind: str, first: int, tmp_
     assert crashes.runs >= 10
 
 
+@pytest.mark.promise("P1")
 @pytest.mark.timeout(600)
 def test_leader_that_was_frozen_and_woken_changes_no_row(tmp_path: Path) -> None:
     rounds = run_beats(8, tmp_path / "beats", "ci")

@@ -44,6 +44,7 @@ def running(folder: Path, attempt: int = 1) -> int:
     return int(file.read_text())
 
 
+@pytest.mark.promise("P4")
 @pytest.mark.parametrize("how", ["shut", "hang"])
 def test_worker_that_alone_is_cut_off_ends_its_job_before_its_lease_ends(
     installation: Installation,
@@ -108,6 +109,7 @@ def test_worker_that_is_cut_off_from_redis_too_ends_its_job_and_says_why(
     assert (after.status, after.lost, after.retries) == ("QUEUED", 1, 0)
 
 
+@pytest.mark.promise("P4")
 def test_outage_for_everybody_that_outlasts_a_lease_fails_no_job(
     spare_installation: tuple[Installation, PostgresServer], tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def wrote(installation: Installation) -> list[str]:
         )
 
 
+@pytest.mark.promise("P2")
 @pytest.mark.parametrize("lease", ["6s", pytest.param("30s", marks=pytest.mark.slow)])
 def test_worker_that_comes_back_can_not_finish_and_holds_nothing_up(
     installation: Installation, tmp_path: Path, lease: str
@@ -77,6 +78,7 @@ def works_again(installation: Installation, frozen: Process) -> None:
     assert frozen.running
 
 
+@pytest.mark.promise("P2")
 def test_commit_of_an_attempt_that_was_given_up_is_refused(
     installation: Installation, tmp_path: Path
 ) -> None:

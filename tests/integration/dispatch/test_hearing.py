@@ -49,6 +49,7 @@ def test_canary_is_put_before_all_else_where_a_worker_lives_and_nothing_waits(
     assert take(app, "EU_EQ") == []
 
 
+@pytest.mark.promise("P7")
 def test_queue_whose_worker_takes_nothing_is_said_once_and_once_when_it_is_over(
     installation: Installation,
     app: Celery,
@@ -93,6 +94,7 @@ def test_queue_whose_workers_are_all_busy_is_not_deaf(
     assert _said(caplog) == ["queue_deaf"]
 
 
+@pytest.mark.promise("P4")
 def test_worker_whose_consumer_was_cancelled_begins_anew_and_works_on(
     installation: Installation, app: Celery
 ) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import psutil
+import pytest
 from sqlalchemy import text
 
 from prometheus.dispatch.scheduler import LEADERSHIP
@@ -21,6 +22,7 @@ FREEZING_BEAT = Path(__file__).parent / "freezing_beat.py"
 LEASE = timedelta(seconds=10)
 
 
+@pytest.mark.promise("P8")
 def test_leader_frozen_between_decision_and_claim_writes_nothing_when_it_wakes(
     installation: Installation,
 ) -> None:
@@ -51,6 +53,7 @@ def test_leader_frozen_between_decision_and_claim_writes_nothing_when_it_wakes(
     }
 
 
+@pytest.mark.promise("P4")
 def test_leader_frozen_inside_its_transaction_loses_it_and_holds_up_nobody(
     installation: Installation,
 ) -> None:
@@ -76,6 +79,7 @@ def test_leader_frozen_inside_its_transaction_loses_it_and_holds_up_nobody(
     assert "database_back" in beat.output()
 
 
+@pytest.mark.promise("P4")
 def test_take_over_within_15_seconds_whoever_of_many_standbys_it_is(
     installation: Installation,
 ) -> None:

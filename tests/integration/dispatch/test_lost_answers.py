@@ -86,6 +86,7 @@ def test_second_message_in_the_same_process_is_no_start_of_its_own(
     assert isinstance(attempts.start(execution_id, worker="test", incarnation=incarnation), Refused)
 
 
+@pytest.mark.promise("P2")
 def test_start_by_another_process_of_the_pool_is_not_taken_for_its_own(
     installation: Installation, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +129,7 @@ def test_success_counts_once_though_the_answer_was_lost(
     assert attempts.succeed(execution_id, incarnation=incarnation, result=1) is None
 
 
+@pytest.mark.promise("P2")
 @pytest.mark.parametrize("committed", [True, False])
 def test_failure_has_one_successor_though_the_answer_was_lost(
     installation: Installation, attempts: Attempts, committed: bool
@@ -177,6 +179,7 @@ def shut_for_a_while(gate: Gate) -> Iterator[None]:
     opening.join()
 
 
+@pytest.mark.promise("P4")
 def test_start_result_and_job_wait_for_the_database_and_say_so_once(
     installation: Installation, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -46,6 +46,7 @@ def _locked(server: PostgresServer, installation: Installation) -> Iterator[None
         yield
 
 
+@pytest.mark.promise("P4")
 @pytest.mark.parametrize("trouble", [_away, _read_only, _locked])
 def test_beat_waits_for_its_postgresql(
     spare_installation: tuple[Installation, PostgresServer], trouble: Trouble

@@ -147,6 +147,7 @@ def nothing_waits(installation: Installation) -> bool:
         return not client.exists("US_EQ", "unacked")
 
 
+@pytest.mark.promise("P6")
 def test_broken_messages_are_dropped_and_end_no_worker(poisoned: Installation) -> None:
     """All at once, and thrice: five lost connections within a second end a worker."""
     worker = poisoned.worker(concurrency=1)
@@ -199,6 +200,7 @@ def errors(installation: Installation, dag_id: str) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.promise("P4")
 def test_job_that_ends_its_process_fails_by_its_budget(poisoned: Installation) -> None:
     worker = poisoned.worker(concurrency=1)
     dag_id = poisoned.make_run("dies")
@@ -383,6 +385,7 @@ def count_refusals(installation: Installation, execution_id: str) -> int:
     return sum(details["refused_by"].values()) if details else 0
 
 
+@pytest.mark.promise("P7")
 def test_job_that_no_worker_knows_is_given_up(installation: Installation, tmp_path: Path) -> None:
     releases(installation, tmp_path)
     told = tmp_path / "told"

@@ -31,6 +31,7 @@ def app(installation: Installation, spare_redis: RedisServer) -> Iterator[Celery
         yield app
 
 
+@pytest.mark.promise("P8")
 def test_10000_waiting_messages_are_not_doubled_and_come_back_at_once_when_all_are_lost(
     installation: Installation, app: Celery, spare_redis: RedisServer
 ) -> None:
@@ -81,6 +82,7 @@ def test_emptied_broker_is_filled_at_the_next_tick_however_often_that_happened(
         assert _waiting(spare_redis) == JOBS
 
 
+@pytest.mark.promise("P8")
 @pytest.mark.parametrize("keeps", [True, False], ids=["with its AOF", "without"])
 def test_restarted_broker_holds_each_message_once(installation: Installation, keeps: bool) -> None:
     with RedisServer(*(["--appendonly", "yes", "--appendfsync", "always"] if keeps else [])) as it:
@@ -107,6 +109,7 @@ def test_restarted_broker_holds_each_message_once(installation: Installation, ke
             assert set(Counter(ids).values()) == {1}
 
 
+@pytest.mark.promise("P4")
 def test_single_lost_message_is_back_within_60_seconds_and_the_others_stay_single(
     installation: Installation, app: Celery, spare_redis: RedisServer
 ) -> None:

@@ -53,6 +53,7 @@ def test_warm_stop_lets_jobs_end_and_keeps_the_lease_meanwhile(
     assert installation.workers()[0].ended_at is not None
 
 
+@pytest.mark.promise("P2")
 @pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]])
 @pytest.mark.parametrize("pipeline", ["held", "asked"])
 def test_cold_stop_hands_jobs_back_at_no_cost(

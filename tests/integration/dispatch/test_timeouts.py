@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import RecordingBroker, make_scheduler
 from tests.servers import wait_until
 
 
+@pytest.mark.promise("P7")
 def test_job_that_no_worker_takes_expires_and_on_failure_is_called(
     installation: Installation, tmp_path: Path
 ) -> None:
