@@ -14,6 +14,7 @@ PYTHONS := python3 python3.12 python3.11 python3.13 python3.14
 EMBEDDED ?= embedded
 PYTEST_ARGS ?= -n 2
 # Of the tests that take their time: make chaos JOBS=20000 SEED=1f2e
+YEARS ?= 10
 JOBS ?= 750
 TIMES ?= 2
 ROUNDS ?= 10
@@ -31,7 +32,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help run test chaos crash-points beats soak check format bench sessions clean
+.PHONY: help run test simulate chaos crash-points beats soak check format bench sessions clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -46,6 +47,9 @@ test: $(VENV)/.dev ## Run all tests (they start their own PostgreSQL and Redis)
 # Each prints its seed and a table, keeps logs and figures.json below .chaos, and fails on anything
 # that must not be.
 CHAOS = $(BIN)/python -m tests.chaos
+
+simulate: $(VENV)/.dev ## Simulate years of sessions with every fault (YEARS=100; SEED= repeats them)
+	@$(BIN)/python -m tests.simulation --years $(YEARS) $(if $(SEED),--seed $(SEED))
 
 chaos: $(VENV)/.dev ## Kill, stop and cut off everything at random (5 minutes; JOBS=20000 is the long form)
 	@$(CHAOS) chaos --jobs $(JOBS) $(if $(SEED),--seed $(SEED))

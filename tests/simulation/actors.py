@@ -1,0 +1,455 @@
+"""The processes: beats around the real scheduler, and a model of workers around real attempts."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+from celery.utils.time import get_exponential_backoff_interval
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from prometheus.dispatch.attempts import Attempts, CutOffError, FencedError, Outage, failure_of
+from prometheus.dispatch.publisher import PRIORITY, BrokerUnavailableError
+from prometheus.dispatch.scheduler import Pace, Scheduler
+from prometheus.errors import PrometheusError
+from prometheus.orchestration.dag import JobMetadata, JobPriority
+from prometheus.persistence import leases
+from prometheus.persistence.engine import is_unavailable, writing
+from prometheus.persistence.executions import (
+    HARD_LIMIT_GRACE,
+    Attempt,
+    Cancelled,
+    FailedForGood,
+    Refused,
+    Retried,
+)
+from tests.simulation.broker import VISIBILITY, Message, Port
+from tests.simulation.jobs import MARKETS, Part, Way
+from tests.simulation.world import Killed, Process, Task, Violation
+
+if TYPE_CHECKING:
+    from tests.simulation.year import Year
+
+LEASE = timedelta(seconds=30)
+RENEWAL = 5.0
+LOOK_EVERY = 0.5
+LOOK_AFTER = 2 / 3
+TICK_AT_MOST = 3.0
+TICK_AT_LEAST = 8.0
+"""Seconds between two ticks while nothing moves, and now and then while something does."""
+RENEWAL_AT_REST = 10.0
+"""Seconds between two renewals of a worker that runs nothing."""
+NOTHING_KNOWN = timedelta(days=300)
+PACE = Pace(
+    max_wait=timedelta(days=400), plan_every=timedelta(hours=6), canary_every=timedelta(days=1)
+)
+"""The scheduler says when the next thing is due, however late; the beat here cuts that itself."""
+MAX_LOST = 3
+
+
+class Actor(Process):
+    """A process of the product."""
+
+    def __init__(self, year: Year, name: str) -> None:
+        super().__init__(year.world, name)
+        self.year = year
+        self.attempts = Attempts(year.engine, max_lost=MAX_LOST, worker_lease=LEASE)
+        self.port = Port(year.broker, self, self._publish_point)
+
+    def _publish_point(self, where: str) -> None:
+        what, when = where.split()
+        self.point(what, when)
+
+    def point(self, what: str, when: str) -> None:
+        """Pass a named point of the code, or die there."""
+
+    def make_scheduler(self, *, election: bool) -> Scheduler:
+        """Make the scheduler of this process."""
+        return Scheduler(
+            self.year.engine,
+            self.port,
+            self.attempts,
+            {self.year.pipeline.name: self.year.pipeline},
+            markets=frozenset(MARKETS),
+            owner=f"{self.name}:{self.year.uuid4()}",
+            pace=PACE,
+            election=election,
+        )
+
+    def freeze(self, least: float, most: float) -> None:
+        """Stand still, as after SIGSTOP; the caller with the rest."""
+        self.frozen_until = self.world.now + int(self.world.random.uniform(least, most) * 1e6)
+        if self.world.task is not None and self.world.task.process is self:
+            self.world.sleep(0)
+
+
+class Beat(Actor):
+    """Ticks, and dies or freezes at named points of a tick."""
+
+    def __init__(self, year: Year, name: str, *, election: bool) -> None:
+        super().__init__(year, name)
+        self.scheduler = self.make_scheduler(election=election)
+        year.world.start(self, self._live)
+
+    def _live(self) -> None:
+        world, year = self.world, self.year
+        pause = 0.0
+        while True:
+            ticks = self.scheduler.totals["ticks"]
+            wait = timedelta(0)
+            try:
+                wait = self.scheduler.tick()
+                pause = 0.0
+            except DBAPIError as error:
+                if not is_unavailable(error):
+                    raise Violation(year.database.tell(f"tick failed: {error!r}")) from error
+                pause = min(2 * pause or 1.0, 5.0)
+            except Exception as error:
+                raise Violation(year.database.tell(f"tick failed: {error!r}")) from error
+            led = self.scheduler.totals["ticks"] > ticks
+            if led and not pause and wait < NOTHING_KNOWN and year.is_quiet():
+                world.quiet_until = world.now + int(wait.total_seconds() * 1e6)
+            often = led and year.moves and world.random.random() < 0.5
+            seconds = min(wait.total_seconds(), TICK_AT_MOST if often else TICK_AT_LEAST)
+            world.come_round(max(pause or seconds, 0.001))
+
+    def point(self, what: str, when: str) -> None:
+        faults = self.year.faults
+        if faults.take(f"beat dies {when} {what}"):
+            self.die()
+        if when == "before" and faults.take("beat freezes"):
+            self.freeze(2, 60)
+
+    def die(self) -> None:
+        """End, and be started again after a while."""
+        delay = self.world.random.uniform(0.5, 10)
+        self.world.call(int(delay * 1e6), lambda: self.year.start_beat(self.name))
+        self.world.kill(self)
+
+
+class Worker(Actor):
+    """A node: its main process with the heartbeat, and a slot for each child."""
+
+    def __init__(self, year: Year, name: str, slots: int) -> None:
+        super().__init__(year, name)
+        self.scheduler = self.make_scheduler(election=False)
+        self.incarnation = ""
+        self.slots = slots
+        self.running: dict[Task, str] = {}
+        self.held: dict[Message, None] = {}
+        self.ready: deque[Message] = deque()
+        self.reports: deque[tuple[str, JobMetadata, BaseException]] = deque()
+        self.cut_off: set[str] = set()
+        self.renewed: tuple[datetime, float] = (year.world.instant(year.world.now), 0.0)
+        self._watching = False
+        self.registered = False
+        self.listens = True
+        year.world.start(self, self._live)
+
+    # --- the main process ------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        world, outage = self.world, Outage()
+        while True:
+            try:
+                self._register()
+                break
+            except DBAPIError as error:
+                world.sleep(outage.goes_on(error))
+        self.registered = True
+        self.year.deliver_soon()
+        outage = Outage()
+        renew_at = world.monotonic() + RENEWAL
+        while True:
+            world.come_round(max(renew_at - world.monotonic(), 0.0))
+            while True:
+                try:
+                    if world.monotonic() >= renew_at:
+                        self._renew()
+                        every = RENEWAL if self.running else RENEWAL_AT_REST
+                        renew_at = world.monotonic() + every
+                    while self.reports:
+                        self._report(*self.reports[0])
+                        self.reports.popleft()
+                    outage.is_over()
+                    if not self.listens:
+                        self.listens = True
+                        self.year.deliver_soon()
+                    break
+                except DBAPIError as error:
+                    if not is_unavailable(error):
+                        raise Violation(self.year.database.tell(f"heartbeat: {error!r}")) from error
+                    if world.monotonic() >= renew_at:
+                        self.listens = False
+                    self._watch_soon()
+                    world.sleep(outage.goes_on(error))
+
+    def _register(self) -> None:
+        self.incarnation = self.year.uuid4()
+        began = self.world.monotonic()
+        with writing(self.year.engine) as connection:
+            at = leases.register_worker(
+                connection,
+                self.incarnation,
+                worker=self.name,
+                host="simulated",
+                pid=1,
+                queues=list(MARKETS),
+                lease=LEASE,
+            )
+        self.renewed = at, began
+
+    def _renew(self) -> None:
+        began = self.world.monotonic()
+        named = {execution_id: task for task, execution_id in self.running.items()}
+        with writing(self.year.engine) as connection:
+            renewed = leases.renew_worker(
+                connection, self.incarnation, running=list(named), lease=LEASE
+            )
+        if renewed is None:
+            for task in list(self.running):
+                self._end(task)
+            self._register()
+        else:
+            self.renewed = renewed.at, began
+            for execution_id in sorted(renewed.taken):
+                self._end(named[execution_id])
+
+    def _watch_soon(self) -> None:
+        if not self._watching:
+            self._watching = True
+            self.world.start(self, self._watch)
+
+    def _watch(self) -> None:
+        looks = 0
+        while True:
+            renewed_at, began = self.renewed
+            late = self.world.monotonic() - began - LOOK_AFTER * LEASE.total_seconds()
+            if late < -RENEWAL_AT_REST:
+                self._watching = False
+                return
+            if late < 0 or not self.running:
+                looks = 0
+                self.world.sleep(max(LOOK_EVERY, -late))
+                continue
+            looks = looks + 1 if self._others_go_on(renewed_at + LEASE / 2) else 0
+            if looks > 1:
+                self._end_cut_off()
+            self.world.sleep(LOOK_EVERY)
+
+    def _others_go_on(self, since: datetime) -> bool:
+        try:
+            mark = self.port.read_mark(within=LEASE / 6)
+        except BrokerUnavailableError:
+            return True
+        return mark is None or mark.at > since
+
+    def _end_cut_off(self) -> None:
+        for task, execution_id in list(self.running.items()):
+            if execution_id not in self.cut_off:
+                self.cut_off.add(execution_id)
+                self._end(task)
+                attempt = self.year.attempts_of.get(execution_id)
+                if attempt is not None:
+                    self.reports.append((execution_id, attempt.job, CutOffError(LEASE)))
+
+    def _report(self, execution_id: str, job: JobMetadata, error: BaseException) -> None:
+        outcome = self.attempts.fail(execution_id, failure_of(error), incarnation=self.incarnation)
+        if isinstance(outcome, FailedForGood | Cancelled):
+            self._advance(outcome.dag_id)
+
+    def _end(self, task: Task) -> None:
+        """Kill a child."""
+        if task in self.running:
+            del self.running[task]
+            self.world.end(task)
+            self.year.deliver_soon()
+
+    # --- messages --------------------------------------------------------------------------------
+
+    @property
+    def free(self) -> bool:
+        """Whether it would take a message now."""
+        return self.well and self.registered and self.listens and len(self.running) < self.slots
+
+    def receive(self, message: Message) -> None:
+        """Take a message; one for later is held back in this process."""
+        world = self.world
+        if message.due > world.now:
+            self.held[message] = None
+            world.call(message.due - world.now, lambda: self._is_due(message))
+        else:
+            self._run(message)
+
+    def _is_due(self, message: Message) -> None:
+        if self.alive and message in self.held:
+            del self.held[message]
+            if len(self.running) < self.slots:
+                self._run(message)
+            else:
+                self.ready.append(message)
+
+    def _run(self, message: Message) -> None:
+        after = int(self.world.random.uniform(0.001, 0.008) * 1e6)
+        task = self.world.start(self, lambda: self._child(message.execution_id), after)
+        self.running[task] = message.execution_id
+
+    def die(self, back_after: float) -> None:
+        """Be killed with all children, and started again under the same name."""
+        world = self.world
+        for message in (*self.held, *self.ready):
+            world.call(VISIBILITY * 1_000_000, lambda each=message: self.year.broker.put_back(each))  # type: ignore[misc]
+        self.held.clear()
+        self.ready.clear()
+        self.running.clear()
+        world.call(int(back_after * 1e6), lambda: self.year.start_worker(self.name, self.slots))
+        world.kill(self)
+
+    def _die_if_alive(self, back_after: float) -> None:
+        if self.alive:
+            self.die(back_after)
+
+    def point(self, what: str, when: str) -> None:
+        kind = f"worker dies {when} {what}"
+        if what in ("start", "finish", "advance") and self.year.faults.take(kind):
+            self.die(self.world.random.uniform(0.5, 20))
+
+    # --- a child ---------------------------------------------------------------------------------
+
+    def _child(self, execution_id: str) -> None:
+        task = self.world.task
+        assert task is not None
+        try:
+            self._execute(execution_id)
+        finally:
+            if self.running.pop(task, None) is not None and self.alive:
+                if self.ready:
+                    self._run(self.ready.popleft())
+                self.year.deliver_soon()
+                self.year.tick_soon()
+
+    def _execute(self, execution_id: str) -> None:
+        year = self.year
+        self.point("start", "before")
+        try:
+            outcome = self.attempts.start(
+                execution_id, worker=self.name, incarnation=self.incarnation
+            )
+        except SQLAlchemyError:
+            return  # the reconciler rings again
+        if isinstance(outcome, Refused):
+            if outcome.expired is not None:
+                self._advance(outcome.expired)
+            return
+        attempt = outcome.attempt
+        year.note_start(execution_id, attempt)
+        self.point("start", "after")
+        self._befall()
+        part = year.script.part(attempt.dag.dag_id, attempt.job)
+        error = self._work(attempt, part)
+        self.point("finish", "before")
+        if error is None:
+            dag_id = self.attempts.succeed(
+                execution_id, incarnation=str(attempt.incarnation), result=None
+            )
+            self.point("finish", "after")
+            if dag_id is not None:
+                self._advance(dag_id)
+        else:
+            self._retry(attempt, error)
+
+    def _befall(self) -> None:
+        """Let happen what is planned for the next job."""
+        world, faults, dice = self.world, self.year.faults, self.world.random
+        soon = int(dice.uniform(0, 1.5) * 1e6)
+        if faults.take("worker dies in a job"):
+            world.call(soon, lambda: self._die_if_alive(dice.uniform(5, 40)))
+        if faults.take("worker dies and comes back at once"):
+            world.call(soon, lambda: self._die_if_alive(0.2))
+        if faults.take("worker freezes"):
+            world.call(soon, lambda: self.freeze(3, 50))
+        if faults.take("worker loses the database"):
+            self.no_database_until = world.now + int(dice.uniform(3, 45) * 1e6)
+        if faults.take("worker loses the broker"):
+            self.no_broker_until = world.now + int(dice.uniform(3, 45) * 1e6)
+            world.call(self.no_broker_until - world.now, self.year.deliver_soon)
+
+    def _work(self, attempt: Attempt, part: Part) -> Exception | None:
+        """Do what the job does; return what it raises."""
+        world, job = self.world, attempt.job
+        fails = self.year.retries_of(attempt.execution_id) < part.failures
+        if fails and part.way is Way.SLOW:
+            world.sleep(job.timeout.total_seconds())
+            slow: Exception = SoftTimeLimitExceeded()
+            return slow
+        if fails and part.way is Way.DEAF:
+            hard = job.timeout + HARD_LIMIT_GRACE
+            world.sleep(hard.total_seconds())
+            self.reports.append(
+                (attempt.execution_id, job, TimeLimitExceeded(hard.total_seconds()))
+            )
+            world.come_round_at(self, world.now)
+            raise Killed
+        world.sleep(part.seconds)
+        if fails:
+            return RuntimeError("of its own")
+        if part.seconds < 0.7:
+            return self._write(attempt)
+        return None
+
+    def _write(self, attempt: Attempt) -> Exception | None:
+        """Write something that counts only while the attempt is this worker's."""
+        while True:
+            try:
+                with self.attempts.transaction(
+                    attempt.execution_id, attempt.incarnation
+                ) as connection:
+                    connection.execute(_EFFECT, {"id": attempt.execution_id})
+                return None
+            except FencedError as error:
+                return error
+            except DBAPIError:
+                self.world.sleep(2)
+
+    def _retry(self, attempt: Attempt, error: Exception) -> None:
+        retries = self.year.retries_of(attempt.execution_id)
+        base = int(attempt.job.retry_base.total_seconds())
+        cap = int(attempt.job.retry_cap.total_seconds())
+        countdown = None
+        if retries < attempt.job.max_retries:
+            countdown = get_exponential_backoff_interval(base, retries, cap, full_jitter=True)
+        outcome = self.attempts.fail(
+            attempt.execution_id,
+            failure_of(error, limit=attempt.job.timeout),
+            countdown=countdown,
+            incarnation=attempt.incarnation,
+            patient=True,
+        )
+        self.point("finish", "after")
+        if isinstance(outcome, FailedForGood | Cancelled):
+            self._advance(outcome.dag_id)
+        if not isinstance(outcome, Retried):
+            return
+        try:
+            self.year.broker.reach()
+            due = self.world.now + int(outcome.countdown * 1e6)
+            priority = PRIORITY[JobPriority(attempt.job.priority)]
+            message = Message(outcome.successor_id, attempt.job.market_id, priority, due)
+            self.year.broker.send(message)
+            self.attempts.mark_published(outcome.successor_id)
+        except (BrokerUnavailableError, DBAPIError):
+            return  # the beat sends it when it is due
+
+    def _advance(self, dag_id: str) -> None:
+        self.point("advance", "before")
+        try:
+            self.scheduler.advance(dag_id)
+        except (SQLAlchemyError, PrometheusError):
+            return
+        self.point("advance", "after")
+
+
+_EFFECT = text("INSERT INTO effects (execution_id, at) VALUES (:id, strftime('', ''))")

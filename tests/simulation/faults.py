@@ -1,0 +1,108 @@
+"""What goes wrong, and how often; all of it drawn from the seed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from tests.simulation.world import World
+
+POINTS_OF_BEAT = tuple(
+    f"beat dies {when} {what}"
+    for what in ("claim", "publish", "mark")
+    for when in ("before", "after")
+)
+POINTS_OF_WORKER = tuple(
+    f"worker dies {when} {what}"
+    for what in ("start", "finish", "advance")
+    for when in ("before", "after")
+)
+AT_A_MESSAGE = (
+    "message lost",
+    "message doubled",
+    "message late",
+    "message out of order",
+    "broker emptied",
+    "broker refuses",
+)
+AT_A_COMMIT = ("answer of a COMMIT lost", "serialization failure")
+AT_A_JOB = (
+    "worker dies in a job",
+    "worker dies and comes back at once",
+    "worker freezes",
+    "worker loses the database",
+    "worker loses the broker",
+)
+AT_A_BEAT = ("beat freezes", "beat freezes in a plan")
+AT_A_TIME = (
+    "database slow",
+    "database away for less than a lease",
+    "database away for more than a lease",
+    "clock goes forward",
+    "clock goes back",
+)
+KINDS = (
+    *AT_A_MESSAGE,
+    *AT_A_COMMIT,
+    *AT_A_JOB,
+    *AT_A_BEAT,
+    *AT_A_TIME,
+    *POINTS_OF_BEAT,
+    *POINTS_OF_WORKER,
+)
+EACH = 54
+"""How often each kind is planned in a year; at least 50 must have come to pass."""
+
+
+class Faults:
+    """
+    Faults that wait for the next thing they can befall, and a count of those that have.
+
+    A fault is planned for a time near a burst of work, and happens to the next message, COMMIT, job
+    or point in the code of its kind.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._armed: dict[str, int] = dict.fromkeys(KINDS, 0)
+        self.happened: Counter[str] = Counter()
+        self.now: dict[str, Callable[[], None]] = {}
+        """Kind -> what to do at its time, of the kinds that wait for nothing."""
+        self.log: list[str] = []
+
+    def plan(self, bursts: Sequence[int], seed: int) -> None:
+        """Spread a year's faults over some of its bursts of work."""
+        dice = random.Random(seed)
+        bad = sorted(dice.sample(bursts, min(len(bursts), 6 * EACH)))
+        for kind in KINDS:
+            for _ in range(EACH):
+                at = dice.choice(bad) + int(dice.uniform(-0.5, 5) * 1e6)
+                after = max(0, at - self._world.now)
+                self._world.call(after, lambda kind=kind: self._arm(kind))  # type: ignore[misc]
+
+    def _arm(self, kind: str) -> None:
+        if kind in self.now:
+            self.count(kind)
+            self.now[kind]()
+        else:
+            self._armed[kind] += 1
+
+    def take(self, kind: str) -> bool:
+        """Let a fault of some kind happen now, if one is waiting for it."""
+        if not self._armed[kind]:
+            return False
+        self._armed[kind] -= 1
+        self.count(kind)
+        return True
+
+    def count(self, kind: str) -> None:
+        """Note that a fault came to pass."""
+        self.happened[kind] += 1
+        task = self._world.task
+        who = task.process.name if task is not None else ""
+        self.log.append(f"{self._world.now} {kind} {who}")
+
+    def forget(self) -> None:
+        """Let nothing that is still waiting happen."""
+        self._armed = dict.fromkeys(KINDS, 0)

@@ -1,0 +1,54 @@
+"""The simulation finds what is broken, repeats itself, and has found nothing in years once lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.__main__ import saved_seeds
+from tests.simulation.defects import DEFECTS
+from tests.simulation.year import Year
+
+
+def _history(seed: int, days: int, hash_seed: str) -> str:
+    """Simulate in a process of its own; return the line that tells of it, without the time."""
+    command = [sys.executable, "-m", "tests.simulation", "--seed", str(seed), "--days", str(days)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith(f"seed {seed}"))
+    what, _, history = line.partition(" violations, ")
+    return what + history.partition("history")[2]
+
+
+def test_a_seed_gives_the_same_history_whatever_the_seed_of_hashes() -> None:
+    first = _history(11, 16, "1")
+    assert "0 violations" not in first
+    assert "faults, 0" in first
+    assert _history(11, 16, "2") == first
+    assert _history(12, 16, "1") != first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("defect", sorted(DEFECTS))
+def test_deliberate_defect_is_found_within_a_year(defect: str) -> None:
+    outcome = Year(3, defect=defect).run()
+    print(f"{defect}: after {outcome.days:.1f} days, {outcome.jobs} jobs: {outcome.violation}")
+    assert outcome.violation is not None
+
+
+def test_without_a_defect_the_same_days_keep_every_promise() -> None:
+    assert Year(3, days=30).run().violation is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", saved_seeds())
+def test_year_that_once_broke_a_promise_keeps_them_all(seed: int) -> None:
+    assert Year(seed).run().violation is None
