@@ -146,7 +146,7 @@ class Publisher:
             BrokerUnavailableError: Redis does not answer.
         """
         with self._redis() if within is None else self._fresh_redis(within) as redis:
-            text = redis.get(MARK_KEY)
+            (text,) = redis.mget([MARK_KEY])  # which refuses no kind of value
         if text is None:
             return None
         try:

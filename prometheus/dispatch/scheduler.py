@@ -421,7 +421,9 @@ class Scheduler:
 
     def _note_reachable(self, at: datetime) -> None:
         """Note that the database answered; a standby does too, so that it can rescue at once."""
-        if self._reached_at is None or at - self._reached_at > self._pace.lease:
+        since, before = self._reachable_since, self._reached_at
+        # Also where the clock was set back, which is not waited for.
+        if since is None or before is None or at < since or at - before > self._pace.lease:
             self._reachable_since = at
         self._reached_at = at
 
