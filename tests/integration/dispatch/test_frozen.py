@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 
-from prometheus.persistence.engine import PATIENCE_SECONDS, reading
-from prometheus.persistence.tables import audit
+from prometheus.persistence.engine import PATIENCE_SECONDS, reading, writing
+from prometheus.persistence.tables import audit, worker_incarnations
 from tests.integration.dispatch.conftest import Installation
 from tests.servers import Process, is_alive, wait_until
 
@@ -85,13 +86,16 @@ def test_commit_of_an_attempt_that_was_given_up_is_refused(
     """Only its main process stood still: the job itself goes on, and commits too late."""
     installation.settings |= SHORT_LEASE
     installation.beat()
-    frozen = installation.worker(concurrency=1)
+    # Given up after the beat's lease, long before the worker's own would end the job.
+    frozen = replace(installation, settings={}).worker(concurrency=1)
     dag_id = installation.make_run(
         "writes", parameters={"folder": str(tmp_path), "waits": "before"}
     )
     running(tmp_path, 1)
 
     frozen.send(signal.SIGSTOP)
+    with writing(installation.engine) as connection:
+        connection.execute(update(worker_incarnations).values(expires_at=func.now()))
     wait_until(
         lambda: installation.attempts(dag_id)[0].status == "FAILED", timeout=60, message="given up"
     )
@@ -102,6 +106,28 @@ def test_commit_of_an_attempt_that_was_given_up_is_refused(
     assert wrote(installation) == []
     assert installation.attempts(dag_id)[0].error_message.startswith("worker lost")
     assert installation.attempts(dag_id)[1].lost == 1
+
+
+def test_job_does_not_go_on_beside_its_successor_when_its_main_process_stands_still(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.settings |= {**SHORT_LEASE, "PROMETHEUS__WORKERS__LEASE": "15s"}
+    installation.beat()
+    frozen = installation.worker(concurrency=1)
+    dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
+    pid = running(tmp_path, 1)
+
+    frozen.send(signal.SIGSTOP)
+    installation.worker(concurrency=1)
+    running(tmp_path, 2)
+    alive = is_alive(pid)
+    (tmp_path / "go-2").touch()
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    assert not alive
+    assert "worker_frozen" in frozen.output()
+    frozen.send(signal.SIGCONT)
+    works_again(installation, frozen)
 
 
 def test_job_may_think_in_its_transaction_for_longer_than_our_own_code(

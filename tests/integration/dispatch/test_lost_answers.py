@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from prometheus.dispatch.attempts import Attempts
-from prometheus.persistence.engine import create_engine
+from prometheus.persistence.engine import PATIENCE_SECONDS, create_engine
 from prometheus.persistence.executions import (
     FailedForGood,
     Failure,
@@ -26,7 +27,7 @@ from tests.integration.dispatch.schedulers import (
     make_scheduler,
     register_worker,
 )
-from tests.servers import Gate, PostgresServer
+from tests.servers import Gate, PostgresServer, wait_until
 
 BOOM = Failure("ValueError: boom", {"type": "ValueError"})
 
@@ -206,3 +207,29 @@ def test_start_result_and_job_wait_for_the_database_and_say_so_once(
         *("database_unavailable", "database_back"),
         *("database_unavailable", "database_unavailable", "database_back"),
     ]
+
+
+def test_jobs_wait_for_each_others_locks_for_longer_than_our_own_code(
+    installation: Installation, attempts: Attempts
+) -> None:
+    written: list[float] = []
+
+    def write() -> None:
+        with attempts.transaction("second", None) as connection:
+            connection.exec_driver_sql("UPDATE market_clock SET speed = 3")
+            written.append(time.monotonic())
+
+    second = threading.Thread(target=write, daemon=True)
+    with attempts.transaction("first", None) as connection:
+        connection.exec_driver_sql("UPDATE market_clock SET speed = 2")
+        until = time.monotonic() + PATIENCE_SECONDS + 1
+        second.start()
+        wait_until(
+            lambda: time.monotonic() > until or not second.is_alive(),
+            timeout=PATIENCE_SECONDS + 30,
+            message="the first one thinks",
+        )
+    second.join(timeout=30)
+
+    assert written
+    assert written[0] > until

@@ -174,6 +174,26 @@ def test_mark_says_who_had_the_database_when_and_outlives_nobody_by_more_than_a_
         assert 0 < client.ttl(MARK_KEY) <= MARK_FOR.total_seconds()
 
 
+@pytest.mark.parametrize("left", ["", "x", "[]", '{"at": 1}', '{"at": "now"}', ["x"]], ids=repr)
+def test_mark_that_nobody_can_read_is_replaced_and_stops_nothing(
+    installation: Installation, app: Celery, spare_redis: RedisServer, left: str | list[str]
+) -> None:
+    """As a mark that is missing: what waits nowhere is sent."""
+    publisher = Publisher(app)
+    scheduler = make_scheduler(installation.engine, publisher)
+    with spare_redis.client() as client:
+        if isinstance(left, str):
+            client.set(MARK_KEY, left)
+        else:
+            client.rpush(MARK_KEY, *left)
+    _make_runs(installation, 1)
+
+    scheduler.tick()
+
+    assert _waiting(spare_redis) == JOBS
+    assert publisher.read_mark() is not None
+
+
 def _make_runs(installation: Installation, count: int) -> None:
     """Write runs of 200 independent jobs each."""
     pipeline = Pipeline("wide", markets=["US_EQ"])

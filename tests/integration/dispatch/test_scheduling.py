@@ -7,13 +7,14 @@ import signal
 import threading
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, literal_column, select, update
+from sqlalchemy import Connection, func, literal_column, select, update
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.publisher import Publisher
@@ -22,7 +23,7 @@ from prometheus.orchestration.dag import JobMetadata
 from prometheus.orchestration.decisions import Snapshot, Start, decide
 from prometheus.orchestration.planning import session_bounds
 from prometheus.persistence import executions, operators, runs
-from prometheus.persistence.clock import read_now
+from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import Publication, Started
 from prometheus.persistence.tables import dag_runs, job_executions
@@ -328,6 +329,64 @@ def test_one_market_in_trouble_does_not_delay_another(installation: Installation
 
     assert {each.dag_id for each in broker.published} == {healthy}
     assert installation.run_status(broken) == "OPEN"
+
+
+def test_row_that_somebody_else_holds_delays_its_own_market_alone(
+    installation: Installation,
+) -> None:
+    """Its run is over and would be closed; the market is the first in order."""
+    locked = installation.make_run("joined", market="ASIA_EQ")
+    healthy = installation.make_run("joined", market="US_EQ")
+    with writing(installation.engine) as connection:
+        # Not an operator's any more, so its windows have passed.
+        connection.execute(update(dag_runs).where(dag_runs.c.dag_id == locked).values(forced=False))
+    broker = RecordingBroker()
+    scheduler = make_scheduler(installation.engine, broker, markets=("ASIA_EQ", "US_EQ"))
+
+    with installation.engine.connect() as other, other.begin():
+        other.execute(select(func.set_config("idle_in_transaction_session_timeout", "0", True)))
+        other.execute(select(dag_runs).where(dag_runs.c.dag_id == locked).with_for_update())
+        scheduler.tick()
+
+    assert {each.dag_id for each in broker.published} == {healthy}
+    assert installation.run_status(locked) == "OPEN"
+    scheduler.tick()
+    assert installation.run_status(locked) == "FAILED"
+
+
+def test_database_whose_clock_is_set_back_is_looked_after_as_before(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that waited for the old time again would do nothing for an hour."""
+    ahead = timedelta(hours=1)
+
+    def read_early(connection: Connection) -> Now:
+        now = read_now(connection)
+        return replace(now, wall_at=now.wall_at + ahead)
+
+    engine, broker = installation.engine, RecordingBroker()
+    pace = Pace(worker_lease=timedelta(0))
+    scheduler = make_scheduler(engine, broker, pace=pace)
+    register_worker(engine, lease=timedelta(days=1))
+    with monkeypatch.context() as patch:
+        patch.setattr("prometheus.dispatch.scheduler.read_now", read_early)
+        scheduler.tick()
+    assert broker.canaries == ["US_EQ"]
+
+    scheduler.tick()
+    assert broker.canaries == ["US_EQ"] * 2
+
+    dag_id = installation.make_run("joined")
+    scheduler.tick()
+    lost = register_worker(engine, lease=timedelta(0))
+    (first, _) = broker.published
+    make_attempts(engine).start(first.execution_id, worker="test", incarnation=lost)
+    wait_until(
+        lambda: scheduler.tick() and scheduler.totals["rescued"] == 1,
+        timeout=10,
+        interval=0.2,
+        message=lambda: f"it is rescued: {installation.statuses(dag_id)}",
+    )
 
 
 @pytest.mark.promise("P6")

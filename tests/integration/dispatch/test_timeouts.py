@@ -39,13 +39,15 @@ def test_job_that_no_worker_takes_expires_and_on_failure_is_called(
     assert told.read_text() == f"waits_two_seconds 1 {reason}\n"
 
 
-def test_job_that_runs_when_its_run_has_had_its_time_is_asked_to_end(
+def test_job_that_runs_when_its_run_has_had_its_time_is_asked_to_end_and_on_failure_is_called(
     installation: Installation, tmp_path: Path
 ) -> None:
+    told = tmp_path / "told"
     beat = installation.beat()
     installation.worker()
     wait_until(installation.workers, timeout=60, message="the worker registers")
-    dag_id = installation.make_run("overdue", parameters={"folder": str(tmp_path)})
+    parameters = {"folder": str(tmp_path), "told": str(told)}
+    dag_id = installation.make_run("overdue", parameters=parameters)
 
     installation.wait_for_run(dag_id, "CANCELLED")
 
@@ -53,6 +55,8 @@ def test_job_that_runs_when_its_run_has_had_its_time_is_asked_to_end(
     assert (row.status, row.error_message) == ("CANCELLED", "cancelled by its run_timeout, 15s")
     assert (tmp_path / "asked").exists()
     assert beat.output().count("job_asked_to_end") == 1
+    wait_until(told.exists, timeout=30, message="on_failure is called")
+    assert told.read_text() == f"works_until_it_is_asked 1 {row.error_message}\n"
 
 
 def test_run_that_takes_too_long_ends(installation: Installation) -> None:

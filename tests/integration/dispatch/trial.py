@@ -233,7 +233,7 @@ hurried = Pipeline("hurried", markets=MARKETS, run_timeout="3s")
 def does_nothing(ctx: JobContext) -> None: ...
 
 
-overdue = Pipeline("overdue", markets=MARKETS, run_timeout="15s")
+overdue = Pipeline("overdue", markets=MARKETS, run_timeout="15s", on_failure=tell)
 
 
 @overdue.job()
