@@ -50,6 +50,8 @@ LONG: Mapping[Fault, int] = {
     Fault.REDIS_KILL: 16,
     Fault.REDIS_LOSS: 4,
     Fault.REDIS_FLUSH: 5,
+    Fault.REDIS_DROP: 5,
+    Fault.REDIS_DOUBLE: 10,
     Fault.POSTGRES_FAST: 7,
     Fault.POSTGRES_IMMEDIATE: 7,
     Fault.POSTGRES_KILL: 6,
@@ -151,7 +153,7 @@ class Feeder:
 
     def burst(self) -> None:
         """Make more at once than the workers can start."""
-        self.feed(self.jobs + 120)
+        self.feed(self.jobs + 50)
 
     def _all(self, draw: random.Random) -> Iterator[tuple[str, str, date]]:
         """Give pipeline, market and session of each run, every session before the next one."""

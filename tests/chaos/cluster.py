@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
+import redis
 import sqlalchemy
 from psycopg import sql
 
@@ -175,14 +177,23 @@ class Cluster:
 
     def waiting_ids(self) -> frozenset[str]:
         """Return the ids of the messages that wait in the markets' lists."""
-        found = set()
         with self.redis.client() as client:
-            for market_id in MARKETS:
-                for key in (market_id, *client.scan_iter(f"{market_id}:*")):
-                    if client.type(key) == b"list":
-                        messages: Any = client.lrange(key, 0, -1)
-                        found |= {str(json.loads(raw)["headers"]["id"]) for raw in messages}
-        return frozenset(found)
+            return frozenset(_id_of(raw) for _, raw in _waiting(client))
+
+    def double_messages(self) -> None:
+        """Put a second one beside every message that waits."""
+        with self.redis.client() as client:
+            for key, raw in list(_waiting(client)):
+                client.lpush(key, raw)
+
+    def lose_messages(self, draw: random.Random) -> frozenset[str]:
+        """Take half of the messages that wait away; return their ids."""
+        with self.redis.client() as client:
+            return frozenset(
+                _id_of(raw)
+                for key, raw in list(_waiting(client))
+                if draw.random() < 0.5 and client.lrem(key, 0, raw)
+            )
 
     def _make_nodes(self) -> None:
         names = [f"beat_{number}" for number in range(1, self.shape.beats + 1)]
@@ -227,3 +238,16 @@ class Cluster:
         )
         self.nodes.append(node)
         self._stack.callback(node.end)
+
+
+def _waiting(client: redis.Redis) -> Iterator[tuple[bytes, bytes]]:
+    """Give the key and the text of every message that waits."""
+    for market_id in MARKETS:
+        for key in (market_id.encode(), *client.scan_iter(f"{market_id}:*")):
+            if client.type(key) == b"list":
+                messages: Any = client.lrange(key, 0, -1)
+                yield from ((key, raw) for raw in messages)
+
+
+def _id_of(raw: bytes) -> str:
+    return str(json.loads(raw)["headers"]["id"])

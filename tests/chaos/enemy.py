@@ -47,6 +47,8 @@ class Fault(StrEnum):
     REDIS_KILL = "Redis killed"
     REDIS_LOSS = "Redis killed, its file lost"
     REDIS_FLUSH = "Redis flushed"
+    REDIS_DROP = "half of the waiting messages lost"
+    REDIS_DOUBLE = "waiting messages doubled"
     POSTGRES_FAST = "PostgreSQL restarted (fast)"
     POSTGRES_IMMEDIATE = "PostgreSQL restarted (immediate)"
     POSTGRES_KILL = "PostgreSQL killed"
@@ -58,6 +60,8 @@ OF_SERVERS = frozenset(
         Fault.REDIS_KILL,
         Fault.REDIS_LOSS,
         Fault.REDIS_FLUSH,
+        Fault.REDIS_DROP,
+        Fault.REDIS_DOUBLE,
         Fault.POSTGRES_FAST,
         Fault.POSTGRES_IMMEDIATE,
         Fault.POSTGRES_KILL,
@@ -66,8 +70,8 @@ OF_SERVERS = frozenset(
 )
 """One at a time."""
 OF_POSTGRES = frozenset(fault for fault in OF_SERVERS if fault.name.startswith("POSTGRES"))
-LOSSES = frozenset({Fault.REDIS_LOSS, Fault.REDIS_FLUSH})
-"""After which Redis is empty."""
+LOSSES = frozenset({Fault.REDIS_LOSS, Fault.REDIS_FLUSH, Fault.REDIS_DROP})
+"""After which messages are missing in Redis."""
 OF_BEATS = frozenset(fault for fault in Fault if fault.name.startswith("BEAT"))
 KILLS = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.BEAT_KILL})
 
@@ -306,9 +310,9 @@ class Enemy:
     def _hit_server(self, event: Event) -> None:
         log.info("%s", event.fault)
         postgres, broker = self._cluster.postgres, self._cluster.redis
-        if event.fault in LOSSES:
+        if event.fault in LOSSES or event.fault is Fault.REDIS_DOUBLE:
             self._before_loss()
-            self._later(1, lambda: self._lose_messages(event))
+            self._later(1, lambda: self._hit_messages(event))
             return
         self.events.append(event)
         match event.fault:
@@ -331,19 +335,27 @@ class Enemy:
             case _:
                 raise AssertionError(event.fault)
 
-    def _lose_messages(self, event: Event) -> None:
+    def _hit_messages(self, event: Event) -> None:
         broker = self._cluster.redis
-        event.lost = self._cluster.waiting_ids()
         event.at = time.time()
         self.events.append(event)
-        if event.fault is Fault.REDIS_FLUSH:
-            with broker.client() as client:
-                client.flushall()
-            self._heal(event, 0)
-            return
-        broker.kill()
-        broker.forget()
-        self._heal(event, self._draw.uniform(0.5, 8), broker.start)
+        match event.fault:
+            case Fault.REDIS_DOUBLE:
+                self._cluster.double_messages()
+                self._heal(event, 0)
+            case Fault.REDIS_DROP:
+                event.lost = self._cluster.lose_messages(self._draw)
+                self._heal(event, 0)
+            case Fault.REDIS_FLUSH:
+                event.lost = self._cluster.waiting_ids()
+                with broker.client() as client:
+                    client.flushall()
+                self._heal(event, 0)
+            case _:
+                event.lost = self._cluster.waiting_ids()
+                broker.kill()
+                broker.forget()
+                self._heal(event, self._draw.uniform(0.5, 8), broker.start)
 
     def _heal(self, event: Event, after: float, act: Callable[[], object] | None = None) -> None:
         def heal() -> None:

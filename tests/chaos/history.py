@@ -121,7 +121,7 @@ def examine(
         _take_overs(connection, events, leader_lease, figures)
         _going_on(connection, events, figures)
     figures.measure(
-        "refill after a loss of Redis",
+        "refill after messages were lost",
         [seconds for _, seconds in refills if seconds is not None],
         60,
     )
