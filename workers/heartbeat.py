@@ -86,6 +86,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._watcher = threading.Thread(target=self._watch, name="lease-watch", daemon=True)
         self._stopping = threading.Event()
         self._ended = threading.Event()
+        self._try_now = threading.Event()
         self._cut_off: set[str] = set()
         self._worker = worker
         if not issubclass(worker.pool_cls, prefork.TaskPool):
@@ -198,7 +199,8 @@ class Heartbeat(bootsteps.StartStopStep):
                 if isinstance(error, DBAPIError) and is_unavailable(error):
                     if time.monotonic() >= renew_at:
                         self._listen(False)
-                    time.sleep(outage.goes_on(error))
+                    self._try_now.wait(outage.goes_on(error))
+                    self._try_now.clear()
                 else:
                     log.exception("heartbeat_failed")
                     if reporting:
@@ -267,6 +269,7 @@ class Heartbeat(bootsteps.StartStopStep):
             elif since is None:
                 # Not yet: after an outage for all, others may have been the first to try again.
                 since = time.monotonic()
+                self._try_now.set()
             elif time.monotonic() - since > lease.total_seconds() / 10:
                 self._end_cut_off(CutOffError(lease))
 

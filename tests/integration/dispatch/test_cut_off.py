@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from prometheus.dispatch.publisher import Publisher
 from prometheus.persistence.engine import reading
 from prometheus.persistence.leases import wall_time
 from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.schedulers import celery_app, make_scheduler
 from tests.servers import Gate, PostgresServer, Process, RedisServer, is_alive, wait_until
 
 LEASE = timedelta(seconds=9)
@@ -153,6 +155,34 @@ def test_outage_for_everybody_that_outlasts_a_lease_fails_no_job(
     assert len(installation.workers()) == 1
     # Once a stretch, in each process that waits, and not at every try.
     assert worker.output().count("database_unavailable") <= 3
+    assert not installation.logged("worker_cut_off")
+
+
+def test_worker_whose_leader_is_back_a_moment_before_it_tries_at_once_and_keeps_its_job(
+    installation: Installation, postgres_server: PostgresServer, gates: ExitStack, tmp_path: Path
+) -> None:
+    """Else a fresh mark would tell it that it alone has been away."""
+    installation.settings |= SHORT_LEASE
+    gate = gates.enter_context(Gate(to_postgres(postgres_server)))
+    app = gates.enter_context(celery_app(installation))
+    leader = make_scheduler(installation.engine, Publisher(app))
+    worker = through(gate, installation).worker()
+    dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
+    leader.tick()
+    pid = running(tmp_path)
+
+    gate.shut()
+    worker.wait_for("database_unavailable", timeout=30)
+    # For the leader too: it does not tick, and the worker tries ever more rarely.
+    outlast(worker, LEASE)
+    gate.open()
+    leader.tick()
+    worker.wait_for("database_back", timeout=30)
+
+    assert is_alive(pid)
+    (tmp_path / "go-1").touch()
+    installation.wait_for_run(dag_id, "SUCCESS")
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
     assert not installation.logged("worker_cut_off")
 
 
