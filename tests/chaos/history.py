@@ -348,19 +348,24 @@ def _loses_the_lead(event: Event, lease: float) -> bool:
 
 
 def _going_on(connection: psycopg.Connection, events: Sequence[Event], figures: Figures) -> None:
-    """Measure from PostgreSQL's return to the next start of a job."""
+    """Measure from PostgreSQL's return, or from when something was due, to the next start."""
     starts = [
-        row[0].timestamp()
-        for row in connection.execute(
-            "SELECT started_at FROM job_executions WHERE started_at IS NOT NULL ORDER BY 1"
+        (float(started_at), float(due_at))
+        for started_at, due_at in connection.execute(
+            "SELECT extract(epoch FROM started_at), extract(epoch FROM scheduled_at) "
+            "FROM job_executions WHERE started_at IS NOT NULL ORDER BY 1"
         )
     ]
+    outages = [event for event in events if event.fault in OF_POSTGRES]
     found = []
-    for event in events:
-        if event.fault in OF_POSTGRES and event.until is not None:
-            after = next((at for at in starts if at > event.until), None)
-            if after is not None:
-                found.append(after - event.until)
+    for event in outages:
+        back_at = event.until
+        if back_at is None:
+            continue
+        later = [(started_at, due_at) for started_at, due_at in starts if started_at > back_at]
+        if not later or any(back_at < other.at < later[0][0] for other in outages):
+            continue
+        found.append(later[0][0] - max(back_at, min(due_at for _, due_at in later)))
     figures.measure("first start after PostgreSQL's return", found, 30)
 
 
