@@ -165,10 +165,12 @@ class _Stage:
         ]
         with reading(self.engine) as connection:
             report = check(connection, finished=True, starts=starts)
-            states = connection.execute(
-                select(dag_runs.c.status, func.count()).group_by(dag_runs.c.status)
-            ).tuples()
-            by_state: dict[str, int] = dict(states.all())
+            by_state = {
+                str(row[0]): int(row[1])
+                for row in connection.execute(
+                    select(dag_runs.c.status, func.count()).group_by(dag_runs.c.status)
+                )
+            }
             unended = set(
                 connection.execute(
                     select(job_executions.c.execution_id).where(
