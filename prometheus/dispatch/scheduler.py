@@ -38,7 +38,7 @@ from prometheus.orchestration.decisions import (
 )
 from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.orchestration.planning import next_opening, plan_runs, session_bounds
+from prometheus.orchestration.planning import REACH, next_opening, plan_runs, session_bounds
 from prometheus.orchestration.windows import SessionBounds
 from prometheus.persistence import clock, executions, leases, runs
 from prometheus.persistence.clock import Now, read_now
@@ -175,6 +175,7 @@ class Scheduler:
         self._epoch: int | None = None
         self._plan_at: datetime | None = None
         self._opening_at: datetime | None = None
+        self._planned_until: dict[tuple[str, str], date] = {}
         self._reconcile_at: datetime | None = None
         self._rescue_at: datetime | None = None
         self._canaries = Canaries(broker)
@@ -209,7 +210,7 @@ class Scheduler:
         total = Advanced()
         for market_id in sorted(by_market.keys() & self._markets):
             try:
-                done = self._advance_market(by_market[market_id], now)
+                done = self._advance_market(by_market[market_id], now, alone=dag_id is not None)
             except Exception as error:  # one market's trouble never delays another's
                 if _ends_tick(error):
                     raise
@@ -227,7 +228,7 @@ class Scheduler:
         self.totals["lost_claims"] += total.lost_claims
         return total
 
-    def _advance_market(self, states: list[RunState], now: Now) -> Advanced:
+    def _advance_market(self, states: list[RunState], now: Now, *, alone: bool) -> Advanced:
         snapshot = Snapshot(
             runs=tuple(states),
             bounds={
@@ -244,8 +245,9 @@ class Scheduler:
         return Advanced(
             claimed=len(claimed),
             lost_claims=len(starts) - len(claimed),
-            next_at=next_instant(snapshot, now.market_at),
-            next_wall_at=next_timeout(snapshot),
+            # A worker that advances its own run does not wait for anything.
+            next_at=None if alone else next_instant(snapshot, now.market_at),
+            next_wall_at=None if alone else next_timeout(snapshot),
             busy=live or bool(starts),
         )
 
@@ -468,10 +470,15 @@ class Scheduler:
     def _plan_market(self, pipeline: Pipeline, market_id: str, now: Now) -> None:
         calendar = TradingCalendar(market_id)
         self._warn_of_horizon(calendar, now)
+        key = pipeline.name, market_id
+        since = self._planned_until.get(key, date.min)
         with self._writing() as connection:
             first_seen_at = runs.first_seen(connection, pipeline.name, market_id, now.market_at)
             existing = runs.sessions_with_runs(
-                connection, pipeline.name, market_id, first_seen_at.date() - timedelta(days=30)
+                connection,
+                pipeline.name,
+                market_id,
+                max(first_seen_at.date() - timedelta(days=30), since),
             )
         for planned in plan_runs(
             pipeline,
@@ -481,6 +488,7 @@ class Scheduler:
             first_seen_at=first_seen_at,
             now=now.market_at,
             only=now.only,
+            since=since,
         ):
             with self._writing() as connection:
                 made = runs.create_run(
@@ -497,6 +505,8 @@ class Scheduler:
                 event = "session_missed" if planned.missed else "run_created"
                 level = logging.WARNING if planned.missed else logging.INFO
                 log.log(level, event, extra={"dag": planned.dag.dag_id, "reason": planned.missed})
+        # All that have opened have their runs now: not looked at again, however many there are.
+        self._planned_until[key] = (now.market_at - REACH).date()
 
     def _rescue(self, now: Now) -> None:
         # A scheduler that could not reach the database does not know who renewed meanwhile.

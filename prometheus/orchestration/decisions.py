@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from prometheus.core.durations import format_duration
 from prometheus.errors import UnknownMarketError
@@ -41,7 +42,10 @@ class RunState:
     jobs: Mapping[str, JobState]
     """Every job of the DAG by id."""
     previous: Mapping[str, JobStatus] | None
-    """Jobs of the run of the market's previous session by id; ``None`` if it has no run."""
+    """
+    Of the run of the market's previous session, the jobs that a job here may have to wait for, by
+    id; ``None`` if there is none.
+    """
     forced: bool = False
     """An operator, or an announced catch-up, runs it outside its windows."""
     created_at: datetime | None = None
@@ -173,18 +177,20 @@ def _decide_run(
     status = {job_id: state.status for job_id, state in run.jobs.items()}
     for job_id in run.dag.topological_order():
         job, state = run.dag.jobs[job_id], run.jobs[job_id]
+        if state.status in FINAL:
+            continue
         timeout = _timeout(run, job)
         if timeout is not None and (wall_at is None or wall_at < timeout.at):
             timeout = None  # it has not come
         if state.status is JobStatus.RUNNING and timeout is not None:
             by = f"{RUN_TIMEOUT}, {format_duration(timeout.allowed)}"
             decisions.append(Cancel(dag_id, job, state.execution_id, by))
-        if state.status not in (JobStatus.PENDING, JobStatus.QUEUED):
+        if state.status is JobStatus.RUNNING:
             continue
         window = bounds.window(job)
         forced = run.forced or state.forced
         if now >= window.closes_at and not forced:
-            reason = f"its window closed at {window.closes_at:%Y-%m-%d %H:%M:%S} UTC"
+            reason = f"its window closed at {_shown(window.closes_at)}"
             decisions.append(Expire(dag_id, job, state.execution_id, reason))
             status[job_id] = JobStatus.EXPIRED
             continue
@@ -209,6 +215,8 @@ def _decide_run(
 
 
 def _timeout(run: RunState, job: JobMetadata) -> Timeout | None:
+    if run.dag.run_timeout is None and job.queue_timeout is None:
+        return None
     state = run.jobs[job.job_id]
     if state.status is JobStatus.RUNNING:
         asked = state.forced or state.cancel_asked
@@ -231,7 +239,7 @@ def _reason_to_hold(
     now: datetime,
 ) -> tuple[HoldReason, str, datetime | None] | None:
     if now < window.opens_at and not forced:
-        detail = f"its window opens at {window.opens_at:%Y-%m-%d %H:%M:%S} UTC"
+        detail = f"its window opens at {_shown(window.opens_at)}"
         return HoldReason.WINDOW, detail, window.opens_at
     waiting = [up for up in job.dependencies if status[up] is not JobStatus.SUCCESS]
     if waiting:
@@ -242,6 +250,11 @@ def _reason_to_hold(
         if before is not None and before not in (JobStatus.SUCCESS, *BLOCKING):
             return HoldReason.PREVIOUS, f"in the previous session it is {before}", None
     return None
+
+
+@lru_cache(maxsize=1024)
+def _shown(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def next_instant(snapshot: Snapshot, now: datetime) -> datetime | None:

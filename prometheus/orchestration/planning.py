@@ -22,7 +22,7 @@ MAX_CATCH_UP = 10
 ON_TIME = timedelta(minutes=5)
 """How long after its first window's opening a run still counts as on time."""
 
-_REACH = timedelta(days=2)
+REACH = timedelta(days=2)
 """How far a session's instants can be from midnight UTC of its date."""
 
 
@@ -81,6 +81,7 @@ def plan_runs(
     first_seen_at: datetime,
     now: datetime,
     only: SessionRange | None = None,
+    since: date = date.min,
 ) -> tuple[PlannedRun, ...]:
     """
     List the runs of one pipeline and market that should exist by now and do not.
@@ -94,6 +95,7 @@ def plan_runs(
             windows had closed by then are none of its business.
         now: Market time, aware UTC.
         only: Sessions outside these bounds are never run.
+        since: Sessions before this date are known to have their runs.
 
     Returns:
         Runs in the order of their sessions.
@@ -101,10 +103,10 @@ def plan_runs(
     Raises:
         HorizonError: ``now`` is outside the calendar: which sessions there were is not known.
     """
-    if (now - _REACH).date() > calendar.horizon:
+    if (now - REACH).date() > calendar.horizon:
         raise HorizonError(market_id, now, calendar.first, calendar.horizon)
     due: list[tuple[DAG, SessionBounds]] = []
-    for session_date in _sessions_since(calendar, first_seen_at, now):
+    for session_date in _sessions_since(calendar, first_seen_at, now, since):
         if session_date in existing:
             continue
         if only is not None and not only.first <= session_date <= only.last:
@@ -137,12 +139,12 @@ def plan_runs(
 
 
 def _sessions_since(
-    calendar: TradingCalendar, first_seen_at: datetime, now: datetime
+    calendar: TradingCalendar, first_seen_at: datetime, now: datetime, since: date
 ) -> list[date]:
     """List the sessions that opened by ``now`` and had not ended long before ``first_seen_at``."""
     # A window may reach to the next session's PRE_OPEN, and holidays can hold that off for a while.
-    start = max(calendar.first, (first_seen_at - timedelta(days=14)).date())
-    end = min(calendar.horizon, (now + _REACH).date())
+    start = max(calendar.first, (first_seen_at - timedelta(days=14)).date(), since)
+    end = min(calendar.horizon, (now + REACH).date())
     return [
         session_date
         for session_date in calendar.trading_days(start, end)
@@ -162,7 +164,7 @@ def next_opening(
     Returns:
         ``None`` if no further session is known, or none is inside the bounds.
     """
-    session_date = max(calendar.first, (now - _REACH).date())
+    session_date = max(calendar.first, (now - REACH).date())
     last = calendar.horizon
     if only is not None:
         session_date, last = max(session_date, only.first), min(last, only.last)

@@ -262,6 +262,7 @@ def _read_dag(row: Row[Any]) -> DAG:
     return dag
 
 
+_STATUS = {status.value: status for status in JobStatus}
 _OPEN_RUNS = select(_r.dag_id, _r.definition_hash, _r.forced, _r.created_at).where(is_open)
 _OPEN_RUN = _OPEN_RUNS.where(_r.dag_id == bindparam("of"))
 _OPEN_JOBS = (
@@ -307,13 +308,10 @@ def read_open_runs(
         rows = connection.execute(_OPEN_JOBS_OF_RUN, {"of": dag_id})
     dags = load_dags(connection, ((row.dag_id, row.definition_hash) for row in found))
     jobs: dict[str, dict[str, JobState]] = defaultdict(dict)
-    for row in rows:  # in order of attempts: the latest one stays
-        jobs[row.dag_id][row.job_id] = JobState(
-            row.execution_id,
-            JobStatus(row.status),
-            row.forced,
-            row.scheduled_at,
-            cancel_asked=row.cancel_asked_at is not None,
+    # In order of attempts: the latest one stays.
+    for of, job_id, execution_id, status, forced, scheduled_at, asked_at in rows:
+        jobs[of][job_id] = JobState(
+            execution_id, _STATUS[status], forced, scheduled_at, cancel_asked=asked_at is not None
         )
     before = {
         dag_id: previous
@@ -324,7 +322,8 @@ def read_open_runs(
         )
         and (previous := previous_run(dag)) is not None
     }
-    earlier = latest_statuses(connection, set(before.values()))
+    waiting = {job.job_id for dag_id in before for job in dags[dag_id] if job.after_previous}
+    earlier = _statuses_of(connection, set(before.values()), waiting)
     return tuple(
         RunState(
             dag=dags[row.dag_id],
@@ -343,14 +342,29 @@ _STATUSES = (
 )
 
 
+_STATUSES_OF_JOBS = _STATUSES.where(_e.job_id.in_(bindparam("jobs", expanding=True)))
+
+
+def _statuses_of(
+    connection: Connection, dag_ids: Collection[str], job_ids: Collection[str]
+) -> dict[str, dict[str, JobStatus]]:
+    """Return what `latest_statuses` does, of some jobs only."""
+    statuses: dict[str, dict[str, JobStatus]] = defaultdict(dict)
+    if dag_ids:
+        asked = {"ids": list(dag_ids), "jobs": list(job_ids)}
+        for dag_id, job_id, status in connection.execute(_STATUSES_OF_JOBS, asked):
+            statuses[dag_id][job_id] = _STATUS[status]
+    return dict(statuses)
+
+
 def latest_statuses(
     connection: Connection, dag_ids: Collection[str]
 ) -> dict[str, dict[str, JobStatus]]:
     """Return the state of every job of some runs: dag id -> job id -> state; no row, no entry."""
     statuses: dict[str, dict[str, JobStatus]] = defaultdict(dict)
     if dag_ids:
-        for row in connection.execute(_STATUSES, {"ids": list(dag_ids)}):
-            statuses[row.dag_id][row.job_id] = JobStatus(row.status)
+        for dag_id, job_id, status in connection.execute(_STATUSES, {"ids": list(dag_ids)}):
+            statuses[dag_id][job_id] = _STATUS[status]
     return dict(statuses)
 
 

@@ -112,7 +112,7 @@ class Beat(Actor):
             led = self.scheduler.totals["ticks"] > ticks
             if led and not pause and wait < NOTHING_KNOWN and year.is_quiet():
                 world.quiet_until = world.now + int(wait.total_seconds() * 1e6)
-            often = led and year.moves and world.random.random() < 0.5
+            often = led and year.moves and world.random.random() < 0.25
             seconds = min(wait.total_seconds(), TICK_AT_MOST if often else TICK_AT_LEAST)
             world.come_round(max(pause or seconds, 0.001))
 
@@ -224,7 +224,7 @@ class Worker(Actor):
             self.world.start(self, self._watch)
 
     def _watch(self) -> None:
-        looks = 0
+        since: float | None = None
         while True:
             renewed_at, began = self.renewed
             late = self.world.monotonic() - began - LOOK_AFTER * LEASE.total_seconds()
@@ -232,11 +232,14 @@ class Worker(Actor):
                 self._watching = False
                 return
             if late < 0 or not self.running:
-                looks = 0
+                since = None
                 self.world.sleep(max(LOOK_EVERY, -late))
                 continue
-            looks = looks + 1 if self._others_go_on(renewed_at + LEASE / 2) else 0
-            if looks > 1:
+            if not self._others_go_on(renewed_at + LEASE / 2):
+                since = None
+            elif since is None:
+                since = self.world.monotonic()
+            elif self.world.monotonic() - since > LEASE.total_seconds() / 10:
                 self._end_cut_off()
             self.world.sleep(LOOK_EVERY)
 

@@ -209,15 +209,14 @@ class World:
             if self.quiet_until is not None:
                 self._leap(until)
             if due and (not rounds or due[0] < rounds[0]):
-                event = heapq.heappop(due)
+                queue = due
             elif rounds:
-                event = heapq.heappop(rounds)
+                queue = rounds
             else:
                 return
-            at, number, task, work = event
-            if at > until:
-                heapq.heappush(due, event)
+            if queue[0][0] > until:
                 return
+            at, number, task, work = heapq.heappop(queue)
             if task is None:
                 self.now = max(self.now, at)
                 self.events += 1

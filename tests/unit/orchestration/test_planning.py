@@ -79,6 +79,23 @@ class TestLive:
         existing = (*UNTIL_THE_19TH, "2012-11-20")
         assert plan(CatchUp.ALL, now="2012-11-20T22:00", existing=existing) == ()
 
+    def test_sessions_that_are_known_to_have_their_runs_are_not_looked_at(self) -> None:
+        def planned(since: date) -> list[tuple[str, str]]:
+            runs = plan_runs(
+                pipeline(CatchUp.ALL),
+                US,
+                "US_EQ",
+                existing=(),
+                first_seen_at=at("2012-11-14T00:00"),
+                now=at("2012-11-20T22:00"),
+                since=since,
+            )
+            return shown(runs)
+
+        assert planned(date(2012, 11, 19)) == [("2012-11-19", "forced"), ("2012-11-20", "")]
+        assert planned(date.min)[-2:] == planned(date(2012, 11, 19))
+        assert len(planned(date.min)) > 2
+
     @pytest.mark.parametrize("now", ["2012-11-22T14:30", "2012-11-22T21:30", "2012-11-24T12:00"])
     def test_holidays_and_weekends_make_no_run(self, now: str) -> None:
         existing = (*UNTIL_THE_19TH, "2012-11-20", "2012-11-21", "2012-11-23")
