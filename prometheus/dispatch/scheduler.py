@@ -441,6 +441,7 @@ class Scheduler:
         if not opened and not _is_due(self._plan_at, now, self._pace.plan_every):
             return
         openings = []
+        again = False
         for pipeline in self._pipelines.values():
             for market_id in pipeline.markets:
                 if market_id not in (now.markets or self._markets):
@@ -452,11 +453,12 @@ class Scheduler:
                     if _ends_tick(error):
                         raise
                     log.exception("market_not_planned", extra={"market": market_id})
+                    again = again or is_contended(error)  # the next tick may win
                     continue
                 if opening is not None:
                     openings.append(opening)
         self._opening_at = min(openings, default=None)
-        self._plan_at = now.wall_at + self._pace.plan_every
+        self._plan_at = now.wall_at if again else now.wall_at + self._pace.plan_every
 
     def _warn_of_horizon(self, calendar: TradingCalendar, now: Now) -> None:
         """Say once a day that a calendar is about to end."""

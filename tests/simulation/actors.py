@@ -110,8 +110,10 @@ class Beat(Actor):
             except Exception as error:
                 raise Violation(year.database.tell(f"tick failed: {error!r}")) from error
             led = self.scheduler.totals["ticks"] > ticks
-            if led and not pause and wait < NOTHING_KNOWN and year.is_quiet():
-                world.quiet_until = world.now + int(wait.total_seconds() * 1e6)
+            if led and not pause and wait < NOTHING_KNOWN:
+                until = year.quiet_until()
+                if until is not None:
+                    world.quiet_until = min(until, world.now + int(wait.total_seconds() * 1e6))
             often = led and year.moves and world.random.random() < 0.25
             seconds = min(wait.total_seconds(), TICK_AT_MOST if often else TICK_AT_LEAST)
             world.come_round(max(pause or seconds, 0.001))

@@ -142,8 +142,15 @@ class Year:
                 return
             worker.receive(message)
 
-    def is_quiet(self) -> bool:
-        """Say whether nothing is wrong and nothing due: then only rounds would be made."""
+    def quiet_until(self) -> int | None:
+        """
+        Say until when only rounds would be made: nothing is wrong, and nothing is due.
+
+        Returns:
+            ``None`` if something is. Otherwise the first time at which something queued is due, if
+            there is any: the scheduler does not wait for what has its message, but must come and
+            see whether that was lost.
+        """
         world, database = self.world, self.database
         workers = [each for each in self.workers.values() if each.alive]
         if (
@@ -152,19 +159,23 @@ class Year:
             or database.holder is not None
             or any(each.reports or each.ready for each in workers)
         ):
-            return False
+            return None
         running = 0
         for worker in workers:
             if worker.running and not worker.well:
-                return False
+                return None
             running += len(worker.running)
-        found: tuple[int, int] = database.raw.execute(
+        found: tuple[int, str | None] = database.raw.execute(
             "SELECT count(*) FILTER (WHERE status = 'RUNNING'),"
-            " count(*) FILTER (WHERE status = 'QUEUED' AND scheduled_at <= ?)"
-            " FROM job_executions WHERE status IN ('QUEUED', 'RUNNING')",
-            (world.database_time(),),
+            " min(scheduled_at) FILTER (WHERE status = 'QUEUED')"
+            " FROM job_executions WHERE status IN ('QUEUED', 'RUNNING')"
         ).fetchone()
-        return found == (running, 0)
+        if found[0] != running or (found[1] or "9") <= world.database_time():
+            return None
+        if found[1] is None:
+            return world.at(datetime.max.replace(tzinfo=UTC))
+        due = datetime.fromisoformat(found[1]).replace(tzinfo=UTC)
+        return world.at(due) - world.clock_offset
 
     @property
     def moves(self) -> bool:
