@@ -30,13 +30,13 @@ def _history(seed: int, days: int, hash_seed: str) -> str:
 
 def test_a_seed_gives_the_same_history_whatever_the_seed_of_hashes() -> None:
     first = _history(11, 16, "1")
-    assert "0 violations" not in first
     assert "faults, 0" in first
     assert _history(11, 16, "2") == first
     assert _history(12, 16, "1") != first
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("defect", sorted(DEFECTS))
 def test_deliberate_defect_is_found_within_a_year(defect: str) -> None:
     outcome = Year(3, defect=defect).run()
@@ -49,6 +49,7 @@ def test_without_a_defect_the_same_days_keep_every_promise() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", saved_seeds())
 def test_year_that_once_broke_a_promise_keeps_them_all(seed: int) -> None:
     assert Year(seed).run().violation is None
