@@ -99,6 +99,7 @@ class Beat(Actor):
         pause = 0.0
         while True:
             ticks = self.scheduler.totals["ticks"]
+            faults = len(year.faults.log)
             wait = timedelta(0)
             try:
                 wait = self.scheduler.tick()
@@ -110,7 +111,9 @@ class Beat(Actor):
             except Exception as error:
                 raise Violation(year.database.tell(f"tick failed: {error!r}")) from error
             led = self.scheduler.totals["ticks"] > ticks
-            if led and not pause and wait < NOTHING_KNOWN:
+            # What a fault kept this tick from doing, the next one does.
+            whole = led and not pause and len(year.faults.log) == faults
+            if whole and wait < NOTHING_KNOWN:
                 until = year.quiet_until()
                 if until is not None:
                     world.quiet_until = min(until, world.now + int(wait.total_seconds() * 1e6))
