@@ -17,7 +17,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from prometheus.dispatch.publisher import Publisher
-from prometheus.dispatch.scheduler import Pace
+from prometheus.dispatch.scheduler import LEADERSHIP, Pace
+from prometheus.persistence import leases
+from prometheus.persistence.engine import reading
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler
 from tests.servers import Gate, PostgresServer, Process, wait_until
@@ -54,6 +56,12 @@ def _locked(server: PostgresServer, installation: Installation) -> Iterator[None
         yield
 
 
+def _ticked(installation: Installation) -> bool:
+    with reading(installation.engine) as connection:
+        lead = leases.leader(connection, LEADERSHIP)
+    return lead is not None and lead["ticked_at"] is not None
+
+
 @pytest.mark.promise("P4")
 @pytest.mark.parametrize("trouble", [_away, _read_only, _locked])
 def test_beat_waits_for_its_postgresql(
@@ -62,6 +70,8 @@ def test_beat_waits_for_its_postgresql(
     installation, server = spare_installation
     beat = installation.beat()
     beat.wait_for("leading", timeout=60)
+    # Its connections are made then: one that is just being made would escape what is done to them.
+    wait_until(lambda: _ticked(installation), timeout=60, message="it has ticked")
     with trouble(server, installation):
         beat.wait_for("database_unavailable", timeout=30)
 
