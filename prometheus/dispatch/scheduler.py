@@ -95,9 +95,10 @@ class Pace:
     reconcile_after: timedelta = timedelta(seconds=10)
     """Rows due for less are not looked for in the broker."""
     ring_again_after: timedelta = timedelta(seconds=25)
-    """First repetition of a message that is in no list; doubles with each one. With the interval
+    """After which a message that is in no list is repeated, however often it was. With the interval
     and a pause between two ticks, less than a minute."""
     ring_again_at_most: timedelta = timedelta(minutes=10)
+    """Of an ``on_failure`` that nobody takes, whose repetitions double."""
     canary_every: timedelta = timedelta(seconds=30)
     """How often a deaf queue is looked for; it is said at the second look at the latest."""
     rescue_every: timedelta = timedelta(seconds=1)
@@ -576,9 +577,9 @@ class Scheduler:
             waiting = executions.waiting_in_queue(connection, now.wall_at - left_alone)
         due = [
             publication
-            for publication, published_at, count in waiting
+            for publication, published_at, _ in waiting
             if publication.queue in self._markets
-            and (everything or now.wall_at >= published_at + self._ring_again(count))
+            and (everything or now.wall_at >= published_at + self._pace.ring_again_after)
         ]
         if not due:
             return

@@ -13,7 +13,7 @@ from prometheus.persistence.tables import job_executions
 ENOUGH = 5
 """Refused messages after which an execution is given up if no worker is left that may know it."""
 AT_MOST = 20
-"""Refused messages after which it is given up even so; the last ones are 10 minutes apart."""
+"""Refused messages after which it is given up even so; they are about half a minute apart."""
 
 _e = job_executions.c
 
