@@ -74,6 +74,11 @@ def wait_until(
         time.sleep(interval)
 
 
+def is_written(path: Path) -> bool:
+    """Say whether a file has something in it; it is there a moment earlier."""
+    return path.exists() and path.stat().st_size > 0
+
+
 def is_alive(pid: int) -> bool:
     """Say whether a process still does something; one that waits to be reaped does not."""
     try:

@@ -88,6 +88,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._ended = threading.Event()
         self._try_now = threading.Event()
         self._cut_off: set[str] = set()
+        self._asked_to_stop = False
         self._worker = worker
         if not issubclass(worker.pool_cls, prefork.TaskPool):
             pool = worker.pool_cls.__module__.rpartition(".")[2]
@@ -148,8 +149,13 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _stop_cold_next(self, how: str, **_: Any) -> None:
         """Let a second SIGTERM end the running jobs, for whom the first one waits."""
-        if how == "Warm":
-            install_worker_term_hard_handler(self._worker, sig="SIGTERM")
+        if how != "Warm":
+            return
+        install_worker_term_hard_handler(self._worker, sig="SIGTERM")
+        if self._asked_to_stop:
+            # The second came while the first was still being handled, and was taken for a first.
+            signal.raise_signal(signal.SIGTERM)
+        self._asked_to_stop = True
 
     def _register(self) -> None:
         # Another each time: a registration that seemed to fail may have been committed.

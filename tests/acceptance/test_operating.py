@@ -16,7 +16,7 @@ import pytest
 
 from prometheus.cli.places import STACK_FILE
 from tests.acceptance.conftest import RunCommand, StartCommand, environment, rows
-from tests.servers import wait_until
+from tests.servers import is_written, wait_until
 
 RUN = ("run", "US_EQ", "--date", "2012-11-21")
 DAG_ID = "us_eq_daily_2012-11-21"
@@ -224,7 +224,7 @@ def test_cancel_ends_what_is_running(
     pid_file = home / "pid"
     env = {"PROMETHEUS__PIPELINES__MODULES": "slow.py", "PID_FILE": str(pid_file)}
     run = start_command("run", "US_EQ", "--date", "2012-11-21", "--pipeline", "slow", env=env)
-    wait_until(lambda: pid_file.exists() and pid_file.read_text(), timeout=60)
+    wait_until(lambda: is_written(pid_file), timeout=60)
     pid = int(pid_file.read_text())
     ask = ("cancel", "us_eq_slow_2012-11-21", "--as", "ada")
     run_command(*ask, "--grace", "soon", env=env).refused("'soon' is not a duration", status=2)
@@ -313,7 +313,7 @@ def test_second_ctrl_c_hands_back_what_runs(
     pid_file = home / "pid"
     env = {"PROMETHEUS__PIPELINES__MODULES": "slow.py", "PID_FILE": str(pid_file)}
     run = start_command("run", "US_EQ", "--date", "2012-11-21", "--pipeline", "slow", env=env)
-    wait_until(lambda: pid_file.exists() and pid_file.read_text(), timeout=60)
+    wait_until(lambda: is_written(pid_file), timeout=60)
     pid = int(pid_file.read_text())
     family = run.family()
 

@@ -31,7 +31,7 @@ from prometheus.cli.stack import (
     lock_folder,
 )
 from tests.conftest import StartProcess
-from tests.servers import Process, wait_until
+from tests.servers import Process, is_written, wait_until
 
 SECOND = timedelta(seconds=1)
 
@@ -244,7 +244,7 @@ def test_children_of_a_program_that_died_end_too(tmp_path: Path) -> None:
         pathlib.Path({str(ready)!r}).write_text(str(child.pid))
         time.sleep(600)
         """,
-        ready=lambda: ready.exists() and ready.read_text() != "",
+        ready=lambda: is_written(ready),
     )
     with pytest.raises(ProgramError), Stack(tmp_path / "data") as stack:
         stack.start(parent)
@@ -265,7 +265,7 @@ def test_a_program_deaf_to_sigterm_is_killed_with_its_children(tmp_path: Path) -
         pathlib.Path({str(ready)!r}).write_text(str(child.pid))
         time.sleep(600)
         """,
-        ready=lambda: ready.exists() and ready.read_text() != "",
+        ready=lambda: is_written(ready),
         stop_within=SECOND,
     )
     with Stack(tmp_path / "data") as stack:

@@ -11,7 +11,7 @@ from prometheus.persistence import operators
 from prometheus.persistence.engine import writing
 from prometheus.persistence.operators import Cancelled
 from tests.integration.dispatch.conftest import Installation
-from tests.servers import is_alive, wait_until
+from tests.servers import is_alive, is_written, wait_until
 
 CANCELLED = {"ends_when_asked": ["CANCELLED"], "after_it": ["SKIPPED"]}
 
@@ -27,7 +27,7 @@ def started(installation: Installation, folder: Path, then: str) -> tuple[str, i
     """Start the job that is to be cancelled; return its run and its process."""
     dag_id = installation.make_run("asked", parameters={"folder": str(folder), "then": then})
     file = folder / "started-1"
-    wait_until(lambda: file.exists() and file.read_text(), timeout=60, message="attempt 1 runs")
+    wait_until(lambda: is_written(file), timeout=60, message="attempt 1 runs")
     return dag_id, int(file.read_text())
 
 

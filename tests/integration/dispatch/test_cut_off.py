@@ -16,7 +16,15 @@ from prometheus.persistence.engine import reading
 from prometheus.persistence.leases import wall_time
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler
-from tests.servers import Gate, PostgresServer, Process, RedisServer, is_alive, wait_until
+from tests.servers import (
+    Gate,
+    PostgresServer,
+    Process,
+    RedisServer,
+    is_alive,
+    is_written,
+    wait_until,
+)
 
 LEASE = timedelta(seconds=9)
 SHORT_LEASE = {"PROMETHEUS__WORKERS__LEASE": "9s", "PROMETHEUS__WORKERS__RENEWAL": "1s"}
@@ -42,7 +50,7 @@ def to_postgres(server: PostgresServer) -> Path:
 def running(folder: Path, attempt: int = 1) -> int:
     """Wait until an attempt runs; return its process."""
     file = folder / f"started-{attempt}"
-    wait_until(lambda: file.exists() and file.read_text(), timeout=60, message=f"{attempt} runs")
+    wait_until(lambda: is_written(file), timeout=60, message=f"{attempt} runs")
     return int(file.read_text())
 
 

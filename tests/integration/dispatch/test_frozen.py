@@ -16,14 +16,14 @@ from sqlalchemy import func, select, update
 from prometheus.persistence.engine import PATIENCE_SECONDS, reading, writing
 from prometheus.persistence.tables import audit, worker_incarnations
 from tests.integration.dispatch.conftest import Installation
-from tests.servers import Process, is_alive, wait_until
+from tests.servers import Process, is_alive, is_written, wait_until
 
 SHORT_LEASE = {"PROMETHEUS__WORKERS__LEASE": "6s", "PROMETHEUS__WORKERS__RENEWAL": "1s"}
 
 
 def running(folder: Path, attempt: int) -> int:
     file = folder / f"started-{attempt}"
-    wait_until(lambda: file.exists() and file.read_text(), timeout=90, message=f"{attempt} runs")
+    wait_until(lambda: is_written(file), timeout=90, message=f"{attempt} runs")
     return int(file.read_text())
 
 

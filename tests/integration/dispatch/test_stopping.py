@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.test_cancel import CANCELLED, cancel
-from tests.servers import Process, is_alive, wait_until
+from tests.servers import Process, is_alive, is_written, wait_until
 
 SHORT_LEASE = {"PROMETHEUS__WORKERS__LEASE": "6s", "PROMETHEUS__WORKERS__RENEWAL": "1s"}
 
@@ -25,7 +25,7 @@ def start(installation: Installation, folder: Path, pipeline: str = "held") -> t
 
 def running(folder: Path, attempt: int) -> int:
     file = folder / f"started-{attempt}"
-    wait_until(lambda: file.exists() and file.read_text(), timeout=60, message=f"{attempt} runs")
+    wait_until(lambda: is_written(file), timeout=60, message=f"{attempt} runs")
     return int(file.read_text())
 
 
@@ -77,6 +77,35 @@ def test_cold_stop_hands_jobs_back_at_no_cost(
     assert (second.status, second.retries, second.lost) == ("RUNNING", 0, 0)
     assert second.started_at - first.completed_at < timedelta(seconds=30)  # its worker's lease
     assert not installation.logged("execution_rescued")
+
+
+@pytest.mark.promise("P2")
+def test_second_sigterm_that_interrupts_the_first_ends_running_jobs(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """It comes between Celery's message and the moment from which a second one counts."""
+    eager = tmp_path / "eager.py"
+    eager.write_text(
+        "import signal\n"
+        "from celery.signals import worker_shutting_down\n"
+        "from prometheus import Pipeline\n"
+        "idle = Pipeline('idle', markets=['US_EQ'])\n"
+        "@worker_shutting_down.connect(weak=False)\n"
+        "def send_another(**_):\n"
+        "    worker_shutting_down.disconnect(send_another)\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+    )
+    installation.settings["PROMETHEUS__PIPELINES__MODULES"] = f"{eager},{installation.pipelines}"
+    installation.beat()
+    worker = installation.worker()
+    dag_id, pid = start(installation, tmp_path)
+
+    worker.send(signal.SIGTERM)
+    worker.wait(60)
+
+    assert not is_alive(pid)
+    first, _ = installation.attempts(dag_id)
+    assert (first.status, first.error_message) == ("FAILED", "handed back: worker stopped")
 
 
 def stop(worker: Process, signals: list[signal.Signals]) -> None:

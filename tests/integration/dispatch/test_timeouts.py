@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import RecordingBroker, make_scheduler
-from tests.servers import wait_until
+from tests.servers import is_written, wait_until
 
 
 @pytest.mark.promise("P7")
@@ -35,7 +35,7 @@ def test_job_that_no_worker_takes_expires_and_on_failure_is_called(
     assert waited.completed_at - waited.scheduled_at >= timedelta(seconds=2)
 
     installation.worker()
-    wait_until(told.exists, timeout=60, message="on_failure is called")
+    wait_until(lambda: is_written(told), timeout=60, message="on_failure is called")
     assert told.read_text() == f"waits_two_seconds 1 {reason}\n"
 
 
@@ -55,7 +55,7 @@ def test_job_that_runs_when_its_run_has_had_its_time_is_asked_to_end_and_on_fail
     assert (row.status, row.error_message) == ("CANCELLED", "cancelled by its run_timeout, 15s")
     assert (tmp_path / "asked").exists()
     assert beat.output().count("job_asked_to_end") == 1
-    wait_until(told.exists, timeout=30, message="on_failure is called")
+    wait_until(lambda: is_written(told), timeout=30, message="on_failure is called")
     assert told.read_text() == f"works_until_it_is_asked 1 {row.error_message}\n"
 
 
