@@ -14,7 +14,7 @@ from celery.worker import state
 
 from prometheus.dispatch.publisher import BrokerUnavailableError
 from workers.app import runtime
-from workers.heartbeat import listens
+from workers.heartbeat import kill_children, listens
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ LOOK_EVERY = 5.0
 """Wall seconds between two looks."""
 DEAF_AFTER = 12
 """Looks in a row at which the same message waited though there was time for it: a minute."""
+STOPS_WITHIN = 30.0
+"""Wall seconds in which an event loop that runs has stopped a worker that does nothing."""
 
 
 class Hearing(bootsteps.StartStopStep):
@@ -84,10 +86,13 @@ class Hearing(bootsteps.StartStopStep):
             log.error("worker_deaf", extra={"queues": ", ".join(deaf)})
         # What runs ends first: a deaf worker takes nothing new.
         if not state.reserved_requests:
-            self._stopping.set()
             log.warning("worker_restarts", extra={"queues": ", ".join(deaf)})
             atexit.register(_begin_anew)
             state.should_stop = os.EX_OK
+            if not self._stopping.wait(STOPS_WITHIN):
+                log.error("worker_stuck")
+                kill_children()
+                _begin_anew()
 
 
 def _begin_anew() -> None:

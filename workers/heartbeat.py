@@ -40,9 +40,10 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY = 0.5
 """Wall seconds after which the thread looks whether it should stop."""
 
-_LOOK_AFTER = 2 / 3
+_LOOK_AFTER = 3 / 5
 """Part of the lease after which a worker that could not renew it asks whether others have the
-database; half a lease after its last renewal it certainly could not reach it any more."""
+database; half a lease after its last renewal it certainly could not reach it any more. To ask
+twice takes a third of the lease when Redis hangs, and what runs must end before the lease does."""
 _FROZEN_AFTER = 3 / 4
 """Part of the lease for which a main process may stand still before its children end."""
 _STOPS_WITHIN = 10.0
@@ -134,11 +135,7 @@ class Heartbeat(bootsteps.StartStopStep):
         if worker.pool is not None:
             worker.pool.terminate()
         # What is handed back must not run any more, whatever it does with SIGTERM.
-        for child in active_children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGKILL)
-            _kill_group(child.pid)
-            child.join()
+        kill_children()
         self._end()
 
     def _end(self) -> None:
@@ -314,6 +311,15 @@ class Heartbeat(bootsteps.StartStopStep):
                 log.warning("attempt_killed", extra={"execution": request.id})
                 self._worker.pool.terminate_job(request.worker_pid, signal.SIGKILL)
                 _kill_group(request.worker_pid)
+
+
+def kill_children() -> None:
+    """Kill the pool's children and what they have started."""
+    for child in active_children():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+        _kill_group(child.pid)
+        child.join()
 
 
 def _kill_group(leader: int) -> None:

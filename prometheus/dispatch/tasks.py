@@ -13,7 +13,7 @@ from typing import Any
 from celery import Celery, Task
 from celery.exceptions import Ignore, Retry
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from prometheus.core.sessions import Session
 from prometheus.core.trading_calendar import TradingCalendar
@@ -24,6 +24,7 @@ from prometheus.dispatch.publisher import ON_FAILURE, task_name
 from prometheus.errors import HorizonError, PrometheusError
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.pipeline import JobDefinition, Pipeline
+from prometheus.persistence.engine import is_unavailable
 from prometheus.persistence.executions import (
     Attempt,
     Cancelled,
@@ -67,8 +68,11 @@ class Workplace:
         """Decide again for a run; what goes wrong is left to the next tick."""
         try:
             self.advance(dag_id)
-        except (SQLAlchemyError, PrometheusError):
-            log.exception("not_advanced", extra={"dag": dag_id})
+        except (SQLAlchemyError, PrometheusError) as error:
+            if isinstance(error, DBAPIError) and is_unavailable(error):
+                log.warning("not_advanced", extra={"dag": dag_id, "error": str(error.orig)})
+            else:
+                log.exception("not_advanced", extra={"dag": dag_id})
 
     @contextmanager
     def context(self, attempt: Attempt) -> Iterator[JobContext]:

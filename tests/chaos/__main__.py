@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import secrets
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 from tests.chaos.beats import LEASE, run_beats
 from tests.chaos.chaos import SHORT_JOBS, form_of, run_chaos
-from tests.chaos.crash_points import KINDS, run_crash_points, table_of
+from tests.chaos.crash_points import KINDS, Crashes, run_crash_points, table_of
 from tests.chaos.history import SHOWN
+from tests.chaos.points import POINTS
 from tests.chaos.soak import run_soak
 from tests.chaos.soak import table_of as table_of_soak
 from tests.chaos.table import lines_of
@@ -32,6 +35,7 @@ def main() -> int:
     points = commands.add_parser("crash-points", help="deaths at each point where they matter")
     points.add_argument("--times", type=int, default=2, help="at each point")
     points.add_argument("--database", choices=KINDS, help="only this kind")
+    points.add_argument("--beside", type=int, default=4, help="clusters at once")
     beats = commands.add_parser("beats", help="three beats, of which the leader is frozen")
     beats.add_argument("--rounds", type=int, default=10)
     soak = commands.add_parser("soak", help="even load for a long time")
@@ -58,7 +62,7 @@ def main() -> int:
             return _soak(options.seed, options.minutes, options.rate, folder)
         case _:
             kinds = [options.database] if options.database else list(KINDS)
-            return _crash_points(options.seed, options.times, kinds, folder)
+            return _crash_points(options.seed, options.times, kinds, options.beside, folder)
 
 
 def _beats(seed: str, rounds: int, folder: Path) -> int:
@@ -87,8 +91,27 @@ def _soak(seed: str, minutes: float, rate: float, folder: Path) -> int:
     return 1 if result.violations else 0
 
 
-def _crash_points(seed: str, times: int, kinds: Sequence[str], folder: Path) -> int:
-    results = {kind: run_crash_points(kind, times, folder / kind, seed) for kind in kinds}
+def _crash_points(seed: str, times: int, kinds: Sequence[str], beside: int, folder: Path) -> int:
+    results = {kind: Crashes() for kind in kinds}
+    # They wait for leases most of the time, so that several clusters fit beside each other.
+    with ProcessPoolExecutor(beside, mp_context=multiprocessing.get_context("fork")) as pool:
+        parts = [
+            (
+                kind,
+                pool.submit(
+                    run_crash_points,
+                    kind,
+                    times,
+                    folder / f"{kind}-{part}",
+                    f"{seed}:{part}",
+                    POINTS[part::beside],
+                ),
+            )
+            for part in range(beside)
+            for kind in kinds
+        ]
+        for kind, done in parts:
+            results[kind].add(done.result())
     print("\n" + "\n".join(table_of(results)))
     document = {
         kind: {

@@ -54,6 +54,15 @@ class Crashes:
     attempts: int = 0
     violations: list[str] = field(default_factory=list)
     seconds: float = 0
+    """Of all clusters together."""
+
+    def add(self, other: Crashes) -> None:
+        """Add what was done in another cluster, to other points."""
+        self.deaths |= other.deaths
+        self.runs += other.runs
+        self.attempts += other.attempts
+        self.violations += other.violations
+        self.seconds += other.seconds
 
 
 def run_crash_points(
@@ -76,14 +85,14 @@ def run_crash_points(
     with _stage(kind, folder) as stage:
         for node in stage.nodes.values():
             node.start()
-        for point in points:
-            for number in range(times):
-                # A child alone, or the whole worker; a beat has no children.
-                deed = DIE if number % 2 else DIE_WITH_ALL
-                stage.crash(point, deed, draw.randint(0, 2))
-                crashes.deaths[point] = number + 1
-            log.info("%s: %s %s %s, %d times", kind, *point, times)
         try:
+            for point in points:
+                for number in range(times):
+                    # A child alone, or the whole worker; a beat has no children.
+                    deed = DIE if number % 2 else DIE_WITH_ALL
+                    stage.crash(point, deed, draw.randint(0, 2))
+                    crashes.deaths[point] = number + 1
+                log.info("%s: %s %s %s, %d times", kind, *point, times)
             wait_until(stage.finished, timeout=120, interval=0.3, message="every run completes")
         except AssertionError as error:
             crashes.violations.append(str(error))
@@ -132,7 +141,7 @@ class _Stage:
 
         wait_until(
             died,
-            timeout=90,
+            timeout=180,
             interval=0.1,
             message=lambda: f"{' '.join(point)} is passed\n{tail(node.log)}",
         )

@@ -120,6 +120,38 @@ def test_worker_whose_consumer_was_cancelled_begins_anew_and_works_on(
     assert worker.output().count("worker_deaf") == 1
 
 
+@pytest.mark.promise("P4")
+def test_worker_whose_event_loop_stands_still_begins_anew(
+    installation: Installation, tmp_path: Path
+) -> None:
+    stuck = tmp_path / "stuck.py"
+    stuck.write_text(
+        "import pathlib, time\n"
+        "from celery.signals import worker_ready\n"
+        "from prometheus import Pipeline\n"
+        "idle = Pipeline('idle', markets=['US_EQ'])\n"
+        "@worker_ready.connect(weak=False)\n"
+        "def stand_still(sender, **_):\n"
+        "    from workers import hearing\n"
+        "    hearing.LOOK_EVERY, hearing.STOPS_WITHIN = 0.3, 2\n"
+        "    first = pathlib.Path(__file__).with_name('first')\n"
+        "    if not first.exists():\n"
+        "        first.touch()\n"
+        "        sender.call_soon(time.sleep, 10_000)\n"
+    )
+    installation.settings["PROMETHEUS__PIPELINES__MODULES"] = f"{stuck},{installation.pipelines}"
+    installation.beat()
+    worker = installation.worker()
+    wait_until((tmp_path / "first").exists, timeout=60, message="its event loop stands still")
+    dag_id = installation.make_run("joined")
+
+    worker.wait_for("worker_stuck", timeout=60)
+
+    installation.wait_for_run(dag_id, "SUCCESS", timeout=90)
+    first, second = installation.workers()
+    assert first.pid == second.pid == worker.pid
+
+
 def test_worker_whose_connections_died_without_a_word_works_on(
     installation: Installation, redis_server: RedisServer
 ) -> None:
