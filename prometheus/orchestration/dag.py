@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from enum import IntEnum, StrEnum
@@ -153,6 +154,12 @@ class DAG:
         self.jobs: Mapping[str, JobMetadata] = MappingProxyType({job.job_id: job for job in listed})
         count = Counter(job.job_id for job in listed)
         self._twice = sorted(job_id for job_id, times in count.items() if times > 1)
+
+    def alike(self, dag_id: str, market_id: str, as_of_date: date) -> DAG:
+        """Return another run's DAG that has the same jobs, which both share."""
+        other = copy(self)
+        other.dag_id, other.market_id, other.as_of_date = dag_id, market_id, as_of_date
+        return other
 
     def __repr__(self) -> str:
         return f"DAG({self.dag_id!r}, {len(self.jobs)} jobs)"

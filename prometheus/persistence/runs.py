@@ -198,6 +198,9 @@ def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[s
     loaded = {run: _dags.pop(run, None) for run in runs}
     missing = [dag_id for (dag_id, _), dag in loaded.items() if dag is None]
     if missing:
+        # The sessions of a pipeline differ in nothing else, and their jobs are most of a DAG.
+        kept = (*_dags.items(), *loaded.items())
+        alike = {definition: dag for (_, definition), dag in kept if dag is not None}
         columns = dag_runs.c
         for row in connection.execute(
             select(
@@ -211,12 +214,15 @@ def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[s
             ).where(columns.dag_id.in_(missing))
         ):
             try:
-                dag = _read_dag(row)
+                known = alike.get(row.definition_hash) or _read_dag(row)
             except Exception:  # whatever is wrong with it, it is the trouble of this run alone
                 # Written by another release; it waits for one that can read it.
                 log.exception("run_unreadable", extra={"dag": row.dag_id})
                 continue
-            loaded[row.dag_id, row.definition_hash] = dag
+            alike[row.definition_hash] = known
+            loaded[row.dag_id, row.definition_hash] = known.alike(
+                row.dag_id, row.market_id, row.as_of_date
+            )
     # What was used last is kept longest.
     _dags.update((run, dag) for run, dag in loaded.items() if dag is not None)
     while len(_dags) > max(_KEPT_DAGS, len(loaded)):

@@ -77,6 +77,25 @@ class TestCreate:
         assert list(loaded) == list(dag)
         assert (loaded.pipeline, loaded.market_id, loaded.as_of_date) == ("test", "US_EQ", DAY)
 
+    def test_sessions_of_a_pipeline_share_their_jobs(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Kept once for each of hundreds of runs, they would be most of what a process holds."""
+        monkeypatch.setattr(runs, "_dags", {})
+        days = [DAY + timedelta(days=number) for number in range(3)]
+        dags = [world.run(job("a"), job("b", "a"), day=day) for day in days]
+        changed = world.run(job("a"), job("b"), day=DAY + timedelta(days=9))
+        wanted = [(dag.dag_id, definition_hash(dag.definition())) for dag in (*dags, changed)]
+        with reading(world.engine) as connection:
+            first = runs.load_dags(connection, wanted[:2])
+            loaded = first | runs.load_dags(connection, wanted[2:])
+        assert len({id(loaded[dag.dag_id].jobs) for dag in dags}) == 1
+        assert [loaded[dag.dag_id].dag_id for dag in dags] == [dag.dag_id for dag in dags]
+        assert [loaded[dag.dag_id].as_of_date for dag in dags] == days
+        assert [list(loaded[dag.dag_id]) for dag in (*dags, changed)] == [
+            list(dag) for dag in (*dags, changed)
+        ]
+
     def test_dags_are_kept_within_bounds(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
