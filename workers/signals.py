@@ -20,11 +20,13 @@ from workers.app import app, runtime
 from workers.hearing import Hearing
 from workers.heartbeat import Heartbeat, end_with_a_frozen_worker, listens, reports
 from workers.requests import JobRequest
+from workers.time_limits import ForgetTimeLimits
 
 log = logging.getLogger(__name__)
 
 app.steps["worker"].add(Heartbeat)
 app.steps["worker"].add(Hearing)
+app.steps["worker"].add(ForgetTimeLimits)
 JobTask.Request = FailureTask.Request = JobRequest
 
 _in_child = False

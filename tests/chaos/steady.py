@@ -32,17 +32,11 @@ def _body(ctx: JobContext) -> None:
     leave(folder, "ended", ctx)
 
 
-LIMIT = "1m"
-"""
-As short as this, because a worker's timer keeps what was cancelled until its time has come: with
-the default of an hour its memory would grow all the while, though not for ever.
-"""
-
-steady.job(name="first", timeout=LIMIT)(_body)
+steady.job(name="first")(_body)
 _middle = [f"middle_{number}" for number in range(JOBS - 2)]
 for _name in _middle:
-    steady.job(name=_name, after=["first"], timeout=LIMIT)(_body)
-steady.job(name="last", after=_middle, timeout=LIMIT)(_body)
+    steady.job(name=_name, after=["first"])(_body)
+steady.job(name="last", after=_middle)(_body)
 
 
 def _timed(tick: Callable[..., timedelta], file: Path) -> Callable[..., timedelta]:
