@@ -322,7 +322,7 @@ def join_reasons(reasons: dict[str, str]) -> str | None:
     return "; ".join(f"{mic}: {reason}" for mic, reason in reasons.items())
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _session(members: tuple[str, ...], day: date) -> Session:
     """Unite the sessions of the members that have one on this date; at least one must."""
     exchanges = [load_exchange(mic) for mic in members]
