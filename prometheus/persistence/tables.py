@@ -153,6 +153,18 @@ wanted: SQLite uses the index only where its condition is repeated word for word
 """
 Index("ix_job_executions_market_session", job_executions.c.market_id, job_executions.c.as_of_date)
 Index("ix_job_executions_completed_at", job_executions.c.completed_at)
+_failed = "status IN ('FAILED', 'EXPIRED', 'CANCELLED')"
+Index(
+    "ix_job_executions_failed",
+    job_executions.c.completed_at,
+    postgresql_where=text(_failed),
+    sqlite_where=text(_failed),
+)
+has_failed = in_state(job_executions, JobStatus.FAILED, JobStatus.EXPIRED, JobStatus.CANCELLED)
+"""
+Whether an execution is in `ix_job_executions_failed`, by which every tick finds the few of a day
+that have not gone well; said like `is_live`.
+"""
 
 failure_calls = Table(
     "failure_calls",

@@ -132,6 +132,18 @@ def test_no_statement_of_a_tick_or_a_worker_reads_a_whole_table(
     assert not slow, "\n\n".join(slow)
 
 
+def test_failures_are_found_without_reading_what_went_well(crowded: tuple[World, DAG]) -> None:
+    """Every tick looks for the last day's, of which a busy one has millions of successes."""
+    world, _ = crowded
+    long_ago = world.now() - timedelta(days=800)  # all have finished since
+    with world.engine.connect() as connection:
+        with statements(connection) as sent:
+            executions.untold_failures(connection, ["old", "test"], long_ago)
+        [(statement, parameters)] = sent
+        plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
+    assert "ix_job_executions_failed" in plan, plan
+
+
 def test_sqlite_reads_no_whole_table_either(sqlite_url: str) -> None:
     world = World(create_engine(sqlite_url))
     dag = world.run(*(job(name) for name in "abcdef"), job("g", "f"))
@@ -143,7 +155,10 @@ def test_sqlite_reads_no_whole_table_either(sqlite_url: str) -> None:
                 act(connection)
             for statement, parameters in sent:
                 plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-                for step in (row.detail for row in plan):
+                steps = [row.detail for row in plan]
+                if name == "untold failures" and "ix_job_executions_failed" not in steps[0]:
+                    slow.append(f"{name}: {steps[0]}: {statement}")
+                for step in steps:
                     # An index with a condition of its own holds only what is not finished.
                     whole = step.startswith(("SCAN job_executions", "SCAN dag_runs"))
                     if whole and not step.endswith(("ix_job_executions_live", "ix_dag_runs_open")):
