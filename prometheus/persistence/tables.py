@@ -192,6 +192,12 @@ worker_incarnations = Table(
     Column("expires_at", UtcDateTime, nullable=False, comment="end of its lease"),
     Column("ended_at", UtcDateTime, comment="it stopped by itself, or was given up"),
 )
+Index(
+    "ix_worker_incarnations_alive",
+    worker_incarnations.c.worker,  # not what a renewal changes
+    postgresql_where=text("ended_at IS NULL"),
+    sqlite_where=text("ended_at IS NULL"),
+)
 
 leases = Table(
     "leases",
