@@ -31,6 +31,8 @@ WARM_UP = 0.2
 """Part of the time that is left out of the slopes: caches fill and connections are made."""
 FLAT = 0.2
 """Megabytes, or connections, a minute by which something may grow, beyond two standard errors."""
+FLAT_TICKS = 1.0
+"""Milliseconds a minute by which each minute's slowest ticks may become slower, likewise."""
 _SINCE = date(2000, 1, 3)
 
 
@@ -43,11 +45,12 @@ class Slope:
     a_minute: float
     error: float
     """Standard error of the slope."""
+    allowed: float = FLAT
 
     @property
     def flat(self) -> bool:
         """Whether it surely does not grow by more than is allowed."""
-        return self.a_minute - 2 * self.error <= FLAT
+        return self.a_minute - 2 * self.error <= self.allowed
 
 
 @dataclass(slots=True)
@@ -116,7 +119,11 @@ def run_soak(minutes: float, rate: float, folder: Path, seed: str) -> Soak:
             warm = [(at, value) for at, value in points if at >= 60 * minutes * WARM_UP]
             if len(warm) >= 3:
                 result.slopes[name] = slope_of(warm)
-        result.ticks = _ticks(folder / TICKS, began_at)
+        ticks = _read_ticks(folder / TICKS, began_at)
+        result.ticks = _thirds(ticks)
+        slowest = [each for each in _slowest(ticks) if each[0] >= 60 * minutes * WARM_UP]
+        if len(slowest) >= 3:
+            result.slopes["tick, p99 of a minute in ms"] = slope_of(slowest, allowed=FLAT_TICKS)
     result.violations += [
         f"{name} grows by {slope.a_minute:.2f} ± {slope.error:.2f} a minute"
         for name, slope in result.slopes.items()
@@ -125,7 +132,7 @@ def run_soak(minutes: float, rate: float, folder: Path, seed: str) -> Soak:
     return result
 
 
-def slope_of(points: Sequence[tuple[float, float]]) -> Slope:
+def slope_of(points: Sequence[tuple[float, float]], *, allowed: float = FLAT) -> Slope:
     """Fit a line; times are seconds."""
     times = [at / 60 for at, _ in points]
     values = [value for _, value in points]
@@ -137,7 +144,7 @@ def slope_of(points: Sequence[tuple[float, float]]) -> Slope:
         for at, value in zip(times, values, strict=True)
     )
     error = math.sqrt(rest / (len(points) - 2) / spread)
-    return Slope(values[0], values[-1], fit.slope, error)
+    return Slope(values[0], values[-1], fit.slope, error, allowed)
 
 
 def table_of(result: Soak) -> Iterator[str]:
@@ -184,25 +191,41 @@ def _sample(cluster: Cluster) -> Iterator[tuple[str, float]]:
         yield "connections to Redis", float(len(client.client_list()))
 
 
-def _ticks(file: Path, began_at: float) -> dict[str, tuple[int, float, float]]:
+def _read_ticks(file: Path, began_at: float) -> list[tuple[float, float]]:
+    """Return each tick's time, in seconds since the beginning, and how long it took in ms."""
+    ahead = time.time() - time.monotonic() - began_at
+    lines = (line.split() for line in file.read_text().splitlines())
+    ticks = [(float(at) + ahead, float(seconds) * 1000) for _, at, seconds in lines]
+    return sorted(tick for tick in ticks if tick[0] >= 0)
+
+
+def _thirds(ticks: Sequence[tuple[float, float]]) -> dict[str, tuple[int, float, float]]:
     """Compare the ticks of the first third of the time with those of the last."""
-    ahead = time.time() - time.monotonic()
-    ticks = []
-    for line in file.read_text().splitlines():
-        _, at, seconds = line.split()
-        if float(at) + ahead >= began_at:
-            ticks.append((float(at), float(seconds) * 1000))
-    ticks.sort()
     begin, end = ticks[0][0], ticks[-1][0]
     thirds = {
         "first third": [ms for at, ms in ticks if at <= begin + (end - begin) / 3],
         "last third": [ms for at, ms in ticks if at >= end - (end - begin) / 3],
     }
     return {
-        name: (len(part), statistics.median(part), statistics.quantiles(part, n=100)[98])
+        name: (len(part), statistics.median(part), _p99(part))
         for name, part in thirds.items()
         if len(part) >= 2
     }
+
+
+def _slowest(ticks: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """Give the 99th percentile of each whole minute's ticks."""
+    by_minute: dict[int, list[float]] = defaultdict(list)
+    for at, ms in ticks:
+        by_minute[int(at // 60)].append(ms)
+    for minute in sorted(by_minute)[:-1]:
+        if len(by_minute[minute]) >= 2:
+            yield 60.0 * minute + 30, _p99(by_minute[minute])
+
+
+def _p99(values: Sequence[float]) -> float:
+    # Not beyond the greatest, as the default method goes where there are fewer than a hundred.
+    return statistics.quantiles(values, n=100, method="inclusive")[98]
 
 
 def _unfinished(cluster: Cluster) -> int:
