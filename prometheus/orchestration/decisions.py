@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from prometheus.core.durations import format_duration
 from prometheus.errors import UnknownMarketError
@@ -20,9 +21,13 @@ from prometheus.orchestration.timeouts import RUN_TIMEOUT, Timeout, run_timeout,
 from prometheus.orchestration.windows import SessionBounds, Window
 
 
-@dataclass(frozen=True, slots=True)
-class JobState:
-    """The latest execution of a job, as far as a decision needs it."""
+class JobState(NamedTuple):
+    """
+    The latest execution of a job, as far as a decision needs it.
+
+    A tuple, because one is made of each job of each open run at each tick, and a frozen dataclass
+    takes three times as long to make.
+    """
 
     execution_id: str
     status: JobStatus

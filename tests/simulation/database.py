@@ -83,37 +83,38 @@ class Mappings(list[dict[str, Any]]):
 class Result:
     """What a statement returned: the part of SQLAlchemy's result that the product uses."""
 
-    __slots__ = ("rowcount", "rows")
+    __slots__ = ("_found", "_prepared", "rowcount")
 
-    def __init__(self, rows: list[Any], rowcount: int) -> None:
-        self.rows = rows
+    def __init__(self, found: list[Any], prepared: Prepared, rowcount: int) -> None:
+        self._found = found
+        self._prepared = prepared
         self.rowcount = rowcount
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.rows)
+        return iter(self.all())
 
     def all(self) -> list[Any]:
-        return self.rows
+        return self._prepared.make_rows(self._found) if self._found else []
 
     def first(self) -> Any:
-        return self.rows[0] if self.rows else None
+        return self.all()[0] if self._found else None
 
     def one(self) -> Any:
-        if len(self.rows) != 1:
-            raise exc.NoResultFound(f"{len(self.rows)} rows")
-        return self.rows[0]
+        if len(self._found) != 1:
+            raise exc.NoResultFound(f"{len(self._found)} rows")
+        return self.all()[0]
 
     def scalars(self) -> Scalars:
-        return Scalars([row[0] for row in self.rows])
+        return Scalars([row[0] for row in self.all()])
 
     def scalar_one(self) -> Any:
         return self.one()[0]
 
     def scalar_one_or_none(self) -> Any:
-        return self.one()[0] if self.rows else None
+        return self.one()[0] if self._found else None
 
     def mappings(self) -> Mappings:
-        return Mappings([row._asdict() for row in self.rows])
+        return Mappings([row._asdict() for row in self.all()])
 
 
 class Prepared:
@@ -145,7 +146,7 @@ class Prepared:
             )
         columns = compiled._result_columns or ()
         row = namedtuple("row", [each.keyname for each in columns], rename=True)  # type: ignore[misc]
-        self.make_row = _row_maker(row, [_reader(each.type) for each in columns])
+        self.make_rows = _rows_maker(row, [_reader(each.type) for each in columns])
 
 
 def _reader(kind: Any) -> Callable[[Any], Any] | None:
@@ -155,18 +156,18 @@ def _reader(kind: Any) -> Callable[[Any], Any] | None:
     return found
 
 
-def _row_maker(row: Any, readers: list[Callable[[Any], Any] | None]) -> Callable[[Any], Any]:
-    """Write a function that makes a row of the driver's one, and have Python compile it."""
-    if not any(readers):
-        made: Callable[[Any], Any] = row._make
-        return made
+def _rows_maker(row: Any, readers: list[Callable[[Any], Any] | None]) -> Callable[[Any], list[Any]]:
+    """Write a function that makes rows of the driver's, and have Python compile it."""
+    names = [f"cell_{n}" for n in range(len(readers))]
     cells = [
-        f"None if cells[{n}] is None else read_{n}(cells[{n}])" if reader else f"cells[{n}]"
-        for n, reader in enumerate(readers)
+        name if reader is None else f"None if {name} is None else read_{n}({name})"
+        for n, (name, reader) in enumerate(zip(names, readers, strict=True))
     ]
     known = {f"read_{n}": reader for n, reader in enumerate(readers) if reader}
-    found: Callable[[Any], Any] = eval(
-        f"lambda cells: new(row, ({', '.join(cells)},))",
+    found: Callable[[Any], list[Any]] = eval(
+        f"lambda found: [new(row, ({', '.join(cells)},)) for {', '.join(names)}, in found]"
+        if names
+        else "lambda found: []",
         {**known, "new": tuple.__new__, "row": row},
     )
     return found
@@ -280,7 +281,7 @@ class Connection:
                 for each in params:
                     text, values = ready.bind(each)
                     database.raw.execute(text, values)
-                return Result([], len(params))
+                return Result([], ready.prepared, len(params))
             text, values = ready.bind(first)
             cursor = database.raw.execute(text, values)
             found = cursor.fetchall()
@@ -288,7 +289,7 @@ class Connection:
             if str(error)[:1] == "P" and str(error)[2:3] == ":":
                 raise Violation(database.tell(str(error))) from None
             raise exc.IntegrityError(text, None, error) from error
-        return Result([*map(ready.prepared.make_row, found)], cursor.rowcount)
+        return Result(found, ready.prepared, cursor.rowcount)
 
     def _make(self, statement: Any, params: Mapping[str, Any]) -> Ready:
         cache_key = statement._generate_cache_key()

@@ -367,9 +367,9 @@ class TestTimeouts:
             "us_eq_test_2025-12-02/a",
             "its run_timeout, 4h",
         )
-        asked = replace(run, jobs={"a": replace(run.jobs["a"], cancel_asked=True)})
+        asked = replace(run, jobs={"a": run.jobs["a"]._replace(cancel_asked=True)})
         assert decided(asked, BEGIN, end) == {}
-        by_an_operator = replace(run, jobs={"a": replace(run.jobs["a"], forced=True)})
+        by_an_operator = replace(run, jobs={"a": run.jobs["a"]._replace(forced=True)})
         assert decided(by_an_operator, BEGIN, end) == {}
 
     def test_where_no_wall_time_passes_nothing_times_out(self) -> None:
@@ -502,13 +502,13 @@ def applied(snapshot: Snapshot, decisions: tuple[Decision, ...]) -> Snapshot:
         before = run.jobs[job_id]
         after = changes.get((run.dag.dag_id, job_id))
         if before.execution_id in asked:
-            return replace(before, cancel_asked=True)
+            return before._replace(cancel_asked=True)
         if after is None:
             return before
         assert after in ALLOWED[before.status]
         if after is S.QUEUED:
-            return replace(before, status=after, scheduled_at=snapshot.wall_at)
-        return replace(before, status=after)
+            return before._replace(status=after, scheduled_at=snapshot.wall_at)
+        return before._replace(status=after)
 
     return replace(
         snapshot,
@@ -719,7 +719,7 @@ def test_random_life_always_ends_with_every_job_final_once_its_windows_have_pass
             replace(
                 run,
                 previous=None,
-                jobs={name: replace(each, status=S.PENDING) for name, each in run.jobs.items()},
+                jobs={name: each._replace(status=S.PENDING) for name, each in run.jobs.items()},
             )
             for run in snapshot.runs
         ),
