@@ -238,18 +238,18 @@ class Scheduler:
             },
             wall_at=now.wall_at,
         )
-        decisions = decide(snapshot, now.market_at)
+        decisions = decide(snapshot, now.market_at, holds=False)
         starts = [decision for decision in decisions if isinstance(decision, Start)]
         claimed = self._apply(states, decisions)
         self._publish(claimed)
-        live = any(job.status in LIVE for state in states for job in state.jobs.values())
+        statuses = {job.status for state in states for job in state.jobs.values()}
         return Advanced(
             claimed=len(claimed),
             lost_claims=len(starts) - len(claimed),
             # A worker that advances its own run does not wait for anything.
             next_at=None if alone else next_instant(snapshot, now.market_at),
             next_wall_at=None if alone else next_timeout(snapshot),
-            busy=live or bool(starts),
+            busy=bool(starts) or not LIVE.isdisjoint(statuses),
         )
 
     def _apply(self, states: list[RunState], decisions: Sequence[Decision]) -> list[Publication]:
@@ -270,7 +270,7 @@ class Scheduler:
                     ended[decision.dag_id].add(decision.job.job_id)
                 case Cancel():
                     overdue[decision.execution_id] = decision
-                case Hold():
+                case Hold():  # was not asked for
                     pass
         over = [
             state.dag.dag_id

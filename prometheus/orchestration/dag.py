@@ -170,6 +170,16 @@ class DAG:
     def __len__(self) -> int:
         return len(self.jobs)
 
+    @cached_property
+    def has_timeouts(self) -> bool:
+        """Whether the run, or any of its jobs in its queue, may take too long."""
+        return self.run_timeout is not None or any(job.queue_timeout is not None for job in self)
+
+    @cached_property
+    def after_previous(self) -> tuple[str, ...]:
+        """The ids of the jobs that may have to wait for the market's previous session."""
+        return tuple(job.job_id for job in self if job.after_previous)
+
     def get_runnable_jobs(
         self,
         completed_jobs: Collection[str],

@@ -322,13 +322,10 @@ def read_open_runs(
     before = {
         dag_id: previous
         for dag_id, dag in dags.items()
-        if any(
-            job.after_previous and jobs[dag_id][job.job_id].status is JobStatus.PENDING
-            for job in dag
-        )
+        if any(jobs[dag_id][job_id].status is JobStatus.PENDING for job_id in dag.after_previous)
         and (previous := previous_run(dag)) is not None
     }
-    waiting = {job.job_id for dag_id in before for job in dags[dag_id] if job.after_previous}
+    waiting = {job_id for dag_id in before for job_id in dags[dag_id].after_previous}
     earlier = _statuses_of(connection, set(before.values()), waiting)
     return tuple(
         RunState(
