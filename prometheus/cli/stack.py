@@ -126,11 +126,18 @@ class Program:
     """After a second SIGTERM, before it is killed: to give up in order what it was doing."""
 
 
+_CELERY = (
+    # Our own package before Celery looks in the current folder, where another may have its name.
+    *(sys.executable, "-P", "-c", "import workers; from celery.__main__ import main; main()"),
+    *("-A", "workers"),
+)
+
+
 def beat_program(ready: Callable[[], bool] | None = None) -> Program:
     """Make the scheduler's process."""
     return Program(
         "beat",
-        [sys.executable, "-m", "celery", "-A", "workers", "beat", "--loglevel", "INFO"],
+        [*_CELERY, "beat", "--loglevel", "INFO"],
         ready=ready,
         stop_within=timedelta(seconds=10),
     )
@@ -158,7 +165,7 @@ def worker_program(
     arguments += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
     return Program(
         "worker",
-        [sys.executable, "-m", "celery", "-A", "workers", "worker", *arguments],
+        [*_CELERY, "worker", *arguments],
         ready=ready,
         stop_within=stop_within,
         hands_back_within=timedelta(seconds=5),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -171,8 +172,13 @@ class JobTask(Task):
     def run(self, execution_id: str) -> Any:  # noqa: ARG002  it is also Celery's task id
         """Run the job's function, within its limits, and check what it returns."""
         attempt = self.workplace.running[self.request.id]
+        process = os.getpid()
         with self.workplace.context(attempt) as context:
-            return self._checked(self.definition.resolve()(context))
+            try:
+                return self._checked(self.definition.resolve()(context))
+            finally:
+                if os.getpid() != process:
+                    os._exit(0)  # the job forked: a second one of us would report and take jobs
 
     def _checked(self, result: Any) -> Any:
         try:

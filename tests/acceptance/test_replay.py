@@ -17,6 +17,9 @@ THREE_DAYS = ("--from", "2012-11-21", "--to", "2012-11-23")
 
 def test_one_market_and_day_end_to_end(run_command: RunCommand, home: Path) -> None:
     folder = home / "replay"
+    # A package of the user's own may have the name of ours.
+    (home / "workers").mkdir()
+    (home / "workers" / "__init__.py").write_text("raise SystemExit('not this one')")
     ended = run_command("replay", *ONE_DAY, "--folder", folder)
     assert ended.status == 0, ended.err
     assert "1 run, 1 SUCCESS; 9 jobs, 9 SUCCESS, in 9 attempts" in ended.out

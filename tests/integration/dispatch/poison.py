@@ -76,6 +76,15 @@ def exits(ctx: JobContext) -> None:
 
 
 @poison(raises)
+def forks(ctx: JobContext) -> str:
+    """Forgets that its copy returns as well."""
+    if os.fork():
+        _, status = os.wait()
+        raise RuntimeError(f"its copy ended with {status}")
+    return "the copy"
+
+
+@poison(raises)
 def interrupts(ctx: JobContext) -> None:
     raise KeyboardInterrupt
 

@@ -235,6 +235,7 @@ def test_whatever_a_job_raises_fails_its_attempt_with_a_short_message(
     exit_error = "JobExitError: the job raised {}; a job ends by returning, or by an error"
     assert told == {
         "exits": [exit_error.format("SystemExit (3)")] * 2,
+        "forks": ["RuntimeError: its copy ended with 0"] * 2,
         "interrupts": [exit_error.format("KeyboardInterrupt ()")] * 2,
         "ends_a_generator": [exit_error.format("GeneratorExit (no more)")] * 2,
         "ignores": [exit_error.format("Ignore ()")] * 2,
