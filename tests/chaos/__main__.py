@@ -31,7 +31,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     chaos = commands.add_parser("chaos", help="everything that can go wrong, at random")
-    chaos.add_argument("--jobs", type=int, default=SHORT_JOBS)
+    chaos.add_argument(
+        "--jobs",
+        type=int,
+        default=SHORT_JOBS,
+        help="at least so many; from 2,000 on with the product's own leases, below with short ones "
+        "(a limit is the lease and 15 s for a rescue, the lease and 5 s for a take-over)",
+    )
     points = commands.add_parser("crash-points", help="deaths at each point where they matter")
     points.add_argument("--times", type=int, default=2, help="at each point")
     points.add_argument("--database", choices=KINDS, help="only this kind")

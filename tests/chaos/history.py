@@ -251,11 +251,13 @@ def _own_counts(
         ),
     )
     for name, statement in {
-        "effects": f"SELECT count(*) FROM {EFFECTS}",
+        "effects, rows that jobs wrote in ctx.transaction()": f"SELECT count(*) FROM {EFFECTS}",
         "attempts lost": "SELECT count(*) FROM job_executions "
         "WHERE error_message LIKE 'worker lost%'",
         "attempts that failed": "SELECT count(*) FROM job_executions WHERE status = 'FAILED'",
         "jobs with windows": "SELECT count(DISTINCT (dag_id, job_id)) FROM job_executions "
+        "JOIN dag_runs r USING (dag_id) WHERE NOT r.forced",
+        "starts of jobs with windows": "SELECT count(started_at) FROM job_executions "
         "JOIN dag_runs r USING (dag_id) WHERE NOT r.forced",
         "messages sent": "SELECT sum(publish_count) FROM job_executions",
         "changes of the lead": "SELECT count(*) FROM chaos_leads",
@@ -316,6 +318,8 @@ def _rescues(
         whole.append(float(rescued_at) - hit_at)
         (disturbed if between else plain).append(float(rescued_at) - max([hit_at, *between]))
     figures.measure("rescue of a lost worker's attempt", plain, lease + 15)
+    kills = sum(event.fault in KILLS and event.fault is not Fault.BEAT_KILL for event in events)
+    figures.forbid("no rescue to measure", [f"{kills} kills"] if kills >= 20 and not plain else [])
     figures.measure("the same, after the last change of leader or outage", disturbed, lease + 15)
     figures.measure("the same, from the fault on, whatever came between", whole)
 

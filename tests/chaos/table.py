@@ -20,7 +20,7 @@ def lines_of(figures: Figures, faults: Mapping[str, int]) -> Iterator[str]:
         if seconds:
             middle = f"{statistics.median(seconds):8.1f} {max(seconds):8.1f}"
         else:
-            middle = f"{'-':>8} {'-':>8}"
+            middle = f"{'not measured':>17}"
         yield f"  {name}"
         yield f"                      {len(seconds):>6} {middle} {limit}"
     yield "violations"
