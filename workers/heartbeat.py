@@ -341,7 +341,9 @@ def end_with_a_frozen_worker() -> None:
         # The second time only: a machine that stood still as a whole has just begun again.
         while looks < 2:
             time.sleep(2 * _LOOK_EVERY)
-            looks = looks + 1 if time.monotonic() - _watched_at.value > limit else 0
+            # Nought without a lease: Celery may start its pool earlier, and then no job runs yet.
+            late = 0 < _watched_at.value < time.monotonic() - limit
+            looks = looks + 1 if late else 0
         log.error("worker_frozen")
         _kill_group(os.getpid())
         os.kill(os.getpid(), signal.SIGKILL)

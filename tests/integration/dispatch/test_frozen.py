@@ -18,6 +18,7 @@ from prometheus.persistence.tables import audit, worker_incarnations
 from tests.integration.dispatch.conftest import Installation
 from tests.servers import Process, is_alive, is_written, wait_until
 
+ORPHANED_CHILD = Path(__file__).parent / "orphaned_child.py"
 SHORT_LEASE = {"PROMETHEUS__WORKERS__LEASE": "6s", "PROMETHEUS__WORKERS__RENEWAL": "1s"}
 
 
@@ -128,6 +129,15 @@ def test_job_does_not_go_on_beside_its_successor_when_its_main_process_stands_st
     assert "worker_frozen" in frozen.output()
     frozen.send(signal.SIGCONT)
     works_again(installation, frozen)
+
+
+def test_children_do_not_end_before_their_worker_has_its_first_lease(
+    installation: Installation,
+) -> None:
+    """Celery may start them first, and a busy machine takes its time over the rest."""
+    child = installation.start_process("python", ORPHANED_CHILD, env=installation.env, name="child")
+    assert child.wait(60) == -signal.SIGKILL, child.output()
+    assert "alive without a lease" in child.output()
 
 
 def test_job_may_think_in_its_transaction_for_longer_than_our_own_code(
