@@ -747,8 +747,8 @@ def test_random_life_always_ends_with_every_job_final_once_its_windows_have_pass
                 replace(
                     run,
                     jobs={
-                        name: replace(
-                            state, status=chance.choice(sorted(ALLOWED[state.status] - {S.EXPIRED}))
+                        name: state._replace(
+                            status=chance.choice(sorted(ALLOWED[state.status] - {S.EXPIRED}))
                         )
                         if (run.dag.dag_id, name) in chosen
                         else state
