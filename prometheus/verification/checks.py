@@ -651,9 +651,9 @@ def _about_then(
     Return what was the latest attempt at about a time.
 
     A decision is a moment older than the claim that follows it, and an operator may have added an
-    attempt in between.
+    attempt in between. A clock that was set back stamps the claim earlier than what was there.
     """
-    instants = (at, at - case.tolerances.settle)
+    instants = (at + case.tolerances.clock_steps, at, at - case.tolerances.settle)
     return tuple(
         max(
             (row for row in rows if row.created_at <= instant),

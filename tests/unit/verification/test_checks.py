@@ -553,6 +553,12 @@ def test_stamps_of_a_clock_that_was_set_back_are_forgiven_if_asked() -> None:
     assert rules(history, tolerances=Tolerances(clock_steps=timedelta(minutes=1))) == []
 
 
+def test_claim_before_its_upstream_was_there_is_forgiven_to_a_clock_that_was_set_back() -> None:
+    history = changed(sound(), "prices-1-2", created_at=at("01 21:00:45"))
+    assert "upstream" in rules(history)
+    assert rules(history, tolerances=Tolerances(clock_steps=timedelta(minutes=1))) == []
+
+
 def test_in_a_replay_windows_follow_market_time_and_stamps_wall_time() -> None:
     wall = timedelta(days=300)
     clock = MarketClock(at("11 12:00"), at("11 12:00") + wall, 0)
