@@ -253,9 +253,6 @@ class Attempts:
         Args:
             guard: Called first in the transaction; what it raises ends it.
         """
-        with reading(self._engine) as connection:
-            if not executions.any_late(connection):
-                return
         with writing(self._engine) as connection:
             guard(connection)
             late = executions.end_cancelled(connection)

@@ -176,6 +176,7 @@ class Scheduler:
         self._epoch: int | None = None
         self._plan_at: datetime | None = None
         self._opening_at: datetime | None = None
+        self._first_seen: dict[tuple[str, str], datetime] = {}
         self._planned_until: dict[tuple[str, str], date] = {}
         self._reconcile_at: datetime | None = None
         self._rescue_at: datetime | None = None
@@ -205,10 +206,12 @@ class Scheduler:
         with reading(self._engine) as connection:
             now = read_now(connection)
             states = runs.read_open_runs(connection, self._previous_run, dag_id=dag_id)
+            # A worker that advances its own run does not wait for anything.
+            due = executions.next_due(connection, now.wall_at) if dag_id is None else None
         by_market: dict[str, list[RunState]] = defaultdict(list)
         for state in states:
             by_market[state.dag.market_id].append(state)
-        total = Advanced()
+        total = Advanced(next_wall_at=due + self._pace.publish_after if due else None)
         for market_id in sorted(by_market.keys() & self._markets):
             try:
                 done = self._advance_market(by_market[market_id], now, alone=dag_id is not None)
@@ -225,6 +228,9 @@ class Scheduler:
                 _earlier(total.next_wall_at, done.next_wall_at),
                 total.busy or done.busy,
             )
+        if total.claimed and self._broker_away:
+            sent_at = now.wall_at + self._pace.publish_after
+            total = replace(total, next_wall_at=_earlier(total.next_wall_at, sent_at))
         self.totals["claimed"] += total.claimed
         self.totals["lost_claims"] += total.lost_claims
         return total
@@ -246,7 +252,6 @@ class Scheduler:
         return Advanced(
             claimed=len(claimed),
             lost_claims=len(starts) - len(claimed),
-            # A worker that advances its own run does not wait for anything.
             next_at=None if alone else next_instant(snapshot, now.market_at),
             next_wall_at=None if alone else next_timeout(snapshot),
             busy=bool(starts) or not LIVE.isdisjoint(statuses),
@@ -366,14 +371,22 @@ class Scheduler:
         self.totals["ticks"] += 1
         with reading(self._engine) as connection:
             now = read_now(connection)
-        self._note_reachable(now.wall_at)
-        if self._create_runs:
-            self._plan(now)
-        self._rescue(now)
-        self._attempts.end_cancelled(self._hold_lead)
-        self._publish_forgotten(now)
+            self._note_reachable(now.wall_at)
+            rescues = self._may_rescue(now)
+            lapsed = rescues and leases.any_lapsed(connection, now.wall_at)
+            orphans = self._find_orphans(connection, now) if rescues and not lapsed else []
+            late = executions.any_late(connection)
+            forgotten = executions.unpublished(connection, now.wall_at - self._pace.publish_after)
+        if lapsed:
+            orphans = self._give_up_workers(now)
+        self._rescue(orphans)
+        if late:
+            self._attempts.end_cancelled(self._hold_lead)
+        self._publish(forgotten)
         self._refill(now)
         self._reconcile(now)
+        if self._create_runs:
+            self._plan(now)
         advanced = self.advance()
         self._tell_failures(now)
         self._look_for_deaf_queues(now)
@@ -475,8 +488,12 @@ class Scheduler:
         self._warn_of_horizon(calendar, now)
         key = pipeline.name, market_id
         since = self._planned_until.get(key, date.min)
-        with self._writing() as connection:
-            first_seen_at = runs.first_seen(connection, pipeline.name, market_id, now.market_at)
+        first_seen_at = self._first_seen.get(key)
+        if first_seen_at is None:
+            with self._writing() as connection:
+                first_seen_at = runs.first_seen(connection, pipeline.name, market_id, now.market_at)
+            self._first_seen[key] = first_seen_at
+        with reading(self._engine) as connection:
             existing = runs.sessions_with_runs(
                 connection,
                 pipeline.name,
@@ -511,22 +528,31 @@ class Scheduler:
         # All that have opened have their runs now: not looked at again, however many there are.
         self._planned_until[key] = (now.market_at - REACH).date()
 
-    def _rescue(self, now: Now) -> None:
+    def _may_rescue(self, now: Now) -> bool:
+        """Say whether orphans are looked for in this tick."""
         # A scheduler that could not reach the database does not know who renewed meanwhile.
         since = self._reachable_since
         if since is None or now.wall_at - since < self._pace.worker_lease:
-            return
+            return False
         if not _is_due(self._rescue_at, now, self._pace.rescue_every):
-            return
+            return False
         self._rescue_at = now.wall_at + self._pace.rescue_every
+        return True
+
+    def _find_orphans(self, connection: Connection, now: Now) -> list[leases.Orphan]:
+        over_limit_by = self._pace.over_limit_by
+        return leases.find_orphans(connection, now.wall_at, over_limit_by=over_limit_by)
+
+    def _give_up_workers(self, now: Now) -> list[leases.Orphan]:
+        """End the leases that have run out, and return what was running under them, or lost."""
         # First their leases end, so that none can renew between the finding and the failing.
         with self._writing() as connection:
             for worker in leases.give_up_workers(connection, now.wall_at):
                 log.warning("worker_lost", extra={"worker": worker})
         with reading(self._engine) as connection:
-            orphans = leases.find_orphans(
-                connection, now.wall_at, over_limit_by=self._pace.over_limit_by
-            )
+            return self._find_orphans(connection, now)
+
+    def _rescue(self, orphans: Sequence[leases.Orphan]) -> None:
         for orphan in orphans:
             log.warning(
                 "execution_rescued",
@@ -543,11 +569,6 @@ class Scheduler:
                     log.exception("not_rescued", extra={"execution": orphan.execution_id})
                 continue
             self.totals["rescued"] += 1
-
-    def _publish_forgotten(self, now: Now) -> None:
-        with reading(self._engine) as connection:
-            forgotten = executions.unpublished(connection, now.wall_at - self._pace.publish_after)
-        self._publish(forgotten)
 
     def _refill(self, now: Now) -> None:
         """Fill a broker that has lost everything, and leave the mark that tells so next time."""
@@ -577,7 +598,7 @@ class Scheduler:
             waiting = executions.waiting_in_queue(connection, now.wall_at - left_alone)
         due = [
             publication
-            for publication, published_at, _ in waiting
+            for publication, published_at in waiting
             if publication.queue in self._markets
             and (everything or now.wall_at >= published_at + self._pace.ring_again_after)
         ]
@@ -673,10 +694,6 @@ class Scheduler:
             waits.append(now.clock.wall_delay(market_next - now.market_at))
         if advanced.next_wall_at is not None:
             waits.append(advanced.next_wall_at - now.wall_at)
-        with reading(self._engine) as connection:
-            wall_next = executions.next_due(connection, now.wall_at)
-        if wall_next is not None:
-            waits.append(wall_next + self._pace.publish_after - now.wall_at)
         return max(timedelta(0), min(waits))
 
 

@@ -219,7 +219,7 @@ _UNPUBLISHED = _PUBLICATIONS.where(
     _e.scheduled_at <= bindparam("due_by"),
 ).order_by(_e.priority, _e.scheduled_at)
 _WAITING_IN_QUEUE = (
-    _PUBLICATIONS.add_columns(_e.published_at, _e.publish_count)
+    _PUBLICATIONS.add_columns(_e.published_at)
     .where(
         is_live,
         in_state(job_executions, JobStatus.QUEUED),
@@ -238,15 +238,15 @@ def unpublished(connection: Connection, due_by: datetime) -> list[Publication]:
 
 def waiting_in_queue(
     connection: Connection, due_by: datetime
-) -> list[tuple[Publication, datetime, int]]:
+) -> list[tuple[Publication, datetime]]:
     """
     Return the published QUEUED executions that were due by a wall time.
 
     Returns:
-        Each with the stamp of its last message and the number of messages so far.
+        Each with the stamp of its last message.
     """
     rows = connection.execute(_WAITING_IN_QUEUE, {"due_by": due_by})
-    return [(_publication(row), row.published_at, row.publish_count) for row in rows]
+    return [(_publication(row), row.published_at) for row in rows]
 
 
 # What an operator cancels is known to him; what its run's time-out ends is nobody's wish.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, Double, and_, bindparam, func, insert, or_, select, update
 
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence.metadata import database_now
+from prometheus.persistence.metadata import database_later, database_now
 from prometheus.persistence.runs import insert_new, lock_in_order
 from prometheus.persistence.tables import (
     in_state,
@@ -29,6 +29,8 @@ _ON_ITS_WAY_OUT = timedelta(seconds=3)
 # What runs often is built once: building a statement takes longer than running it. A parameter is
 # not named like a column, because an UPDATE would set that.
 _WALL_TIME = select(database_now())
+_UNTIL = database_later(bindparam("lease_seconds", type_=Double))
+"""End of a lease that begins now."""
 
 
 def wall_time(connection: Connection) -> datetime:
@@ -74,11 +76,8 @@ class Renewed:
 _RENEW = (
     update(worker_incarnations)
     .where(_w.incarnation == bindparam("of"), _w.ended_at.is_(None))
-    .values(
-        previous_renewed_at=_w.renewed_at,
-        renewed_at=bindparam("now"),
-        expires_at=bindparam("until"),
-    )
+    .values(previous_renewed_at=_w.renewed_at, renewed_at=database_now(), expires_at=_UNTIL)
+    .returning(_w.renewed_at)
 )
 _NAME_RUNNING = (
     update(job_executions)
@@ -106,9 +105,9 @@ def renew_worker(
     Returns:
         ``None`` when it has none any more: it has ended or was given up.
     """
-    now = wall_time(connection)
-    renewed = connection.execute(_RENEW, {"of": incarnation, "now": now, "until": now + lease})
-    if renewed.rowcount == 0:
+    asked = {"of": incarnation, "lease_seconds": lease.total_seconds()}
+    now: datetime | None = connection.execute(_RENEW, asked).scalar_one_or_none()
+    if now is None:
         return None
     taken: frozenset[str] = frozenset()
     if running:
@@ -195,11 +194,17 @@ def find_orphans(
     return orphans
 
 
+_lapsed = and_(_w.ended_at.is_(None), _w.expires_at <= bindparam("now"))
+_LAPSED = select(_w.incarnation).where(_lapsed).limit(1)
+
+
+def any_lapsed(connection: Connection, now: datetime) -> bool:
+    """Say whether `give_up_workers` has anything to do."""
+    return connection.execute(_LAPSED, {"now": now}).first() is not None
+
+
 _GIVE_UP = (
-    update(worker_incarnations)
-    .where(_w.ended_at.is_(None), _w.expires_at <= bindparam("now"))
-    .values(ended_at=database_now())
-    .returning(_w.worker)
+    update(worker_incarnations).where(_lapsed).values(ended_at=database_now()).returning(_w.worker)
 )
 
 
@@ -233,20 +238,16 @@ class Leadership:
 _KEEP_LEAD = (
     update(leases)
     .where(leases.c.name == bindparam("what"), leases.c.owner == bindparam("who"))
-    .values(expires_at=bindparam("until"), ticked_at=bindparam("ticked"))
-    .returning(leases.c.epoch)
+    .values(expires_at=_UNTIL, ticked_at=bindparam("ticked"))
+    .returning(leases.c.epoch, database_now().label("at"))
 )
 _TAKE_LEAD = (
     update(leases)
-    .where(leases.c.name == bindparam("what"), leases.c.expires_at <= bindparam("now"))
-    .values(
-        owner=bindparam("who"),
-        epoch=leases.c.epoch + 1,
-        expires_at=bindparam("until"),
-        ticked_at=None,
-    )
+    .where(leases.c.name == bindparam("what"), leases.c.expires_at <= database_now())
+    .values(owner=bindparam("who"), epoch=leases.c.epoch + 1, expires_at=_UNTIL, ticked_at=None)
 )
 _LEADER = select(leases).where(leases.c.name == bindparam("what"))
+_LEADER_NOW = _LEADER.add_columns(database_now().label("at"))
 
 
 def lead(
@@ -265,21 +266,19 @@ def lead(
     Args:
         ticked_at: When the one who asks last completed a tick; kept with the lead, if it is his.
     """
-    now = wall_time(connection)
-    until = now + lease
-    kept = {"what": name, "who": owner, "until": until, "ticked": ticked_at}
-    epoch = connection.execute(_KEEP_LEAD, kept).scalar_one_or_none()
-    if epoch is not None:
-        return Leadership(owner, epoch, leads=True, at=now)
-    taken = {"what": name, "who": owner, "until": until, "now": now}
-    connection.execute(_TAKE_LEAD, taken)
-    row = connection.execute(_LEADER, {"what": name}).first()
+    asked = {"what": name, "who": owner, "lease_seconds": lease.total_seconds()}
+    kept = connection.execute(_KEEP_LEAD, {**asked, "ticked": ticked_at}).first()
+    if kept is not None:
+        return Leadership(owner, kept.epoch, leads=True, at=kept.at)
+    connection.execute(_TAKE_LEAD, asked)
+    row = connection.execute(_LEADER_NOW, {"what": name}).first()
     if row is None:
+        until = wall_time(connection) + lease
         insert_new(
             connection, leases, {"name": name, "owner": owner, "epoch": 1, "expires_at": until}
         )
-        row = connection.execute(_LEADER, {"what": name}).one()
-    return Leadership(row.owner, row.epoch, row.owner == owner, now)
+        row = connection.execute(_LEADER_NOW, {"what": name}).one()
+    return Leadership(row.owner, row.epoch, row.owner == owner, row.at)
 
 
 _KEEP_EPOCH = (
@@ -288,9 +287,9 @@ _KEEP_EPOCH = (
         leases.c.name == bindparam("what"),
         leases.c.owner == bindparam("who"),
         leases.c.epoch == bindparam("of"),
-        leases.c.expires_at > bindparam("now"),
+        leases.c.expires_at > database_now(),
     )
-    .values(expires_at=bindparam("until"))
+    .values(expires_at=_UNTIL)
 )
 
 
@@ -306,8 +305,7 @@ def keep_lead(
     Returns:
         Whether it holds: its owner and epoch are the same, and its lease has not run out.
     """
-    now = wall_time(connection)
-    asked = {"what": name, "who": owner, "of": epoch, "now": now, "until": now + lease}
+    asked = {"what": name, "who": owner, "of": epoch, "lease_seconds": lease.total_seconds()}
     return connection.execute(_KEEP_EPOCH, asked).rowcount == 1
 
 

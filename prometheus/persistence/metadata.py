@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator
+from sqlalchemy import ColumnElement, DateTime, Dialect, MetaData, TypeDecorator
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 metadata = MetaData(
@@ -55,6 +56,16 @@ class database_now(FunctionElement[datetime]):  # noqa: N801  reads as an SQL fu
     inherit_cache = True
 
 
+class database_later(FunctionElement[datetime]):  # noqa: N801  reads as an SQL function
+    """The database's own clock in so many seconds."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+    def __init__(self, seconds: ColumnElement[float]) -> None:
+        super().__init__(seconds)
+
+
 @compiles(database_now, "postgresql")
 def _now_postgresql(_element: object, _compiler: object, **_: object) -> str:
     return "clock_timestamp()"
@@ -64,3 +75,15 @@ def _now_postgresql(_element: object, _compiler: object, **_: object) -> str:
 def _now_sqlite(_element: object, _compiler: object, **_: object) -> str:
     # Six decimals, as SQLAlchemy writes instants, so that texts compare as the instants do.
     return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+
+@compiles(database_later, "postgresql")
+def _later_postgresql(element: database_later, compiler: SQLCompiler, **options: Any) -> str:
+    seconds = compiler.process(element.clauses, **options)
+    return f"clock_timestamp() + make_interval(secs => {seconds})"
+
+
+@compiles(database_later, "sqlite")
+def _later_sqlite(element: database_later, compiler: SQLCompiler, **options: Any) -> str:
+    seconds = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {seconds} || ' seconds')"

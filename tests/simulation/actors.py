@@ -44,7 +44,7 @@ RENEWAL_AT_REST = 10.0
 """Seconds between two renewals of a worker that runs nothing."""
 NOTHING_KNOWN = timedelta(days=300)
 PACE = Pace(
-    max_wait=timedelta(days=400), plan_every=timedelta(hours=6), canary_every=timedelta(days=1)
+    max_wait=timedelta(days=400), plan_every=timedelta(days=1), canary_every=timedelta(days=1)
 )
 """The scheduler says when the next thing is due, however late; the beat here cuts that itself."""
 MAX_LOST = 3

@@ -11,7 +11,7 @@ import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
@@ -80,41 +80,34 @@ class Mappings(list[dict[str, Any]]):
         return self[0] if self else None
 
 
-class Result:
+class Result(list[Any]):
     """What a statement returned: the part of SQLAlchemy's result that the product uses."""
 
-    __slots__ = ("_found", "_prepared", "rowcount")
-
-    def __init__(self, found: list[Any], prepared: Prepared, rowcount: int) -> None:
-        self._found = found
-        self._prepared = prepared
-        self.rowcount = rowcount
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.all())
+    __slots__ = ("rowcount",)
+    rowcount: int
 
     def all(self) -> list[Any]:
-        return self._prepared.make_rows(self._found) if self._found else []
+        return self
 
     def first(self) -> Any:
-        return self.all()[0] if self._found else None
+        return self[0] if self else None
 
     def one(self) -> Any:
-        if len(self._found) != 1:
-            raise exc.NoResultFound(f"{len(self._found)} rows")
-        return self.all()[0]
+        if len(self) != 1:
+            raise exc.NoResultFound(f"{len(self)} rows")
+        return self[0]
 
     def scalars(self) -> Scalars:
-        return Scalars([row[0] for row in self.all()])
+        return Scalars([row[0] for row in self])
 
     def scalar_one(self) -> Any:
         return self.one()[0]
 
     def scalar_one_or_none(self) -> Any:
-        return self.one()[0] if self._found else None
+        return self.one()[0] if self else None
 
     def mappings(self) -> Mappings:
-        return Mappings([row._asdict() for row in self.all()])
+        return Mappings([row._asdict() for row in self])
 
 
 class Prepared:
@@ -145,6 +138,7 @@ class Prepared:
                 else kind.dialect_impl(DIALECT).bind_processor(DIALECT)
             )
         columns = compiled._result_columns or ()
+        self.returns = bool(columns)
         row = namedtuple("row", [each.keyname for each in columns], rename=True)  # type: ignore[misc]
         self.make_rows = _rows_maker(row, [_reader(each.type) for each in columns])
 
@@ -174,11 +168,16 @@ def _rows_maker(row: Any, readers: list[Callable[[Any], Any] | None]) -> Callabl
 
 
 class Ready:
-    """A statement with the values that are its own."""
+    """A statement with the values that are its own, and the names of those that it is given."""
 
-    def __init__(self, statement: Any, prepared: Prepared, values: Mapping[str, Any]) -> None:
+    def __init__(
+        self, statement: Any, prepared: Prepared, values: Mapping[str, Any], keys: Sequence[str]
+    ) -> None:
         self.statement = statement  # kept, so that nothing else gets its id
         self.prepared = prepared
+        self.make_rows = prepared.make_rows
+        self.returns = prepared.returns
+        self.number = len(keys)
         self.steps: list[tuple[str, Callable[[Any], Any] | None, bool, Any]] = []
         for name in prepared.order:
             value, write = values.get(name), prepared.write[name]
@@ -190,17 +189,16 @@ class Ready:
             self.steps.append((name, write, many, own))
         self.texts: dict[tuple[int, ...], str] = {}
         self.many = any(many for _, _, many, _ in self.steps)
-        self.plain: dict[int, Callable[[Any], tuple[Any, ...]]] = {}
-        """By number of parameters: what makes the driver's values of them."""
         if not self.many:
-            self.texts[()] = self._text(())
+            self.text = self._text(())
+            self.values = self._values_maker(keys)
 
-    def quick(self, params: Mapping[str, Any]) -> Callable[[Any], tuple[Any, ...]]:
+    def _values_maker(self, keys: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
         """Write a function that makes the values, of a statement without lists."""
         known: dict[str, Any] = {}
         cells = []
         for n, (name, write, _, own) in enumerate(self.steps):
-            if name not in params:
+            if name not in keys:
                 known[f"own_{n}"] = own
                 cells.append(f"own_{n}")
             elif write is None:
@@ -213,23 +211,20 @@ class Ready:
         )
         return made
 
-    def bind(self, params: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
-        if not self.many:
-            make = self.plain.get(len(params))
-            if make is None:
-                make = self.plain[len(params)] = self.quick(params)
-            return self.texts[()], make(params)
+    def bind(self, params: Mapping[str, Any] | None) -> tuple[str, list[Any]]:
+        """Return the text and the values of a statement with lists."""
+        given = params or {}
         values: list[Any] = []
         lengths: tuple[int, ...] = ()
         for name, write, many, own in self.steps:
-            if name in params:
-                value = params[name]
-                if many:
-                    value = [write(each) for each in value] if write else list(value)
-                elif write is not None and value is not None:
-                    value = write(value)
-            else:
+            if name not in given:
                 value = own
+            elif many:
+                value = given[name]
+                value = [write(each) for each in value] if write else value
+            else:
+                value = given[name]
+                value = write(value) if write and value is not None else value
             if many:
                 values += value
                 lengths += (len(value),)
@@ -261,35 +256,53 @@ class Connection:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._ready: dict[Any, Ready] = {}
+        self._execute = database.raw.execute
+        self._ready: dict[int, Ready] = {}
+        self._by_keys: dict[Any, Ready] = {}
         self._prepared: dict[Any, Prepared] = {}
 
     def execute(self, statement: Any, params: Any = None) -> Result:
         database = self._database
         database.before_statement()
-        many = isinstance(params, list)
-        first = (params[0] if many else params) or {}
-        key = (id(statement), *first) if statement.is_insert else id(statement)
-        ready = self._ready.get(key)
-        if ready is None:
-            ready = self._make(statement, first)
-            if len(self._ready) > 500:
-                self._ready.clear()
-            self._ready[key] = ready
+        if type(params) is list:
+            return self._execute_many(statement, params)
+        ready = self._ready.get(id(statement))
+        if ready is None or (params and len(params) != ready.number):
+            ready = self._get_ready(statement, params or {})
+        text, values = ready.bind(params) if ready.many else (ready.text, ready.values(params))
         try:
-            if many:
-                for each in params:
-                    text, values = ready.bind(each)
-                    database.raw.execute(text, values)
-                return Result([], ready.prepared, len(params))
-            text, values = ready.bind(first)
-            cursor = database.raw.execute(text, values)
-            found = cursor.fetchall()
+            cursor = self._execute(text, values)
+            if not ready.returns:
+                result = Result()
+                result.rowcount = cursor.rowcount
+                return result
+            return Result(ready.make_rows(cursor.fetchall()))
         except sqlite3.IntegrityError as error:
-            if str(error)[:1] == "P" and str(error)[2:3] == ":":
-                raise Violation(database.tell(str(error))) from None
-            raise exc.IntegrityError(text, None, error) from error
-        return Result(found, ready.prepared, cursor.rowcount)
+            raise self._translated(error, text) from error
+
+    def _execute_many(self, statement: Any, params: list[Any]) -> Result:
+        ready = self._get_ready(statement, params[0])
+        try:
+            self._database.raw.executemany(ready.text, map(ready.values, params))
+        except sqlite3.IntegrityError as error:
+            raise self._translated(error, ready.text) from error
+        return Result()
+
+    def _translated(self, error: sqlite3.IntegrityError, text: str) -> BaseException:
+        if str(error)[:1] == "P" and str(error)[2:3] == ":":
+            return Violation(self._database.tell(str(error)))
+        return exc.IntegrityError(text, None, error)
+
+    def _get_ready(self, statement: Any, params: Mapping[str, Any]) -> Ready:
+        key = (id(statement), *params)
+        ready = self._by_keys.get(key)
+        if ready is None:
+            if len(self._by_keys) > 500:
+                self._by_keys.clear()
+                self._ready.clear()
+            ready = self._by_keys[key] = self._make(statement, params)
+        self._ready[id(statement)] = ready
+        return ready
 
     def _make(self, statement: Any, params: Mapping[str, Any]) -> Ready:
         cache_key = statement._generate_cache_key()
@@ -304,7 +317,7 @@ class Connection:
         values = prepared.compiled.construct_params(
             dict.fromkeys(keys), extracted_parameters=extracted, _check=False
         )
-        return Ready(statement, prepared, values)
+        return Ready(statement, prepared, values, keys)
 
 
 class _Reading:
@@ -327,7 +340,7 @@ class _Begin:
         self._database = database
 
     def begin(self) -> _Transaction:
-        return _Transaction(self._database, writes=False)
+        return _Transaction(self._database, False)
 
     def execute(self, statement: Any, params: Any = None) -> Result:
         return self._database.connection.execute(statement, params)
@@ -340,7 +353,7 @@ class _Begin:
 class _Transaction:
     __slots__ = ("_database", "_writes", "dead", "task")
 
-    def __init__(self, database: Database, *, writes: bool) -> None:
+    def __init__(self, database: Database, writes: bool) -> None:
         self._database = database
         self._writes = writes
         self.dead = False
@@ -367,7 +380,7 @@ class Database:
     def __init__(self, world: World) -> None:
         self.world = world
         self.raw = sqlite3.connect(":memory:", isolation_level=None, cached_statements=512)
-        self.raw.create_function("strftime", 2, lambda _format, _when: world.database_time())
+        self.raw.create_function("strftime", -1, world.strftime)
         self.connection = Connection(self)
         self.holder: _Transaction | None = None
         self._active_at = 0
@@ -391,11 +404,13 @@ class Database:
 
     def begin(self, transaction: _Transaction, writes: bool) -> None:
         world = self.world
-        self._reach()
-        if world.now < self.slow_until:
+        now, task = world.now, world.task
+        if now < self.away_until or (task is not None and now < task.process.no_database_until):
+            raise unavailable()
+        if now < self.slow_until:
             world.sleep(world.random.uniform(0.01, 1.2))
             self._reach()
-        elif world.task is not None and world.random.random() < 0.03:
+        elif task is not None and world.random.random() < 0.03:
             world.sleep(world.random.uniform(0.001, 0.05))  # others come in between
             self._reach()
         while self.holder is not None:
@@ -405,7 +420,7 @@ class Database:
             world.sleep(0.1)
             self._reach()
         self.holder = transaction
-        transaction.task = world.task
+        transaction.task = task
         self._active_at = world.now
         self.transactions += 1
         if writes:
@@ -452,6 +467,23 @@ class Database:
             return
         self.raw.execute("COMMIT")
 
+    def stamp_renewals(self, incarnations: Sequence[str], at: datetime, lease: timedelta) -> bool:
+        """Renew the leases of workers that run nothing; say whether all of them still had one."""
+        given = (_bind_instant(at), _bind_instant(at + lease))
+        names = ", ".join("?" * len(incarnations))
+        alive = f"incarnation IN ({names}) AND ended_at IS NULL"
+        found = self.raw.execute(
+            f"SELECT count(*) FROM worker_incarnations WHERE {alive}", incarnations
+        ).fetchone()
+        if found[0] != len(incarnations):
+            return False
+        self.raw.execute(
+            f"UPDATE worker_incarnations SET previous_renewed_at = renewed_at, renewed_at = ?,"
+            f" expires_at = ? WHERE {alive}",
+            (*given, *incarnations),
+        )
+        return True
+
     # --- making and looking ----------------------------------------------------------------------
 
     def tell(self, text: str) -> str:
@@ -491,14 +523,14 @@ class _Engine:
         self._database = database
 
     def begin(self) -> _Transaction:
-        return _Transaction(self._database, writes=True)
+        return _Transaction(self._database, True)
 
     def connect(self) -> _Reading:
         return _Reading(self._database)
 
     def read(self) -> _Transaction:
         """Do what `prometheus.persistence.engine.reading` does with it."""
-        return _Transaction(self._database, writes=False)
+        return _Transaction(self._database, False)
 
 
 __all__ = ["Database", "as_engine", "unavailable"]

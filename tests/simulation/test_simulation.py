@@ -44,10 +44,12 @@ def test_deliberate_defect_is_found_within_a_year(defect: str) -> None:
     assert outcome.violation is not None
 
 
+@pytest.mark.promise("P1", "P2", "P3", "P4", "P5")
 def test_without_a_defect_the_same_days_keep_every_promise() -> None:
     assert Year(3, days=30).run().violation is None
 
 
+@pytest.mark.promise("P1", "P2", "P3", "P4", "P5")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", saved_seeds())

@@ -113,6 +113,15 @@ class World:
         """Return a number of microseconds as an instant."""
         return _EPOCH + at * MICROSECOND
 
+    def strftime(self, _format: str, _now: str, later: str = "") -> str:
+        """Stand in for the database's function of this name, as the product calls it."""
+        if later:
+            at = self.instant(self.now + self.clock_offset) + timedelta(
+                seconds=float(later.removesuffix(" seconds"))
+            )
+            return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03}000"
+        return self.database_time()
+
     def database_time(self) -> str:
         """Return the database's time as it keeps it."""
         at = self.now + self.clock_offset

@@ -31,7 +31,7 @@ from prometheus.persistence import executions, runs
 from prometheus.persistence.engine import is_unavailable
 from prometheus.persistence.executions import Attempt
 from prometheus.verification import Expectation, StartRecord, Tolerances, check
-from tests.simulation.actors import Actor, Beat, Worker
+from tests.simulation.actors import LEASE, Actor, Beat, Worker
 from tests.simulation.broker import Broker
 from tests.simulation.checks import TRIGGERS, judge_run
 from tests.simulation.database import Database, as_engine
@@ -192,10 +192,22 @@ class Year:
     def wake(self, target: int) -> None:
         """Have everybody make the rounds that a leap left out: the last ones before its end."""
         world = self.world
+        resting: list[Worker] = []
         for worker in self.workers.values():
             if worker.well:
                 worker.renewed = world.instant(target - 5 * SECOND), (target - 5 * SECOND) / 1e6
                 world.come_round_at(worker, target - SECOND)
+                if worker.registered and not worker.running:
+                    resting.append(worker)
+        # Of a worker that runs nothing, a renewal only stamps its row, if it has not been given up:
+        # that is done for all of them at once, and each comes round by itself a while later.
+        if self.database.stamp_renewals(
+            [worker.incarnation for worker in resting],
+            world.instant(target - SECOND + world.clock_offset),
+            LEASE,
+        ):
+            for worker in resting:
+                world.come_round_at(worker, target + int(world.random.uniform(0, 9) * SECOND))
         beats = [beat for beat in self.beats.values() if beat.well]
         for number, beat in enumerate(sorted(beats, key=lambda each: not _leads(each))):
             if target - world.now > 40 * SECOND:
@@ -281,6 +293,7 @@ class Year:
         world = self.world
         random.seed(self.seed)  # Celery draws from it
         clock = types.SimpleNamespace(monotonic=world.monotonic, sleep=world.sleep)
+        previous = TradingCalendar.previous_trading_day
         bounds = _remembered(lambda calendar, day: Bounds(session_bounds(calendar, day)))
         put: list[tuple[Any, str, Any]] = [
             (attempts_module, "time", clock),
@@ -293,6 +306,7 @@ class Year:
             (scheduler_module, "session_bounds", bounds),
             (planning, "session_bounds", bounds),
             (TradingCalendar, "phases", _remembered(TradingCalendar.phases)),
+            (TradingCalendar, "previous_trading_day", _remembered(previous)),
             (scheduler_module, "TradingCalendar", lru_cache(maxsize=None)(TradingCalendar)),
             (scheduler_module, "reading", lambda engine: engine.read()),
             (scheduler_module, "writing", lambda engine: engine.begin()),
@@ -473,9 +487,10 @@ class Bounds:
 
     def window(self, job: JobMetadata) -> Window:
         key = job.required_state, job.window
-        if key not in self._windows:
-            self._windows[key] = self._bounds.window(job)
-        return self._windows[key]
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = self._bounds.window(job)
+        return window
 
 
 def _remembered(function: Callable[..., object]) -> Callable[..., object]:

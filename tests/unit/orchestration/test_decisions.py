@@ -546,6 +546,14 @@ def test_order_of_rows_never_changes_a_decision(
 
 
 @given(snapshots(), instants)
+def test_what_does_not_ask_why_jobs_are_held_is_told_all_the_rest(
+    snapshot: Snapshot, now: datetime
+) -> None:
+    told = tuple(each for each in decide(snapshot, now) if not isinstance(each, Hold))
+    assert decide(snapshot, now, holds=False) == told
+
+
+@given(snapshots(), instants)
 def test_deciding_again_after_applying_at_the_same_instant_changes_nothing(
     snapshot: Snapshot, now: datetime
 ) -> None:
