@@ -24,6 +24,7 @@ from prometheus.masking import safe_text
 from prometheus.persistence import executions
 from prometheus.persistence.engine import is_unavailable, reading, writing
 from prometheus.persistence.executions import (
+    HARD_LIMIT_GRACE,
     Cancelled,
     Failed,
     FailedForGood,
@@ -358,7 +359,9 @@ def failure_of(
     if isinstance(error, SoftTimeLimitExceeded) and limit is not None:
         return Failure(f"timed out after {limit.total_seconds():g} s", details)
     if isinstance(error, TimeLimitExceeded):
-        return Failure(f"timed out after {error.args[0]:g} s (hard limit)", details)
+        grace = HARD_LIMIT_GRACE.total_seconds()
+        text = f"{grace:g} s of its time limit, {error.args[0] - grace:g} s: killed"
+        return Failure(f"did not end within {text}", details)
     if isinstance(error, CutOffError):
         return Failure(str(error), details, lost=True)
     if isinstance(error, WorkerLostError):

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+
 from prometheus.dispatch.attempts import MAX_MESSAGE, MAX_TRACEBACK, failure_of
 
 
 def test_message_says_what_and_why() -> None:
     assert failure_of(ValueError("no bars")).message == "ValueError: no bars"
     assert failure_of(ValueError()).message == "ValueError: no message"
+
+
+def test_a_killed_job_is_told_its_own_limit() -> None:
+    assert failure_of(TimeLimitExceeded(35)).message == (
+        "did not end within 30 s of its time limit, 5 s: killed"
+    )
+    limit = timedelta(seconds=5)
+    soft = failure_of(SoftTimeLimitExceeded(), limit=limit)
+    assert soft.message == "timed out after 5 s"
 
 
 def test_huge_message_is_cut_and_its_size_told() -> None:
