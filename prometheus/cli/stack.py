@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any, Self
@@ -387,10 +387,11 @@ class Stack:
         child.finish()
 
     def _tell(self, sentence: str) -> None:
+        """Say what has become of a process, and when."""
         if self._say is not None:
             # Whoever is told may be gone already, and that must not keep a process alive.
             with contextlib.suppress(Exception):
-                self._say(sentence)
+                self._say(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  {sentence}")
 
     def _launch(self, program: Program) -> _Child:
         guarded, self._signals.guarded = self._signals.guarded, True

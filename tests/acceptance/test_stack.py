@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -203,7 +204,8 @@ def test_what_dies_is_started_again_until_it_dies_all_the_time(tmp_path: Path) -
             os.kill(before[name], signal.SIGKILL)
             wait_until(lambda name=name: _is_new(stack, name, before[name]))  # type: ignore[misc]
             assert alive(stack.pids[name])
-            assert f"{name} (pid {before[name]}) was ended by SIGKILL" in said[-1]
+            what = f"{name} \\(pid {before[name]}\\) was ended by SIGKILL; starting it again"
+            assert re.fullmatch(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC  {what}", said[-1])
         assert stack.pids["beat"] == before["beat"]
         wait_until(lambda: _answers(stack), message="Redis answers at its old place")
         with pytest.raises(ProgramError, match="beat"):
