@@ -189,12 +189,13 @@ def _job_changes(run: RunProgress, before: JobProgress | None, job: JobProgress)
         "status": job.status,
         "error": job.error,
     }
+    error = output.shortened(job.error)
     if job.status in FINAL:
-        told = f"{run.dag_id}  {job.job_id} {job.status}: {job.error}"
+        told = f"{run.dag_id}  {job.job_id} {job.status}: {error}"
         return [Change("job_ended", told, facts)]
     if job.status is JobStatus.QUEUED:
         failed = f"attempt {job.attempt_number - 1} of {job.job_id} failed, another follows"
-        return [Change("job_retried", f"{run.dag_id}  {failed}: {job.error}", facts)]
+        return [Change("job_retried", f"{run.dag_id}  {failed}: {error}", facts)]
     return []
 
 

@@ -107,6 +107,11 @@ def in_words(span: timedelta) -> str:
     return f"{minutes} min"
 
 
+def shortened(text: str, most: int = 300) -> str:
+    """Cut what is too long for a line, such as an error's message, and say so."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
 def count(number: int, noun: str) -> str:
     """Write ``"1 job"`` or ``"9 jobs"``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -412,7 +412,8 @@ def _print_run(console: Console, found: dict[str, Any]) -> None:
                 _shortened(attempt["result"]),
             )
             if attempt["error"]:
-                notes.append(f"{job['job']}, attempt {attempt['attempt']}: {attempt['error']}")
+                error = output.shortened(attempt["error"])
+                notes.append(f"{job['job']}, attempt {attempt['attempt']}: {error}")
         if job["waits"]:
             notes.append(f"{job['job']} waits: {job['waits']}")
     console.print(table)

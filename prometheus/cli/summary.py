@@ -219,7 +219,8 @@ def _print_errors(console: Console, summary: Summary) -> None:
         return
     _section(console, "Attempts that did not succeed")
     for run, job, attempt, message in errors[:_MOST_ERRORS]:
-        console.print(f"  {run.dag_id} {job}, attempt {attempt}: {message}", markup=False)
+        error = output.shortened(message)
+        console.print(f"  {run.dag_id} {job}, attempt {attempt}: {error}", markup=False)
     if len(errors) > _MOST_ERRORS:
         console.print(f"  and {len(errors) - _MOST_ERRORS} more")
 

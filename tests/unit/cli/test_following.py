@@ -80,6 +80,15 @@ def test_failures_are_told_with_their_error() -> None:
     assert told[1] == "us_eq_daily_2012-11-23  FAILED (1 FAILED)"
 
 
+def test_a_long_error_is_cut_in_its_line_alone() -> None:
+    changes = Changes()
+    changes.between(look(run(job("first"))))
+    failed = job("first", JobStatus.FAILED, error="E" * 2_000)
+    (told,) = (change for _, change in changes.between(look(run(failed))) if "error" in change.facts)
+    assert told.sentence.endswith("first FAILED: " + "E" * 300 + "... (2000 characters)")
+    assert told.facts["error"] == "E" * 2_000
+
+
 def test_closed_days_are_told_when_the_market_clock_reaches_them() -> None:
     changes = Changes(remarks(MARKETS, date(2012, 11, 21), date(2012, 11, 23)))
     assert sentences(changes, look(at=datetime(2012, 11, 21, 12, tzinfo=UTC))) == []
