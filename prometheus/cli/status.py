@@ -9,8 +9,6 @@ import typer
 from prometheus.cli.options import AsJson, Folder
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from rich.console import Console
     from sqlalchemy import Connection
 
@@ -297,7 +295,10 @@ def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
                 "started_at": row.started_at,
                 "started_market_at": row.started_market_at,
                 "completed_at": row.completed_at,
-                "last_seen_at": _last_seen(row),
+                "lost": _is_lost(row),
+                "last_seen_at": row.named_at or row.started_at
+                if _is_lost(row)
+                else row.completed_at,
                 "worker": row.worker,
                 "error": row.error_message,
                 "result": row.result,
@@ -330,11 +331,18 @@ def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
     }
 
 
-def _last_seen(row: Any) -> datetime | None:
-    """Return when an attempt ended; of a lost one, whose end nobody saw, when it last ran."""
-    lost = (row.error_details or {}).get("type") == "orphan"
-    seen: datetime | None = row.named_at or row.started_at if lost else row.completed_at
-    return seen
+def _is_lost(row: Any) -> bool:
+    """Say whether nobody saw the end of an attempt: how long it took is not known."""
+    return bool((row.error_details or {}).get("type") == "orphan")
+
+
+def _lasted(attempt: dict[str, Any]) -> str:
+    from prometheus.cli import output
+
+    started, ended = attempt["started_at"], attempt["completed_at"]
+    if attempt["lost"] or not (started and ended):
+        return "-"
+    return output.in_words(ended - started)
 
 
 def _reasons(connection: Connection, dag_id: str) -> dict[str, str]:
@@ -400,14 +408,13 @@ def _print_run(console: Console, found: dict[str, Any]) -> None:
     notes = []
     for job in found["jobs"]:
         for number, attempt in enumerate(job["attempts"]):
-            started, ended = attempt["started_at"], attempt["last_seen_at"]
             market_at = attempt["started_market_at"]
             table.add_row(
                 job["job"] if number == 0 else "",
                 str(attempt["attempt"]),
                 output.coloured(attempt["status"]),
                 output.utc(market_at) if market_at else "-",
-                output.in_words(ended - started) if started and ended else "-",
+                _lasted(attempt),
                 attempt["worker"] or "-",
                 _shortened(attempt["result"]),
             )

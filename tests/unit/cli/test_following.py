@@ -84,7 +84,9 @@ def test_a_long_error_is_cut_in_its_line_alone() -> None:
     changes = Changes()
     changes.between(look(run(job("first"))))
     failed = job("first", JobStatus.FAILED, error="E" * 2_000)
-    (told,) = (change for _, change in changes.between(look(run(failed))) if "error" in change.facts)
+    (told,) = (
+        change for _, change in changes.between(look(run(failed))) if "error" in change.facts
+    )
     assert told.sentence.endswith("first FAILED: " + "E" * 300 + "... (2000 characters)")
     assert told.facts["error"] == "E" * 2_000
 
