@@ -118,7 +118,7 @@ def cancel(
     for job_id, cancel_at in asked.items():
         print(
             f"{dag_id}: asked {job_id} to end; "
-            f"if it has not by {cancel_at:%Y-%m-%d %H:%M:%S} UTC, it is killed."
+            f"if it has not by {output.utc_seconds(cancel_at)}, it is killed."
         )
     if asked and not crew.scheduled:
         print("No scheduler is running, and without one only --grace 0s ends what does not itself.")

@@ -120,3 +120,8 @@ def count(number: int, noun: str) -> str:
 def utc(instant: datetime) -> str:
     """Write an instant to the minute: ``"2012-11-23 18:00 UTC"``."""
     return f"{instant:%Y-%m-%d %H:%M} UTC"
+
+
+def utc_seconds(instant: datetime) -> str:
+    """Write an instant to the second: ``"2012-11-23 18:00:09 UTC"``."""
+    return f"{instant:%Y-%m-%d %H:%M:%S} UTC"

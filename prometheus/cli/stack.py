@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any, Self
 
+from prometheus.cli.output import utc_seconds
 from prometheus.errors import PrometheusError
 
 LOCK_FILE = "lock"
@@ -391,7 +392,7 @@ class Stack:
         if self._say is not None:
             # Whoever is told may be gone already, and that must not keep a process alive.
             with contextlib.suppress(Exception):
-                self._say(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  {sentence}")
+                self._say(f"{utc_seconds(datetime.now(UTC))}  {sentence}")
 
     def _launch(self, program: Program) -> _Child:
         guarded, self._signals.guarded = self._signals.guarded, True

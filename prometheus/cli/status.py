@@ -286,6 +286,8 @@ def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
         .where(job_executions.c.dag_id == dag_id)
         .order_by(job_executions.c.attempt_number)
     ):
+        # Nobody saw its end: how long it took is not known.
+        lost = (row.error_details or {}).get("type") == "orphan"
         attempts[row.job_id].append(
             {
                 "execution_id": row.execution_id,
@@ -295,10 +297,11 @@ def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
                 "started_at": row.started_at,
                 "started_market_at": row.started_market_at,
                 "completed_at": row.completed_at,
-                "lost": _is_lost(row),
-                "last_seen_at": row.named_at or row.started_at
-                if _is_lost(row)
-                else row.completed_at,
+                "lost": lost,
+                "last_seen_at": row.named_at or row.started_at if lost else row.completed_at,
+                "cancel_asked_at": row.cancel_asked_at,
+                "cancel_asked_by": row.cancel_asked_by,
+                "cancel_at": row.cancel_at,
                 "worker": row.worker,
                 "error": row.error_message,
                 "result": row.result,
@@ -329,11 +332,6 @@ def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
             for job_id, rows in attempts.items()
         ],
     }
-
-
-def _is_lost(row: Any) -> bool:
-    """Say whether nobody saw the end of an attempt: how long it took is not known."""
-    return bool((row.error_details or {}).get("type") == "orphan")
 
 
 def _lasted(attempt: dict[str, Any]) -> str:
@@ -388,6 +386,7 @@ def _shortened(result: Any, most: int = 60) -> str:
 
 def _print_run(console: Console, found: dict[str, Any]) -> None:
     from prometheus.cli import output, sessions
+    from prometheus.orchestration.lifecycle import JobStatus
 
     session = sessions.of_market(found["market"], found["session_date"])
     remark = sessions.special(session)
@@ -418,6 +417,13 @@ def _print_run(console: Console, found: dict[str, Any]) -> None:
                 attempt["worker"] or "-",
                 _shortened(attempt["result"]),
             )
+            if attempt["status"] == JobStatus.RUNNING and attempt["cancel_asked_at"]:
+                asked_at, cancel_at = attempt["cancel_asked_at"], attempt["cancel_at"]
+                notes.append(
+                    f"{job['job']}, attempt {attempt['attempt']}: asked to end by "
+                    f"{attempt['cancel_asked_by']} at {output.utc_seconds(asked_at)}; "
+                    f"if it has not by {output.utc_seconds(cancel_at)}, it is killed"
+                )
             if attempt["error"]:
                 error = output.shortened(attempt["error"])
                 notes.append(f"{job['job']}, attempt {attempt['attempt']}: {error}")

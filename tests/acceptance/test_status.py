@@ -43,3 +43,25 @@ def test_of_a_lost_attempt_nobody_knows_how_long_it_took(
     assert (b[2], b[6]) == ("FAILED", "-")
     found = run_command("status", dag.dag_id, "--json", env=env).document
     assert [each["attempts"][0]["lost"] for each in found["jobs"]] == [False, True]
+
+
+def test_a_job_that_was_asked_to_end_says_by_whom_and_until_when(
+    run_command: RunCommand, world: World, env: dict[str, str]
+) -> None:
+    dag = world.run(job("a"))
+    world.running(dag, "a", world.worker())
+    with writing(world.engine) as connection:
+        operators.cancel(connection, dag.dag_id, actor="ada", grace=timedelta(hours=1))
+    row = world.latest(dag)["a"]
+
+    out = run_command("status", dag.dag_id, env=env).out
+
+    assert (
+        f"a, attempt 1: asked to end by ada at {row.cancel_asked_at:%Y-%m-%d %H:%M:%S} UTC; "
+        f"if it has not by {row.cancel_at:%Y-%m-%d %H:%M:%S} UTC, it is killed" in out
+    )
+    (found,) = run_command("status", dag.dag_id, "--json", env=env).document["jobs"]
+    (attempt,) = found["attempts"]
+    assert attempt["cancel_asked_by"] == "ada"
+    assert attempt["cancel_asked_at"] == row.cancel_asked_at.isoformat()
+    assert attempt["cancel_at"] == row.cancel_at.isoformat()
