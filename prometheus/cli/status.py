@@ -38,17 +38,20 @@ def status(
 
     place = find_place(folder)
     with opened(place) as engine:
+        from prometheus.cli.scheduling import read_crew
+        from prometheus.persistence.clock import read_now
         from prometheus.persistence.engine import reading
 
         with reading(engine) as connection:
+            crew = read_crew(connection)
             if dag_id is not None:
-                found = _read_run(connection, dag_id)
+                found = _read_run(connection, dag_id, crew)
                 if as_json:
-                    output.print_json(found)
+                    output.print_json({**found, **crew.document()})
                 else:
-                    _print_run(output.console(), found)
+                    _print_run(output.console(), found, crew, read_now(connection))
                 return
-            overview = _read_overview(connection, place)
+            overview = _read_overview(connection, place, crew)
     if as_json:
         output.print_json(_overview_document(overview))
     else:
@@ -58,11 +61,10 @@ def status(
 # --- all of it --------------------------------------------------------------------------------
 
 
-def _read_overview(connection: Connection, place: Place) -> dict[str, Any]:
+def _read_overview(connection: Connection, place: Place, crew: Crew) -> dict[str, Any]:
     from sqlalchemy import func, select
 
     from prometheus.cli.progress import read_progress, summarise
-    from prometheus.cli.scheduling import read_crew
     from prometheus.orchestration.lifecycle import RunStatus
     from prometheus.persistence.tables import dag_runs
 
@@ -83,7 +85,7 @@ def _read_overview(connection: Connection, place: Place) -> dict[str, Any]:
         "open": progress.runs,
         "recent": finished,
         "total": total,
-        "crew": read_crew(connection),
+        "crew": crew,
     }
 
 
@@ -145,21 +147,22 @@ def _print_overview(console: Console, overview: dict[str, Any]) -> None:
         only = f", sessions {now.only.first} to {now.only.last}" if now.only else ""
         pace = "jumping" if now.jumps else f"{now.clock.speed:g} times as fast"
         console.print(f"replay    market time {output.utc(now.market_at)}, {pace}{only}")
-    if now.clock.is_live or crew.scheduled:
-        _print_crew(console, crew, overview["markets"])
-    else:
-        console.print("          it is over, or was stopped: no scheduler is running")
+    _print_crew(console, crew, overview["markets"], now)
     _print_stack(console, place)
     console.print()
     console.print(_market_table(overview["markets"], now))
     _print_runs(console, overview)
 
 
-def _print_crew(console: Console, crew: Crew, markets: list[str]) -> None:
+def _print_crew(console: Console, crew: Crew, markets: list[str], now: Now) -> None:
+    """Say who is at work; of a replay without a scheduler, only that there is none."""
     from rich.text import Text
 
     from prometheus.cli import output
 
+    if not (now.clock.is_live or crew.scheduled):
+        console.print("          it is over, or was stopped: no scheduler is running")
+        return
     leader = crew.leader
     if leader is not None and leader.alive:
         age = output.in_words(leader.tick_age) if leader.tick_age is not None else "?"
@@ -264,7 +267,7 @@ def _print_runs(console: Console, overview: dict[str, Any]) -> None:
 # --- one run ----------------------------------------------------------------------------------
 
 
-def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
+def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]:
     from sqlalchemy import select
 
     from prometheus.cli.progress import UnknownRunError
@@ -307,7 +310,7 @@ def _read_run(connection: Connection, dag_id: str) -> dict[str, Any]:
                 "result": row.result,
             }
         )
-    waits = _reasons(connection, dag_id)
+    waits = _reasons(connection, dag_id, crew)
     return {
         "dag_id": dag_id,
         "pipeline": run.pipeline,
@@ -343,7 +346,7 @@ def _lasted(attempt: dict[str, Any]) -> str:
     return output.in_words(ended - started)
 
 
-def _reasons(connection: Connection, dag_id: str) -> dict[str, str]:
+def _reasons(connection: Connection, dag_id: str, crew: Crew) -> dict[str, str]:
     """Ask the scheduler's own function why the jobs of a run that wait do so."""
     from prometheus.core.trading_calendar import TradingCalendar
     from prometheus.errors import HorizonError
@@ -373,7 +376,11 @@ def _reasons(connection: Connection, dag_id: str) -> dict[str, str]:
         if isinstance(decision, Hold):
             found[decision.job.job_id] = decision.detail
         elif isinstance(decision, Start):
-            found[decision.job.job_id] = "nothing: the scheduler starts it at its next tick"
+            found[decision.job.job_id] = (
+                "the scheduler starts it at its next tick"
+                if crew.scheduled
+                else "no scheduler is running, which would start it now"
+            )
     return found
 
 
@@ -384,9 +391,9 @@ def _shortened(result: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _print_run(console: Console, found: dict[str, Any]) -> None:
+def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) -> None:
     from prometheus.cli import output, sessions
-    from prometheus.orchestration.lifecycle import JobStatus
+    from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 
     session = sessions.of_market(found["market"], found["session_date"])
     remark = sessions.special(session)
@@ -400,6 +407,9 @@ def _print_run(console: Console, found: dict[str, Any]) -> None:
         f"  made by {found['trigger']}, opens {output.utc(found['opens_at'])}"
         + (", its windows do not count" if found["forced"] else "")
     )
+    market = found["market"]
+    if found["status"] == RunStatus.OPEN and not (crew.scheduled and market in crew.queues()):
+        _print_crew(console, crew, [market], now)
     console.print()
     table = output.table(
         "Job", "Attempt", "Status", "Started (market time)", "Lasted", "Worker", "Returned"

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from prometheus.persistence import operators
+from prometheus.dispatch.scheduler import LEADERSHIP
+from prometheus.persistence import leases, operators
 from prometheus.persistence.engine import create_engine, writing
 from tests.acceptance.conftest import RunCommand
 from tests.integration.persistence.world import LOST, World, job
@@ -65,3 +66,20 @@ def test_a_job_that_was_asked_to_end_says_by_whom_and_until_when(
     assert attempt["cancel_asked_by"] == "ada"
     assert attempt["cancel_asked_at"] == row.cancel_asked_at.isoformat()
     assert attempt["cancel_at"] == row.cancel_at.isoformat()
+
+
+def test_a_new_run_says_that_no_scheduler_would_start_it(
+    run_command: RunCommand, world: World, env: dict[str, str]
+) -> None:
+    dag = world.run(job("a"), forced=True)
+    out = run_command("status", dag.dag_id, env=env).out
+    assert "scheduler NO SCHEDULER IS RUNNING: nothing starts by itself" in out
+    assert "a waits: no scheduler is running, which would start it now" in out
+    assert run_command("status", dag.dag_id, "--json", env=env).document["scheduler"] is None
+
+    with writing(world.engine) as connection:
+        leases.lead(connection, LEADERSHIP, "host:1:x", lease=timedelta(hours=1))
+    world.worker()
+    out = run_command("status", dag.dag_id, env=env).out
+    assert "RUNNING:" not in out
+    assert "a waits: the scheduler starts it at its next tick" in out
