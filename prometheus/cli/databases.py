@@ -30,7 +30,7 @@ def upgrade(
     from sqlalchemy.exc import DBAPIError
 
     from prometheus.cli import output
-    from prometheus.cli.places import DatabaseError, find_place, first_line
+    from prometheus.cli.places import DatabaseError, find_place, what_ails
     from prometheus.persistence import migrate
     from prometheus.persistence.engine import create_engine
 
@@ -44,8 +44,7 @@ def upgrade(
         after = migrate.current(engine)
     except DBAPIError as error:
         raise DatabaseError(
-            f"The database {place.shown_url} was not upgraded: {first_line(error)}. "
-            f"Look at PROMETHEUS__DATABASE__URL and at the server."
+            f"The database {place.shown_url} was not upgraded: it {what_ails(error)}"
         ) from None
     except CommandError as error:
         raise DatabaseError(

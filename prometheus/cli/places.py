@@ -185,13 +185,24 @@ def opened(place: Place, *, checked: bool = True) -> Iterator[Engine]:
                 migrate.check(engine)
             yield engine
         except DBAPIError as error:
-            raise DatabaseError(
-                f"The database {place.shown_url} does not answer: {first_line(error)}. "
-                f"Look at PROMETHEUS__DATABASE__URL ([database] url in prometheus.toml) and at "
-                f"the server."
-            ) from None
+            raise DatabaseError(f"The database {place.shown_url} {what_ails(error)}") from None
     finally:
         engine.dispose()
+
+
+def what_ails(error: BaseException) -> str:
+    """Go on after a database's name: what is the matter with it, and what to do."""
+    from prometheus.persistence.engine import is_locked
+
+    if is_locked(error):
+        return (
+            "is locked: another transaction holds it, perhaps that of a job inside "
+            "ctx.transaction(). Try again when that has ended."
+        )
+    return (
+        f"does not answer: {first_line(error)}. Look at PROMETHEUS__DATABASE__URL "
+        f"([database] url in prometheus.toml) and at the server."
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from prometheus.dispatch.scheduler import LEADERSHIP
 from prometheus.persistence import leases
+from prometheus.persistence.engine import is_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,24 @@ class Crew:
     """Wall time of the look."""
     leader: Leader | None
     workers: tuple[dict[str, Any], ...]
+    silent: tuple[dict[str, Any], ...]
+    """Workers whose lease has run out, and that nobody has given up."""
+    locked: bool = False
+    """Whether it was seen that those whose lease has run out can not renew it: see `tried`."""
 
     @property
     def scheduled(self) -> bool:
         """Whether a scheduler is at work."""
         return self.leader is not None and self.leader.alive
+
+    def tried(self, engine: Engine) -> Crew:
+        """
+        Find out whether those whose lease has run out could renew it at this moment.
+
+        On SQLite they can not while another transaction holds it; whoever asks must have none.
+        """
+        lapsed = self.silent or (self.leader is not None and not self.leader.alive)
+        return replace(self, locked=bool(lapsed) and is_held(engine))
 
     def queues(self) -> dict[str, int]:
         """Count the workers that listen to each queue."""
@@ -55,6 +69,7 @@ class Crew:
     def document(self) -> dict[str, Any]:
         """Describe it for machines."""
         return {
+            "locked": self.locked,
             "scheduler": self.leader
             and {
                 "owner": self.leader.owner,
@@ -81,10 +96,17 @@ def read_crew(connection: Connection) -> Crew:
     """Read who holds a lease."""
     now = leases.wall_time(connection)
     row: dict[str, Any] | None = leases.leader(connection, LEADERSHIP)
-    leader = row and Leader(
-        owner=row["owner"],
-        epoch=row["epoch"],
-        alive=row["expires_at"] > now,
-        tick_age=now - row["ticked_at"] if row["ticked_at"] else None,
+    leader = None
+    if row is not None:
+        leader = Leader(
+            owner=row["owner"],
+            epoch=row["epoch"],
+            alive=row["expires_at"] > now,
+            tick_age=now - row["ticked_at"] if row["ticked_at"] else None,
+        )
+    return Crew(
+        now,
+        leader,
+        tuple(leases.live_workers(connection, now)),
+        tuple(leases.silent_workers(connection, now)),
     )
-    return Crew(now, leader or None, tuple(leases.live_workers(connection, now)))

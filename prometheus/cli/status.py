@@ -43,7 +43,7 @@ def status(
         from prometheus.persistence.engine import reading
 
         with reading(engine) as connection:
-            crew = read_crew(connection)
+            crew = read_crew(connection).tried(engine)
             if dag_id is not None:
                 found = _read_run(connection, dag_id, crew)
                 if as_json:
@@ -160,13 +160,23 @@ def _print_crew(console: Console, crew: Crew, markets: list[str], now: Now) -> N
 
     from prometheus.cli import output
 
-    if not (now.clock.is_live or crew.scheduled):
+    if crew.locked:
+        console.print(
+            Text(
+                "database  LOCKED: another transaction holds it, perhaps that of a job inside "
+                "ctx.transaction(). Nobody can renew a lease, and nothing is started, meanwhile",
+                style="bold red",
+            )
+        )
+    elif not (now.clock.is_live or crew.scheduled):
         console.print("          it is over, or was stopped: no scheduler is running")
         return
     leader = crew.leader
-    if leader is not None and leader.alive:
+    lapsed = "; whether it still runs is not known"
+    if leader is not None and (leader.alive or crew.locked):
         age = output.in_words(leader.tick_age) if leader.tick_age is not None else "?"
-        console.print(f"scheduler {leader.process}, last tick {age} ago", markup=False)
+        doubt = "" if leader.alive else lapsed
+        console.print(f"scheduler {leader.process}, last tick {age} ago{doubt}", markup=False)
     else:
         before = f" (the last one: {leader.process})" if leader is not None else ""
         console.print(
@@ -176,15 +186,20 @@ def _print_crew(console: Console, crew: Crew, markets: list[str], now: Now) -> N
                 style="bold red",
             )
         )
-    for worker in crew.workers:
+    silent = crew.silent if crew.locked else ()
+    for worker in (*crew.workers, *silent):
         seen = output.in_words(crew.at - worker["renewed_at"])
         queues = ", ".join(worker["queues"])
+        doubt = lapsed if worker in silent else ""
         console.print(
-            f"worker    {worker['worker']}, pid {worker['pid']}, queues {queues}, seen {seen} ago",
+            f"worker    {worker['worker']}, pid {worker['pid']}, queues {queues}, "
+            f"seen {seen} ago{doubt}",
             markup=False,
         )
     served = crew.queues()
     deserted = [market for market in markets if market not in served]
+    if silent:
+        return
     if not crew.workers:
         console.print(
             Text(
@@ -378,7 +393,7 @@ def _reasons(connection: Connection, dag_id: str, crew: Crew) -> dict[str, str]:
         elif isinstance(decision, Start):
             found[decision.job.job_id] = (
                 "the scheduler starts it at its next tick"
-                if crew.scheduled
+                if crew.scheduled or crew.locked
                 else "no scheduler is running, which would start it now"
             )
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import sqlalchemy
@@ -187,3 +187,22 @@ def is_contended(error: BaseException) -> bool:
     """Say whether a transaction lost against others for what it wanted: the database is there."""
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     return state in ("55P03", "40001", "40P01")
+
+
+def is_locked(error: BaseException) -> bool:
+    """Say whether SQLite has waited in vain for a transaction that writes to end."""
+    code: int = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def is_held(engine: Engine) -> bool:
+    """Say whether, on SQLite, another transaction holds what only one can: the right to write."""
+    if engine.dialect.name != "sqlite":
+        return False
+    with closing(sqlite3.connect(engine.url.database or "", timeout=0)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+        connection.rollback()
+    return False

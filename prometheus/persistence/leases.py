@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Double, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence.metadata import database_later, database_now
@@ -215,10 +226,17 @@ def give_up_workers(connection: Connection, now: datetime) -> list[str]:
 
 def live_workers(connection: Connection, now: datetime) -> list[dict[str, Any]]:
     """Return the workers that hold a lease: node name, host, pid, queues, start and renewal."""
+    return _workers(connection, _w.expires_at > now)
+
+
+def silent_workers(connection: Connection, now: datetime) -> list[dict[str, Any]]:
+    """Return those whose lease has run out, and that nobody has given up yet."""
+    return _workers(connection, _w.expires_at <= now)
+
+
+def _workers(connection: Connection, which: ColumnElement[bool]) -> list[dict[str, Any]]:
     rows = connection.execute(
-        select(worker_incarnations)
-        .where(_w.ended_at.is_(None), _w.expires_at > now)
-        .order_by(_w.worker)
+        select(worker_incarnations).where(_w.ended_at.is_(None), which).order_by(_w.worker)
     )
     return [dict(row) for row in rows.mappings()]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -83,3 +85,51 @@ def test_a_new_run_says_that_no_scheduler_would_start_it(
     out = run_command("status", dag.dag_id, env=env).out
     assert "RUNNING:" not in out
     assert "a waits: the scheduler starts it at its next tick" in out
+
+
+@pytest.fixture
+def held(sqlite_url: str) -> Iterator[None]:
+    """Another transaction holds the database, as that of a job may do for long."""
+    path = sqlite_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def _lapsed(world: World) -> None:
+    """Let the leases of a scheduler and a worker have run out."""
+    with writing(world.engine) as connection:
+        leases.lead(connection, LEADERSHIP, "host:7:x", lease=timedelta(seconds=-1))
+    world.worker(lease=timedelta(seconds=-1))
+
+
+def test_who_can_not_renew_in_a_locked_database_is_not_called_gone(
+    run_command: RunCommand,
+    world: World,
+    env: dict[str, str],
+    request: pytest.FixtureRequest,
+) -> None:
+    _lapsed(world)
+    free = run_command("status", env=env).out
+    assert "NO SCHEDULER IS RUNNING (the last one: host, pid 7)" in free
+    assert "NO WORKER IS RUNNING" in free
+
+    request.getfixturevalue("held")
+
+    out = run_command("status", env=env).out
+    assert "LOCKED: another transaction holds it, perhaps that of a job" in out
+    assert "scheduler host, pid 7, last tick" in out
+    assert "worker    w@h, pid 1, queues US_EQ, seen" in out
+    assert out.count("ago; whether it still runs is not known") == 2
+    assert "IS RUNNING" not in out
+    assert run_command("status", "--json", env=env).document["locked"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("held")
+def test_a_command_that_waited_in_vain_to_write_says_for_what(
+    run_command: RunCommand, env: dict[str, str]
+) -> None:
+    ended = run_command("cancel", "us_eq_test_2025-12-02", env=env)
+    told = ended.refused("is locked: another transaction holds it", "ctx.transaction()", "again")
+    assert "at the server" not in told
