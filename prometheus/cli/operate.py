@@ -11,7 +11,13 @@ import typer
 from prometheus.cli.options import Actor, AsJson, Folder, Job, RunId, read_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
     from prometheus.cli.scheduling import Crew
+    from prometheus.orchestration.windows import Window
 
 
 def retry(
@@ -50,13 +56,24 @@ def retry(
             crew = read_crew(connection)
             if is_unattended(place, crew):
                 check_can_work_on(connection, place, dag_id)
+            ignored = _ignored_windows(connection, dag_id, jobs)
         if not as_json:
-            print(f"{dag_id}: a new attempt of {', '.join(jobs)}.")
+            print(f"{dag_id}: a new attempt of {', '.join(jobs)}. Windows do not count for it.")
+            for window, names in _by_window(ignored).items():
+                print(f"Ignored: {window}, of {', '.join(names)}.")
         summary: Summary | None = None
         if is_unattended(place, crew):
             summary = work_on(engine, place, dag_id, crew=crew, as_json=as_json)
     if as_json:
-        document = {"dag_id": dag_id, "jobs": jobs, "scheduler": crew.scheduled}
+        document = {
+            "dag_id": dag_id,
+            "jobs": jobs,
+            "ignored_windows": {
+                job_id: {"opens_at": window.opens_at, "closes_at": window.closes_at}
+                for job_id, (window, _) in ignored.items()
+            },
+            "scheduler": crew.scheduled,
+        }
         output.print_json({**document, **(summary.document() if summary else {})})
     elif summary is not None:
         print_summary(output.console(), summary)
@@ -122,6 +139,43 @@ def cancel(
         )
     if asked and not crew.scheduled:
         print("No scheduler is running, and without one only --grace 0s ends what does not itself.")
+
+
+def _ignored_windows(
+    connection: Connection, dag_id: str, jobs: list[str]
+) -> dict[str, tuple[Window, datetime]]:
+    """Return the windows of those jobs that could not start now by them, and market time."""
+    from sqlalchemy import select
+
+    from prometheus.core.trading_calendar import TradingCalendar
+    from prometheus.errors import PrometheusError
+    from prometheus.orchestration.planning import session_bounds
+    from prometheus.persistence.clock import read_now
+    from prometheus.persistence.runs import load_dag
+    from prometheus.persistence.tables import dag_runs
+
+    definition = connection.execute(
+        select(dag_runs.c.definition_hash).where(dag_runs.c.dag_id == dag_id)
+    ).scalar_one()
+    dag = load_dag(connection, dag_id, definition)
+    try:
+        bounds = session_bounds(TradingCalendar(dag.market_id), dag.as_of_date)
+    except PrometheusError:
+        return {}  # a calendar that has changed does not keep an operator from what he asks for
+    now = read_now(connection).market_at
+    windows = {job_id: bounds.window(dag.jobs[job_id]) for job_id in jobs}
+    return {job_id: (window, now) for job_id, window in windows.items() if now not in window}
+
+
+def _by_window(ignored: Mapping[str, tuple[Window, datetime]]) -> dict[str, list[str]]:
+    from prometheus.cli import output
+
+    found: dict[str, list[str]] = {}
+    for job_id, (window, now) in ignored.items():
+        over = "is over" if now >= window.closes_at else "has not opened"
+        span = f"{output.utc(window.opens_at)} to {output.utc(window.closes_at)}"
+        found.setdefault(f"the window {span}, which {over}", []).append(job_id)
+    return found
 
 
 def actor_name(given: str | None) -> str:

@@ -310,6 +310,7 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
             {
                 "execution_id": row.execution_id,
                 "attempt": row.attempt_number,
+                "forced": row.forced,
                 "status": row.status,
                 "scheduled_at": row.scheduled_at,
                 "started_at": row.started_at,
@@ -435,7 +436,7 @@ def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) ->
             market_at = attempt["started_market_at"]
             table.add_row(
                 job["job"] if number == 0 else "",
-                str(attempt["attempt"]),
+                f"{attempt['attempt']}{', forced' if attempt['forced'] else ''}",
                 output.coloured(attempt["status"]),
                 output.utc(market_at) if market_at else "-",
                 _lasted(attempt),

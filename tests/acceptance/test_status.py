@@ -133,3 +133,26 @@ def test_a_command_that_waited_in_vain_to_write_says_for_what(
     ended = run_command("cancel", "us_eq_test_2025-12-02", env=env)
     told = ended.refused("is locked: another transaction holds it", "ctx.transaction()", "again")
     assert "at the server" not in told
+
+
+def test_retry_names_the_window_that_it_ignores(
+    run_command: RunCommand, world: World, env: dict[str, str]
+) -> None:
+    dag = world.run(job("a", max_retries=0), job("b"))
+    worker = world.worker()
+    with writing(world.engine) as connection:
+        leases.lead(connection, LEADERSHIP, "host:7:x", lease=timedelta(hours=1))
+    world.succeed(world.running(dag, "b", worker), worker)
+    world.fail_for_good(dag, "a", worker)
+
+    told = run_command("retry", dag.dag_id, "a", env=env).out
+
+    span = "2025-12-02 13:30 UTC to 2025-12-03 13:30 UTC"
+    assert "a new attempt of a. Windows do not count for it." in told
+    assert f"Ignored: the window {span}, which is over, of a." in told
+    again = run_command("retry", dag.dag_id, "b", "--json", env=env).document
+    opens_at, closes_at = "2025-12-02T13:30:00+00:00", "2025-12-03T13:30:00+00:00"
+    assert again["ignored_windows"] == {"b": {"opens_at": opens_at, "closes_at": closes_at}}
+    lines = run_command("status", dag.dag_id, env=env).out.splitlines()
+    attempts = [line for line in lines if line.lstrip(" ab").startswith(("1 ", "2, forced "))]
+    assert len(attempts) == 4
