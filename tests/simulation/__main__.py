@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     for outcome in _outcomes(tasks, given.processes):
         done.append(outcome)
         print(_line(outcome), flush=True)
-    print(_summary(done, time.perf_counter() - began))
+    print(_summary(done, time.perf_counter() - began, given.days))
     failed = [outcome for outcome in done if outcome.violation is not None]
     whole = [outcome for outcome in done if outcome.violation is None and given.days is None]
     rare = {kind for each in whole for kind, count in each.faults.items() if count < AT_LEAST}
@@ -79,7 +79,8 @@ def _line(outcome: Outcome) -> str:
     )
 
 
-def _summary(done: list[Outcome], wall: float) -> str:
+def _summary(done: list[Outcome], wall: float, days: int | None) -> str:
+    length = f" of {days} days" if days is not None else ""
     kinds = list(done[0].faults) if done else []
     lines = ["faults a year, least and in all:"]
     for kind in kinds:
@@ -93,13 +94,14 @@ def _summary(done: list[Outcome], wall: float) -> str:
     statuses: Counter[str] = Counter()
     for outcome in done:
         statuses.update(outcome.statuses)
-    lines.append("attempts: " + ", ".join(f"{count} {name}" for name, count in statuses.items()))
+    told = ", ".join(f"{count} {name}" for name, count in statuses.items())
+    lines.append(f"attempts: {told} (PENDING or RUNNING: of runs still open at the end)")
     cpu = [outcome.cpu_seconds for outcome in done]
     violations = sum(outcome.violation is not None for outcome in done)
     lines.append(
-        f"{len(done)} years, {sum(outcome.jobs for outcome in done)} jobs, "
-        f"{violations} violations, {sum(cpu) / max(len(cpu), 1):.1f} s of CPU a year "
-        f"(at most {max(cpu, default=0):.1f}), {wall:.0f} s"
+        f"{len(done)} years{length}, {sum(outcome.jobs for outcome in done)} jobs, "
+        f"{violations} violations, {sum(cpu) / max(len(cpu), 1):.1f} s of CPU each "
+        f"(most: {max(cpu, default=0):.1f}), {wall:.0f} s"
     )
     return "\n".join(lines)
 
