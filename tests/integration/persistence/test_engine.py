@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -21,7 +24,7 @@ from prometheus.persistence.engine import (
 )
 from prometheus.persistence.tables import market_clock, pipelines
 from tests.integration.persistence.world import World, at_once
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, wait_until
 
 
 def add(engine: Engine, name: str, world: World) -> None:
@@ -337,3 +340,41 @@ class TestUrls:
         create_engine(f"sqlite:///{tmp_path / 'later.db'}").dispose()
         create_engine("postgresql://nobody@127.0.0.1:1/nothing").dispose()
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.promise("P4")
+def test_who_stands_still_between_two_rows_of_many_holds_up_nobody(postgresql_url: str) -> None:
+    """In a pipeline, which psycopg would use here, PostgreSQL has no time-out for that."""
+    engine, go = create_engine(postgresql_url), threading.Event()
+
+    def rows() -> Iterator[tuple[int]]:
+        yield from ((number,) for number in range(2_000))  # more than is kept before it is sent
+        go.wait(120)
+        yield (2_000,)
+
+    def write() -> None:
+        with engine.begin() as connection:
+            connection.connection.cursor().executemany("INSERT INTO things VALUES (%s)", rows())
+
+    def other_writes() -> bool:
+        try:
+            with engine.begin() as connection:
+                connection.execute(text("INSERT INTO things VALUES (0)"))
+        except DBAPIError:  # it waited for the lock in vain
+            return False
+        return True
+
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE things (number integer PRIMARY KEY)"))
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write)
+        try:
+            with reading(engine) as connection:
+                states = text("SELECT count(*) FROM pg_locks WHERE mode = 'RowExclusiveLock'")
+                wait_until(lambda: connection.execute(states).scalar_one(), timeout=30)
+            wait_until(other_writes, timeout=30, message="the locks are free")
+        finally:
+            go.set()
+        with pytest.raises((psycopg.OperationalError, DBAPIError)):
+            writer.result(60)
+    engine.dispose()
