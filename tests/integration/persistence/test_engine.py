@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -354,7 +355,8 @@ def test_who_stands_still_between_two_rows_of_many_holds_up_nobody(postgresql_ur
 
     def write() -> None:
         with engine.begin() as connection:
-            connection.connection.cursor().executemany("INSERT INTO things VALUES (%s)", rows())
+            cursor: Any = connection.connection.cursor()
+            cursor.executemany("INSERT INTO things VALUES (%s)", rows())
 
     def other_writes() -> bool:
         try:
