@@ -156,7 +156,12 @@ class DAG:
         self._twice = sorted(job_id for job_id, times in count.items() if times > 1)
 
     def alike(self, dag_id: str, market_id: str, as_of_date: date) -> DAG:
-        """Return another run's DAG that has the same jobs, which both share."""
+        """
+        Return another run's DAG of the same jobs.
+
+        Both share them, and all that was worked out from them: nothing kept may follow from the
+        session.
+        """
         other = copy(self)
         other.dag_id, other.market_id, other.as_of_date = dag_id, market_id, as_of_date
         return other

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LEASE = timedelta(seconds=30)
 RENEWAL = 5.0
 LOOK_EVERY = 0.5
-LOOK_AFTER = 2 / 3
+LOOK_AFTER = 3 / 5
 TICK_AT_MOST = 3.0
 TICK_AT_LEAST = 8.0
 """Seconds between two ticks while nothing moves, and now and then while something does."""
