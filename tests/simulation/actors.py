@@ -388,7 +388,7 @@ class Worker(Actor):
     def _work(self, attempt: Attempt, part: Part) -> Exception | None:
         """Do what the job does; return what it raises."""
         world, job = self.world, attempt.job
-        fails = self.year.retries_of(attempt.execution_id) < part.failures
+        fails = part.failures > 0 and self.year.retries_of(attempt.execution_id) < part.failures
         if fails and part.way is Way.SLOW:
             world.sleep(job.timeout.total_seconds())
             slow: Exception = SoftTimeLimitExceeded()

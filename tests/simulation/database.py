@@ -20,12 +20,17 @@ from sqlalchemy import exc
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.pool import StaticPool
 
+from prometheus.core.clock import MarketClock
+from prometheus.persistence.clock import Now
 from prometheus.persistence.metadata import UtcDateTime, metadata
 from tests.simulation.world import Task, Violation, World
 
 DIALECT: Any = sqlite_dialect(paramstyle="qmark")
 IDLE_IN_TRANSACTION = 5_000_000
 """Microseconds after which the server ends a transaction that does nothing (PostgreSQL's way)."""
+
+
+_LIVE = MarketClock()
 
 
 class Trouble(Exception):  # noqa: N818  what a driver would raise
@@ -380,7 +385,8 @@ class Database:
     def __init__(self, world: World) -> None:
         self.world = world
         self.raw = sqlite3.connect(":memory:", isolation_level=None, cached_statements=512)
-        self.raw.create_function("strftime", -1, world.strftime)
+        # No time passes in a statement, so that SQLite need not ask twice.
+        self.raw.create_function("strftime", -1, world.strftime, deterministic=True)
         self.connection = Connection(self)
         self.holder: _Transaction | None = None
         self._active_at = 0
@@ -483,6 +489,17 @@ class Database:
             (*given, *incarnations),
         )
         return True
+
+    def read_now(self, _: Connection) -> Now:
+        """
+        Do what `prometheus.persistence.clock.read_now` does.
+
+        Asked five times a job, and what it would read is the simulation's own: the virtual clock,
+        and the row of a market clock that no replay has set.
+        """
+        self.before_statement()
+        wall_at = _read_instant(self.world.database_time())
+        return Now(wall_at, wall_at, _LIVE, None, None)
 
     # --- making and looking ----------------------------------------------------------------------
 

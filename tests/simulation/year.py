@@ -308,6 +308,8 @@ class Year:
             (TradingCalendar, "phases", _remembered(TradingCalendar.phases)),
             (TradingCalendar, "previous_trading_day", _remembered(previous)),
             (scheduler_module, "TradingCalendar", lru_cache(maxsize=None)(TradingCalendar)),
+            (executions, "read_now", self.database.read_now),
+            (scheduler_module, "read_now", self.database.read_now),
             (scheduler_module, "reading", lambda engine: engine.read()),
             (scheduler_module, "writing", lambda engine: engine.begin()),
             (attempts_module, "writing", lambda engine: engine.begin()),
