@@ -22,7 +22,7 @@ from prometheus.dispatch.limits import message_of
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
 from prometheus.persistence import executions
-from prometheus.persistence.engine import is_unavailable, reading, writing
+from prometheus.persistence.engine import PATIENCE_SECONDS, is_unavailable, reading, writing
 from prometheus.persistence.executions import (
     HARD_LIMIT_GRACE,
     Cancelled,
@@ -287,7 +287,11 @@ class Attempts:
         with ExitStack() as stack:
             connection = self._begin(stack)
             yield connection
-            if incarnation is not None and executions.fenced(connection, execution_id, incarnation):
+            if incarnation is None:
+                return
+            # From here on it holds the row, for which its worker's renewal waits.
+            _be_patient(connection, timedelta(seconds=PATIENCE_SECONDS))
+            if executions.fenced(connection, execution_id, incarnation):
                 raise FencedError(execution_id)
 
     def _begin(self, stack: ExitStack) -> Connection:
@@ -297,14 +301,9 @@ class Attempts:
             try:
                 with ExitStack() as begun:
                     connection = begun.enter_context(writing(self._engine))
-                    if connection.dialect.name == "postgresql":
-                        # A job may think for longer than our own code does, but one that is frozen
-                        # must not hold locks that the attempt after it needs.
-                        lease = f"{self._worker_lease / timedelta(milliseconds=1):.0f}ms"
-                        names = ("idle_in_transaction_session_timeout", "lock_timeout")
-                        connection.execute(
-                            select(*(func.set_config(name, lease, True) for name in names))
-                        )
+                    # A job may think for longer than our own code does, but one that is frozen
+                    # must not hold locks that the attempt after it needs.
+                    _be_patient(connection, self._worker_lease)
                     stack.enter_context(begun.pop_all())
             except DBAPIError as error:
                 if not is_unavailable(error):
@@ -336,6 +335,14 @@ class Attempts:
             else:
                 outage.is_over()
                 return written
+
+
+def _be_patient(connection: Connection, limit: timedelta) -> None:
+    """Let a transaction stand still, and wait for locks, for so long; on PostgreSQL, which asks."""
+    if connection.dialect.name == "postgresql":
+        names = ("idle_in_transaction_session_timeout", "lock_timeout")
+        value = f"{limit / timedelta(milliseconds=1):.0f}ms"
+        connection.execute(select(*(func.set_config(name, value, True) for name in names)))
 
 
 def failure_of(

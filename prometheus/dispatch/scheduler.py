@@ -289,7 +289,9 @@ class Scheduler:
             return []
         closed: dict[str, str] = {}
         with self._writing() as connection:
-            runs.lock_runs(connection, {*ended, *over})
+            waiting = {start.dag_id for start in starts if start.job.dependencies}
+            runs.lock_runs(connection, {*ended, *over, *waiting})
+            starts = runs.still_ready(connection, starts)
             # First, because it waits for its rows; those below are passed over if they are held.
             asked = executions.ask_to_end(
                 connection,

@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakSet
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Retry
@@ -83,11 +84,11 @@ class Workplace:
         Transactions that it leaves open are rolled back.
         """
         session, previous = _sessions(attempt.dag)
-        opened = ExitStack()
+        opened: WeakSet[Generator[Connection]] = WeakSet()
 
         def begin() -> AbstractContextManager[Connection]:
             transaction = self.attempts.transaction(attempt.execution_id, attempt.incarnation)
-            opened.callback(transaction.gen.close)
+            opened.add(transaction.gen)
             return transaction
 
         def ask() -> bool:
@@ -109,8 +110,13 @@ class Workplace:
             parameters=attempt.parameters,
             logger=logging.getLogger(f"prometheus.job.{attempt.dag.pipeline}.{attempt.job.job_id}"),
         )
-        with opened, limited(self.memory):
-            yield context
+        try:
+            with limited(self.memory):
+                yield context
+        finally:
+            with ExitStack() as left:
+                for transaction in opened:
+                    left.callback(transaction.close)
 
 
 @contextmanager

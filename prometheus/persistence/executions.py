@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -34,7 +34,7 @@ from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus, allowed_from
 from prometheus.orchestration.timeouts import RUN_TIMEOUT, Timeout, run_timeout, start_timeout
 from prometheus.persistence.clock import Now, read_now
-from prometheus.persistence.metadata import database_now
+from prometheus.persistence.metadata import UtcDateTime, database_now
 from prometheus.persistence.runs import (
     end_waiting,
     insert_new,
@@ -55,6 +55,7 @@ from prometheus.persistence.tables import (
 
 HARD_LIMIT_GRACE = timedelta(seconds=30)
 """How much later than the soft limit a worker kills the job."""
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 _e = job_executions.c
 _asked = _e.cancel_asked_at.is_not(None)
@@ -144,7 +145,7 @@ _CLAIMABLE = (
         in_state(job_executions, JobStatus.PENDING),
         is_open,
     )
-    .with_for_update(of=job_executions, skip_locked=True)
+    .with_for_update(of=job_executions, key_share=True, skip_locked=True)
 )
 _CLAIM = (
     update(job_executions)
@@ -359,6 +360,8 @@ _START = (
             worker_incarnations.c.incarnation == bindparam("by"),
             worker_incarnations.c.ended_at.is_(None),
         ),
+        # Again, because whoever asks may have stood still since it read the clock.
+        database_now() < bindparam("not_from", type_=UtcDateTime),
     )
     .values(
         status=JobStatus.RUNNING,
@@ -410,6 +413,7 @@ def start(
         return Refused(f"it is {row.status}")
     if row.run_status != RunStatus.OPEN:
         return Refused(f"its run is {row.run_status}")
+    ends = []
     if not (row.forced or row.run_forced):
         if now.market_at >= row.window_closes_at:
             reason = f"its window closed at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -417,6 +421,9 @@ def start(
             return Refused(reason, row.dag_id if ended else None)
         if now.market_at < row.window_opens_at:
             return Refused(f"its window opens at {row.window_opens_at:%Y-%m-%d %H:%M:%S} UTC")
+        if not now.jumps:
+            left = now.clock.wall_delay(row.window_closes_at - now.market_at)
+            ends.append(now.wall_at + left)
     dag = load_dag(connection, row.dag_id, row.definition_hash)
     timeout = start_timeout(
         dag,
@@ -425,9 +432,14 @@ def start(
         scheduled_at=row.scheduled_at,
         forced=row.forced,
     )
-    if timeout is not None and now.wall_at >= timeout.at:
-        ended = end_waiting(connection, {execution_id: timeout.reason}, JobStatus.EXPIRED)
-        return Refused(timeout.reason, row.dag_id if ended else None)
+    if timeout is not None:
+        if now.wall_at >= timeout.at:
+            ended = end_waiting(connection, {execution_id: timeout.reason}, JobStatus.EXPIRED)
+            return Refused(timeout.reason, row.dag_id if ended else None)
+        ends.append(timeout.at)
+    # In a statement of its own, because a change that waits for a lock asks for the time before.
+    # Not earlier: whoever expires an execution has its run's lock first.
+    lock_in_order(connection, [execution_id])
     started = connection.execute(
         _START,
         {
@@ -437,10 +449,11 @@ def start(
             "child": pid,
             "market_at": now.market_at,
             "limit": now.wall_at + timedelta(seconds=row.timeout_seconds) + HARD_LIMIT_GRACE,
+            "not_from": min(ends, default=_NEVER),
         },
     ).first()
     if started is None:
-        return Refused("another worker was first, or this one has been given up")
+        return Refused("another worker was first, this one was given up, or its time just passed")
     return _started(row, dag, incarnation)
 
 
@@ -464,7 +477,7 @@ _FENCED = (
         in_state(job_executions, JobStatus.RUNNING),
         _e.incarnation == bindparam("by"),
     )
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 
 
@@ -596,7 +609,7 @@ _TO_FAIL: Select[Any] = (
         _e.execution_id == bindparam("id"),
         in_state(job_executions, *allowed_from(JobStatus.FAILED)),
     )
-    .with_for_update(of=job_executions)
+    .with_for_update(of=job_executions, key_share=True)
 )
 _FAIL = (
     update(job_executions)
@@ -780,7 +793,7 @@ _LATE = (
     .where(is_live, in_state(job_executions, JobStatus.RUNNING), _e.cancel_at <= database_now())
     .order_by(_e.execution_id)
 )
-_LATE_LOCKED = _LATE.with_for_update(skip_locked=True)
+_LATE_LOCKED = _LATE.with_for_update(key_share=True, skip_locked=True)
 
 
 def any_late(connection: Connection) -> bool:

@@ -175,7 +175,7 @@ def cancel(
     # Until none is left: an attempt that fails while its row is waited for leaves a successor,
     # which only a later statement sees.
     while {row.execution_id for row in connection.execute(unfinished)} - asked:
-        rows = connection.execute(unfinished.with_for_update()).all()
+        rows = connection.execute(unfinished.with_for_update(key_share=True)).all()
         now = wall_time(connection)
         for row in rows:
             if row.execution_id in asked:

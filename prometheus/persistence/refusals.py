@@ -41,7 +41,7 @@ def refuse(connection: Connection, execution_id: str, *, task: str, incarnation:
     row = connection.execute(
         select(_e.queue, _e.error_details)
         .where(_e.execution_id == execution_id, _e.status == JobStatus.QUEUED)
-        .with_for_update()
+        .with_for_update(key_share=True)
     ).first()
     if row is None:
         return None

@@ -29,7 +29,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, JobMetadata, definition_hash
-from prometheus.orchestration.decisions import JobState, RunState
+from prometheus.orchestration.decisions import JobState, RunState, Start
 from prometheus.orchestration.lifecycle import (
     BLOCKING,
     JobStatus,
@@ -360,6 +360,25 @@ def _statuses_of(
     return dict(statuses)
 
 
+def still_ready(connection: Connection, starts: Collection[Start]) -> list[Start]:
+    """
+    Keep the starts whose upstream jobs have all succeeded.
+
+    Their runs are locked, so that no operator gives an upstream job another attempt meanwhile.
+    """
+    upstream = {job_id for start in starts for job_id in start.job.dependencies}
+    waiting = {start.dag_id for start in starts if start.job.dependencies}
+    statuses = _statuses_of(connection, waiting, upstream)
+    return [
+        start
+        for start in starts
+        if all(
+            statuses[start.dag_id].get(job_id) is JobStatus.SUCCESS
+            for job_id in start.job.dependencies
+        )
+    ]
+
+
 def latest_statuses(
     connection: Connection, dag_ids: Collection[str]
 ) -> dict[str, dict[str, JobStatus]]:
@@ -371,7 +390,8 @@ def latest_statuses(
     return dict(statuses)
 
 
-# NO KEY UPDATE: a plain FOR UPDATE would collide with the foreign key of a successor's row.
+# NO KEY UPDATE, here and everywhere: a plain FOR UPDATE would collide with the foreign key of a
+# successor's row, or of a row that a job writes for its own execution.
 _LOCK_RUNS = (
     select(_r.dag_id).where(_r.dag_id.in_(_IDS)).order_by(_r.dag_id).with_for_update(key_share=True)
 )
@@ -379,7 +399,7 @@ _LOCK_EXECUTIONS = (
     select(_e.execution_id)
     .where(_e.execution_id.in_(_IDS))
     .order_by(_e.execution_id)
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 
 
@@ -410,7 +430,7 @@ _LOCK_WAITING = (
         _e.execution_id.in_(_IDS),
         _e.status.in_(bindparam("from_statuses", expanding=True)),
     )
-    .with_for_update(skip_locked=True)
+    .with_for_update(key_share=True, skip_locked=True)
 )
 _END = (
     update(job_executions)

@@ -11,11 +11,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy.exc import DBAPIError
 
+from prometheus.persistence import executions, runs
 from prometheus.persistence.engine import PATIENCE_SECONDS, reading, writing
 from prometheus.persistence.tables import audit, worker_incarnations
 from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.schedulers import (
+    LEASE,
+    RecordingBroker,
+    make_attempts,
+    make_scheduler,
+    register_worker,
+)
 from tests.servers import Process, is_alive, is_written, wait_until
 
 ORPHANED_CHILD = Path(__file__).parent / "orphaned_child.py"
@@ -138,6 +147,34 @@ def test_children_do_not_end_before_their_worker_has_its_first_lease(
     child = installation.start_process("python", ORPHANED_CHILD, env=installation.env, name="child")
     assert child.wait(60) == -signal.SIGKILL, child.output()
     assert "alive without a lease" in child.output()
+
+
+def test_job_frozen_in_its_commit_does_not_hold_its_row_for_a_lease(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker's renewal waits for the row, and all that the worker runs for the renewal."""
+    installation.make_run("held", parameters={"folder": "unused"})
+    broker = RecordingBroker()
+    make_scheduler(installation.engine, broker).tick()
+    (execution_id,) = (each.execution_id for each in broker.published)
+    attempts, worker = make_attempts(installation.engine), register_worker(installation.engine)
+    attempts.start(execution_id, worker="test", incarnation=worker)
+    fenced = executions.fenced
+    held_for: list[float] = []
+
+    def stand_still(connection: Connection, *args: str) -> bool:
+        taken = fenced(connection, *args)
+        began = time.monotonic()
+        with writing(installation.engine) as other:
+            other.execute(text("SET LOCAL lock_timeout = '90s'"))
+            runs.lock_in_order(other, [execution_id])
+        held_for.append(time.monotonic() - began)
+        return taken
+
+    monkeypatch.setattr(executions, "fenced", stand_still)
+    with pytest.raises(DBAPIError), attempts.transaction(execution_id, worker):
+        pass
+    assert held_for[0] < LEASE.total_seconds() / 2
 
 
 def test_job_may_think_in_its_transaction_for_longer_than_our_own_code(

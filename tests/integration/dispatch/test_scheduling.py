@@ -17,10 +17,11 @@ import pytest
 from sqlalchemy import Connection, func, literal_column, select, update
 
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch import scheduler as scheduler_module
 from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.orchestration.dag import JobMetadata
-from prometheus.orchestration.decisions import Snapshot, Start, decide
+from prometheus.orchestration.decisions import Decision, Snapshot, Start, decide
 from prometheus.orchestration.planning import session_bounds
 from prometheus.persistence import executions, operators, runs
 from prometheus.persistence.clock import Now, read_now
@@ -325,6 +326,36 @@ def test_claim_from_an_old_snapshot_changes_no_row_of_a_closed_run(
     with writing(installation.engine) as connection:
         assert executions.claim(connection, starts, read_now(connection)) == []
     assert set(map(tuple, installation.statuses(dag_id).values())) == {("CANCELLED",)}
+
+
+@pytest.mark.promise("P8")
+def test_decision_from_an_old_snapshot_starts_nothing_beside_its_upstreams_new_attempt(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dag_id = installation.make_run("chain")
+    broker = RecordingBroker()
+    scheduler = make_scheduler(installation.engine, broker)
+    attempts, worker = make_attempts(installation.engine), register_worker(installation.engine)
+    scheduler.advance(dag_id)
+    (first,) = broker.published
+    attempts.start(first.execution_id, worker="test", incarnation=worker)
+    attempts.succeed(first.execution_id, incarnation=worker, result=None)
+
+    def decide_and_stand_still(*args: Any, **options: Any) -> tuple[Decision, ...]:
+        decisions = decide(*args, **options)
+        assert any(isinstance(each, Start) for each in decisions)
+        monkeypatch.undo()
+        with writing(installation.engine) as connection:
+            operators.retry(connection, dag_id, first.job_type, actor="test")
+        return decisions
+
+    monkeypatch.setattr(scheduler_module, "decide", decide_and_stand_still)
+    assert scheduler.advance(dag_id).lost_claims == 1
+
+    assert broker.published == [first]
+    statuses = installation.statuses(dag_id)
+    assert statuses.pop(first.job_type) == ["SUCCESS", "PENDING"]
+    assert set(map(tuple, statuses.values())) == {("PENDING",)}
 
 
 @pytest.mark.promise("P6")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, func, select, text, update
 
-from prometheus.orchestration.dag import JobPriority
+from prometheus.orchestration.dag import DAG, JobPriority
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence import executions, leases
+from prometheus.persistence import executions, leases, runs
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import NotOurs, Publication, Refused, Started
 from prometheus.persistence.tables import dag_runs
 from tests.integration.persistence.world import DAY, HOUR, World, at_once, job
+from tests.servers import wait_until
 
 MINUTE = timedelta(minutes=1)
 
@@ -201,7 +203,7 @@ class TestStart:
             reasons = {each.reason for each in outcomes if isinstance(each, Refused)}
             assert reasons <= {
                 "it is RUNNING",
-                "another worker was first, or this one has been given up",
+                "another worker was first, this one was given up, or its time just passed",
             }
 
     @pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.QUEUED}))
@@ -250,6 +252,46 @@ class TestStart:
         assert refused.expired is None
         assert world.statuses(dag) == {"a": "QUEUED"}
 
+    @pytest.mark.promise("P3")
+    def test_window_that_closes_while_the_worker_stands_still_starts_nothing(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dag = world.run()
+        world.claim(world.starts(dag, closes=timedelta(seconds=1)))
+        row = world.latest(dag)["a"]
+
+        def load_slowly(connection: Connection, *args: str) -> DAG:
+            closed = lambda: leases.wall_time(connection) >= row.window_closes_at  # noqa: E731
+            wait_until(closed, timeout=30, message="its window closes")
+            return runs.load_dag(connection, *args)
+
+        monkeypatch.setattr("prometheus.persistence.executions.load_dag", load_slowly)
+        refused = world.start(row.execution_id, world.worker())
+        assert isinstance(refused, Refused)
+        assert refused.reason.endswith("its time just passed")
+        assert world.statuses(dag) == {"a": "QUEUED"}
+
+    @pytest.mark.promise("P3")
+    def test_window_that_closes_while_the_row_is_held_starts_nothing(
+        self, postgresql_url: str
+    ) -> None:
+        world = World(create_engine(postgresql_url))
+        dag = world.run()
+        worker = world.worker()
+        world.claim(world.starts(dag, closes=timedelta(seconds=1)))
+        row = world.latest(dag)["a"]
+        waiting = select(func.count()).select_from(text("pg_locks")).where(text("NOT granted"))
+        with ThreadPoolExecutor() as threads, writing(world.engine) as holder:
+            runs.lock_in_order(holder, [row.execution_id])
+            started = threads.submit(world.start, row.execution_id, worker)
+            wait_until(lambda: holder.execute(waiting).scalar_one(), timeout=30, message="it waits")
+            closed = lambda: world.now() >= row.window_closes_at  # noqa: E731
+            wait_until(closed, timeout=30, message="its window closes")
+            holder.rollback()
+            assert isinstance(started.result(), Refused)
+        assert world.statuses(dag) == {"a": "QUEUED"}
+        world.engine.dispose()
+
     @pytest.mark.parametrize("opens", [-2 * HOUR, HOUR])
     def test_windows_do_not_count_in_a_forced_run(self, world: World, opens: timedelta) -> None:
         dag = world.run(forced=True)
@@ -272,7 +314,7 @@ class TestStart:
             leases.end_worker(connection, ended)
         for worker in (ended, "never registered"):
             assert world.start(execution_id, worker) == Refused(
-                "another worker was first, or this one has been given up"
+                "another worker was first, this one was given up, or its time just passed"
             )
         assert world.statuses(dag) == {"a": "QUEUED"}
         assert isinstance(world.start(execution_id, world.worker()), Started)

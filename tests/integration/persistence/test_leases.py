@@ -6,10 +6,10 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
-from prometheus.persistence import leases, operators
-from prometheus.persistence.engine import reading, writing
+from prometheus.persistence import executions, leases, operators
+from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.leases import Orphan
 from prometheus.persistence.tables import leases as leases_table
 from prometheus.persistence.tables import worker_incarnations
@@ -159,6 +159,24 @@ class TestWorkers:
         assert latest["a"].named_at is not None
         assert latest["b"].named_at is None
         assert latest["c"].named_at is None
+
+    def test_renewal_does_not_wait_for_rows_that_refer_to_what_it_names(
+        self, postgresql_url: str
+    ) -> None:
+        """A job may keep what it writes by the id of its execution."""
+        world = World(create_engine(postgresql_url))
+        dag = world.run()
+        worker = world.worker()
+        execution_id = world.running(dag, "a", worker)
+        with world.engine.begin() as connection:
+            connection.execute(
+                text("CREATE TABLE books (execution_id TEXT REFERENCES job_executions)")
+            )
+        with writing(world.engine) as job_writes:
+            job_writes.execute(text("INSERT INTO books VALUES (:id)"), {"id": execution_id})
+            assert self.renew(world, worker, execution_id)
+            assert not executions.fenced(job_writes, execution_id, worker)
+        world.engine.dispose()
 
     def test_worker_is_told_what_it_names_and_must_not_run_any_more(self, world: World) -> None:
         dag = world.run(*(job(name) for name in "abcde"))
