@@ -34,7 +34,7 @@ def too_slow_once(ctx: JobContext) -> None:
         time.sleep(60)
 
 
-@limits.job(timeout="1s", max_retries=1, retry_base="1s", retry_cap="1s")
+@limits.job(timeout="3s", max_retries=1, retry_base="1s", retry_cap="1s")
 def swallows_the_soft_limit(ctx: JobContext) -> None:
     if ctx.attempt_number > 1:
         return
