@@ -16,7 +16,7 @@ from tests.chaos.table import lines_of
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.promise("P2")
+@pytest.mark.promise("P2", "P4")
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_or_doubled_whatever_dies(tmp_path: Path) -> None:
     """One or two faults of every kind within a minute; the seed is always the same."""

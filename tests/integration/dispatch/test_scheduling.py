@@ -371,6 +371,20 @@ def test_one_market_in_trouble_does_not_delay_another(installation: Installation
     assert installation.run_status(broken) == "OPEN"
 
 
+@pytest.mark.promise("P6")
+def test_dead_worker_of_one_market_does_not_delay_another(installation: Installation) -> None:
+    installation.beat()
+    dead = installation.worker("US_EQ", concurrency=1)
+    installation.worker("EU_EQ", concurrency=1)
+    wait_until(lambda: len(installation.workers()) == 2, timeout=60, message="both are there")
+    dead.send(signal.SIGKILL)
+    waits = installation.make_run("chain", market="US_EQ")
+    goes_on = installation.make_run("chain", market="EU_EQ")
+
+    installation.wait_for_run(goes_on, "SUCCESS")
+    assert installation.run_status(waits) == "OPEN"
+
+
 def test_row_that_somebody_else_holds_delays_its_own_market_alone(
     installation: Installation,
 ) -> None:
