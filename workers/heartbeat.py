@@ -88,6 +88,8 @@ class Heartbeat(bootsteps.StartStopStep):
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._try_now = threading.Event()
+        self._turned = threading.Event()
+        self._turned.set()
         self._cut_off: set[str] = set()
         self._asked_to_stop = False
         self._worker = worker
@@ -243,16 +245,22 @@ class Heartbeat(bootsteps.StartStopStep):
         The event loop does it; a lost connection to Redis keeps what was said last.
         """
         consumer = getattr(self._worker, "consumer", None)  # made after this thread has begun
-        if wanted is listens.is_set() or consumer is None or state.should_stop is not None:
+        if consumer is None or state.should_stop is not None:
+            return
+        if wanted is listens.is_set() and self._turned.is_set():
             return
         (listens.set if wanted else listens.clear)()
-        turn = consumer.add_task_queue if wanted else consumer.cancel_task_queue
+        self._turned.set()
 
         def turn_all() -> None:
+            # As it is wanted by now: the loop takes what waits for it in any order.
+            take = listens.is_set()
+            turn = consumer.add_task_queue if take else consumer.cancel_task_queue
             for name in self._queues:
                 try:
                     turn(name)
-                except Exception:  # a channel that is just breaking; the next one begins right
+                except Exception:  # a channel that is just breaking, if the connection does too
+                    self._turned.clear()  # else nobody would: tried again with the next renewal
                     log.warning("queue_not_turned", extra={"queue": name}, exc_info=True)
 
         consumer.call_soon(turn_all)
