@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from ctypes import c_double
 from datetime import datetime, timedelta
@@ -43,7 +43,9 @@ _LOOK_EVERY = 0.5
 _LOOK_AFTER = 3 / 5
 """Part of the lease after which a worker that could not renew it asks whether others have the
 database; half a lease after its last renewal it certainly could not reach it any more. To ask
-twice takes a third of the lease when Redis hangs, and what runs must end before the lease does."""
+twice takes a third of the lease when Redis hangs, and what runs must end before the lease does.
+Also the part for which a leader must have had the database again: after an outage for all it
+rescues nobody for one lease, in which this worker may come back."""
 _FROZEN_AFTER = 3 / 4
 """Part of the lease for which a main process may stand still before its children end."""
 _STOPS_WITHIN = 10.0
@@ -61,13 +63,22 @@ listens.set()
 _watched_at = RawValue(c_double)
 """When the main process last looked after its jobs; its children see it."""
 
-# SQLite keeps its locks by process and a forked child inherits them, so the pool may fork a child
-# only while this process has no connection open.
+# SQLite keeps its locks by process and a forked child inherits them, so there the pool may fork a
+# child only while this process has no connection open. A PostgreSQL that has no room for another
+# connection must find the one that this process has, as it finds the leader's.
 _database = threading.Lock()
+
+
+def _begin_without_connections() -> None:
+    """Leave the parent's connections to it: two that use the same one would garble it."""
+    runtime.engine.dispose(close=False)
+    _database.release()
+
+
 os.register_at_fork(
     before=_database.acquire,
     after_in_parent=_database.release,
-    after_in_child=_database.release,
+    after_in_child=_begin_without_connections,
 )
 
 
@@ -228,11 +239,14 @@ class Heartbeat(bootsteps.StartStopStep):
                 running=running,
                 lease=runtime.settings.workers.lease,
             )
+            if renewed is not None:
+                # Before the commit, which lets the leader start them again.
+                self._kill_unheard(renewed.unnamed)
         if renewed is None:
             # Given up: what it runs was failed and can not be reported any more. It goes on with
-            # new work as another.
+            # new work as another. Asked anew, because something may have begun meanwhile.
             log.error("lease_lost", extra={"incarnation": runtime.incarnation()})
-            self._kill(running.values())
+            self._kill(_running().values())
             self._register()
         else:
             self._renewed = renewed.at, began
@@ -269,12 +283,15 @@ class Heartbeat(bootsteps.StartStopStep):
         """
         End what runs before the lease does, if others have the database and can rescue it.
 
-        In a thread that needs no database, because a try to reach one may hang for longer.
+        In a thread that needs no database, because a try to reach one may hang for longer, or for
+        ever: then this thread leaves the queues, too.
         """
         lease = runtime.settings.workers.lease
         since: float | None = None
         while not self._ended.wait(_LOOK_EVERY):
             _watched_at.value = time.monotonic()
+            if self._silent() > _LOOK_AFTER * lease:
+                self._listen(False)
             if not self._is_cut_off(lease):
                 since = None
             elif since is None:
@@ -285,15 +302,23 @@ class Heartbeat(bootsteps.StartStopStep):
                 self._end_cut_off(CutOffError(lease))
 
     def _is_cut_off(self, lease: timedelta) -> bool:
-        renewed_at, began = self._renewed
-        late = time.monotonic() - began > _LOOK_AFTER * lease.total_seconds()
-        if not late or not _running():
+        renewed_at, _ = self._renewed
+        silent = self._silent()
+        if silent <= _LOOK_AFTER * lease or not _running():
             return False
+        # By the database's clock, however long ago the leader could leave its mark.
+        now = renewed_at + silent
         try:
-            return _others_go_on(renewed_at + lease / 2, within=lease / 6)
+            return _others_go_on(
+                renewed_at + lease / 2, reachable_by=now - _LOOK_AFTER * lease, within=lease / 6
+            )
         except Exception:  # without this thread nothing would end what must not go on
             log.exception("lease_watch_failed")
             return True
+
+    def _silent(self) -> timedelta:
+        """Return how long ago the last renewal began."""
+        return timedelta(seconds=time.monotonic() - self._renewed[1])
 
     def _end_cut_off(self, error: CutOffError) -> None:
         ended = [
@@ -319,6 +344,25 @@ class Heartbeat(bootsteps.StartStopStep):
                 log.warning("attempt_killed", extra={"execution": request.id})
                 self._worker.pool.terminate_job(request.worker_pid, signal.SIGKILL)
                 _kill_group(request.worker_pid)
+
+    def _kill_unheard(self, unnamed: Mapping[str, int | None]) -> None:
+        """
+        End the children that run attempts of which this process has never heard.
+
+        Celery forgets what it has handed to a child when its broker's connection breaks before the
+        child's answer: nothing would hold such a job to its limits, or name it.
+
+        Args:
+            unnamed: Execution id -> the pid of what started it.
+        """
+        busy = {request.worker_pid for request in _running().values()}
+        children = {child.pid for child in active_children()}
+        for execution_id, pid in unnamed.items():
+            # One that has begun something else has left this behind.
+            if pid in children and pid not in busy:
+                log.warning("attempt_killed", extra={"execution": execution_id, "reason": "unheard"})
+                self._worker.pool.terminate_job(pid, signal.SIGKILL)
+                _kill_group(pid)
 
 
 def kill_children() -> None:
@@ -361,7 +405,10 @@ def end_with_a_frozen_worker() -> None:
 
 @contextmanager
 def _connected() -> Iterator[None]:
-    """Use the database from the main process: no child is forked meanwhile."""
+    """Use the database from the main process; on SQLite no child is forked meanwhile."""
+    if runtime.engine.dialect.name != "sqlite":
+        yield
+        return
     with _database:
         try:
             yield
@@ -369,19 +416,23 @@ def _connected() -> Iterator[None]:
             runtime.engine.dispose()
 
 
-def _others_go_on(since: datetime, within: timedelta) -> bool:
+def _others_go_on(since: datetime, *, reachable_by: datetime, within: timedelta) -> bool:
     """
-    Say whether the database must be taken for alive, though this process can not reach it.
+    Say whether a leader has the database that this process can not reach, and could soon rescue.
 
     Args:
         since: A time of the database's at which this process could not reach it any more.
+        reachable_by: When a leader must have had it by, to rescue before this process is back.
         within: About how long the answer may take.
     """
     try:
         mark = runtime.publisher.read_mark(within=within)
     except BrokerUnavailableError:
         return True  # nobody knows, and going on could be wrong
-    return mark is None or mark.at > since
+    # A leader that goes on leaves another mark within seconds, whatever Redis has forgotten.
+    if mark is None or mark.at <= since:
+        return False
+    return mark.reachable_since is None or mark.reachable_since <= reachable_by
 
 
 def _running() -> dict[str, Request]:

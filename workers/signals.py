@@ -34,10 +34,9 @@ _in_child = False
 
 @signals.worker_process_init.connect
 def prepare_child(**_: Any) -> None:
-    """Give a new child of the pool connections of its own, and bounds."""
+    """Give a new child of the pool its bounds."""
     global _in_child
     _in_child = True
-    runtime.engine.dispose(close=False)
     bound_output()
     if sys.platform == "linux":  # elsewhere nothing would end it with its parent
         # Celery then kills all that a job has started together with it, at its hard limit.

@@ -47,6 +47,8 @@ class Mark:
     """When it last had it, by the database's clock."""
     owner: str
     epoch: int
+    reachable_since: datetime | None = None
+    """Since when the leader has had it without a gap; ``None`` of a release that did not tell."""
 
 
 class BrokerUnavailableError(Exception):
@@ -123,14 +125,17 @@ class Publisher:
         except self._errors as error:
             raise BrokerUnavailableError(str(error)) from error
 
-    def leave_mark(self, at: datetime, owner: str, epoch: int) -> None:
+    def leave_mark(
+        self, at: datetime, owner: str, epoch: int, reachable_since: datetime | None
+    ) -> None:
         """
-        Leave the leader's mark in place of the last one.
+        Leave the leader's mark in place of the last one; see `Mark`.
 
         Raises:
             BrokerUnavailableError: Redis does not answer.
         """
-        mark = {"at": at.isoformat(), "owner": owner, "epoch": epoch}
+        since = reachable_since.isoformat() if reachable_since else None
+        mark = {"at": at.isoformat(), "owner": owner, "epoch": epoch, "reachable_since": since}
         with self._redis() as redis:
             redis.set(MARK_KEY, json.dumps(mark), ex=MARK_FOR)
 
@@ -151,7 +156,9 @@ class Publisher:
             return None
         try:
             mark = json.loads(text)
-            return Mark(datetime.fromisoformat(mark["at"]), mark["owner"], mark["epoch"])
+            at, since = datetime.fromisoformat(mark["at"]), mark.get("reachable_since")
+            reachable_since = datetime.fromisoformat(since) if since else None
+            return Mark(at, mark["owner"], mark["epoch"], reachable_since)
         except (ValueError, KeyError, TypeError):
             log.warning("mark_unreadable", extra={"size": len(text)})  # another release's
             return None

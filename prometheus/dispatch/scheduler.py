@@ -70,7 +70,9 @@ class Broker(Cage, Protocol):
 
     def waiting_ids(self, queues: Iterable[str]) -> set[str]: ...
 
-    def leave_mark(self, at: datetime, owner: str, epoch: int) -> None: ...
+    def leave_mark(
+        self, at: datetime, owner: str, epoch: int, reachable_since: datetime | None
+    ) -> None: ...
 
     def read_mark(self) -> Mark | None: ...
 
@@ -581,7 +583,8 @@ class Scheduler:
                 self._reconcile(now, everything=True)
             # Not where something could not be sent: then the next tick must still miss the mark.
             if not self._broker_away:
-                self._broker.leave_mark(now.wall_at, self._owner, self._epoch or 0)
+                since = self._reachable_since
+                self._broker.leave_mark(now.wall_at, self._owner, self._epoch or 0, since)
         except BrokerUnavailableError as error:
             self._lose_broker(error)
 

@@ -82,13 +82,16 @@ class Renewed:
     """Wall time from which it counts."""
     taken: frozenset[str]
     """Executions it named that were taken from it, or cancelled: it must end them."""
+    unnamed: dict[str, int | None]
+    """Its executions that it has named neither now nor the last time, and the pid of each: whoever
+    looks for orphans gives them up as soon as this is committed. Locked until then."""
 
 
 _RENEW = (
     update(worker_incarnations)
     .where(_w.incarnation == bindparam("of"), _w.ended_at.is_(None))
     .values(previous_renewed_at=_w.renewed_at, renewed_at=database_now(), expires_at=_UNTIL)
-    .returning(_w.renewed_at)
+    .returning(_w.renewed_at, _w.previous_renewed_at)
 )
 _NAME_RUNNING = (
     update(job_executions)
@@ -99,11 +102,22 @@ _NAME_RUNNING = (
     )
     .values(named_at=bindparam("now"))
 )
+# Whoever it was when it started them: an execution is one attempt, and who names it runs it.
 _TAKEN = select(_e.execution_id).where(
     _e.execution_id.in_(bindparam("ids", expanding=True)),
-    _e.incarnation == bindparam("of"),
     in_state(job_executions, JobStatus.FAILED, JobStatus.CANCELLED),
     or_(_e.completed_at <= bindparam("since"), _e.completed_at >= _e.cancel_at),
+)
+_UNNAMED = (
+    select(_e.execution_id, _e.pid)
+    .where(
+        is_live,
+        in_state(job_executions, JobStatus.RUNNING),
+        _e.incarnation == bindparam("of"),
+        func.coalesce(_e.named_at, _e.started_at) < bindparam("since"),
+    )
+    .order_by(_e.execution_id)
+    .with_for_update()
 )
 
 
@@ -117,18 +131,20 @@ def renew_worker(
         ``None`` when it has none any more: it has ended or was given up.
     """
     asked = {"of": incarnation, "lease_seconds": lease.total_seconds()}
-    now: datetime | None = connection.execute(_RENEW, asked).scalar_one_or_none()
-    if now is None:
+    row = connection.execute(_RENEW, asked).first()
+    if row is None:
         return None
+    now: datetime = row.renewed_at
     taken: frozenset[str] = frozenset()
     if running:
         lock_in_order(connection, running)
         named = {"ids": list(running), "of": incarnation, "now": now}
         connection.execute(_NAME_RUNNING, named)
         # One that has just ended is on its way out of the worker's list.
-        left = {"ids": list(running), "of": incarnation, "since": now - _ON_ITS_WAY_OUT}
+        left = {"ids": list(running), "since": now - _ON_ITS_WAY_OUT}
         taken = frozenset(connection.execute(_TAKEN, left).scalars())
-    return Renewed(now, taken)
+    unnamed = connection.execute(_UNNAMED, {"of": incarnation, "since": row.previous_renewed_at})
+    return Renewed(now, taken, {each.execution_id: each.pid for each in unnamed})
 
 
 def end_worker(connection: Connection, incarnation: str) -> None:

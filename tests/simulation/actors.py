@@ -232,7 +232,8 @@ class Worker(Actor):
         since: float | None = None
         while True:
             renewed_at, began = self.renewed
-            late = self.world.monotonic() - began - LOOK_AFTER * LEASE.total_seconds()
+            silent = timedelta(seconds=self.world.monotonic() - began)
+            late = (silent - LOOK_AFTER * LEASE).total_seconds()
             if late < -RENEWAL_AT_REST:
                 self._watching = False
                 return
@@ -240,7 +241,8 @@ class Worker(Actor):
                 since = None
                 self.world.sleep(max(LOOK_EVERY, -late))
                 continue
-            if not self._others_go_on(renewed_at + LEASE / 2):
+            by = renewed_at + silent - LOOK_AFTER * LEASE
+            if not self._others_go_on(renewed_at + LEASE / 2, by):
                 since = None
             elif since is None:
                 since = self.world.monotonic()
@@ -248,12 +250,14 @@ class Worker(Actor):
                 self._end_cut_off()
             self.world.sleep(LOOK_EVERY)
 
-    def _others_go_on(self, since: datetime) -> bool:
+    def _others_go_on(self, since: datetime, reachable_by: datetime) -> bool:
         try:
             mark = self.port.read_mark(within=LEASE / 6)
         except BrokerUnavailableError:
             return True
-        return mark is None or mark.at > since
+        if mark is None or mark.at <= since:
+            return False
+        return mark.reachable_since is None or mark.reachable_since <= reachable_by
 
     def _end_cut_off(self) -> None:
         for task, execution_id in list(self.running.items()):

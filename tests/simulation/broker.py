@@ -144,9 +144,11 @@ class Port:
             for message in waiting
         }
 
-    def leave_mark(self, at: datetime, owner: str, epoch: int) -> None:
+    def leave_mark(
+        self, at: datetime, owner: str, epoch: int, reachable_since: datetime | None
+    ) -> None:
         self._broker.reach()
-        self._broker.mark = Mark(at, owner, epoch)
+        self._broker.mark = Mark(at, owner, epoch, reachable_since)
 
     def read_mark(self, *, within: timedelta | None = None) -> Mark | None:
         self._broker.reach()

@@ -52,8 +52,10 @@ class RecordingBroker:
     def busy(self, incarnations: Collection[str]) -> set[str]:
         return set()
 
-    def leave_mark(self, at: datetime, owner: str, epoch: int) -> None:
-        self.mark = Mark(at, owner, epoch)
+    def leave_mark(
+        self, at: datetime, owner: str, epoch: int, reachable_since: datetime | None
+    ) -> None:
+        self.mark = Mark(at, owner, epoch, reachable_since)
 
     def read_mark(self) -> Mark | None:
         return self.mark

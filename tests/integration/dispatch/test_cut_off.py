@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from prometheus.dispatch.publisher import Publisher
+from prometheus.dispatch.scheduler import Pace
 from prometheus.persistence.engine import reading
 from prometheus.persistence.leases import wall_time
 from tests.integration.dispatch.conftest import Installation
@@ -121,7 +122,9 @@ def test_worker_that_is_cut_off_from_redis_too_ends_its_job_and_says_why(
 
 @pytest.mark.promise("P4")
 def test_outage_for_everybody_that_outlasts_a_lease_fails_no_job(
-    spare_installation: tuple[Installation, PostgresServer], tmp_path: Path
+    spare_installation: tuple[Installation, PostgresServer],
+    redis_server: RedisServer,
+    tmp_path: Path,
 ) -> None:
     """One job ends during the outage, and its result is kept; another runs through it."""
     installation, server = spare_installation
@@ -138,6 +141,8 @@ def test_outage_for_everybody_that_outlasts_a_lease_fails_no_job(
     installation.engine.dispose()
 
     server.stop()
+    with redis_server.client() as client:
+        client.flushall()  # no mark is no sign of a leader that has the database
     (folders["during"] / "go-1").touch()
     outlast(worker, 2 * LEASE)
     server.start()
@@ -166,14 +171,15 @@ def test_outage_for_everybody_that_outlasts_a_lease_fails_no_job(
     assert not installation.logged("worker_cut_off")
 
 
-def test_worker_whose_leader_is_back_a_moment_before_it_tries_at_once_and_keeps_its_job(
+def test_worker_whose_leader_is_back_some_seconds_before_it_keeps_its_job(
     installation: Installation, postgres_server: PostgresServer, gates: ExitStack, tmp_path: Path
 ) -> None:
-    """Else a fresh mark would tell it that it alone has been away."""
+    """A fresh mark alone says little: nobody is rescued for one lease after an outage for all."""
     installation.settings |= SHORT_LEASE
     gate = gates.enter_context(Gate(to_postgres(postgres_server)))
     app = gates.enter_context(celery_app(installation))
-    leader = make_scheduler(installation.engine, Publisher(app))
+    pace = Pace(lease=timedelta(seconds=3))
+    leader = make_scheduler(installation.engine, Publisher(app), pace=pace)
     worker = through(gate, installation).worker()
     dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
     leader.tick()
@@ -183,8 +189,11 @@ def test_worker_whose_leader_is_back_a_moment_before_it_tries_at_once_and_keeps_
     worker.wait_for("database_unavailable", timeout=30)
     # For the leader too: it does not tick, and the worker tries ever more rarely.
     outlast(worker, LEASE)
-    gate.open()
     leader.tick()
+    outlast(worker, LEASE / 3)
+    leader.tick()
+    assert is_alive(pid)
+    gate.open()
     worker.wait_for("database_back", timeout=30)
 
     assert is_alive(pid)
@@ -192,6 +201,35 @@ def test_worker_whose_leader_is_back_a_moment_before_it_tries_at_once_and_keeps_
     installation.wait_for_run(dag_id, "SUCCESS")
     assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
     assert not installation.logged("worker_cut_off")
+
+
+@pytest.mark.promise("P4")
+def test_worker_whose_database_takes_no_new_connections_keeps_the_one_it_has_and_its_job(
+    installation: Installation, postgres_server: PostgresServer, gates: ExitStack, tmp_path: Path
+) -> None:
+    """Like the leader, whose marks would tell it that it alone has been away."""
+    installation.settings |= SHORT_LEASE
+    app = gates.enter_context(celery_app(installation))
+    leader = make_scheduler(installation.engine, Publisher(app))
+    worker = installation.worker()
+    dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
+    leader.tick()
+    pid = running(tmp_path)
+
+    with postgres_server.connect() as connection:
+        name = installation.engine.url.database
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        until = time.monotonic() + LEASE.total_seconds()
+        while time.monotonic() < until:
+            leader.tick()
+            outlast(worker, timedelta(seconds=0.5))
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+    assert is_alive(pid)
+    (tmp_path / "go-1").touch()
+    installation.wait_for_run(dag_id, "SUCCESS")
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
+    assert "database_unavailable" not in worker.output()
 
 
 def outlast(process: Process, length: timedelta) -> None:

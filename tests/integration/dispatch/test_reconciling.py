@@ -11,7 +11,13 @@ import pytest
 from celery import Celery
 
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.dispatch.publisher import MARK_FOR, MARK_KEY, BrokerUnavailableError, Publisher
+from prometheus.dispatch.publisher import (
+    MARK_FOR,
+    MARK_KEY,
+    BrokerUnavailableError,
+    Mark,
+    Publisher,
+)
 from prometheus.dispatch.scheduler import Pace
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence import runs
@@ -169,9 +175,18 @@ def test_mark_says_who_had_the_database_when_and_outlives_nobody_by_more_than_a_
     mark = publisher.read_mark()
     assert mark is not None
     assert mark.epoch == 1
+    assert mark.reachable_since is not None
+    assert timedelta(0) <= mark.at - mark.reachable_since < timedelta(minutes=1)
     assert datetime.now(UTC) - mark.at < timedelta(minutes=1)
     with spare_redis.client() as client:
         assert 0 < client.ttl(MARK_KEY) <= MARK_FOR.total_seconds()
+
+
+def test_mark_of_a_release_that_told_less_is_read(app: Celery, spare_redis: RedisServer) -> None:
+    with spare_redis.client() as client:
+        client.set(MARK_KEY, '{"at": "2026-11-20T15:00:00+00:00", "owner": "a", "epoch": 2}')
+    at = datetime(2026, 11, 20, 15, tzinfo=UTC)
+    assert Publisher(app).read_mark() == Mark(at, "a", 2)
 
 
 @pytest.mark.parametrize("left", ["", "x", "[]", '{"at": 1}', '{"at": "now"}', ["x"]], ids=repr)
