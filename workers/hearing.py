@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import sys
 import threading
 from typing import Any
 
@@ -14,7 +13,8 @@ from celery.worker import state
 
 from prometheus.dispatch.publisher import BrokerUnavailableError
 from workers.app import runtime
-from workers.heartbeat import kill_children, listens
+from workers.heartbeat import listens
+from workers.processes import begin_anew, kill_children
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +87,9 @@ class Hearing(bootsteps.StartStopStep):
         # What runs ends first: a deaf worker takes nothing new.
         if not state.reserved_requests:
             log.warning("worker_restarts", extra={"queues": ", ".join(deaf)})
-            atexit.register(_begin_anew)
+            atexit.register(begin_anew)
             state.should_stop = os.EX_OK
             if not self._stopping.wait(STOPS_WITHIN):
                 log.error("worker_stuck")
                 kill_children()
-                _begin_anew()
-
-
-def _begin_anew() -> None:
-    """Become a new process under the same pid, as whoever supervises it knows it."""
-    os.execv(sys.executable, sys.orig_argv)  # noqa: S606  our own command line, without a shell
+                begin_anew()

@@ -34,6 +34,7 @@ from prometheus.errors import PrometheusError
 from prometheus.persistence import leases, migrate
 from prometheus.persistence.engine import is_unavailable, writing
 from workers.app import runtime, say_what_will_not_run
+from workers.processes import begin_anew, end_when_stuck, kill_children, kill_group
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class Heartbeat(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:  # noqa: ARG002
         """Register the process and begin to renew."""
         say_what_will_not_run()
+        end_when_stuck(self._begin_anew_if_idle)
         self._queues = sorted(str(name) for name in self._worker.app.amqp.queues.consume_from)
         outage = Outage()
         while True:
@@ -156,6 +158,14 @@ class Heartbeat(bootsteps.StartStopStep):
         if self._writer.is_alive():
             self._writer.join(timeout=_STOPS_WITHIN)
         self._ended.set()
+
+    def _begin_anew_if_idle(self) -> None:
+        """Leave behind a database that does not answer, once nothing runs here."""
+        stops = state.should_stop is not None or state.should_terminate is not None
+        if not (stops or state.reserved_requests):
+            log.error("worker_restarts", extra={"reason": "the database does not answer"})
+            kill_children()
+            begin_anew()
 
     def _stop_cold_next(self, how: str, **_: Any) -> None:
         """Let a second SIGTERM end the running jobs, for whom the first one waits."""
@@ -343,7 +353,7 @@ class Heartbeat(bootsteps.StartStopStep):
             if request in state.active_requests and isinstance(request.task, JobTask):
                 log.warning("attempt_killed", extra={"execution": request.id})
                 self._worker.pool.terminate_job(request.worker_pid, signal.SIGKILL)
-                _kill_group(request.worker_pid)
+                kill_group(request.worker_pid)
 
     def _kill_unheard(self, unnamed: Mapping[str, int | None]) -> None:
         """
@@ -355,29 +365,18 @@ class Heartbeat(bootsteps.StartStopStep):
         Args:
             unnamed: Execution id -> the pid of what started it.
         """
+        if not unnamed:
+            return
         busy = {request.worker_pid for request in _running().values()}
         children = {child.pid for child in active_children()}
         for execution_id, pid in unnamed.items():
             # One that has begun something else has left this behind.
-            if pid in children and pid not in busy:
-                log.warning("attempt_killed", extra={"execution": execution_id, "reason": "unheard"})
+            if pid is not None and pid in children and pid not in busy:
+                log.warning(
+                    "attempt_killed", extra={"execution": execution_id, "reason": "unheard"}
+                )
                 self._worker.pool.terminate_job(pid, signal.SIGKILL)
-                _kill_group(pid)
-
-
-def kill_children() -> None:
-    """Kill the pool's children and what they have started."""
-    for child in active_children():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, signal.SIGKILL)
-        _kill_group(child.pid)
-        child.join()
-
-
-def _kill_group(leader: int) -> None:
-    """Kill what a child of the pool has started, where each child leads a group of its own."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, signal.SIGKILL)
+                kill_group(pid)
 
 
 def end_with_a_frozen_worker() -> None:
@@ -397,7 +396,7 @@ def end_with_a_frozen_worker() -> None:
             late = 0 < _watched_at.value < time.monotonic() - limit
             looks = looks + 1 if late else 0
         log.error("worker_frozen")
-        _kill_group(os.getpid())
+        kill_group(os.getpid())
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

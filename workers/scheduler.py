@@ -19,6 +19,7 @@ from prometheus.persistence import migrate
 from prometheus.persistence.engine import is_unavailable
 from prometheus.persistence.migrate import DatabaseRevisionError
 from workers.app import runtime, say_what_will_not_run
+from workers.processes import end_when_stuck
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class MarketScheduler(Scheduler):
     def setup_schedule(self) -> None:
         """Refuse to start on a database of another release; say what is left out."""
         say_what_will_not_run()
+        end_when_stuck(_end_beat)
         try:
             self._check()
         except DBAPIError as error:
@@ -109,6 +111,12 @@ class MarketScheduler(Scheduler):
             except DBAPIError as error:
                 log.warning("lead_not_given_up", extra={"error": str(error.orig)})
         super().close()
+
+
+def _end_beat() -> None:
+    """End the process whose main thread hangs; whatever supervises it starts it again."""
+    log.error("beat_ends", extra={"reason": "the database does not answer"})
+    os._exit(os.EX_UNAVAILABLE)
 
 
 @beat_init.connect

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -170,20 +171,43 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN DEFERRED" if reads else "BEGIN IMMEDIATE")
 
 
+_under_way: dict[object, float] = {}
+"""When each transaction of this process that goes on was asked for, by the monotonic clock."""
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    key = object()
+    _under_way[key] = time.monotonic()
+    try:
+        yield
+    finally:
+        del _under_way[key]
+
+
+def longest_under_way() -> float:
+    """Return for how many seconds the oldest transaction of this process has been going on."""
+    return time.monotonic() - min(tuple(_under_way.values()), default=math.inf)
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that sees one state of the database and can change nothing."""
     options: dict[str, Any] = {_READ: True}
     if engine.dialect.name == "postgresql":
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-    with engine.connect().execution_options(**options) as connection, connection.begin():
+    with (
+        _noted(),
+        engine.connect().execution_options(**options) as connection,
+        connection.begin(),
+    ):
         yield connection
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that may write; committed at the end of the block."""
-    with engine.begin() as connection:
+    with _noted(), engine.begin() as connection:
         yield connection
 
 

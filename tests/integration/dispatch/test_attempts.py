@@ -18,7 +18,7 @@ from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import writing
 from prometheus.persistence.tables import job_executions
 from tests.integration.dispatch.conftest import Installation
-from tests.servers import PostgresServer, RedisServer, wait_until
+from tests.servers import PostgresServer, RedisServer, is_alive, wait_until
 
 
 def test_job_that_fails_twice_leaves_three_rows_with_doubling_bounds(
@@ -155,13 +155,23 @@ def test_failure_skips_what_is_below_it_and_a_retry_finishes_the_run(
 
 
 @pytest.mark.promise("P2")
-def test_child_that_dies_is_recorded_and_tried_again(any_installation: Installation) -> None:
-    """Several at once: the pool forks new children while the worker writes of the dead ones."""
+def test_child_that_dies_is_recorded_and_tried_again(
+    any_installation: Installation, tmp_path: Path
+) -> None:
+    """
+    Several at once: the pool forks new children while the worker writes of the dead ones.
+
+    What they had started ends before the next attempt begins.
+    """
     installation = any_installation
     installation.beat()
     installation.worker(concurrency=4)
     sessions = TradingCalendar("US_EQ").trading_days(date(2026, 10, 1), date(2026, 10, 20))[:8]
-    dag_ids = [installation.make_run("dying", session=session) for session in sessions]
+    left = [tmp_path / f"left-{session}" for session in sessions]
+    dag_ids = [
+        installation.make_run("dying", session=session, parameters={"left": str(file)})
+        for session, file in zip(sessions, left, strict=True)
+    ]
 
     for dag_id in dag_ids:
         installation.wait_for_run(dag_id, "SUCCESS", timeout=120)
@@ -171,6 +181,7 @@ def test_child_that_dies_is_recorded_and_tried_again(any_installation: Installat
         assert first.status == "FAILED"
         assert first.error_message.startswith("its process ended: ")
         assert (second.status, second.retries) == ("SUCCESS", 1)
+    assert not any(is_alive(int(file.read_text())) for file in left)
 
 
 def test_result_that_can_not_be_kept_fails_the_attempt(installation: Installation) -> None:

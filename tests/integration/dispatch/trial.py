@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -170,6 +171,8 @@ dying = Pipeline("dying", markets=MARKETS)
 @dying.job(max_retries=2, retry_base="1s", retry_cap="1s")
 def kills_its_process_once(ctx: JobContext) -> None:
     if ctx.attempt_number == 1:
+        left = subprocess.Popen(["sleep", "600"])
+        Path(ctx.parameters["left"]).write_text(str(left.pid))
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -184,7 +184,8 @@ class TestWorkers:
         ids = {name: world.running(dag, name, mine) for name in "abcd"}
         ids["e"] = world.running(dag, "e", other)
         long_ago = world.now() - timedelta(seconds=10)
-        # a goes on, b has succeeded, c was given up, d has just ended and is on its way out.
+        # a goes on, b has succeeded, c was given up, d has just ended and is on its way out; e is
+        # another's.
         world.succeed(ids["b"], mine)
         world.fail(ids["c"])
         world.fail(ids["d"])
@@ -194,6 +195,34 @@ class TestWorkers:
         with writing(world.engine) as connection:
             operators.cancel(connection, dag.dag_id, "a", actor="ann", grace=timedelta(0))
         assert self.taken(world, mine, *ids.values()) == {ids["a"], ids["c"]}
+
+    def test_worker_that_has_become_another_must_end_what_it_lost_as_the_one_before(
+        self, world: World
+    ) -> None:
+        dag = world.run(job("a"))
+        before, after = world.worker(), world.worker()
+        execution_id = world.running(dag, "a", before)
+        assert self.taken(world, after, execution_id) == frozenset()
+        world.fail(execution_id)
+        world.change(execution_id, completed_at=world.now() - timedelta(seconds=10))
+        assert self.taken(world, after, execution_id) == {execution_id}
+
+    def test_renewal_tells_what_would_be_given_up_with_its_commit(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"), job("c"))
+        mine, other = world.worker(), world.worker()
+        named, unnamed = world.running(dag, "a", mine), world.running(dag, "b", mine)
+        world.running(dag, "c", other)
+        world.change(unnamed, pid=17)
+        given_up = []
+        for _ in range(3):
+            with writing(world.engine) as connection:
+                renewed = leases.renew_worker(connection, mine, running=[named], lease=TWENTY)
+                assert renewed is not None
+                now = leases.wall_time(connection)
+                found = leases.find_orphans(connection, now, over_limit_by=TWENTY)
+            assert {orphan.execution_id for orphan in found} == set(renewed.unnamed)
+            given_up.append(renewed.unnamed)
+        assert given_up == [{}, {unnamed: 17}, {unnamed: 17}]
 
     def taken(self, world: World, incarnation: str, *running: str) -> frozenset[str]:
         with writing(world.engine) as connection:
