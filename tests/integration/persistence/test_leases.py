@@ -208,21 +208,23 @@ class TestWorkers:
         assert self.taken(world, after, execution_id) == {execution_id}
 
     def test_renewal_tells_what_would_be_given_up_with_its_commit(self, world: World) -> None:
-        dag = world.run(job("a"), job("b"), job("c"))
+        dag = world.run(*(job(name) for name in "abcd"))
         mine, other = world.worker(), world.worker()
         named, unnamed = world.running(dag, "a", mine), world.running(dag, "b", mine)
         world.running(dag, "c", other)
-        world.change(unnamed, pid=17)
+        dropped = world.running(dag, "d", mine)
+        for execution_id, pid in ((unnamed, 17), (dropped, 18)):
+            world.change(execution_id, pid=pid)
         given_up = []
-        for _ in range(3):
+        for names in ([named, dropped], [named], [named]):
             with writing(world.engine) as connection:
-                renewed = leases.renew_worker(connection, mine, running=[named], lease=TWENTY)
+                renewed = leases.renew_worker(connection, mine, running=names, lease=TWENTY)
                 assert renewed is not None
                 now = leases.wall_time(connection)
                 found = leases.find_orphans(connection, now, over_limit_by=TWENTY)
             assert {orphan.execution_id for orphan in found} == set(renewed.unnamed)
             given_up.append(renewed.unnamed)
-        assert given_up == [{}, {unnamed: 17}, {unnamed: 17}]
+        assert given_up == [{}, {unnamed: 17}, {unnamed: 17, dropped: 18}]
 
     def taken(self, world: World, incarnation: str, *running: str) -> frozenset[str]:
         with writing(world.engine) as connection:
