@@ -278,6 +278,7 @@ def run_chaos(seed: str, form: Form, folder: Path) -> tuple[Figures, Enemy]:
             enemy.events,
             refills.done,
             expected,
+            ended=enemy.ended,
             worker_lease=form.worker_lease,
             leader_lease=form.leader_lease,
             began_at=began_at,

@@ -138,6 +138,8 @@ class Enemy:
             before_loss: Called before Redis loses what it has, so that it has something to lose.
         """
         self.events: list[Event] = []
+        self.ended: list[str] = []
+        """What has ended though nothing was done to it."""
         self._cluster = cluster
         self._plan = plan
         self._draw = draw
@@ -180,21 +182,22 @@ class Enemy:
             node.thaw()
             for gate in node.gates():
                 gate.open()
+        self.keep_running()
+        self._hurt.clear()
+        for node in self._cluster.nodes:
             if not node.running:
                 node.start()
         for event in self.events:
             if event.until is None:
                 event.until = time.time()
 
-    def keep_running(self) -> list[Node]:
-        """Start what has ended by itself, as a supervisor does; return it."""
-        ended = [
-            each for each in self._cluster.nodes if not each.running and each not in self._hurt
-        ]
-        for node in ended:
-            log.warning("%s ended by itself; see %s", node, node.log)
-            node.start()
-        return ended
+    def keep_running(self) -> None:
+        """Start what has ended by itself, as a supervisor does, and note it: nothing should."""
+        for node in self._cluster.nodes:
+            if not node.running and node not in self._hurt:
+                log.warning("%s ended by itself; see %s", node, node.log)
+                self.ended.append(f"{node}, pid {node.pid}; see {node.log}")
+                node.start()
 
     # --- choosing --------------------------------------------------------------------------------
 

@@ -13,9 +13,11 @@ from pathlib import Path
 import psycopg
 
 from prometheus.verification import StartRecord, check
+from tests.chaos import judge
 from tests.chaos.cluster import Cluster
 from tests.chaos.enemy import KILLS, OF_POSTGRES, Event, Fault
 from tests.chaos.jobs import EFFECTS, HOPELESS
+from tests.chaos.judge import Attempt, Incarnation
 
 _RIGHTLY_FAILED = [f"%{HOPELESS}%", "%at or past the end of its window%"]
 """Messages of final failures that nobody is to blame for."""
@@ -100,6 +102,7 @@ def examine(
     refills: Sequence[tuple[Event, float | None]],
     expected: set[str],
     *,
+    ended: Sequence[str],
     worker_lease: float,
     leader_lease: float,
     began_at: float,
@@ -111,12 +114,14 @@ def examine(
         events: What the enemy did.
         refills: After which loss, how many seconds until every lost message was there again.
         expected: The runs that must exist.
+        ended: Which processes ended by themselves.
     """
     figures = Figures()
     evidence = read_evidence(cluster.evidence)
     _checked(cluster, evidence, figures)
     with cluster.connect() as connection:
         _own_counts(connection, evidence, expected, figures)
+        _causes(connection, events, worker_lease, figures)
         _rescues(connection, events, worker_lease, figures)
         _take_overs(connection, events, leader_lease, figures)
         _going_on(connection, events, figures)
@@ -128,6 +133,10 @@ def examine(
     figures.forbid(
         "never refilled", (str(event.fault) for event, seconds in refills if seconds is None)
     )
+    figures.forbid("processes that ended by themselves", ended)
+    figures.forbid("errors in the logs that no fault brings", judge.read_complaints(cluster.folder))
+    for name, number in judge.count_events(cluster.folder, sorted(judge.EXPECTED)).items():
+        figures.counts[f"times that logs say {name}"] = number
     figures.counts["seconds"] = round(time.time() - began_at)
     return figures
 
@@ -265,6 +274,45 @@ def _own_counts(
         (number,) = connection.execute(statement).fetchone() or (0,)
         figures.counts[name] = int(number or 0)
     figures.counts["attempts of one job at the same time"] = _overlaps(connection, evidence)
+
+
+def _causes(
+    connection: psycopg.Connection, events: Sequence[Event], lease: float, figures: Figures
+) -> None:
+    """Look for healthy attempts and workers that were given up."""
+    failed = [
+        Attempt(
+            execution_id=execution_id,
+            status="FAILED",
+            message=message or "",
+            pid=pid,
+            started_at=float(started_at),
+            ended_at=float(ended_at),
+        )
+        for execution_id, message, pid, started_at, ended_at in connection.execute(
+            """
+            SELECT execution_id, error_message, w.pid, extract(epoch FROM e.started_at),
+                   extract(epoch FROM completed_at)
+            FROM job_executions e LEFT JOIN worker_incarnations w USING (incarnation)
+            WHERE status = 'FAILED'
+            """
+        )
+    ]
+    figures.forbid(
+        "attempts that failed though nothing was done to their worker",
+        judge.failed_without_cause(failed, events, lease),
+    )
+    leases = [
+        Incarnation(pid=pid, began_at=float(began_at), ended_at=ended_at and float(ended_at))
+        for pid, began_at, ended_at in connection.execute(
+            "SELECT pid, extract(epoch FROM started_at), extract(epoch FROM ended_at) "
+            "FROM worker_incarnations"
+        )
+    ]
+    figures.forbid(
+        "workers given up though nothing was done to them",
+        judge.given_up_without_cause(leases, events, lease),
+    )
 
 
 def _overlaps(connection: psycopg.Connection, evidence: Sequence[Evidence]) -> int:
