@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.chaos.beats import LEASE, run_beats
+from tests.chaos.beats import LEASE, TAKEN_OVER_WITHIN, run_beats
 from tests.chaos.chaos import SHORT_JOBS, form_of, run_chaos
 from tests.chaos.crash_points import KINDS, Crashes, run_crash_points, table_of
 from tests.chaos.history import SHOWN
@@ -81,7 +81,8 @@ def _beats(seed: str, rounds: int, folder: Path) -> int:
     print(
         f"  {result.changes_by_beats:>7}  changes by beats, {result.claims_by_beats} of them claims"
     )
-    print(f"  {max(result.take_overs, default=0):>7.1f}  seconds, longest take-over")
+    longest = max(result.take_overs, default=0)
+    print(f"  {longest:>7.1f}  seconds, longest take-over (at most {TAKEN_OVER_WITHIN:g})")
     print(f"  {len(result.violations):>7}  violations")
     print("\n".join(f"           {each}" for each in result.violations[:SHOWN]))
     (folder / "figures.json").write_text(json.dumps({"seed": seed, **asdict(result)}, indent=2))

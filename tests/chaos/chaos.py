@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import sqlalchemy
@@ -40,11 +41,11 @@ LONG: Mapping[Fault, int] = {
     Fault.BEAT_FREEZE_LONG: 10,
     Fault.BEAT_SKEW: 8,
     Fault.DATABASE_CUT: 8,
-    Fault.DATABASE_HANG: 10,
+    Fault.DATABASE_HANG: 18,
     Fault.DATABASE_MUTE: 6,
     Fault.DATABASE_SLOW: 4,
     Fault.BROKER_CUT: 6,
-    Fault.BROKER_HANG: 6,
+    Fault.BROKER_HANG: 12,
     Fault.BROKER_MUTE: 4,
     Fault.BROKER_SLOW: 3,
     Fault.REDIS_KILL: 16,
@@ -57,10 +58,17 @@ LONG: Mapping[Fault, int] = {
     Fault.POSTGRES_KILL: 6,
     Fault.POSTGRES_OUTAGE: 3,
 }
-"""How often what is done in the long form."""
+"""How often what is done in the long form; the thirty that hang are its partitions."""
 LONG_JOBS = 20_000
 SHORT_JOBS = 750
 JOBS_A_SECOND = 5.0
+"""Less than the workers can do."""
+DRAINED_WITHIN = 120.0
+"""
+Wall seconds after the enemy's last deed until all is done, beside what has piled up: 45 until the
+attempt of a lost worker is rescued, and its successor's chain of jobs of up to eight seconds; or 60
+until a message that was lost is sent again, and the same.
+"""
 _SINCE = date(2024, 1, 2)
 """First session of the runs that operators make."""
 _REPLAYED = date(2026, 3, 6)
@@ -116,7 +124,7 @@ def long_form(jobs: int = LONG_JOBS) -> Form:
         worker_lease=30,
         leader_lease=10,
         settings={},
-        sessions=max(1, round(5 * part)),
+        sessions=max(1, round(10 * part)),
         drain=900,
     )
 
@@ -244,13 +252,15 @@ def run_chaos(seed: str, form: Form, folder: Path) -> tuple[Figures, Enemy]:
     )
     with Cluster(seed, shape, folder) as cluster:
         sessions = _sessions(form.sessions)
-        _start_clock(cluster, sessions, form.seconds)
+        # Slowly, until the cluster is at work: windows must not pass before anybody looks.
+        _start_clock(cluster, sessions, speed=1)
         cluster.start()
         feeder = Feeder(cluster, draw)
         refills = Refills(cluster)
         feeder.feed(60)
         wait_until(lambda: _successes(cluster) >= 10, timeout=90, message="the cluster is at work")
         log.info("at work after %.0f s", time.time() - began_at)
+        _start_clock(cluster, sessions, within=form.seconds)
         plan = Plan(
             seconds=form.seconds,
             counts=form.counts,
@@ -269,6 +279,8 @@ def run_chaos(seed: str, form: Form, folder: Path) -> tuple[Figures, Enemy]:
                 feeder.feed((time.time() - struck_at) * JOBS_A_SECOND)
             time.sleep(0.05)
         enemy.relent()
+        gone_at = time.time()
+        left = _unfinished(cluster)
         log.info("the enemy has gone after %.0f s", time.time() - began_at)
         expected = feeder.made | _planned(cluster, sessions)
         _drain(cluster, enemy, refills, form.drain)
@@ -279,6 +291,8 @@ def run_chaos(seed: str, form: Form, folder: Path) -> tuple[Figures, Enemy]:
             refills.done,
             expected,
             ended=enemy.ended,
+            gone_at=gone_at,
+            drained_within=DRAINED_WITHIN + left / JOBS_A_SECOND,
             worker_lease=form.worker_lease,
             leader_lease=form.leader_lease,
             began_at=began_at,
@@ -309,8 +323,16 @@ def _sessions(count: int) -> SessionRange:
     return SessionRange(_REPLAYED, last)
 
 
-def _start_clock(cluster: Cluster, sessions: SessionRange, seconds: float) -> None:
-    """Turn the market clock back, so fast that the last window opens before the enemy has gone."""
+def _start_clock(
+    cluster: Cluster, sessions: SessionRange, *, speed: float = 0, within: float = 0
+) -> None:
+    """
+    Turn the market clock back to before the first session.
+
+    Args:
+        within: In how many seconds the enemy will have gone; the last window opens earlier. Given
+            instead of a speed.
+    """
     first = min(
         TradingCalendar(market_id).phases(sessions.first).pre_open_at for market_id in MARKETS
     )
@@ -322,7 +344,7 @@ def _start_clock(cluster: Cluster, sessions: SessionRange, seconds: float) -> No
         start_replay(
             connection,
             market_at=begins_at,
-            speed=(last - begins_at).total_seconds() / (0.9 * seconds),
+            speed=speed or (last - begins_at).total_seconds() / (0.9 * within),
             only=sessions,
             markets=list(MARKETS),
         )
@@ -339,8 +361,16 @@ def _planned(cluster: Cluster, sessions: SessionRange) -> set[str]:
 
 
 def _successes(cluster: Cluster) -> int:
+    return _count(cluster, "status = 'SUCCESS'")
+
+
+def _unfinished(cluster: Cluster) -> int:
+    return _count(cluster, "completed_at IS NULL")
+
+
+def _count(cluster: Cluster, condition: LiteralString) -> int:
     with cluster.connect() as connection:
         (number,) = connection.execute(
-            "SELECT count(*) FROM job_executions WHERE status = 'SUCCESS'"
+            f"SELECT count(*) FROM job_executions WHERE {condition}"
         ).fetchone() or (0,)
     return int(number)

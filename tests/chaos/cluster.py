@@ -181,10 +181,10 @@ class Cluster:
             return frozenset(_id_of(raw) for _, raw in _waiting(client))
 
     def double_messages(self) -> None:
-        """Put a second one beside every message that waits."""
+        """Put a second one right beside every message that waits, so that two take it at once."""
         with self.redis.client() as client:
             for key, raw in list(_waiting(client)):
-                client.lpush(key, raw)
+                client.linsert(key, "BEFORE", raw, raw)
 
     def lose_messages(self, draw: random.Random) -> frozenset[str]:
         """Take half of the messages that wait away; return their ids."""

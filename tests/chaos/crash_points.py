@@ -21,6 +21,7 @@ from prometheus.persistence.engine import create_engine, reading
 from prometheus.persistence.migrate import upgrade
 from prometheus.persistence.tables import dag_runs, job_executions
 from prometheus.verification import StartRecord, check
+from tests.chaos import judge
 from tests.chaos.cluster import make_run
 from tests.chaos.history import SHOWN, read_evidence
 from tests.chaos.jobs import FOLDER, ORDERS
@@ -33,6 +34,7 @@ from tests.chaos.points import (
     obeyed,
     order,
 )
+from tests.history_triggers import record_changes
 from tests.servers import PostgresServer, RedisServer, tail, wait_until
 
 log = logging.getLogger(__name__)
@@ -194,6 +196,7 @@ class _Stage:
         ]
         crashes.violations += [f"{key} succeeded without running to its end" for key in unended]
         crashes.violations += [f"{each.rule}: {each.message}" for each in report.violations]
+        crashes.violations += judge.read_complaints(self.evidence.parent)
 
 
 @contextmanager
@@ -211,6 +214,7 @@ def _stage(kind: str, folder: Path) -> Iterator[_Stage]:
         upgrade(url)
         engine = create_engine(url)
         stack.callback(engine.dispose)
+        record_changes(engine)
         env = {
             "PROMETHEUS__DATABASE__URL": url,
             "PROMETHEUS__BROKER__URL": broker.url,

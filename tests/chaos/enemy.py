@@ -74,6 +74,9 @@ LOSSES = frozenset({Fault.REDIS_LOSS, Fault.REDIS_FLUSH, Fault.REDIS_DROP})
 """After which messages are missing in Redis."""
 OF_BEATS = frozenset(fault for fault in Fault if fault.name.startswith("BEAT"))
 KILLS = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.BEAT_KILL})
+AT_WORK = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.CHILD_KILL})
+"""For which the enemy waits until a worker runs something, though not for ever."""
+_LOOK_EVERY, _LOOKS = 0.2, 25
 
 
 @dataclass(slots=True)
@@ -201,7 +204,7 @@ class Enemy:
 
     # --- choosing --------------------------------------------------------------------------------
 
-    def _strike(self, fault: Fault) -> None:
+    def _strike(self, fault: Fault, looks: int = 0) -> None:
         if fault in OF_SERVERS:
             if self._servers_hurt:
                 self._later(1, lambda: self._strike(fault))
@@ -209,15 +212,21 @@ class Enemy:
             self._servers_hurt = True
             self._hit_server(Event(fault, time.time()))
             return
-        node = self._choose(fault)
+        node = self._choose(fault, busy=fault in AT_WORK and looks < _LOOKS)
         if node is None:
-            self._later(1, lambda: self._strike(fault))
+            pause = _LOOK_EVERY if fault in AT_WORK else 1
+            self._later(pause, lambda: self._strike(fault, looks + 1))
             return
         self._hurt.add(node)
         self._hit_node(Event(fault, time.time(), node=node.name, pid=node.pid), node)
 
-    def _choose(self, fault: Fault) -> Node | None:
-        """Choose whom to hit; a node that suffers already, or has only just come up, is spared."""
+    def _choose(self, fault: Fault, *, busy: bool) -> Node | None:
+        """
+        Choose whom to hit; a node that suffers already, or has only just come up, is spared.
+
+        Args:
+            busy: Only one that runs something.
+        """
         kind = BEAT if fault in OF_BEATS else WORKER
         if fault.name.startswith(("DATABASE", "BROKER")) and self._draw.random() < 0.3:
             kind = BEAT
@@ -225,11 +234,29 @@ class Enemy:
         hale = [node for node in nodes if node not in self._hurt and node.alive_for > 6]
         if kind == BEAT and len(hale) < len(nodes):
             return None  # one that can lead must be left, or there is nothing to measure
+        if busy:
+            working = self._working()
+            hale = [node for node in hale if working is None or node.pid in working]
         if not hale:
             return None
+        # Until a leader was hit, nobody else is: there must be a take-over to measure.
+        if kind == BEAT and not any(event.led for event in self.events):
+            return next((node for node in hale if self._leads(node)), None)
         if kind == BEAT and self._draw.random() < 0.7:
             return next((node for node in hale if self._leads(node)), None) or hale[0]
         return self._draw.choice(hale)
+
+    def _working(self) -> set[int] | None:
+        """Return the main processes of workers that run something, if PostgreSQL can say."""
+        try:
+            with self._cluster.connect() as connection:
+                rows = connection.execute(
+                    "SELECT w.pid FROM job_executions JOIN worker_incarnations w "
+                    "USING (incarnation) WHERE status = 'RUNNING'"
+                ).fetchall()
+        except psycopg.OperationalError:
+            return None
+        return {pid for (pid,) in rows}
 
     def _leads(self, node: Node) -> bool:
         owner = self.leader()
@@ -260,7 +287,10 @@ class Enemy:
                 node.kill()
                 self._undo(event, node, 0, node.start)
             case Fault.CHILD_KILL:
-                node.kill_child(self._draw)
+                if not node.kill_child(self._draw):
+                    # It was between two children: another time.
+                    self.events.remove(event)
+                    self._later(1, lambda: self._strike(event.fault))
                 self._undo(event, node, 0)
             case Fault.WORKER_FREEZE | Fault.BEAT_FREEZE:
                 node.freeze()

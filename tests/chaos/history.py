@@ -15,12 +15,16 @@ import psycopg
 from prometheus.verification import StartRecord, check
 from tests.chaos import judge
 from tests.chaos.cluster import Cluster
-from tests.chaos.enemy import KILLS, OF_POSTGRES, Event, Fault
+from tests.chaos.enemy import AT_WORK, KILLS, LOSSES, OF_POSTGRES, Event, Fault
 from tests.chaos.jobs import EFFECTS, HOPELESS
-from tests.chaos.judge import Attempt, Incarnation
+from tests.chaos.rows import lives_of, read_attempts, read_incarnations, read_leads
 
 _RIGHTLY_FAILED = [f"%{HOPELESS}%", "%at or past the end of its window%"]
 """Messages of final failures that nobody is to blame for."""
+_RESCUE = "from the fault on to the rescue, whatever came between"
+_TAKE_OVER = "take-over from a leader that was lost"
+_REFILL = "refill after messages were lost"
+_RETURN = "first start after PostgreSQL's return"
 SHOWN = 20
 """How many violations of a kind are printed."""
 
@@ -30,7 +34,7 @@ class Evidence:
     """One line that a job left."""
 
     what: str
-    """``began`` or ``ended``."""
+    """``began``, ``wrote`` or ``ended``."""
     execution_id: str
     pid: int
     at: datetime
@@ -103,6 +107,8 @@ def examine(
     expected: set[str],
     *,
     ended: Sequence[str],
+    gone_at: float,
+    drained_within: float,
     worker_lease: float,
     leader_lease: float,
     began_at: float,
@@ -115,23 +121,35 @@ def examine(
         refills: After which loss, how many seconds until every lost message was there again.
         expected: The runs that must exist.
         ended: Which processes ended by themselves.
+        gone_at: When the enemy had undone all that it did.
+        drained_within: In how many seconds after that all must have ended.
     """
     figures = Figures()
     evidence = read_evidence(cluster.evidence)
     _checked(cluster, evidence, figures)
     with cluster.connect() as connection:
         _own_counts(connection, evidence, expected, figures)
-        _causes(connection, events, worker_lease, figures)
+        _judged(cluster, connection, events, worker_lease, figures)
         _rescues(connection, events, worker_lease, figures)
         _take_overs(connection, events, leader_lease, figures)
         _going_on(connection, events, figures)
     figures.measure(
-        "refill after messages were lost",
+        _REFILL,
         [seconds for _, seconds in refills if seconds is not None],
         60,
     )
     figures.forbid(
         "never refilled", (str(event.fault) for event, seconds in refills if seconds is None)
+    )
+    _enough(events, figures)
+    with cluster.connect() as connection:
+        (last_at,) = connection.execute(
+            "SELECT extract(epoch FROM max(completed_at))::float8 FROM dag_runs"
+        ).fetchone() or (None,)
+    figures.measure(
+        "from the enemy's end to that of the last run",
+        [max(0.0, (last_at or time.time()) - gone_at)],
+        round(drained_within),
     )
     figures.forbid("processes that ended by themselves", ended)
     figures.forbid("errors in the logs that no fault brings", judge.read_complaints(cluster.folder))
@@ -259,6 +277,11 @@ def _own_counts(
             f"SELECT execution_id, count(*) FROM {EFFECTS} GROUP BY 1 HAVING count(*) > 1",
         ),
     )
+    wrote = {each.execution_id for each in evidence if each.what == "wrote"}
+    there = {row[0] for row in connection.execute(f"SELECT execution_id FROM {EFFECTS}")}
+    # Whatever became of the attempt: its transaction was said to be committed.
+    figures.forbid("effects that were committed and are not there", sorted(wrote - there))
+    figures.forbid("no effect was written", [] if wrote else ["by any job"])
     for name, statement in {
         "effects, rows that jobs wrote in ctx.transaction()": f"SELECT count(*) FROM {EFFECTS}",
         "attempts lost": "SELECT count(*) FROM job_executions "
@@ -276,43 +299,76 @@ def _own_counts(
     figures.counts["attempts of one job at the same time"] = _overlaps(connection, evidence)
 
 
-def _causes(
-    connection: psycopg.Connection, events: Sequence[Event], lease: float, figures: Figures
+def _judged(
+    cluster: Cluster,
+    connection: psycopg.Connection,
+    events: Sequence[Event],
+    lease: float,
+    figures: Figures,
 ) -> None:
-    """Look for healthy attempts and workers that were given up."""
-    failed = [
-        Attempt(
-            execution_id=execution_id,
-            status="FAILED",
-            message=message or "",
-            pid=pid,
-            started_at=float(started_at),
-            ended_at=float(ended_at),
-        )
-        for execution_id, message, pid, started_at, ended_at in connection.execute(
-            """
-            SELECT execution_id, error_message, w.pid, extract(epoch FROM e.started_at),
-                   extract(epoch FROM completed_at)
-            FROM job_executions e LEFT JOIN worker_incarnations w USING (incarnation)
-            WHERE status = 'FAILED'
-            """
-        )
-    ]
+    """Look for healthy attempts and workers that were given up, and for what was left undone."""
+    attempts = read_attempts(connection)
+    beats, workers = lives_of(cluster)
     figures.forbid(
         "attempts that failed though nothing was done to their worker",
-        judge.failed_without_cause(failed, events, lease),
+        judge.failed_without_cause(attempts, events, lease),
     )
-    leases = [
-        Incarnation(pid=pid, began_at=float(began_at), ended_at=ended_at and float(ended_at))
-        for pid, began_at, ended_at in connection.execute(
-            "SELECT pid, extract(epoch FROM started_at), extract(epoch FROM ended_at) "
-            "FROM worker_incarnations"
-        )
-    ]
     figures.forbid(
         "workers given up though nothing was done to them",
-        judge.given_up_without_cause(leases, events, lease),
+        judge.given_up_without_cause(read_incarnations(connection), events, lease),
     )
+    figures.measure(
+        "an orphan beside a leader that could rescue it",
+        list(
+            judge.rescuable(attempts, read_leads(connection), beats, events, lease).values(),
+        ),
+        judge.RESCUED_WITHIN,
+    )
+    figures.forbid(
+        f"workers that took nothing for {judge.HEARS_WITHIN:g} s, of much that was theirs",
+        judge.deaf(workers, attempts, events),
+    )
+    away = judge.postgres_away(events)
+    figures.measure(
+        "from ready, with nothing before it, to started or expired (75 s a message at most)",
+        list(judge.waits(attempts, away).values()),
+    )
+    figures.forbid("forgotten for longer than that", judge.forgotten(attempts, away))
+    kills = [event for event in events if event.fault in AT_WORK]
+    figures.counts["kills of workers and their children"] = len(kills)
+    figures.counts["of them, while the worker ran something"] = judge.at_work(kills, attempts)
+
+
+def _enough(events: Sequence[Event], figures: Figures) -> None:
+    """
+    Demand that what is judged has happened: an empty list proves nothing.
+
+    The enemy kills a worker while it runs something, so nearly every kill leaves an attempt to
+    rescue. The first beat it hits leads, and later seven of ten do. Runs are made before each loss
+    of messages, so that some wait. A quarter of all leaves room for chance. Of the jobs with
+    windows, half: those that last for a phase alone may end before their upstream jobs have.
+    """
+    done = Counter(event.fault for event in events)
+    kills = done[Fault.WORKER_KILL] + done[Fault.WORKER_AGAIN]
+    losses = sum(done[fault] for fault in LOSSES)
+    outages = sum(done[fault] for fault in OF_POSTGRES)
+    counts, times = figures.counts, figures.times
+    hit = counts["of them, while the worker ran something"]
+    needs = {
+        "starts of jobs with windows": (
+            counts["starts of jobs with windows"],
+            counts["jobs with windows"] // 2,
+        ),
+        "kills of workers at work": (
+            hit,
+            max(1, counts["kills of workers and their children"] // 4),
+        ),
+        "rescues": (len(times[_RESCUE]), max(1, kills // 4)),
+        "take-overs": (len(times[_TAKE_OVER]), max(1, done[Fault.BEAT_KILL] // 4)),
+        "refills": (len(times[_REFILL]), max(1, losses // 4)),
+        "returns of PostgreSQL": (len(times[_RETURN]), max(1, outages // 4)),
+    }
+    figures.forbid("too few to judge by", judge.too_few(needs))
 
 
 def _overlaps(connection: psycopg.Connection, evidence: Sequence[Evidence]) -> int:
@@ -333,16 +389,15 @@ def _rescues(
     connection: psycopg.Connection, events: Sequence[Event], lease: float, figures: Figures
 ) -> None:
     """
-    Measure how long the attempts of lost workers stayed RUNNING.
+    Measure how long the attempts of lost workers stayed RUNNING, from when their worker was hit.
 
-    From the moment their worker was hit. Where PostgreSQL was away or another beat took the lead
-    meanwhile, the rescuer's own grace begins anew, so that is measured apart, from the last of it.
+    Where PostgreSQL was away or the lead passed on meanwhile there is no limit for the whole, but
+    one for each time in which a leader could have acted; see `judge.rescuable`.
     """
     breaks = _away(events) + [
         row[0].timestamp() for row in connection.execute("SELECT at FROM chaos_leads")
     ]
     plain: list[float] = []
-    disturbed: list[float] = []
     whole: list[float] = []
     rows = connection.execute(
         """
@@ -362,14 +417,11 @@ def _rescues(
         if not hits:
             continue
         hit_at = max(max(hits), float(started_at))
-        between = [at for at in breaks if hit_at < at < float(rescued_at)]
         whole.append(float(rescued_at) - hit_at)
-        (disturbed if between else plain).append(float(rescued_at) - max([hit_at, *between]))
-    figures.measure("rescue of a lost worker's attempt", plain, lease + 15)
-    kills = sum(event.fault in KILLS and event.fault is not Fault.BEAT_KILL for event in events)
-    figures.forbid("no rescue to measure", [f"{kills} kills"] if kills >= 20 and not plain else [])
-    figures.measure("the same, after the last change of leader or outage", disturbed, lease + 15)
-    figures.measure("the same, from the fault on, whatever came between", whole)
+        if not any(hit_at < at < float(rescued_at) for at in breaks):
+            plain.append(float(rescued_at) - hit_at)
+    figures.measure("rescue of a lost worker's attempt, undisturbed", plain, lease + 15)
+    figures.measure(_RESCUE, whole)
 
 
 def _take_overs(
@@ -388,7 +440,7 @@ def _take_overs(
             continue
         outages = [at for at in away if event.at < at < min(after)]
         found.append(min(after) - max([event.at, *outages]))
-    figures.measure("take-over from a leader that was lost", found, lease + 5)
+    figures.measure(_TAKE_OVER, found, lease + 5)
     figures.forbid("no take-over", missing)
 
 
@@ -418,7 +470,7 @@ def _going_on(connection: psycopg.Connection, events: Sequence[Event], figures: 
         if not later or any(back_at < other.at < later[0][0] for other in outages):
             continue
         found.append(later[0][0] - max(back_at, min(due_at for _, due_at in later)))
-    figures.measure("first start after PostgreSQL's return", found, 30)
+    figures.measure(_RETURN, found, 30)
 
 
 def _away(events: Sequence[Event]) -> list[float]:

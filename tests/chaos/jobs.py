@@ -122,6 +122,7 @@ def _body(behaviour: Behaviour, seed: str, folder: Path | None) -> Callable[[Job
                     {"id": ctx.execution_id},
                 )
                 time.sleep(behaviour.holds)
+            leave(folder, "wrote", ctx)
         leave(folder, "ended", ctx)
 
     return body

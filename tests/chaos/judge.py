@@ -6,12 +6,14 @@ Nothing here reads a database, so each judgement is tried on histories that were
 
 from __future__ import annotations
 
+import bisect
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.enemy import OF_POSTGRES, Event, Fault
+from tests.chaos.enemy import KILLS, OF_POSTGRES, Event, Fault
 
 BY_ITSELF = ("StumbledError", "HopelessError")
 """With which the messages of failures begin that jobs are made for."""
@@ -46,8 +48,17 @@ class Attempt:
     message: str = ""
     pid: int | None = None
     """Main process of the worker that started it."""
+    queue: str = ""
+    priority: int = 2
+    """1 is the most urgent."""
+    ready_at: float | None = None
+    """When nothing but the product stood between it and its start; ``None``: not known, or never"""
+    sent: int = 0
+    """How many messages for it were sent."""
     started_at: float | None = None
     ended_at: float | None = None
+    lease_ends_at: float | None = None
+    """Until when its worker's lease lasted in the end."""
 
     def __str__(self) -> str:
         return f"{self.execution_id} on pid {self.pid}: {self.message}"
@@ -137,6 +148,272 @@ def given_up_without_cause(
 
 def _until(event: Event) -> float:
     return float("inf") if event.until is None else event.until
+
+
+# --- how long things take ------------------------------------------------------------------------
+
+SENT_AGAIN_WITHIN = 60.0
+"""
+Wall seconds after which a message that is gone is repeated: it is looked for every 30 s
+(``reconcile_every``), once it was sent 25 s ago (``ring_again_after``), by a leader that ticks
+every 3 s (``max_wait``).
+"""
+LED_AGAIN_WITHIN = 15.0
+"""Wall seconds until another leads: a lease of 10 s, a standby's pause of 3 s, and its tick."""
+GOES_ON_WITHIN = 30.0
+"""Wall seconds after PostgreSQL's return in which work goes on."""
+
+
+def waits(attempts: Sequence[Attempt], away: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """
+    Tell how long each attempt waited, ready, for its start or until its window was over.
+
+    From when on nothing in its queue was rightly before it: what is more urgent, or as urgent and
+    ready earlier. Else a time in which all workers are dead would show as waiting of all that is
+    worked off after it.
+
+    Args:
+        away: When PostgreSQL was away, or had only just returned: that waiting is not counted.
+
+    Returns:
+        Seconds, by execution.
+    """
+    starts: dict[str, list[tuple[float, int, float]]] = defaultdict(list)
+    for each in attempts:
+        if each.started_at is not None and each.ready_at is not None:
+            starts[each.queue].append((each.started_at, each.priority, each.ready_at))
+    for queue in starts.values():
+        queue.sort()
+    found = {}
+    for each in attempts:
+        ends_at = each.started_at
+        if ends_at is None and each.status == "EXPIRED":
+            ends_at = each.ended_at
+        if each.ready_at is None or ends_at is None:
+            continue
+        since = each.ready_at
+        queue = starts[each.queue]
+        for place in range(bisect.bisect_left(queue, (ends_at,)) - 1, -1, -1):
+            at, priority, ready_at = queue[place]
+            if at <= since:
+                break
+            if (priority, ready_at) < (each.priority, each.ready_at):
+                since = at
+                break
+        found[each.execution_id] = max(0.0, ends_at - since - _covered(since, ends_at, away))
+    return found
+
+
+def waiting_allowed(attempt: Attempt) -> float:
+    """
+    Return how long an attempt may wait, whatever is done.
+
+    Each message that was sent for it may have been lost, once with the leader that should have
+    noticed.
+    """
+    return max(1, attempt.sent) * (SENT_AGAIN_WITHIN + LED_AGAIN_WITHIN)
+
+
+def forgotten(attempts: Sequence[Attempt], away: Sequence[tuple[float, float]]) -> Iterator[str]:
+    """Name the attempts that waited for longer than they may, whether they started or expired."""
+    seconds = waits(attempts, away)
+    for each in attempts:
+        if seconds.get(each.execution_id, 0) > waiting_allowed(each):
+            yield (
+                f"{each.execution_id} ({each.status}) waited {seconds[each.execution_id]:.0f} s; "
+                f"it was sent {each.sent} times"
+            )
+
+
+def postgres_away(
+    events: Iterable[Event], tail: float = GOES_ON_WITHIN
+) -> list[tuple[float, float]]:
+    """Return when PostgreSQL was away, each time until a while after its return, in order."""
+    return sorted((each.at, _until(each) + tail) for each in events if each.fault in OF_POSTGRES)
+
+
+# --- who should have done something --------------------------------------------------------------
+
+BACK_WITHIN = 10.0
+"""Wall seconds after which a beat tries again at the latest (``LONGEST_AFTER_ERRORS``)."""
+RESCUED_WITHIN = 15.0
+"""
+Wall seconds for which an orphan may lie beside a leader that could rescue it: what is promised
+beyond the worker's lease. The product looks for orphans with every tick, so every 3 s.
+"""
+HEARS_WITHIN = 60.0
+"""Wall seconds in which a worker must take something again: what is promised of Redis's return."""
+UP_WITHIN = 20.0
+"""Wall seconds that are left to a worker to start, or to connect again, before they count."""
+HEARD_BY_OTHERS = 30
+"""
+Of its jobs that others begin while a worker takes nothing. It shares each queue with two others at
+most, and Redis hands a message to who has waited longest: by chance alone it would miss so many
+once in 200,000 times.
+"""
+_CUTS_REDIS = frozenset({Fault.REDIS_KILL, Fault.REDIS_LOSS})
+_SKEWS = frozenset({Fault.WORKER_SKEW, Fault.BEAT_SKEW})
+"""A wrong clock is no excuse for anything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """A process of a node."""
+
+    name: str
+    pid: int
+    began_at: float
+    queues: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """The lead passed to a beat's process."""
+
+    at: float
+    pid: int
+
+
+def rescuable(
+    attempts: Iterable[Attempt],
+    leads: Sequence[Lead],
+    beats: Iterable[Life],
+    events: Sequence[Event],
+    lease: float,
+) -> dict[str, float]:
+    """
+    Tell for how long each attempt of a lost worker lay beside a leader that could rescue it.
+
+    A leader can once it has had the database for one lease of a worker, as a standby or as leader;
+    so only what took PostgreSQL from all, or from this very process, makes it wait again. A change
+    of the lead does not.
+
+    Args:
+        leads: In order of time.
+        lease: Of a worker.
+
+    Returns:
+        By execution, the longest time without an interruption.
+    """
+    blocked = {}
+    for life in beats:
+        spans = [(life.began_at, life.began_at + BACK_WITHIN + lease)]
+        for event in events:
+            if event.fault in OF_POSTGRES or (
+                event.pid == life.pid
+                and event.fault not in _SKEWS
+                and not event.fault.name.startswith("BROKER")
+            ):
+                until = float("inf") if event.fault is Fault.BEAT_KILL else _until(event)
+                spans.append((event.at, until + BACK_WITHIN + lease))
+            elif event.fault in _CUTS_REDIS or (
+                event.pid == life.pid and event.fault not in _SKEWS
+            ):
+                # A tick takes longer without Redis.
+                spans.append((event.at, _until(event) + BACK_WITHIN))
+        blocked[life.pid] = sorted(spans)
+    found = {}
+    for each in attempts:
+        if not each.message.startswith("worker lost") or each.lease_ends_at is None:
+            continue
+        lost_at = max(each.lease_ends_at, each.started_at or 0.0)
+        rescued_at = lost_at if each.ended_at is None else each.ended_at
+        longest = 0.0
+        for lead, until in zip(leads, [*(lead.at for lead in leads[1:]), rescued_at], strict=True):
+            begin, end = max(lead.at, lost_at), min(until, rescued_at)
+            if lead.pid in blocked:
+                longest = max([longest, *_clear(begin, end, blocked[lead.pid])])
+        found[each.execution_id] = longest
+    return found
+
+
+def deaf(
+    workers: Iterable[Life], attempts: Iterable[Attempt], events: Sequence[Event]
+) -> Iterator[str]:
+    """
+    Name the workers that took nothing for too long while others took what was theirs too.
+
+    Time in which something was done to a worker or its servers, and a while after it, is left out;
+    but it does not begin anew: one that went deaf when Redis was started again stays deaf.
+    """
+    began = sorted(
+        (each.started_at, each.queue, each.pid) for each in attempts if each.started_at is not None
+    )
+    for life in workers:
+        spans = [(life.began_at, life.began_at + UP_WITHIN)]
+        ends_at = float("inf")
+        for event in events:
+            if event.pid == life.pid and event.fault in KILLS:
+                ends_at = event.at
+            elif (event.pid == life.pid and event.fault not in _SKEWS) or (
+                event.fault in OF_POSTGRES | _CUTS_REDIS
+            ):
+                spans.append((event.at, _until(event) + UP_WITHIN))
+        spans.sort()
+        theirs = [
+            (at, pid)
+            for at, queue, pid in began
+            if life.began_at < at < ends_at and queue in life.queues
+        ]
+        since, missed = life.began_at, 0
+        for at, pid in theirs:
+            if pid == life.pid:
+                since, missed = at, 0
+                continue
+            missed += not _covered(at, at + 1e-6, spans)
+            silent = at - since - _covered(since, at, spans)
+            if silent > HEARS_WITHIN and missed >= HEARD_BY_OTHERS:
+                yield (
+                    f"{life.name}, pid {life.pid}: nothing for {silent:.0f} s, while others began "
+                    f"{missed} of its jobs"
+                )
+                break
+
+
+def _clear(begin: float, end: float, spans: Iterable[tuple[float, float]]) -> Iterator[float]:
+    """Give the lengths of the parts of a time that lie in none of several, which are in order."""
+    for span_begin, span_end in spans:
+        if span_begin > begin:
+            yield max(0.0, min(end, span_begin) - begin)
+        begin = max(begin, span_end)
+    yield max(0.0, end - begin)
+
+
+def at_work(kills: Iterable[Event], attempts: Iterable[Attempt]) -> int:
+    """Count the kills that hit a worker which ran something."""
+    spans: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for each in attempts:
+        if each.pid is not None and each.started_at is not None:
+            ended_at = float("inf") if each.ended_at is None else each.ended_at
+            spans[each.pid].append((each.started_at, ended_at))
+    return sum(
+        any(began <= kill.at <= ended for began, ended in spans[kill.pid])
+        for kill in kills
+        if kill.pid is not None
+    )
+
+
+def too_few(needs: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    """
+    Name what happened too rarely for its absence of violations to mean anything.
+
+    Args:
+        needs: What -> how often it was measured, and how often it must be.
+    """
+    for name, (found, least) in needs.items():
+        if found < least:
+            yield f"{name}: {found}, at least {least} are needed"
+
+
+def _covered(begin: float, end: float, spans: Iterable[tuple[float, float]]) -> float:
+    """Return how many of the seconds of a time lie in any of several, which are in order."""
+    total, done = 0.0, begin
+    for span_begin, span_end in spans:
+        low, high = max(done, span_begin), min(end, span_end)
+        if high > low:
+            total += high - low
+            done = high
+    return total
 
 
 # --- what processes say of themselves ------------------------------------------------------------

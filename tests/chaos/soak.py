@@ -18,6 +18,7 @@ import psutil
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.verification import StartRecord, check
+from tests.chaos import judge
 from tests.chaos.cluster import Cluster, Shape, make_run
 from tests.chaos.history import read_evidence
 from tests.chaos.jobs import MARKETS
@@ -27,12 +28,34 @@ from tests.servers import wait_until
 log = logging.getLogger(__name__)
 
 SAMPLE_EVERY = 5.0
-WARM_UP = 0.2
+WARM_UP = 0.5
 """Part of the time that is left out of the slopes: caches fill and connections are made."""
-FLAT = 0.2
-"""Megabytes, or connections, a minute by which something may grow, beyond two standard errors."""
-FLAT_TICKS = 1.0
-"""Milliseconds a minute by which each minute's slowest ticks may become slower, likewise."""
+FLAT = 0.05
+"""
+Megabytes a minute by which a process may grow: in a day 72, about as much as it begins with, so
+that it can run for days. Noise may excuse as much again, and no more.
+"""
+FLAT_FROM = 20.0
+"""Minutes from which on the second half shows growth, and not the end of warming up."""
+FLAT_BEFORE = 0.2
+"""What a shorter soak may grow: no more than a rough look."""
+CONNECTIONS = {"beat": 2, "worker": 8, "redis": 40}
+"""
+Most connections, at any time after warming up: to PostgreSQL, of a beat and of a worker with its
+three children, two of each process; and of all to Redis, which a rise with jobs soon passes.
+"""
+SLOWER = 2.0
+"""How many times as long the ticks of the last third may take, at the median and at the 99th."""
+SLOWER_BY = 5.0
+"""And that by more milliseconds than a machine's own unrest."""
+TICKS_TO_JUDGE = 100
+"""In each third; of fewer there is no 99th percentile."""
+JUDGED_FROM = 2.0
+"""Minutes from which on rate and backlog are judged: a shorter soak ends before they are even."""
+ACHIEVED = 0.95
+"""Part of the jobs asked for that must have ended when the last is made."""
+BACKLOG = 30.0
+"""Seconds of work that may wait at most at any time; at the end, a sixth of it."""
 _SINCE = date(2000, 1, 3)
 
 
@@ -49,8 +72,8 @@ class Slope:
 
     @property
     def flat(self) -> bool:
-        """Whether it surely does not grow by more than is allowed."""
-        return self.a_minute - 2 * self.error <= self.allowed
+        """Whether it grows by no more than is allowed; noise excuses as much again at most."""
+        return self.a_minute <= self.allowed + min(2 * self.error, self.allowed)
 
 
 @dataclass(slots=True)
@@ -62,8 +85,12 @@ class Soak:
     slopes: dict[str, Slope] = field(default_factory=dict)
     ticks: dict[str, tuple[int, float, float]] = field(default_factory=dict)
     """Part of the time -> count, median and 99th percentile in milliseconds."""
-    backlog: int = 0
-    """Most jobs that had not ended at once."""
+    backlog: list[int] = field(default_factory=list)
+    """How many jobs had not ended, at each look."""
+    ended_in_time: int = 0
+    """Jobs that had ended when the last was made."""
+    connections: dict[str, float] = field(default_factory=dict)
+    """Most at once after warming up."""
     violations: list[str] = field(default_factory=list)
 
 
@@ -101,8 +128,9 @@ def run_soak(minutes: float, rate: float, folder: Path, seed: str) -> Soak:
                 sample_at += SAMPLE_EVERY
                 for name, value in _sample(cluster):
                     samples[name].append((now - began_at, value))
-                result.backlog = max(result.backlog, _unfinished(cluster))
+                result.backlog.append(_unfinished(cluster))
             time.sleep(0.1)
+        result.ended_in_time = made - _unfinished(cluster)
         try:
             wait_until(lambda: _unfinished(cluster) == 0, timeout=60, interval=0.5)
         except AssertionError:
@@ -115,21 +143,48 @@ def run_soak(minutes: float, rate: float, folder: Path, seed: str) -> Soak:
         with cluster.engine.connect() as connection:
             report = check(connection, finished=True, starts=starts)
         result.violations += [f"{each.rule}: {each.message}" for each in report.violations]
+        allowed = FLAT if minutes >= FLAT_FROM else FLAT_BEFORE
         for name, points in samples.items():
             warm = [(at, value) for at, value in points if at >= 60 * minutes * WARM_UP]
-            if len(warm) >= 3:
-                result.slopes[name] = slope_of(warm)
-        ticks = _read_ticks(folder / TICKS, began_at)
-        result.ticks = _thirds(ticks)
-        slowest = [each for each in _slowest(ticks) if each[0] >= 60 * minutes * WARM_UP]
-        if len(slowest) >= 3:
-            result.slopes["tick, p99 of a minute in ms"] = slope_of(slowest, allowed=FLAT_TICKS)
-    result.violations += [
-        f"{name} grows by {slope.a_minute:.2f} ± {slope.error:.2f} a minute"
-        for name, slope in result.slopes.items()
-        if not slope.flat
-    ]
+            if "connections" in name:
+                result.connections[name] = max((value for _, value in warm), default=0)
+            elif len(warm) >= 3:
+                result.slopes[name] = slope_of(warm, allowed=allowed)
+        result.ticks = _thirds(_read_ticks(folder / TICKS, began_at))
+    result.violations += judge_soak(result, minutes, rate)
+    result.violations += judge.read_complaints(folder)
     return result
+
+
+def judge_soak(result: Soak, minutes: float, rate: float) -> Iterator[str]:
+    """Say what grows, what grows slower, and what was not achieved."""
+    for name, slope in result.slopes.items():
+        if not slope.flat:
+            yield f"{name} grows by {slope.a_minute:.2f} ± {slope.error:.2f} a minute"
+    for name, most in result.connections.items():
+        if most > _connections_allowed(name):
+            yield f"{name}: {most:g}, at most {_connections_allowed(name)} are needed"
+    if len(result.ticks) == 2 and all(
+        ticks[0] >= TICKS_TO_JUDGE for ticks in result.ticks.values()
+    ):
+        first, last = result.ticks.values()
+        for what, before, after in zip(("median", "p99"), first[1:], last[1:], strict=True):
+            if after > SLOWER * before and after > before + SLOWER_BY:
+                yield f"ticks: the {what} rises from {before:.1f} to {after:.1f} ms"
+    if minutes < JUDGED_FROM:
+        return
+    asked = 60 * minutes * rate
+    if result.ended_in_time < ACHIEVED * asked:
+        yield f"{result.ended_in_time} jobs ended in time of {asked:.0f} that were asked for"
+    if max(result.backlog, default=0) > BACKLOG * rate:
+        yield f"{max(result.backlog)} jobs waited at once"
+    end = result.backlog[-max(1, len(result.backlog) // 3) :]
+    if end and statistics.median(end) > BACKLOG / 6 * rate:
+        yield f"{statistics.median(end):g} jobs wait in the last third"
+
+
+def _connections_allowed(name: str) -> int:
+    return CONNECTIONS["redis" if "Redis" in name else name.partition("_")[0]]
 
 
 def slope_of(points: Sequence[tuple[float, float]], *, allowed: float = FLAT) -> Slope:
@@ -149,11 +204,16 @@ def slope_of(points: Sequence[tuple[float, float]], *, allowed: float = FLAT) ->
 
 def table_of(result: Soak) -> Iterator[str]:
     """Write what was measured."""
-    yield f"{result.jobs} jobs in {result.seconds:.0f} s, at most {result.backlog} unfinished"
-    yield f"{'':<36}   first    last   a minute"
+    backlog = max(result.backlog, default=0)
+    yield f"{result.jobs} jobs in {result.seconds:.0f} s, at most {backlog} unfinished"
+    yield f"{result.ended_in_time} had ended when the last was made"
+    yield f"{'':<36}   first    last   a minute (limit)"
     for name, slope in sorted(result.slopes.items()):
         line = f"{name:<36}{slope.first:>8.1f}{slope.last:>8.1f}"
-        yield f"{line}{slope.a_minute:>9.3f} ± {slope.error:.3f}"
+        yield f"{line}{slope.a_minute:>9.3f} ± {slope.error:.3f} ({slope.allowed:g})"
+    yield f"{'at most after warming up':<36}        (limit)"
+    for name, most in sorted(result.connections.items()):
+        yield f"{name:<36}{most:>8g} ({_connections_allowed(name)})"
     yield f"{'tick, in ms':<36}   count  median     p99"
     for part, (count, median, high) in result.ticks.items():
         yield f"{part:<36}{count:>8}{median:>8.1f}{high:>8.1f}"
@@ -211,16 +271,6 @@ def _thirds(ticks: Sequence[tuple[float, float]]) -> dict[str, tuple[int, float,
         for name, part in thirds.items()
         if len(part) >= 2
     }
-
-
-def _slowest(ticks: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
-    """Give the 99th percentile of each whole minute's ticks."""
-    by_minute: dict[int, list[float]] = defaultdict(list)
-    for at, ms in ticks:
-        by_minute[int(at // 60)].append(ms)
-    for minute in sorted(by_minute)[:-1]:
-        if len(by_minute[minute]) >= 2:
-            yield 60.0 * minute + 30, _p99(by_minute[minute])
 
 
 def _p99(values: Sequence[float]) -> float:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pytest
 
 from tests.chaos import judge
+from tests.chaos.beats import Rounds, judge_rounds
 from tests.chaos.enemy import Event, Fault
-from tests.chaos.judge import Attempt, Incarnation
+from tests.chaos.judge import Attempt, Incarnation, Lead, Life
+from tests.chaos.soak import Slope, Soak, judge_soak
 
 LEASE = 30.0
 LOST = "worker lost: host vm, pid 7, last seen now"
@@ -98,6 +103,226 @@ class TestGivenUpWithoutCause:
         lives = Incarnation(pid=9, began_at=100, ended_at=None)
         one = Incarnation(pid=7, began_at=100, ended_at=200)
         assert not list(judge.given_up_without_cause([lives, one], [cause], LEASE))
+
+
+def waiting(
+    began: float | None, *, ended: float = 1000, sent: int = 1, status: str = "SUCCESS"
+) -> Attempt:
+    return Attempt(
+        execution_id="one",
+        status=status,
+        ready_at=100,
+        started_at=began,
+        ended_at=ended,
+        sent=sent,
+        pid=7,
+    )
+
+
+class TestForgotten:
+    @pytest.mark.parametrize(
+        "one",
+        [
+            waiting(180),
+            waiting(260, sent=2),
+            waiting(None, ended=180, status="EXPIRED"),
+            waiting(None, ended=180, status="EXPIRED", sent=0),
+        ],
+    )
+    def test_names_what_waited_though_it_was_ready(self, one: Attempt) -> None:
+        assert len(list(judge.forgotten([one], []))) == 1
+
+    @pytest.mark.parametrize(
+        ("one", "away"),
+        [
+            (waiting(170), []),
+            (waiting(240, sent=2), []),
+            (waiting(180), [event(Fault.POSTGRES_FAST, 120, 121, pid=None)]),
+            (waiting(None, ended=140, status="EXPIRED"), []),
+            (waiting(None, ended=900, status="SKIPPED"), []),
+        ],
+    )
+    def test_leaves_what_was_lost_or_had_no_time(self, one: Attempt, away: list[Event]) -> None:
+        assert not list(judge.forgotten([one], judge.postgres_away(away)))
+
+    def test_outages_that_overlap_count_once(self) -> None:
+        away = [(110.0, 150.0), (120.0, 130.0), (140.0, 160.0)]
+        assert judge.waits([waiting(200)], away) == {"one": 50}
+
+    @pytest.mark.parametrize(
+        ("before", "seconds"),
+        [
+            ({"ready_at": 90}, 5),
+            ({"ready_at": 150, "priority": 1}, 5),
+            ({"ready_at": 150}, 100),
+            ({"ready_at": 90, "priority": 3}, 100),
+            ({"ready_at": 90, "queue": "EU_EQ"}, 100),
+        ],
+    )
+    def test_whatever_was_rightly_before_it_is_waited_for(
+        self, before: Mapping[str, Any], seconds: float
+    ) -> None:
+        values = {"execution_id": "other", "status": "SUCCESS", "started_at": 195.0, **before}
+        found = judge.waits([waiting(200), Attempt(**values)], [])
+        assert found["one"] == seconds
+
+
+def orphan(rescued: float) -> Attempt:
+    return Attempt(
+        execution_id="one",
+        status="FAILED",
+        message=LOST,
+        started_at=90,
+        lease_ends_at=130,
+        ended_at=rescued,
+    )
+
+
+class TestRescuable:
+    BEATS = (Life(name="a", pid=1, began_at=0), Life(name="b", pid=2, began_at=0))
+    LEADS = (Lead(50, 1), Lead(140, 2))
+
+    def seconds(self, rescued: float, *events: Event, beats: Sequence[Life] = BEATS) -> float:
+        found = judge.rescuable([orphan(rescued)], self.LEADS, beats, events, LEASE)
+        return found["one"]
+
+    def test_change_of_the_lead_excuses_nothing(self) -> None:
+        """The standby has had the database all the time."""
+        killed = event(Fault.BEAT_KILL, 128, 131, pid=1)
+        assert self.seconds(180, killed) == 40
+
+    def test_rescue_soon_after_the_lease_is_no_waiting(self) -> None:
+        assert self.seconds(134) == 4
+
+    @pytest.mark.parametrize(
+        "reason",
+        [
+            event(Fault.POSTGRES_KILL, 135, 138, pid=None),
+            event(Fault.BEAT_FREEZE_LONG, 125, 138, pid=2),
+            event(Fault.DATABASE_HANG, 125, 138, pid=2),
+        ],
+    )
+    def test_leader_that_has_just_lost_the_database_waits_for_a_lease(self, reason: Event) -> None:
+        assert self.seconds(178, reason) <= 10
+        assert self.seconds(200, reason) == pytest.approx(200 - 178)
+
+    def test_leader_that_has_just_been_started_waits_for_a_lease(self) -> None:
+        young = (self.BEATS[0], Life(name="b", pid=2, began_at=135))
+        killed = event(Fault.BEAT_KILL, 128, 131, pid=1)
+        assert self.seconds(174, killed, beats=young) == 0
+        assert self.seconds(195, killed, beats=young) == 20
+
+    def test_wrong_clock_excuses_nothing(self) -> None:
+        skewed = event(Fault.BEAT_SKEW, 135, 150, pid=2)
+        assert self.seconds(180, skewed) == 40
+
+
+class TestDeaf:
+    WORKER = Life(name="worker_1", pid=7, began_at=0, queues=frozenset({"US_EQ"}))
+
+    def starts(self, seconds: range, *, pid: int, queue: str = "US_EQ") -> list[Attempt]:
+        return [
+            Attempt(execution_id=f"{at}", status="SUCCESS", pid=pid, queue=queue, started_at=at)
+            for at in seconds
+        ]
+
+    def judged(self, attempts: list[Attempt], *events: Event) -> int:
+        return len(list(judge.deaf([self.WORKER], attempts, events)))
+
+    def test_names_one_that_takes_nothing_after_redis_came_back(self) -> None:
+        attempts = [*self.starts(range(1, 100), pid=7), *self.starts(range(100, 200), pid=8)]
+        gone = event(Fault.REDIS_KILL, 100, 105, pid=None)
+        assert self.judged(attempts, gone) == 1
+
+    def test_another_outage_does_not_make_it_hear(self) -> None:
+        attempts = [*self.starts(range(1, 100), pid=7), *self.starts(range(100, 250), pid=8)]
+        gone = event(Fault.REDIS_KILL, 100, 105, pid=None)
+        again = event(Fault.POSTGRES_FAST, 150, 152, pid=None)
+        assert self.judged(attempts, gone, again) == 1
+
+    @pytest.mark.parametrize(
+        ("others", "causes"),
+        [
+            (range(100, 160), []),
+            (range(100, 300, 8), []),
+            (range(100, 200), [event(Fault.BROKER_HANG, 100, 160)]),
+            (range(100, 200), [event(Fault.WORKER_KILL, 140)]),
+        ],
+    )
+    def test_leaves_one_that_is_hit_or_has_nothing_to_take(
+        self, others: range, causes: list[Event]
+    ) -> None:
+        attempts = [*self.starts(range(1, 100), pid=7), *self.starts(others, pid=8)]
+        assert not self.judged(attempts, *causes)
+
+    def test_leaves_one_whose_queues_are_empty(self) -> None:
+        attempts = [
+            *self.starts(range(1, 100), pid=7),
+            *self.starts(range(100, 300), pid=8, queue="EU_EQ"),
+        ]
+        assert not self.judged(attempts)
+
+
+def test_kills_of_idle_workers_are_told_from_others() -> None:
+    runs = [attempt("", began=100, ended=140, status="SUCCESS")]
+    kills = [
+        event(Fault.WORKER_KILL, 90),
+        event(Fault.WORKER_KILL, 120),
+        event(Fault.WORKER_KILL, 120, pid=8),
+    ]
+    assert judge.at_work(kills, runs) == 1
+
+
+def test_what_was_measured_too_rarely_is_named() -> None:
+    needs = {"rescues": (0, 1), "take-overs": (2, 2)}
+    assert list(judge.too_few(needs)) == ["rescues: 0, at least 1 are needed"]
+
+
+@pytest.mark.parametrize(
+    ("frozen", "take_overs", "violations"),
+    [
+        ({"anywhere": 2, "before claim": 1}, [2.5, 3.0, 7.9], 0),
+        ({"anywhere": 2}, [2.5, 3.0], 1),
+        ({"anywhere": 3}, [2.5, 3.0, 8.5], 1),
+    ],
+)
+def test_rounds_of_beats_are_all_done_and_none_takes_long(
+    frozen: dict[str, int], take_overs: list[float], violations: int
+) -> None:
+    rounds = Rounds(frozen=frozen, take_overs=take_overs)
+    assert len(list(judge_rounds(3, rounds))) == violations
+
+
+def soak(**values: Any) -> Soak:
+    ticks = {"first third": (400, 10.0, 30.0), "last third": (400, 11.0, 35.0)}
+    healthy = {
+        "slopes": {"beat_1, MB": Slope(90, 91, 0.04, 0.01, 0.05)},
+        "ticks": ticks,
+        "backlog": [20, 30, 25],
+        "ended_in_time": 35_900,
+        "connections": {"beat_1, connections to PostgreSQL": 1, "connections to Redis": 31},
+    }
+    return Soak(**{**healthy, **values})
+
+
+class TestSoak:
+    def test_even_one_has_nothing(self) -> None:
+        assert not list(judge_soak(soak(), 30, 20))
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"slopes": {"beat_1, MB": Slope(90, 93, 0.11, 0.5, 0.05)}},
+            {"connections": {"worker_1, connections to PostgreSQL": 9}},
+            {"ticks": {"first third": (400, 10.0, 30.0), "last third": (400, 11.0, 65.0)}},
+            {"ticks": {"first third": (400, 10.0, 30.0), "last third": (400, 21.0, 35.0)}},
+            {"ended_in_time": 30_000},
+            {"backlog": [20, 700, 25, 20, 20, 20]},
+            {"backlog": [20, 60, 100, 140, 180, 220]},
+        ],
+    )
+    def test_names_what_grows_or_falls_behind(self, values: dict[str, Any]) -> None:
+        assert len(list(judge_soak(soak(**values), 30, 20))) == 1
 
 
 class TestComplaints:
