@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,6 +148,19 @@ def given_up_without_cause(
 
 def _until(event: Event) -> float:
     return float("inf") if event.until is None else event.until
+
+
+def lost_effects(wrote: Iterable[str], there: Collection[str]) -> list[str]:
+    """
+    Name the attempts whose transaction was said to be committed, and that left nothing.
+
+    Whatever became of them: what is committed stays.
+
+    Args:
+        wrote: Those that were told so.
+        there: Those that the database has something of.
+    """
+    return sorted(set(wrote).difference(there))
 
 
 # --- how long things take ------------------------------------------------------------------------

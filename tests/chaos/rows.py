@@ -98,7 +98,7 @@ def read_attempts(connection: psycopg.Connection) -> list[Attempt]:
             pid=pid,
             queue=queue,
             priority=priority,
-            ready_at=_ready_at(runs[dag_id], dag_id, job_id, ends, clock)
+            ready_at=ready_at(runs[dag_id], dag_id, job_id, ends, clock)
             if number == 1
             else scheduled_at,
             sent=sent,
@@ -125,7 +125,7 @@ def read_attempts(connection: psycopg.Connection) -> list[Attempt]:
     ]
 
 
-def _ready_at(
+def ready_at(
     run: Mapping[str, Any],
     dag_id: str,
     job_id: str,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import UTC, date, datetime
+from typing import Any, ClassVar
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.chaos import judge
 from tests.chaos.beats import Rounds, judge_rounds
 from tests.chaos.enemy import Event, Fault
 from tests.chaos.judge import Attempt, Incarnation, Lead, Life
+from tests.chaos.rows import ready_at
 from tests.chaos.soak import Slope, Soak, judge_soak
 
 LEASE = 30.0
@@ -261,6 +263,48 @@ class TestDeaf:
             *self.starts(range(100, 300), pid=8, queue="EU_EQ"),
         ]
         assert not self.judged(attempts)
+
+
+class TestReadyAt:
+    """A Friday's run, made when the wall's clock showed 1,000 and New York's 6 o'clock."""
+
+    CLOCK = (datetime(2026, 3, 6, 11, tzinfo=UTC), 1000.0, 60.0)
+    ENDS: ClassVar = {
+        ("run", "first"): ("SUCCESS", 1300.0),
+        ("run", "broken"): ("FAILED", 1300.0),
+        ("us_eq_pipeline_2026-03-05", "second"): ("EXPIRED", 1400.0),
+    }
+
+    def ready(self, *, forced: bool = True, **job: Any) -> float | None:
+        run = {
+            "pipeline": "pipeline",
+            "market_id": "US_EQ",
+            "session": date(2026, 3, 6),
+            "forced": forced,
+            "created_at": 1100.0,
+            "jobs": {"second": {"dependencies": [], **job}},
+        }
+        return ready_at(run, "run", "second", self.ENDS, self.CLOCK)
+
+    def test_first_job_is_ready_when_its_run_is_made(self) -> None:
+        assert self.ready() == 1100
+
+    def test_upstream_jobs_must_have_succeeded(self) -> None:
+        assert self.ready(dependencies=["first"]) == 1300
+        assert self.ready(dependencies=["first", "broken"]) is None
+
+    def test_previous_session_must_have_ended(self) -> None:
+        assert self.ready(after_previous=True) == 1400
+
+    def test_window_must_be_open_unless_it_does_not_count(self) -> None:
+        """The session opens at 14:30 UTC, three and a half hours later: 210 seconds."""
+        assert self.ready(forced=False, required_state="SESSION", window="session") == 1210
+        assert self.ready(required_state="SESSION", window="session") == 1100
+
+
+def test_committed_effects_must_be_there_and_no_others() -> None:
+    assert judge.lost_effects(["one", "two"], {"one", "three"}) == ["two"]
+    assert not judge.lost_effects(["one"], {"one"})
 
 
 def test_kills_of_idle_workers_are_told_from_others() -> None:
