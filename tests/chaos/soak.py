@@ -35,10 +35,9 @@ FLAT = 0.05
 Megabytes a minute by which a process may grow: in a day 72, about as much as it begins with, so
 that it can run for days. Noise may excuse as much again, and no more.
 """
-FLAT_FROM = 20.0
-"""Minutes from which on the second half shows growth, and not the end of warming up."""
-FLAT_BEFORE = 0.2
-"""What a shorter soak may grow: no more than a rough look."""
+FLAT_FROM = 10.0
+"""Minutes from which on memory is judged: the second half of less is warming up, and too short for
+a line that one sample does not turn."""
 CONNECTIONS = {"beat": 2, "worker": 8, "redis": 40}
 """
 Most connections, at any time after warming up: to PostgreSQL, of a beat and of a worker with its
@@ -68,12 +67,11 @@ class Slope:
     a_minute: float
     error: float
     """Standard error of the slope."""
-    allowed: float = FLAT
 
     @property
     def flat(self) -> bool:
         """Whether it grows by no more than is allowed; noise excuses as much again at most."""
-        return self.a_minute <= self.allowed + min(2 * self.error, self.allowed)
+        return self.a_minute <= FLAT + min(2 * self.error, FLAT)
 
 
 @dataclass(slots=True)
@@ -143,13 +141,12 @@ def run_soak(minutes: float, rate: float, folder: Path, seed: str) -> Soak:
         with cluster.engine.connect() as connection:
             report = check(connection, finished=True, starts=starts)
         result.violations += [f"{each.rule}: {each.message}" for each in report.violations]
-        allowed = FLAT if minutes >= FLAT_FROM else FLAT_BEFORE
         for name, points in samples.items():
             warm = [(at, value) for at, value in points if at >= 60 * minutes * WARM_UP]
             if "connections" in name:
                 result.connections[name] = max((value for _, value in warm), default=0)
             elif len(warm) >= 3:
-                result.slopes[name] = slope_of(warm, allowed=allowed)
+                result.slopes[name] = slope_of(warm)
         result.ticks = _thirds(_read_ticks(folder / TICKS, began_at))
     result.violations += judge_soak(result, minutes, rate)
     result.violations += judge.read_complaints(folder)
@@ -159,7 +156,7 @@ def run_soak(minutes: float, rate: float, folder: Path, seed: str) -> Soak:
 def judge_soak(result: Soak, minutes: float, rate: float) -> Iterator[str]:
     """Say what grows, what grows slower, and what was not achieved."""
     for name, slope in result.slopes.items():
-        if not slope.flat:
+        if minutes >= FLAT_FROM and not slope.flat:
             yield f"{name} grows by {slope.a_minute:.2f} ± {slope.error:.2f} a minute"
     for name, most in result.connections.items():
         if most > _connections_allowed(name):
@@ -187,7 +184,7 @@ def _connections_allowed(name: str) -> int:
     return CONNECTIONS["redis" if "Redis" in name else name.partition("_")[0]]
 
 
-def slope_of(points: Sequence[tuple[float, float]], *, allowed: float = FLAT) -> Slope:
+def slope_of(points: Sequence[tuple[float, float]]) -> Slope:
     """Fit a line; times are seconds."""
     times = [at / 60 for at, _ in points]
     values = [value for _, value in points]
@@ -199,7 +196,7 @@ def slope_of(points: Sequence[tuple[float, float]], *, allowed: float = FLAT) ->
         for at, value in zip(times, values, strict=True)
     )
     error = math.sqrt(rest / (len(points) - 2) / spread)
-    return Slope(values[0], values[-1], fit.slope, error, allowed)
+    return Slope(values[0], values[-1], fit.slope, error)
 
 
 def table_of(result: Soak) -> Iterator[str]:
@@ -207,10 +204,10 @@ def table_of(result: Soak) -> Iterator[str]:
     backlog = max(result.backlog, default=0)
     yield f"{result.jobs} jobs in {result.seconds:.0f} s, at most {backlog} unfinished"
     yield f"{result.ended_in_time} had ended when the last was made"
-    yield f"{'':<36}   first    last   a minute (limit)"
+    yield f"{'':<36}   first    last   a minute (limit, for {FLAT_FROM:g} minutes and more)"
     for name, slope in sorted(result.slopes.items()):
         line = f"{name:<36}{slope.first:>8.1f}{slope.last:>8.1f}"
-        yield f"{line}{slope.a_minute:>9.3f} ± {slope.error:.3f} ({slope.allowed:g})"
+        yield f"{line}{slope.a_minute:>9.3f} ± {slope.error:.3f} ({FLAT:g})"
     yield f"{'at most after warming up':<36}        (limit)"
     for name, most in sorted(result.connections.items()):
         yield f"{name:<36}{most:>8g} ({_connections_allowed(name)})"

@@ -340,7 +340,7 @@ def test_rounds_of_beats_are_all_done_and_none_takes_long(
 def soak(**values: Any) -> Soak:
     ticks = {"first third": (400, 10.0, 30.0), "last third": (400, 11.0, 35.0)}
     healthy = {
-        "slopes": {"beat_1, MB": Slope(90, 91, 0.04, 0.01, 0.05)},
+        "slopes": {"beat_1, MB": Slope(90, 91, 0.04, 0.01)},
         "ticks": ticks,
         "backlog": [20, 30, 25],
         "ended_in_time": 35_900,
@@ -356,7 +356,7 @@ class TestSoak:
     @pytest.mark.parametrize(
         "values",
         [
-            {"slopes": {"beat_1, MB": Slope(90, 93, 0.11, 0.5, 0.05)}},
+            {"slopes": {"beat_1, MB": Slope(90, 93, 0.11, 0.5)}},
             {"connections": {"worker_1, connections to PostgreSQL": 9}},
             {"ticks": {"first third": (400, 10.0, 30.0), "last third": (400, 11.0, 65.0)}},
             {"ticks": {"first third": (400, 10.0, 30.0), "last third": (400, 21.0, 35.0)}},
