@@ -76,6 +76,7 @@ OF_BEATS = frozenset(fault for fault in Fault if fault.name.startswith("BEAT"))
 KILLS = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.BEAT_KILL})
 AT_WORK = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.CHILD_KILL})
 """For which the enemy waits until a worker runs something, though not for ever."""
+_ENDS_LEADS = frozenset({Fault.BEAT_KILL, Fault.BEAT_FREEZE_LONG})
 _LOOK_EVERY, _LOOKS = 0.2, 25
 
 
@@ -212,7 +213,9 @@ class Enemy:
             self._servers_hurt = True
             self._hit_server(Event(fault, time.time()))
             return
-        node = self._choose(fault, busy=fault in AT_WORK and looks < _LOOKS)
+        # Celery ends a worker that loses a child before it has begun: never that of an idle one.
+        busy = fault is Fault.CHILD_KILL or (fault in AT_WORK and looks < _LOOKS)
+        node = self._choose(fault, busy=busy)
         if node is None:
             pause = _LOOK_EVERY if fault in AT_WORK else 1
             self._later(pause, lambda: self._strike(fault, looks + 1))
@@ -236,18 +239,20 @@ class Enemy:
             return None  # one that can lead must be left, or there is nothing to measure
         if busy:
             working = self._working()
-            hale = [node for node in hale if working is None or node.pid in working]
+            hale = [node for node in hale if node.pid in working]
         if not hale:
             return None
-        # Until a leader was hit, nobody else is: there must be a take-over to measure.
-        if kind == BEAT and not any(event.led for event in self.events):
+        # Until a leader was lost, nobody else is: there must be a take-over to measure.
+        if fault in _ENDS_LEADS and not any(
+            event.led and event.fault in _ENDS_LEADS for event in self.events
+        ):
             return next((node for node in hale if self._leads(node)), None)
         if kind == BEAT and self._draw.random() < 0.7:
             return next((node for node in hale if self._leads(node)), None) or hale[0]
         return self._draw.choice(hale)
 
-    def _working(self) -> set[int] | None:
-        """Return the main processes of workers that run something, if PostgreSQL can say."""
+    def _working(self) -> set[int]:
+        """Return the main processes of workers that run something; none if PostgreSQL is away."""
         try:
             with self._cluster.connect() as connection:
                 rows = connection.execute(
@@ -255,7 +260,7 @@ class Enemy:
                     "USING (incarnation) WHERE status = 'RUNNING'"
                 ).fetchall()
         except psycopg.OperationalError:
-            return None
+            return set()
         return {pid for (pid,) in rows}
 
     def _leads(self, node: Node) -> bool:

@@ -341,7 +341,7 @@ def rescuable(
 
 
 def deaf(
-    workers: Iterable[Life], attempts: Iterable[Attempt], events: Sequence[Event]
+    workers: Sequence[Life], attempts: Iterable[Attempt], events: Sequence[Event]
 ) -> Iterator[str]:
     """
     Name the workers that took nothing for too long while others took what was theirs too.
@@ -354,10 +354,15 @@ def deaf(
     )
     for life in workers:
         spans = [(life.began_at, life.began_at + UP_WITHIN)]
-        ends_at = float("inf")
+        later = [
+            each.began_at
+            for each in workers
+            if each.name == life.name and each.began_at > life.began_at
+        ]
+        ends_at = min(later, default=float("inf"))
         for event in events:
             if event.pid == life.pid and event.fault in KILLS:
-                ends_at = event.at
+                ends_at = min(ends_at, event.at)
             elif (event.pid == life.pid and event.fault not in _SKEWS) or (
                 event.fault in OF_POSTGRES | _CUTS_REDIS
             ):

@@ -257,6 +257,11 @@ class TestDeaf:
         attempts = [*self.starts(range(1, 100), pid=7), *self.starts(others, pid=8)]
         assert not self.judged(attempts, *causes)
 
+    def test_leaves_one_that_was_followed_by_another(self) -> None:
+        attempts = [*self.starts(range(1, 100), pid=7), *self.starts(range(100, 200), pid=8)]
+        next_one = Life(name="worker_1", pid=8, began_at=140)
+        assert not list(judge.deaf([self.WORKER, next_one], attempts, []))
+
     def test_leaves_one_whose_queues_are_empty(self) -> None:
         attempts = [
             *self.starts(range(1, 100), pid=7),
