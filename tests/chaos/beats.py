@@ -16,10 +16,10 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.planning import SessionRange
 from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import writing
-from prometheus.verification import Expectation, StartRecord, check
+from prometheus.verification import Expectation
 from tests.chaos import judge
 from tests.chaos.cluster import Cluster, Shape
-from tests.chaos.history import read_evidence
+from tests.chaos.history import check, read_evidence
 from tests.chaos.jobs import MARKETS
 from tests.chaos.nodes import BEAT, Node
 from tests.chaos.points import AFTER, BEFORE, FREEZE, WITHIN, obeyed, order, withdraw
@@ -208,14 +208,8 @@ def _finish(cluster: Cluster, result: Rounds) -> date:
 
 def _examine(cluster: Cluster, last: date, result: Rounds) -> None:
     evidence = read_evidence(cluster.evidence)
-    starts = [StartRecord(each.execution_id, each.at) for each in evidence if each.what == "began"]
-    with cluster.engine.connect() as connection:
-        report = check(
-            connection,
-            finished=True,
-            starts=starts,
-            expect=Expectation({"crash": MARKETS}, _FIRST, last),
-        )
+    expect = Expectation({"crash": MARKETS}, _FIRST, last)
+    report = check(cluster.engine, evidence, expect)
     result.violations += [f"{each.rule}: {each.message}" for each in report.violations]
     result.runs, result.executions = report.counts.runs, report.counts.executions
     with cluster.connect() as connection:

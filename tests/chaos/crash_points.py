@@ -20,10 +20,9 @@ from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.persistence.engine import create_engine, reading
 from prometheus.persistence.migrate import upgrade
 from prometheus.persistence.tables import dag_runs, job_executions
-from prometheus.verification import StartRecord, check
 from tests.chaos import judge
 from tests.chaos.cluster import make_run
-from tests.chaos.history import SHOWN, read_evidence
+from tests.chaos.history import SHOWN, check, read_evidence
 from tests.chaos.jobs import FOLDER, ORDERS
 from tests.chaos.nodes import BEAT, WORKER, Node
 from tests.chaos.points import (
@@ -171,11 +170,8 @@ class _Stage:
 
     def examine(self, crashes: Crashes) -> None:
         evidence = read_evidence(self.evidence)
-        starts = [
-            StartRecord(each.execution_id, each.at) for each in evidence if each.what == "began"
-        ]
+        report = check(self.engine, evidence)
         with reading(self.engine) as connection:
-            report = check(connection, finished=True, starts=starts)
             by_state = {
                 str(row[0]): int(row[1])
                 for row in connection.execute(

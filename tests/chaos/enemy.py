@@ -213,8 +213,11 @@ class Enemy:
             self._servers_hurt = True
             self._hit_server(Event(fault, time.time()))
             return
-        # Celery ends a worker that loses a child before it has begun: never that of an idle one.
-        busy = fault is Fault.CHILD_KILL or (fault in AT_WORK and looks < _LOOKS)
+        # Celery ends a worker that loses its children before its loop has begun, so those of one
+        # that may still be starting are spared; they end themselves when their main process stands.
+        busy = fault in (Fault.CHILD_KILL, Fault.WORKER_MAIN_FREEZE) or (
+            fault in AT_WORK and looks < _LOOKS
+        )
         node = self._choose(fault, busy=busy)
         if node is None:
             pause = _LOOK_EVERY if fault in AT_WORK else 1

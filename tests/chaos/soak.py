@@ -17,10 +17,9 @@ from pathlib import Path
 import psutil
 
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.verification import StartRecord, check
 from tests.chaos import judge
 from tests.chaos.cluster import Cluster, Shape, make_run
-from tests.chaos.history import read_evidence
+from tests.chaos.history import check, read_evidence
 from tests.chaos.jobs import MARKETS
 from tests.chaos.steady import JOBS, TICKS, steady
 from tests.servers import wait_until
@@ -134,12 +133,7 @@ def run_soak(minutes: float, rate: float, folder: Path, seed: str) -> Soak:
         except AssertionError:
             result.violations.append(f"{_unfinished(cluster)} jobs have not ended")
         result.jobs, result.seconds = made, time.time() - began_at
-        evidence = read_evidence(cluster.evidence)
-        starts = [
-            StartRecord(each.execution_id, each.at) for each in evidence if each.what == "began"
-        ]
-        with cluster.engine.connect() as connection:
-            report = check(connection, finished=True, starts=starts)
+        report = check(cluster.engine, read_evidence(cluster.evidence))
         result.violations += [f"{each.rule}: {each.message}" for each in report.violations]
         for name, points in samples.items():
             warm = [(at, value) for at, value in points if at >= 60 * minutes * WARM_UP]
