@@ -168,7 +168,9 @@ def examine(
     )
     figures.forbid("processes that ended by themselves", ended)
     figures.forbid("errors in the logs that no fault brings", judge.read_complaints(cluster.folder))
-    for name, number in judge.count_events(cluster.folder, sorted(judge.EXPECTED)).items():
+    for name, number in judge.count_events(
+        cluster.folder, sorted(judge.EXPECTED | judge.HELD_UP)
+    ).items():
         figures.counts[f"times that logs say {name}"] = number
     figures.counts["seconds"] = round(time.time() - began_at)
     return figures
