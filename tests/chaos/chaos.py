@@ -297,6 +297,9 @@ def run_chaos(seed: str, form: Form, folder: Path) -> tuple[Figures, Enemy]:
             leader_lease=form.leader_lease,
             began_at=began_at,
         )
+        figures.counts["workers that Celery ended, whose child had just died"] = len(
+            enemy.ended_by_celery
+        )
     return figures, enemy
 
 

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import logging
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ import psycopg
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.nodes import BEAT, WORKER, Node
-from tests.servers import Gate
+from tests.servers import Gate, tail
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,14 @@ LOSSES = frozenset({Fault.REDIS_LOSS, Fault.REDIS_FLUSH, Fault.REDIS_DROP})
 """After which messages are missing in Redis."""
 OF_BEATS = frozenset(fault for fault in Fault if fault.name.startswith("BEAT"))
 KILLS = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.BEAT_KILL})
+CELERYS_END = re.compile(
+    r"Unrecoverable error: (WorkerLostError\('Could not start worker processes'\)"
+    r"|ValueError\('file descriptor is None'\))"
+)
+"""
+With which Celery ends a worker when a child is dead at the moment its loop begins, first or after
+the loss of Redis. Known and counted: who supervises the worker must start it again.
+"""
 AT_WORK = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.CHILD_KILL})
 """For which the enemy waits until a worker runs something, though not for ever."""
 _ENDS_LEADS = frozenset({Fault.BEAT_KILL, Fault.BEAT_FREEZE_LONG})
@@ -144,6 +153,8 @@ class Enemy:
         self.events: list[Event] = []
         self.ended: list[str] = []
         """What has ended though nothing was done to it."""
+        self.ended_by_celery: list[str] = []
+        """What Celery has ended because a child had just died; see `CELERYS_END`."""
         self._cluster = cluster
         self._plan = plan
         self._draw = draw
@@ -200,7 +211,9 @@ class Enemy:
         for node in self._cluster.nodes:
             if not node.running and node not in self._hurt:
                 log.warning("%s ended by itself; see %s", node, node.log)
-                self.ended.append(f"{node}, pid {node.pid}; see {node.log}")
+                by_celery = CELERYS_END.search(tail(node.log))
+                noted = self.ended_by_celery if by_celery else self.ended
+                noted.append(f"{node}, pid {node.pid}; see {node.log}")
                 node.start()
 
     # --- choosing --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.enemy import KILLS, OF_POSTGRES, Event, Fault
+from tests.chaos.enemy import CELERYS_END, KILLS, OF_POSTGRES, Event, Fault
 
 BY_ITSELF = ("StumbledError", "HopelessError")
 """With which the messages of failures begin that jobs are made for."""
@@ -459,6 +459,8 @@ def complaints(lines: Iterable[str]) -> Iterator[str]:
     """Give the lines of a log in which the product tells of an error that no fault should bring."""
     held_up: str | None = None
     for line in lines:
+        if CELERYS_END.search(line):
+            continue
         if held_up is not None:
             if line.startswith(_LOCKED):
                 held_up = None

@@ -382,7 +382,7 @@ class TestComplaints:
             "2026-11-26T05:30:39.152Z ERROR workers.heartbeat heartbeat_failed",
             "2026-11-26T05:30:39.152Z ERROR prometheus.dispatch.scheduler market_held market=US_EQ",
             "2026-11-26T05:30:39.152Z ERROR prometheus.dispatch.tasks not_advanced dag=one",
-            "2026-11-26T05:30:39.152Z CRITICAL celery.worker.worker Unrecoverable error: KeyError",
+            "2026-11-26T05:30:39.152Z CRITICAL celery.worker Unrecoverable error: KeyError",
         ],
     )
     def test_errors_of_the_product_are_given(self, line: str) -> None:
@@ -396,6 +396,8 @@ class TestComplaints:
             "2026-11-26T05:30:39.152Z WARNING prometheus.dispatch.tasks not_advanced dag=one",
             "2026-11-26T05:30:39.152Z ERROR celery.worker.consumer.consumer consumer: Cannot",
             "Traceback (most recent call last):",
+            "2026-11-26T06:33:07.163Z CRITICAL celery.worker Unrecoverable error: "
+            "ValueError('file descriptor is None')",
         ],
     )
     def test_what_faults_bring_is_not(self, line: str) -> None:
