@@ -291,14 +291,12 @@ def run_chaos(seed: str, form: Form, folder: Path) -> tuple[Figures, Enemy]:
             refills.done,
             expected,
             ended=enemy.ended,
+            ended_by_celery=enemy.ended_by_celery,
             gone_at=gone_at,
             drained_within=DRAINED_WITHIN + left / JOBS_A_SECOND,
             worker_lease=form.worker_lease,
             leader_lease=form.leader_lease,
             began_at=began_at,
-        )
-        figures.counts["workers that Celery ended, whose child had just died"] = len(
-            enemy.ended_by_celery
         )
     return figures, enemy
 

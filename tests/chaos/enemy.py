@@ -153,7 +153,7 @@ class Enemy:
         self.events: list[Event] = []
         self.ended: list[str] = []
         """What has ended though nothing was done to it."""
-        self.ended_by_celery: list[str] = []
+        self.ended_by_celery: list[Event] = []
         """What Celery has ended because a child had just died; see `CELERYS_END`."""
         self._cluster = cluster
         self._plan = plan
@@ -211,9 +211,12 @@ class Enemy:
         for node in self._cluster.nodes:
             if not node.running and node not in self._hurt:
                 log.warning("%s ended by itself; see %s", node, node.log)
-                by_celery = CELERYS_END.search(tail(node.log))
-                noted = self.ended_by_celery if by_celery else self.ended
-                noted.append(f"{node}, pid {node.pid}; see {node.log}")
+                if CELERYS_END.search(tail(node.log)):
+                    now = time.time()
+                    end = Event(Fault.CHILD_KILL, now, now, node=node.name, pid=node.pid)
+                    self.ended_by_celery.append(end)
+                else:
+                    self.ended.append(f"{node}, pid {node.pid}; see {node.log}")
                 node.start()
 
     # --- choosing --------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ def examine(
     expected: set[str],
     *,
     ended: Sequence[str],
+    ended_by_celery: Sequence[Event],
     gone_at: float,
     drained_within: float,
     worker_lease: float,
@@ -136,6 +137,7 @@ def examine(
         refills: After which loss, how many seconds until every lost message was there again.
         expected: The runs that must exist.
         ended: Which processes ended by themselves.
+        ended_by_celery: Which workers Celery ended, whose child had just died.
         gone_at: When the enemy had undone all that it did.
         drained_within: In how many seconds after that all must have ended.
     """
@@ -144,7 +146,7 @@ def examine(
     _checked(cluster, evidence, figures)
     with cluster.connect() as connection:
         _own_counts(connection, evidence, expected, figures)
-        _judged(cluster, connection, events, worker_lease, figures)
+        _judged(cluster, connection, [*events, *ended_by_celery], worker_lease, figures)
         _rescues(connection, events, worker_lease, figures)
         _take_overs(connection, events, leader_lease, figures)
         _going_on(connection, events, figures)
@@ -167,6 +169,7 @@ def examine(
         round(drained_within),
     )
     figures.forbid("processes that ended by themselves", ended)
+    figures.counts["workers that Celery ended, whose child had just died"] = len(ended_by_celery)
     figures.forbid("errors in the logs that no fault brings", judge.read_complaints(cluster.folder))
     for name, number in judge.count_events(
         cluster.folder, sorted(judge.EXPECTED | judge.HELD_UP)
@@ -351,7 +354,7 @@ def _judged(
     )
     figures.forbid("forgotten for longer than that", judge.forgotten(attempts, away))
     kills = [event for event in events if event.fault in AT_WORK]
-    figures.counts["kills of workers and their children"] = len(kills)
+    figures.counts["deaths of workers and their children"] = len(kills)
     figures.counts["of them, while the worker ran something"] = judge.at_work(kills, attempts)
 
 
@@ -377,7 +380,7 @@ def _enough(events: Sequence[Event], figures: Figures) -> None:
         ),
         "kills of workers at work": (
             hit,
-            max(1, counts["kills of workers and their children"] // 4),
+            max(1, counts["deaths of workers and their children"] // 4),
         ),
         "rescues": (len(times[_RESCUE]), max(1, kills // 4)),
         "take-overs": (len(times[_TAKE_OVER]), max(1, done[Fault.BEAT_KILL] // 4)),
