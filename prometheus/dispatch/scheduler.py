@@ -16,6 +16,7 @@ from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts
@@ -220,7 +221,7 @@ class Scheduler:
             except Exception as error:  # one market's trouble never delays another's
                 if _ends_tick(error):
                     raise
-                log.exception("market_held", extra={"market": market_id})
+                _say("market_held", error, market=market_id)
                 total = replace(total, busy=True)
                 continue
             total = Advanced(
@@ -470,7 +471,7 @@ class Scheduler:
                 except Exception as error:  # one market's trouble never delays another's
                     if _ends_tick(error):
                         raise
-                    log.exception("market_not_planned", extra={"market": market_id})
+                    _say("market_not_planned", error, market=market_id)
                     again = again or is_contended(error)  # the next tick may win
                     continue
                 if opening is not None:
@@ -570,7 +571,7 @@ class Scheduler:
                     raise
                 if orphan.execution_id not in self._not_rescued:  # once is enough
                     self._not_rescued.add(orphan.execution_id)
-                    log.exception("not_rescued", extra={"execution": orphan.execution_id})
+                    _say("not_rescued", error, execution=orphan.execution_id)
                 continue
             self.totals["rescued"] += 1
 
@@ -710,6 +711,14 @@ def _is_due(at: datetime | None, now: Now, every: timedelta) -> bool:
 def _ends_tick(error: Exception) -> bool:
     """Say whether an error is no single market's or job's."""
     return isinstance(error, LeadLostError) or (is_unavailable(error) and not is_contended(error))
+
+
+def _say(event: str, error: Exception, **facts: str) -> None:
+    """Log what went wrong for one market or job; being held up by others is no error of ours."""
+    if isinstance(error, DBAPIError) and is_contended(error):
+        log.warning(event, extra={**facts, "error": str(error.orig)})
+    else:
+        log.error(event, extra=facts, exc_info=error)
 
 
 def _earlier(left: datetime | None, right: datetime | None) -> datetime | None:

@@ -117,7 +117,7 @@ _UNNAMED = (
         func.coalesce(_e.named_at, _e.started_at) < bindparam("since"),
     )
     .order_by(_e.execution_id)
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 
 

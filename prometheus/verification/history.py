@@ -200,6 +200,9 @@ def read_history(connection: Connection) -> History:
         connection: In a transaction that sees one state of the database, or nothing may change
             meanwhile.
     """
+    if connection.dialect.name == "postgresql":
+        # To read a long history takes longer than a transaction of ours may stand still.
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
     tables = inspect(connection)
     columns = {column["name"] for column in tables.get_columns("job_executions")}
     runs = [_run(row) for row in _rows(connection, _RUNS)]

@@ -60,9 +60,6 @@ def check(
     """Have the history checker judge what is finished, with what the jobs left."""
     starts = [StartRecord(each.execution_id, each.at) for each in evidence if each.what == "began"]
     with engine.connect() as connection:
-        if engine.dialect.name == "postgresql":
-            # The product's own patience ends before a long history is read.
-            connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
         history = read_history(connection)
     return judge_history(history, finished=True, starts=starts, expect=expect)
 
@@ -171,9 +168,7 @@ def examine(
     figures.forbid("processes that ended by themselves", ended)
     figures.counts["workers that Celery ended, whose child had just died"] = len(ended_by_celery)
     figures.forbid("errors in the logs that no fault brings", judge.read_complaints(cluster.folder))
-    for name, number in judge.count_events(
-        cluster.folder, sorted(judge.EXPECTED | judge.HELD_UP)
-    ).items():
+    for name, number in judge.count_events(cluster.folder, sorted(judge.EXPECTED)).items():
         figures.counts[f"times that logs say {name}"] = number
     figures.counts["seconds"] = round(time.time() - began_at)
     return figures

@@ -447,33 +447,18 @@ EXPECTED = frozenset(
     }
 )
 """Errors that faults bring, and after which the product mends itself; its deeds are judged."""
-HELD_UP = frozenset({"market_held", "market_not_planned", "not_rescued", "not_advanced"})
-"""Errors that are expected where a row was locked for too long, by a process that was frozen."""
 _ERROR = re.compile(r"^\S+Z (?:ERROR|CRITICAL) ((?:prometheus|workers)\.\S+) (\w+)")
 _FATAL = re.compile(r"^\S+Z CRITICAL celery\.\S+ Unrecoverable error|^Fatal Python error")
-_STAMPED = re.compile(r"^\d{4}-\d\d-\d\dT\S+Z ")
-_LOCKED = "psycopg.errors.LockNotAvailable"
 
 
 def complaints(lines: Iterable[str]) -> Iterator[str]:
     """Give the lines of a log in which the product tells of an error that no fault should bring."""
-    held_up: str | None = None
     for line in lines:
         if CELERYS_END.search(line):
             continue
-        if held_up is not None:
-            if line.startswith(_LOCKED):
-                held_up = None
-            elif _STAMPED.match(line):
-                yield held_up
-                held_up = None
         error = _ERROR.match(line)
-        if error is not None and error[2] in HELD_UP:
-            held_up = line.strip()  # its traceback says why
-        elif (error is not None and error[2] not in EXPECTED) or _FATAL.match(line):
+        if (error is not None and error[2] not in EXPECTED) or _FATAL.match(line):
             yield line.strip()
-    if held_up is not None:
-        yield held_up
 
 
 def read_complaints(folder: Path) -> list[str]:

@@ -401,16 +401,3 @@ class TestComplaints:
     )
     def test_what_faults_bring_is_not(self, line: str) -> None:
         assert not list(judge.complaints([line + "\n"]))
-
-    @pytest.mark.parametrize(
-        ("why", "count"), [("psycopg.errors.LockNotAvailable: canceling", 0), ("KeyError: 'a'", 1)]
-    )
-    def test_market_may_be_held_by_a_lock_alone(self, why: str, count: int) -> None:
-        lines = [
-            "2026-11-26T06:16:23.901Z ERROR prometheus.dispatch.scheduler market_held market=US_EQ",
-            "Traceback (most recent call last):",
-            why,
-        ]
-        after = "2026-11-26T06:16:24.901Z INFO prometheus.dispatch.tasks attempt_started"
-        assert len(list(judge.complaints(lines))) == count
-        assert len(list(judge.complaints([*lines, after]))) == count
