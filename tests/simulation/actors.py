@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,7 @@ class Actor(Process):
     def freeze(self, least: float, most: float) -> None:
         """Stand still, as after SIGSTOP; the caller with the rest."""
         self.frozen_until = self.world.now + int(self.world.random.uniform(least, most) * 1e6)
+        self.year.faults.last_until(self.frozen_until)
         if self.world.task is not None and self.world.task.process is self:
             self.world.sleep(0)
 
@@ -130,8 +132,9 @@ class Beat(Actor):
 
     def die(self) -> None:
         """End, and be started again after a while."""
-        delay = self.world.random.uniform(0.5, 10)
-        self.world.call(int(delay * 1e6), lambda: self.year.start_beat(self.name))
+        delay = int(self.world.random.uniform(0.5, 10) * 1e6)
+        self.year.faults.last_until(self.world.now + delay)
+        self.world.call(delay, lambda: self.year.start_beat(self.name))
         self.world.kill(self)
 
 
@@ -148,6 +151,8 @@ class Worker(Actor):
         self.ready: deque[Message] = deque()
         self.reports: deque[tuple[str, JobMetadata, BaseException]] = deque()
         self.cut_off: set[str] = set()
+        self.unsure: set[str] = set()
+        """What it may have started, or not: the answers were lost, and it gave up asking."""
         self.renewed: tuple[datetime, float] = (year.world.instant(year.world.now), 0.0)
         self._watching = False
         self.registered = False
@@ -194,6 +199,7 @@ class Worker(Actor):
 
     def _register(self) -> None:
         self.incarnation = self.year.uuid4()
+        self.year.worker_of[self.incarnation] = self
         began = self.world.monotonic()
         with writing(self.year.engine) as connection:
             at = leases.register_worker(
@@ -280,6 +286,17 @@ class Worker(Actor):
             self.world.end(task)
             self.year.deliver_soon()
 
+    def holds(self, execution_id: str) -> bool:
+        """Whether it still runs an attempt, or has yet to report it."""
+        return execution_id in self.running.values() or any(
+            execution_id == reported for reported, _, _ in self.reports
+        )
+
+    @property
+    def ailed_until(self) -> int:
+        """Until when it stood still, or could not reach the database."""
+        return max(self.frozen_until, self.no_database_until)
+
     # --- messages --------------------------------------------------------------------------------
 
     @property
@@ -317,12 +334,24 @@ class Worker(Actor):
         self.held.clear()
         self.ready.clear()
         self.running.clear()
-        world.call(int(back_after * 1e6), lambda: self.year.start_worker(self.name, self.slots))
+        back_at = int(back_after * 1e6)
+        self.year.faults.last_until(world.now + back_at)
+        world.call(back_at, lambda: self.year.start_worker(self.name, self.slots))
         world.kill(self)
 
-    def _die_if_alive(self, back_after: float) -> None:
-        if self.alive:
-            self.die(back_after)
+    def _soon(self, kind: str, befall: Callable[[], None]) -> None:
+        """Let something befall this worker in a moment; another, if it is dead by then."""
+        faults = self.year.faults
+
+        def now() -> None:
+            if self.alive:
+                faults.count(kind)
+                befall()
+            else:
+                faults.put_back(kind)
+
+        if faults.is_due(kind):
+            self.world.call(int(self.world.random.uniform(0, 1.5) * 1e6), now)
 
     def point(self, what: str, when: str) -> None:
         kind = f"worker dies {when} {what}"
@@ -351,6 +380,7 @@ class Worker(Actor):
                 execution_id, worker=self.name, incarnation=self.incarnation
             )
         except SQLAlchemyError:
+            self.unsure.add(execution_id)
             return  # the reconciler rings again
         if isinstance(outcome, Refused):
             if outcome.expired is not None:
@@ -376,17 +406,15 @@ class Worker(Actor):
     def _befall(self) -> None:
         """Let happen what is planned for the next job."""
         world, faults, dice = self.world, self.year.faults, self.world.random
-        soon = int(dice.uniform(0, 1.5) * 1e6)
-        if faults.take("worker dies in a job"):
-            world.call(soon, lambda: self._die_if_alive(dice.uniform(5, 40)))
-        if faults.take("worker dies and comes back at once"):
-            world.call(soon, lambda: self._die_if_alive(0.2))
-        if faults.take("worker freezes"):
-            world.call(soon, lambda: self.freeze(3, 50))
+        self._soon("worker dies in a job", lambda: self.die(dice.uniform(5, 40)))
+        self._soon("worker dies and comes back at once", lambda: self.die(0.2))
+        self._soon("worker freezes", lambda: self.freeze(3, 50))
         if faults.take("worker loses the database"):
             self.no_database_until = world.now + int(dice.uniform(3, 45) * 1e6)
+            faults.last_until(self.no_database_until)
         if faults.take("worker loses the broker"):
             self.no_broker_until = world.now + int(dice.uniform(3, 45) * 1e6)
+            faults.last_until(self.no_broker_until)
             world.call(self.no_broker_until - world.now, self.year.deliver_soon)
 
     def _work(self, attempt: Attempt, part: Part) -> Exception | None:
@@ -408,7 +436,7 @@ class Worker(Actor):
         world.sleep(part.seconds)
         if fails:
             return RuntimeError("of its own")
-        if part.seconds < 0.7:
+        if part.writes:
             return self._write(attempt)
         return None
 
@@ -420,6 +448,8 @@ class Worker(Actor):
                     attempt.execution_id, attempt.incarnation
                 ) as connection:
                     connection.execute(_EFFECT, {"id": attempt.execution_id})
+                    if self.year.faults.take("worker freezes in a transaction"):
+                        self.freeze(2, 90)
                 return None
             except FencedError as error:
                 return error
@@ -464,4 +494,5 @@ class Worker(Actor):
         self.point("advance", "after")
 
 
-_EFFECT = text("INSERT INTO effects (execution_id, at) VALUES (:id, strftime('', ''))")
+# Under its own name: when the answer to a COMMIT is lost, a job does not know, and writes again.
+_EFFECT = text("INSERT OR IGNORE INTO effects (execution_id, at) VALUES (:id, strftime('', ''))")

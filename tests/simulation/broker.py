@@ -61,6 +61,7 @@ class Broker:
         faults, world = self.faults, self.world
         if faults.take("broker refuses"):
             self.down_until = world.now + int(world.random.uniform(1, 40) * 1e6)
+            faults.last_until(self.down_until)
             world.call(self.down_until - world.now, lambda: self.arrived())
             self.reach()
         if faults.take("message lost"):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
 from prometheus.orchestration.dag import DAG
 from tests.simulation.actors import MAX_LOST
 from tests.simulation.database import Database
+from tests.simulation.faults import Faults
 from tests.simulation.jobs import Script
+from tests.simulation.world import MICROSECOND
 
 TRIGGERS = (
-    "CREATE TABLE effects (execution_id TEXT, at TEXT)",
-    "CREATE INDEX ix_effects ON effects (execution_id)",
+    "CREATE TABLE effects (execution_id TEXT PRIMARY KEY, at TEXT) WITHOUT ROWID",
+    "CREATE TABLE needs (job_id TEXT, upstream TEXT, PRIMARY KEY (job_id, upstream)) WITHOUT ROWID",
     # P1
     """CREATE TRIGGER one_run AFTER INSERT ON dag_runs
     WHEN (SELECT count(*) FROM dag_runs WHERE pipeline = NEW.pipeline
@@ -23,6 +29,13 @@ TRIGGERS = (
     WHEN (SELECT count(*) FROM job_executions WHERE dag_id = NEW.dag_id AND job_id = NEW.job_id
           AND completed_at IS NULL) > 1
     BEGIN SELECT RAISE(ABORT, 'P2: a job has two attempts that have not ended'); END""",
+    """CREATE TRIGGER taken AFTER UPDATE OF status ON job_executions
+    WHEN NEW.status = 'FAILED' AND OLD.status = 'RUNNING'
+        AND (NEW.error_message LIKE 'worker %' OR NEW.error_message LIKE 'ended without %')
+    BEGIN SELECT taken(NEW.execution_id, NEW.incarnation, NEW.hard_limit_at); END""",
+    """CREATE TRIGGER given_up AFTER UPDATE OF ended_at ON worker_incarnations
+    WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL
+    BEGIN SELECT given_up(NEW.incarnation); END""",
     # P2, P3; one trigger, because each costs
     """CREATE TRIGGER changes BEFORE UPDATE OF status ON job_executions
     WHEN NEW.status <> OLD.status BEGIN SELECT CASE
@@ -34,11 +47,17 @@ TRIGGERS = (
     WHEN NEW.status IN ('QUEUED', 'RUNNING')
         AND (SELECT status FROM dag_runs WHERE dag_id = NEW.dag_id) <> 'OPEN'
     THEN RAISE(ABORT, 'P3: went on in a run that is closed')
-    WHEN NEW.status = 'RUNNING' AND NOT NEW.forced
+    WHEN NEW.status = 'RUNNING'
         AND NOT (NEW.started_at >= NEW.window_opens_at AND NEW.started_at < NEW.window_closes_at)
-        AND NOT (SELECT forced FROM dag_runs WHERE dag_id = NEW.dag_id)
-    THEN RAISE(ABORT, 'P3: started outside its window')
+    THEN RAISE(ABORT, 'P3: started outside its window, and nobody here forces anything')
+    WHEN NEW.status = 'QUEUED' AND EXISTS (
+        SELECT 1 FROM needs WHERE needs.job_id = NEW.job_id AND NOT EXISTS (
+            SELECT 1 FROM job_executions AS up WHERE up.dag_id = NEW.dag_id
+            AND up.job_id = needs.upstream AND up.status = 'SUCCESS'))
+    THEN RAISE(ABORT, 'P2: claimed before what it needs had succeeded')
     END; END""",
+    """CREATE TRIGGER nothing_forced AFTER INSERT ON dag_runs WHEN NEW.forced
+    BEGIN SELECT RAISE(ABORT, 'P3: a run is forced, and nobody has asked for it'); END""",
     # P5
     """CREATE TRIGGER never_changes BEFORE UPDATE ON job_executions
     WHEN OLD.completed_at IS NOT NULL
@@ -51,38 +70,128 @@ TRIGGERS = (
     BEGIN SELECT closed(NEW.dag_id); END""",
 )
 
-_ROWS = """SELECT job_id, status, retries, lost, error_message, execution_id, completed_at
+AT_ONCE = timedelta(seconds=90)
+"""In which whatever is due has come to pass, once nothing is wrong any more."""
+
+_ROWS = """SELECT job_id, status, retries, lost, error_message, execution_id, attempt_number,
+    window_opens_at, scheduled_at, started_at, completed_at
 FROM job_executions WHERE dag_id = ? ORDER BY attempt_number"""
+_RUN = "SELECT opens_at, created_at, completed_at FROM dag_runs WHERE dag_id = ?"
+_ENDED = "SELECT max(completed_at) FROM job_executions WHERE dag_id = ? AND job_id = ?"
+_EFFECTS = """SELECT execution_id, at FROM effects WHERE execution_id IN (
+    SELECT execution_id FROM job_executions WHERE dag_id = ?)"""
 
 
-def judge_run(database: Database, script: Script, dag: DAG) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An attempt, as far as a judgement needs it; times as the database writes them."""
+
+    job_id: str
+    status: str
+    retries: int
+    lost: int
+    message: str | None
+    execution_id: str
+    attempt_number: int
+    opens_at: str | None
+    scheduled_at: str | None
+    started_at: str | None
+    completed_at: str
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its worker did not tell how it ended."""
+        return (self.message or "").startswith(("worker lost", "ended without"))
+
+
+def judge_run(
+    database: Database, script: Script, faults: Faults, dag: DAG, earlier: str | None
+) -> str | None:
     """
-    Say what is wrong with a run that has closed: each job must have met its fate.
+    Say what is wrong with a run that has closed.
 
-    A job may fail for good only of its own failures, or because one worker after another was lost
-    with it.
+    Each job must have met its fate, without waiting, and what it wrote must be there. It may fail
+    for good only of its own failures, or because one worker after another was lost with it.
+
+    Args:
+        earlier: The run of the session before.
     """
     dag_id = dag.dag_id
+    rows = [Row(*row) for row in database.raw.execute(_ROWS, (dag_id,))]
+    latest = {row.job_id: row for row in rows}
+    return (
+        _fate_missed(script, dag, latest)
+        or _effect_missed(database, script, dag, rows)
+        or _wait_in(database, faults, dag, earlier, rows, latest)
+    )
+
+
+def _fate_missed(script: Script, dag: DAG, latest: Mapping[str, Row]) -> str | None:
     fate = script.fate(dag)
-    latest: dict[str, tuple[str, int, int, str | None]] = {}
-    for job_id, status, retries, lost, message, _, _ in database.raw.execute(_ROWS, (dag_id,)):
-        latest[job_id] = (status, retries, lost, message)
     excused = False
     for job_id in dag.topological_order():
-        status, retries, lost, message = latest[job_id]
-        part = script.part(dag_id, dag.jobs[job_id])
-        if status == fate[job_id]:
-            if status == "SUCCESS" and retries != part.failures:
-                return f"{dag_id} {job_id}: {retries} retries, but it failed {part.failures} times"
-        elif status == "FAILED" and lost >= MAX_LOST and "workers were lost" in str(message):
-            excused = True
-        elif not (excused and status == "SKIPPED"):
-            return f"{dag_id} {job_id} is {status}, not {fate[job_id]}: {message}"
-    late = database.raw.execute(
-        "SELECT e.execution_id FROM effects e JOIN job_executions j USING (execution_id)"
-        " WHERE j.dag_id = ? AND j.status <> 'SUCCESS' AND e.at > j.completed_at",
-        (dag_id,),
-    ).fetchone()
-    if late is not None:
-        return f"P2: {late[0]} of {dag_id} wrote after it had been taken from its worker"
+        row = latest[job_id]
+        part = script.part(dag.dag_id, dag.jobs[job_id])
+        name = f"{dag.dag_id} {job_id}"
+        if row.status == fate[job_id]:
+            if row.status == "SUCCESS" and row.retries != part.failures:
+                return f"{name}: {row.retries} retries, but it failed {part.failures} times"
+        elif (
+            row.status == "FAILED"
+            and row.lost >= MAX_LOST
+            and "workers were lost" in str(row.message)
+        ):
+            excused = True  # each of them was judged when it was lost
+        elif not (excused and row.status == "SKIPPED"):
+            return f"{name} is {row.status}, not {fate[job_id]}: {row.message}"
+    return None
+
+
+def _effect_missed(database: Database, script: Script, dag: DAG, rows: Sequence[Row]) -> str | None:
+    effects: dict[str, str] = dict(database.raw.execute(_EFFECTS, (dag.dag_id,)))
+    for row in rows:
+        at = effects.get(row.execution_id)
+        if row.status == "SUCCESS":
+            if at is None and script.part(dag.dag_id, dag.jobs[row.job_id]).writes:
+                return f"P2: what {row.execution_id} of {dag.dag_id} wrote is not there"
+        elif at is not None and at > row.completed_at:
+            name = f"{row.execution_id} of {dag.dag_id}"
+            return f"P2: {name} wrote after it had been taken from its worker"
+    return None
+
+
+def _wait_in(
+    database: Database,
+    faults: Faults,
+    dag: DAG,
+    earlier: str | None,
+    rows: Sequence[Row],
+    latest: Mapping[str, Row],
+) -> str | None:
+    """Say what was left waiting while nothing was wrong."""
+    raw = database.raw
+    opens_at, created_at, closed_at = raw.execute(_RUN, (dag.dag_id,)).fetchone()
+    steps: list[tuple[str, Iterable[str | None], str | None]] = [
+        ("to be made", (opens_at,), created_at),
+        ("to be closed", (row.completed_at for row in rows), closed_at),
+    ]
+    for row in rows:
+        name = f"{row.job_id}, attempt {row.attempt_number}, "
+        if row.attempt_number == 1 and row.scheduled_at is not None:
+            due = [created_at, row.opens_at]
+            due += [latest[each].completed_at for each in dag.jobs[row.job_id].dependencies]
+            if earlier is not None and row.job_id in dag.after_previous:
+                due += raw.execute(_ENDED, (earlier, row.job_id)).fetchone()
+            steps.append((name + "to be claimed", due, row.scheduled_at))
+        steps.append((name + "to be started", (row.scheduled_at,), row.started_at))
+        if row.is_lost:
+            steps.append((name + "to be given up", (row.started_at,), row.completed_at))
+    for what, causes, at in steps:
+        since = max((each for each in causes if each is not None), default=None)
+        if at is None or since is None or at <= since:
+            continue
+        happened = database.at(at)
+        wait = happened - max(database.at(since), faults.over_at(happened))
+        if wait > AT_ONCE // MICROSECOND:
+            return f"P4: {dag.dag_id}: {what} waited {wait / 1e6:.0f} s, and nothing was wrong"
     return None

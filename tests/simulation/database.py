@@ -503,6 +503,10 @@ class Database:
 
     # --- making and looking ----------------------------------------------------------------------
 
+    def at(self, text: str) -> int:
+        """Return a stamp of the database's in microseconds."""
+        return self.world.at(_read_instant(text))
+
     def tell(self, text: str) -> str:
         """Say when and where something went wrong."""
         world = self.world

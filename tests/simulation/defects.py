@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 from unittest import mock
 
-from sqlalchemy import bindparam, func, literal, update
+from sqlalchemy import Connection, bindparam, func, literal, select, update
 
+from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.scheduler import Scheduler
+from prometheus.orchestration import decisions
+from prometheus.orchestration.dag import JobMetadata
+from prometheus.orchestration.decisions import HoldReason, RunState
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence import executions
+from prometheus.orchestration.windows import Window
+from prometheus.persistence import executions, leases, runs
+from prometheus.persistence.clock import Now
+from prometheus.persistence.engine import writing
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.tables import job_executions
+from tests.simulation import actors
 from tests.simulation.database import Database
 
 _e = job_executions.c
 
 
 def start(stack: ExitStack, database: Database) -> None:
-    """Let a start compare nothing: whoever has a message runs the job."""
+    """
+    Let a start compare nothing: whoever has a message runs the job.
+
+    Neither its UPDATE nor the SELECT before it. Transactions come one after another here, so that
+    the SELECT alone would do; that it does not where they cross, which needs a real PostgreSQL, is
+    for ``tests/integration/persistence/test_executions.py`` to show.
+    """
     columns = [
         literal("QUEUED").label("status") if each.name == "status" else each
         for each in executions._TO_START.selected_columns
@@ -54,8 +70,8 @@ def unique(stack: ExitStack, database: Database) -> None:
         raw.execute(each)
 
 
-def fencing(stack: ExitStack, database: Database) -> None:
-    """Let a worker report and write whatever became of its attempt."""
+def report(stack: ExitStack, database: Database) -> None:
+    """Let a worker report success whatever became of its attempt."""
     anything = update(job_executions).where(_e.execution_id == bindparam("id"))
     values = {
         "status": JobStatus.SUCCESS,
@@ -64,13 +80,76 @@ def fencing(stack: ExitStack, database: Database) -> None:
         "updated_at": database_now(),
     }
     _put(stack, "_SUCCEED", anything.values(values).returning(_e.dag_id))
+
+
+def fence(stack: ExitStack, database: Database) -> None:
+    """Let a job commit what it wrote whatever became of its attempt."""
     _put(stack, "fenced", lambda *_: False)
 
 
+def effect(stack: ExitStack, database: Database) -> None:
+    """Lose what a job wrote, and say nothing."""
+
+    @contextmanager
+    def forgetful(self: Attempts, *_: object) -> Iterator[Connection]:
+        with suppress(_ForgottenError), writing(self._engine) as connection:
+            yield connection
+            raise _ForgottenError
+
+    stack.enter_context(mock.patch.object(Attempts, "transaction", forgetful))
+
+
+class _ForgottenError(Exception):
+    pass
+
+
+def upstream(stack: ExitStack, database: Database) -> None:
+    """Let a job begin while one that it needs still runs."""
+    reason_to_hold = decisions._reason_to_hold
+
+    def careless(
+        run: RunState, job: JobMetadata, window: Window, forced: bool, status: Any, now: datetime
+    ) -> HoldReason | None:
+        seen = {
+            name: JobStatus.SUCCESS if each is JobStatus.RUNNING else each
+            for name, each in status.items()
+        }
+        return reason_to_hold(run, job, window, forced, seen, now)
+
+    stack.enter_context(mock.patch.object(decisions, "_reason_to_hold", careless))
+
+
+def forced(stack: ExitStack, database: Database) -> None:
+    """Make each run as if an operator had asked for it: no window counts."""
+    made = runs.create_run
+    stack.enter_context(
+        mock.patch.object(
+            runs, "create_run", lambda *args, **values: made(*args, **{**values, "forced": True})
+        )
+    )
+
+
+def rescuer(stack: ExitStack, database: Database) -> None:
+    """Take each attempt for one whose worker is lost."""
+
+    def everything(self: Scheduler, connection: Connection, now: Now) -> list[leases.Orphan]:
+        running = select(_e.execution_id).where(_e.status == JobStatus.RUNNING)
+        found = connection.execute(running).scalars()
+        return [leases.Orphan(each, "worker lost: or so it seems") for each in found]
+
+    stack.enter_context(mock.patch.object(Scheduler, "_find_orphans", everything))
+
+
+def grace(stack: ExitStack, database: Database) -> None:
+    """Give workers up at once when the database is back."""
+    stack.enter_context(mock.patch.object(Scheduler, "_may_rescue", return_value=True))
+
+
 def reconciler(stack: ExitStack, database: Database) -> None:
-    """Never look for messages that are missing."""
-    for name in ("_reconcile", "_refill"):
-        stack.enter_context(mock.patch.object(Scheduler, name))
+    """Look for missing messages every half hour only."""
+    half_an_hour = timedelta(minutes=30)
+    pace = replace(actors.PACE, reconcile_every=half_an_hour, ring_again_after=half_an_hour)
+    stack.enter_context(mock.patch.object(actors, "PACE", pace))
 
 
 def _put(stack: ExitStack, name: str, value: Any) -> None:
@@ -78,10 +157,19 @@ def _put(stack: ExitStack, name: str, value: Any) -> None:
 
 
 DEFECTS: dict[str, Callable[[ExitStack, Database], None]] = {
-    "start": start,
-    "unique": unique,
-    "fencing": fencing,
-    "reconciler": reconciler,
+    each.__name__: each
+    for each in (
+        start,
+        unique,
+        report,
+        fence,
+        effect,
+        upstream,
+        forced,
+        rescuer,
+        grace,
+        reconciler,
+    )
 }
 
 __all__ = ["DEFECTS", "func"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -35,6 +36,7 @@ AT_A_JOB = (
     "worker loses the broker",
 )
 AT_A_BEAT = ("beat freezes", "beat freezes in a plan")
+AT_A_TRANSACTION = ("worker freezes in a transaction",)
 AT_A_TIME = (
     "database slow",
     "database away for less than a lease",
@@ -50,7 +52,9 @@ KINDS = (
     *AT_A_TIME,
     *POINTS_OF_BEAT,
     *POINTS_OF_WORKER,
+    *AT_A_TRANSACTION,
 )
+A_DAY = 86_400_000_000
 EACH = 54
 """How often each kind is planned in a year; at least 50 must have come to pass."""
 
@@ -66,10 +70,13 @@ class Faults:
     def __init__(self, world: World) -> None:
         self._world = world
         self._armed: dict[str, int] = dict.fromkeys(KINDS, 0)
+        self._over_for_good = False
         self.happened: Counter[str] = Counter()
-        self.now: dict[str, Callable[[], None]] = {}
-        """Kind -> what to do at its time, of the kinds that wait for nothing."""
+        self.now: dict[str, Callable[[], bool]] = {}
+        """Kind -> what to do at its time, of the kinds that wait for nothing; false: not now."""
         self.log: list[str] = []
+        self._began: list[int] = []
+        self._over: list[int] = []
 
     def plan(self, bursts: Sequence[int], seed: int) -> None:
         """Spread a year's faults over some of its bursts of work."""
@@ -82,19 +89,32 @@ class Faults:
                 self._world.call(after, lambda kind=kind: self._arm(kind))  # type: ignore[misc]
 
     def _arm(self, kind: str) -> None:
-        if kind in self.now:
-            self.count(kind)
-            self.now[kind]()
-        else:
+        if kind not in self.now:
             self._armed[kind] += 1
+        elif not self._over_for_good:
+            if self.now[kind]():
+                self.count(kind)
+            else:
+                self._world.call(A_DAY, lambda: self._arm(kind))
 
     def take(self, kind: str) -> bool:
         """Let a fault of some kind happen now, if one is waiting for it."""
+        if not self.is_due(kind):
+            return False
+        self.count(kind)
+        return True
+
+    def is_due(self, kind: str) -> bool:
+        """Hand out a fault that waits, to be counted when it comes to pass, or put back."""
         if not self._armed[kind]:
             return False
         self._armed[kind] -= 1
-        self.count(kind)
         return True
+
+    def put_back(self, kind: str) -> None:
+        """Have a fault that could not happen befall the next thing of its kind."""
+        if not self._over_for_good:
+            self._armed[kind] += 1
 
     def count(self, kind: str) -> None:
         """Note that a fault came to pass."""
@@ -102,7 +122,23 @@ class Faults:
         task = self._world.task
         who = task.process.name if task is not None else ""
         self.log.append(f"{self._world.now} {kind} {who}")
+        self.last_until(self._world.now)
+
+    def last_until(self, at: int) -> None:
+        """Note that something is wrong from now until a time."""
+        ahead = self._world.clock_offset
+        began, over = self._world.now + ahead, at + ahead
+        if self._began:
+            began, over = max(began, self._began[-1]), max(over, self._over[-1])
+        self._began.append(began)
+        self._over.append(over)
+
+    def over_at(self, at: int) -> int:
+        """Say when, by the database's clock, all was over that had begun to be wrong by a time."""
+        number = bisect_right(self._began, at)
+        return self._over[number - 1] if number else 0
 
     def forget(self) -> None:
         """Let nothing that is still waiting happen."""
         self._armed = dict.fromkeys(KINDS, 0)
+        self._over_for_good = True

@@ -82,6 +82,11 @@ class Part:
     """How many attempts fail of their own before one succeeds."""
     way: Way
 
+    @property
+    def writes(self) -> bool:
+        """Whether it writes something before it returns."""
+        return self.seconds < 0.7
+
 
 class Script:
     """What each job does, by its name and the seed alone."""

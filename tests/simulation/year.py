@@ -24,7 +24,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch import attempts as attempts_module
 from prometheus.dispatch import scheduler as scheduler_module
 from prometheus.orchestration import planning
-from prometheus.orchestration.dag import JobMetadata
+from prometheus.orchestration.dag import JobMetadata, dag_id_for
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.windows import SessionBounds, Window
 from prometheus.persistence import executions, runs
@@ -89,6 +89,8 @@ class Year:
         self.script = Script(seed)
         self.beats: dict[str, Beat] = {}
         self.workers: dict[str, Worker] = {}
+        self.worker_of: dict[str, Worker] = {}
+        """Incarnation -> the worker that had it."""
         self.started: dict[str, datetime] = {}
         self.attempts_of: dict[str, Attempt] = {}
         self.closed: list[str] = []
@@ -230,21 +232,30 @@ class Year:
     def _plan_faults(self) -> None:
         world, database, dice = self.world, self.database, self.world.random
 
-        def away(least: float, most: float) -> Callable[[], None]:
-            def begin() -> None:
-                until = world.now + int(dice.uniform(least, most) * SECOND)
-                database.away_until = max(database.away_until, until)
+        def away(least: float, most: float) -> Callable[[], bool]:
+            def begin() -> bool:
+                if database.away_until > world.now:
+                    return False
+                database.away_until = world.now + int(dice.uniform(least, most) * SECOND)
+                self.faults.last_until(database.away_until)
                 database.drop_holder()
+                return True
 
             return begin
 
-        def slow() -> None:
+        def slow() -> bool:
             database.slow_until = world.now + int(dice.uniform(3, 15) * SECOND)
+            self.faults.last_until(database.slow_until)
+            return True
 
-        def step(sign: int) -> Callable[[], None]:
-            def jump() -> None:
-                by = sign * int(dice.uniform(0.3, 5) * SECOND)
-                world.clock_offset = max(min(world.clock_offset + by, 8 * SECOND), -8 * SECOND)
+        def step(sign: int) -> Callable[[], bool]:
+            def jump() -> bool:
+                room = 8 * SECOND - sign * world.clock_offset
+                if room < SECOND // 2:
+                    return False  # when it has been set the other way
+                by = min(int(dice.uniform(0.5, 5) * SECOND), room)
+                world.clock_offset += sign * by
+                return True
 
             return jump
 
@@ -327,6 +338,9 @@ class Year:
         stack.callback(setattr, logger, "propagate", propagate)
         stack.callback(logger.setLevel, level)
         self.database.create(TRIGGERS)
+        jobs = list(self.pipeline.dag(MARKETS[0], self.start.date()))
+        needs = [(job.job_id, each) for job in jobs for each in job.dependencies]
+        self.database.raw.executemany("INSERT INTO needs VALUES (?, ?)", needs)
         if self._defect is not None:
             DEFECTS[self._defect](stack, self.database)
 
@@ -359,7 +373,10 @@ class Year:
     def _live(self) -> None:
         world = self.world
         world.wake = self.wake
-        self.database.raw.create_function("closed", 1, self.closed.append)
+        raw = self.database.raw
+        raw.create_function("closed", 1, self.closed.append)
+        raw.create_function("given_up", 1, self._judge_given_up)
+        raw.create_function("taken", 3, self._judge_taken)
         self._plan_faults()
         for name in ("beat-1", "beat-2"):
             self.beats[name] = Beat(self, name, election=True)
@@ -389,10 +406,37 @@ class Year:
             self.jobs += 20
             market = name.removesuffix(f"_{self.pipeline.name}").upper()
             dag = self.pipeline.dag(market, date.fromisoformat(day))
-            wrong = judge_run(self.database, self.script, dag)
-            if wrong is not None and self.world.violation is None:
-                self.world.violation = self.database.tell(wrong)
+            before = TradingCalendar(market).previous_trading_day(dag.as_of_date)
+            earlier = dag_id_for(self.pipeline.name, market, before)
+            wrong = judge_run(self.database, self.script, self.faults, dag, earlier)
+            if wrong is not None:
+                self._found(wrong)
         self.closed.clear()
+
+    def _found(self, wrong: str) -> None:
+        if self.world.violation is None:
+            self.world.violation = self.database.tell(wrong)
+
+    def _judge_given_up(self, incarnation: str) -> None:
+        """Only a worker may be given up that is dead, or could not renew."""
+        if not self._may_be_lost(incarnation):
+            self._found(f"P2: {self.worker_of[incarnation].name}, a healthy worker, was given up")
+
+    def _judge_taken(self, execution_id: str, incarnation: str, hard_limit_at: str) -> None:
+        """Only what its worker runs no more may be called lost, and what is past its limit."""
+        worker = self.worker_of[incarnation]
+        if self._may_be_lost(incarnation) or hard_limit_at <= self.world.database_time():
+            return
+        if execution_id not in worker.unsure or worker.holds(execution_id):
+            self._found(f"P2: {execution_id} was taken from {worker.name}, a healthy worker")
+
+    def _may_be_lost(self, incarnation: str) -> bool:
+        worker = self.worker_of[incarnation]
+        return (
+            not worker.alive
+            or worker.incarnation != incarnation  # was given up, and has begun anew
+            or self.world.now - worker.ailed_until < LEASE // timedelta(microseconds=1)
+        )
 
     def _judge_year(self) -> None:
         """Every session has had its run, and every run has ended."""
