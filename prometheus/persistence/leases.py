@@ -13,6 +13,7 @@ from sqlalchemy import (
     Double,
     and_,
     bindparam,
+    case,
     func,
     insert,
     or_,
@@ -143,7 +144,8 @@ def renew_worker(
         # One that has just ended is on its way out of the worker's list.
         left = {"ids": list(running), "since": now - _ON_ITS_WAY_OUT}
         taken = frozenset(connection.execute(_TAKEN, left).scalars())
-    unnamed = connection.execute(_UNNAMED, {"of": incarnation, "since": row.previous_renewed_at})
+    since = min(row.previous_renewed_at, now)  # the clock may have been set back in between
+    unnamed = connection.execute(_UNNAMED, {"of": incarnation, "since": since})
     return Renewed(now, taken, {each.execution_id: each.pid for each in unnamed})
 
 
@@ -164,6 +166,10 @@ class Orphan:
     message: str
 
 
+# The earlier of a worker's last two renewals; where the clock was set back, that is the last one.
+_named_since = case(
+    (_w.renewed_at < _w.previous_renewed_at, _w.renewed_at), else_=_w.previous_renewed_at
+)
 _ORPHANS = (
     select(
         _e.execution_id,
@@ -174,7 +180,7 @@ _ORPHANS = (
         _w.host,
         _w.pid,
         _w.renewed_at,
-        _w.previous_renewed_at,
+        _named_since.label("named_since"),
         _w.expires_at,
         _w.ended_at,
     )
@@ -187,7 +193,7 @@ _ORPHANS = (
             _w.ended_at.is_not(None),
             _w.expires_at <= bindparam("now"),
             _e.hard_limit_at <= bindparam("limit"),
-            func.coalesce(_e.named_at, _e.started_at) < _w.previous_renewed_at,
+            func.coalesce(_e.named_at, _e.started_at) < _named_since,
         ),
     )
 )
@@ -215,7 +221,7 @@ def find_orphans(
             orphans.append(Orphan(row.execution_id, message))
         else:
             message = f"ended without a report: {row.worker} does not run it any more"
-            if row.previous_renewed_at is None or row.seen_at >= row.previous_renewed_at:
+            if row.named_since is None or row.seen_at >= row.named_since:
                 message = f"ended without a report by its hard limit on {row.worker}"
             orphans.append(Orphan(row.execution_id, message))
     return orphans

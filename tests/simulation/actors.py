@@ -151,6 +151,8 @@ class Worker(Actor):
         self.ready: deque[Message] = deque()
         self.reports: deque[tuple[str, JobMetadata, BaseException]] = deque()
         self.cut_off: set[str] = set()
+        self.asked_in_vain_at = 0
+        """When it last could not learn whether others have the database: then it ends its jobs."""
         self.unsure: set[str] = set()
         """What it may have started, or not: the answers were lost, and it gave up asking."""
         self.renewed: tuple[datetime, float] = (year.world.instant(year.world.now), 0.0)
@@ -260,6 +262,7 @@ class Worker(Actor):
         try:
             mark = self.port.read_mark(within=LEASE / 6)
         except BrokerUnavailableError:
+            self.asked_in_vain_at = self.world.now
             return True
         if mark is None or mark.at <= since:
             return False

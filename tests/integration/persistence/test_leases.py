@@ -6,7 +6,7 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 
 from prometheus.persistence import executions, leases, operators
 from prometheus.persistence.engine import create_engine, reading, writing
@@ -295,6 +295,20 @@ class TestOrphans:
         assert self.orphans(world) == [
             Orphan(dropped, "ended without a report: w@h does not run it any more")
         ]
+
+    def test_clock_that_was_set_back_between_two_renewals_ends_nothing(self, world: World) -> None:
+        dag = world.run()
+        worker = world.worker()
+        execution_id = world.running(dag, "a", worker)
+        renewed_at = worker_incarnations.c.renewed_at
+        with writing(world.engine) as connection:
+            later = connection.execute(select(renewed_at)).scalar_one() + TEN
+            connection.execute(worker_incarnations.update().values(renewed_at=later))
+        with writing(world.engine) as connection:
+            renewed = leases.renew_worker(connection, worker, running=[execution_id], lease=TWENTY)
+        assert renewed is not None
+        assert renewed.unnamed == {}
+        assert self.orphans(world) == []
 
     def test_renewals_before_its_start_do_not_count(self, world: World) -> None:
         dag = world.run()
