@@ -72,6 +72,8 @@ _NO_MORE = "not tried again"
 _LIMIT = re.compile(r"missed|time-?out|timed out|longer than|limit")
 """What the reason speaks of when something expires that had a window left."""
 _ZERO = timedelta(0)
+_INSTANT = timedelta(seconds=1)
+"""Of market time, which is rounded where a retry's delay is divided by the speed."""
 _HANDED_BACK = "handed back"
 _LOST = ("worker lost", "worker cut off", "ended without a report")
 
@@ -527,6 +529,39 @@ def successes_are_single(case: Case) -> Iterator[Violation]:
                     succeeded, asked = True, False
 
 
+def what_is_forced_was_asked_for(case: Case) -> Iterator[Violation]:
+    """No run or attempt is freed of its window but by an operator or a catch-up."""
+    for each in case.runs:
+        run = each.run
+        if run.forced and run.trigger == "catch_up":
+            yield from _early_catch_up(case, each)
+        elif run.forced and run.trigger != "operator":
+            yield _of_run("forced", run, f"it is forced, but made by {run.trigger}")
+        for rows in each.attempts.values():
+            if rows[0].attempt_number == 1 and rows[0].forced:
+                yield _of(
+                    "forced", rows[0], "a first attempt is forced, and no operator writes one"
+                )
+            for row, following in pairwise(rows):
+                # Those of operators are held against what was audited.
+                if _is_retry(following) and following.forced != row.forced:
+                    message = f"forced is {following.forced}, but {row.forced} in the one before"
+                    yield _of("forced", following, message)
+
+
+def _early_catch_up(case: Case, each: RunCase) -> Iterator[Violation]:
+    """Find a run that was caught up although its time had not passed."""
+    clock, settle = case.history.clock, case.tolerances.settle
+    windows = [window for job_id in each.jobs if (window := each.window(job_id)) is not None]
+    if not windows or clock.stands:
+        return
+    closes_at = max(window.closes_at for window in windows)
+    made_at = clock.market_time(each.run.created_at)
+    if not case.before(closes_at, made_at, settle * clock.speed):
+        message = f"caught up at {_at(made_at)}, in its time, which ends at {_at(closes_at)}"
+        yield _of_run("forced", each.run, message)
+
+
 def starts_keep_to_windows(case: Case) -> Iterator[Violation]:
     """What nobody forced is claimed and started in its window, by market time."""
     for each in case.runs:
@@ -575,9 +610,13 @@ def _timeouts(each: RunCase, row: Execution) -> Iterator[tuple[str, datetime]]:
 
 
 def market_time_is_true(case: Case) -> Iterator[Violation]:
-    """Live, market time is wall time."""
-    if not case.history.live:
-        return
+    """Market time is what the clock makes of wall time: live the same, in a replay by its speed."""
+    clock = case.history.clock
+    if clock.stands:
+        return  # where it stood then is not known
+    settle = case.tolerances.settle * clock.speed
+    # A stamp is written after the clock was read, and perhaps a lock was waited for in between.
+    ahead = settle if case.history.live else case.tolerances.clock_steps * clock.speed + _INSTANT
     for row in case.history.executions:
         for name, wall_at, market_at in (
             ("scheduled", row.scheduled_at, row.scheduled_market_at),
@@ -585,7 +624,7 @@ def market_time_is_true(case: Case) -> Iterator[Violation]:
         ):
             if wall_at is None or market_at is None:
                 continue
-            if abs(wall_at - market_at) > case.tolerances.settle:
+            if not -ahead <= clock.market_time(wall_at) - market_at <= settle:
                 yield _of("market-time", row, f"{name} at {_at(wall_at)}, market {_at(market_at)}")
 
 
@@ -920,6 +959,7 @@ RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
     attempts_follow_each_other,
     failures_say_why_they_are_final,
     successes_are_single,
+    what_is_forced_was_asked_for,
     starts_keep_to_windows,
     starts_keep_to_timeouts,
     market_time_is_true,

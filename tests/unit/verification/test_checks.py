@@ -266,6 +266,7 @@ MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
             ),
             2,
             forced=True,
+            trigger="operator",
         ),
         ["expired", "not-retried"],
     ),
@@ -387,7 +388,16 @@ MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
         change("report-1-1", cancel_asked_at=at("01 14:30:02")),
         ["cancel-ignored"],
     ),
-    ("an expiry of what is forced", change("report-2-1", forced=True), ["expired"]),
+    ("an expiry of what is forced", change("report-2-1", forced=True), ["expired", "forced"]),
+    # What is forced.
+    ("a scheduled run that is forced", change_run(1, forced=True), ["forced"]),
+    (
+        "a run caught up in its time",
+        change_run(1, forced=True, trigger="catch_up"),
+        ["forced"],
+    ),
+    ("a first attempt that is forced", change("report-1-1", forced=True), ["forced"]),
+    ("a retry that is forced", change("prices-1-2", forced=True), ["forced"]),
 ]  # fmt: skip
 
 
@@ -521,7 +531,7 @@ def test_forced_runs_may_start_whenever_somebody_says() -> None:
         sound(), "report-1-1", started_market_at=at("01 14:30:01"), window_opens_at=at("01 20:00")
     )
     assert rules(history) == ["window-differs"]
-    assert rules(run_changed(history, 1, forced=True)) == []
+    assert rules(run_changed(history, 1, forced=True, trigger="operator")) == []
 
 
 def test_a_run_of_another_calendar_keeps_to_the_window_it_was_given() -> None:
@@ -559,12 +569,18 @@ def test_claim_before_its_upstream_was_there_is_forgiven_to_a_clock_that_was_set
     assert rules(history, tolerances=Tolerances(clock_steps=timedelta(minutes=1))) == []
 
 
-def test_in_a_replay_windows_follow_market_time_and_stamps_wall_time() -> None:
+def test_runs_that_an_operator_or_a_catch_up_forced_are_let_be() -> None:
+    assert rules(run_changed(sound(), 3, forced=True, trigger="operator")) == []
+    assert rules(run_changed(sound(), 4, forced=True, trigger="catch_up")) == []
+
+
+def replayed(speed: float) -> History:
+    """Return the sound history as a replay, 300 days later."""
     wall = timedelta(days=300)
-    clock = MarketClock(at("11 12:00"), at("11 12:00") + wall, 0)
+    clock = MarketClock(at("11 12:00"), at("11 12:00") + wall, speed)
     names = ("created_at", "scheduled_at", "started_at", "completed_at", "published_at")
     history = replace(sound(), clock=clock, wall_at=at("11 12:00") + wall)
-    history = replace(
+    return replace(
         history,
         executions=[
             replace(
@@ -587,9 +603,23 @@ def test_in_a_replay_windows_follow_market_time_and_stamps_wall_time() -> None:
         ],
         audit=[replace(each, at=each.at + wall) for each in history.audit],
     )
+
+
+def test_in_a_replay_windows_follow_market_time_and_stamps_wall_time() -> None:
+    history = replayed(0)
     assert judge(history).violations == ()
     early = changed(history, "report-1-1", started_market_at=at("01 14:29"))
     assert rules(early) == ["outside-window"]
+
+
+@pytest.mark.parametrize("by", [-20 * SECOND, 2 * SECOND])
+def test_at_a_speed_market_time_is_held_against_the_stamps(by: timedelta) -> None:
+    history = replayed(1)
+    assert judge(history).violations == ()
+    row = next(each for each in history.executions if each.execution_id == "prices-1-1")
+    assert row.started_market_at is not None
+    wrong = changed(history, "prices-1-1", started_market_at=row.started_market_at + by)
+    assert "market-time" in rules(wrong)
 
 
 def test_in_a_replay_nothing_expires_before_its_clock_has_come_so_far() -> None:
