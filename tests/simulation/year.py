@@ -195,18 +195,17 @@ class Year:
         """Have everybody make the rounds that a leap left out: the last ones before its end."""
         world = self.world
         resting: list[Worker] = []
+        renewed_at = world.instant(target - SECOND + world.clock_offset)
         for worker in self.workers.values():
             if worker.well:
-                worker.renewed = world.instant(target - 5 * SECOND), (target - 5 * SECOND) / 1e6
+                worker.renewed = renewed_at, (target - SECOND) / 1e6
                 world.come_round_at(worker, target - SECOND)
                 if worker.registered and not worker.running:
                     resting.append(worker)
         # Of a worker that runs nothing, a renewal only stamps its row, if it has not been given up:
         # that is done for all of them at once, and each comes round by itself a while later.
         if self.database.stamp_renewals(
-            [worker.incarnation for worker in resting],
-            world.instant(target - SECOND + world.clock_offset),
-            LEASE,
+            [worker.incarnation for worker in resting], renewed_at, LEASE
         ):
             for worker in resting:
                 world.come_round_at(worker, target + int(world.random.uniform(0, 9) * SECOND))
