@@ -104,7 +104,7 @@ class _ForgottenError(Exception):
 
 
 def upstream(stack: ExitStack, database: Database) -> None:
-    """Let a job begin while one that it needs still runs."""
+    """Let a job begin while one that it needs still runs: neither decision nor claim minds."""
     reason_to_hold = decisions._reason_to_hold
 
     def careless(
@@ -117,6 +117,7 @@ def upstream(stack: ExitStack, database: Database) -> None:
         return reason_to_hold(run, job, window, forced, seen, now)
 
     stack.enter_context(mock.patch.object(decisions, "_reason_to_hold", careless))
+    stack.enter_context(mock.patch.object(runs, "still_ready", lambda _, starts: list(starts)))
 
 
 def forced(stack: ExitStack, database: Database) -> None:
