@@ -39,9 +39,12 @@ def test_a_seed_gives_the_same_history_whatever_the_seed_of_hashes() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("defect", sorted(DEFECTS))
 def test_deliberate_defect_is_found_within_a_year(defect: str) -> None:
-    outcome = Year(9, defect=defect).run()
-    print(f"{defect}: after {outcome.days:.1f} days, {outcome.jobs} jobs: {outcome.violation}")
-    assert outcome.violation is not None
+    for seed in range(8, 14):
+        outcome = Year(seed, defect=defect, days=60).run()
+        print(f"{defect}, {seed}: after {outcome.days:.1f} days: {outcome.violation}")
+        if outcome.violation is not None:
+            return
+    pytest.fail("not found")
 
 
 @pytest.mark.promise("P1", "P2", "P3", "P4", "P5")
