@@ -151,6 +151,7 @@ class Worker(Actor):
         self.ready: deque[Message] = deque()
         self.reports: deque[tuple[str, JobMetadata, BaseException]] = deque()
         self.cut_off: set[str] = set()
+        self.cut_off_rightly: set[str] = set()
         self.asked_in_vain_at = 0
         """When it last could not learn whether others have the database: then it ends its jobs."""
         self.unsure: set[str] = set()
@@ -272,6 +273,9 @@ class Worker(Actor):
         for task, execution_id in list(self.running.items()):
             if execution_id not in self.cut_off:
                 self.cut_off.add(execution_id)
+                # Now, because the report may have to wait for the database.
+                if self.year.lately(max(self.asked_in_vain_at, self.ailed_until)):
+                    self.cut_off_rightly.add(execution_id)
                 self._end(task)
                 attempt = self.year.attempts_of.get(execution_id)
                 if attempt is not None:

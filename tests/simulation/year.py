@@ -426,7 +426,7 @@ class Year:
         worker = self.worker_of[incarnation]
         if self._may_be_lost(incarnation) or hard_limit_at <= self.world.database_time():
             return
-        if execution_id in worker.cut_off and self._lately(worker.asked_in_vain_at):
+        if execution_id in worker.cut_off_rightly:
             return
         if execution_id not in worker.unsure or worker.holds(execution_id):
             self._found(f"P2: {execution_id} was taken from {worker.name}, a healthy worker")
@@ -436,10 +436,11 @@ class Year:
         return (
             not worker.alive
             or worker.incarnation != incarnation  # was given up, and has begun anew
-            or self._lately(worker.ailed_until)
+            or self.lately(worker.ailed_until)
         )
 
-    def _lately(self, at: int) -> bool:
+    def lately(self, at: int) -> bool:
+        """Say whether it is less than a lease ago."""
         return self.world.now - at < LEASE // timedelta(microseconds=1)
 
     def _judge_year(self) -> None:
