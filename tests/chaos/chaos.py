@@ -18,7 +18,7 @@ import sqlalchemy
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.dag import dag_id_for
 from prometheus.orchestration.planning import SessionRange
-from prometheus.persistence.clock import start_replay
+from prometheus.persistence.clock import read_now, start_replay
 from prometheus.persistence.engine import writing
 from tests.chaos.cluster import Cluster, Shape, make_run
 from tests.chaos.enemy import LOSSES, Enemy, Event, Fault, Plan
@@ -328,7 +328,7 @@ def _start_clock(
     cluster: Cluster, sessions: SessionRange, *, speed: float = 0, within: float = 0
 ) -> None:
     """
-    Turn the market clock back to before the first session.
+    Turn the market clock back to before the first session, or have one that was go on faster.
 
     Args:
         within: In how many seconds the enemy will have gone; the last window opens earlier. Given
@@ -342,9 +342,11 @@ def _start_clock(
     )
     begins_at: datetime = first - timedelta(minutes=30)
     with writing(cluster.engine) as connection:
+        now = read_now(connection)
         start_replay(
             connection,
-            market_at=begins_at,
+            # From where it is, so that no stamp of this moment lies between two clocks.
+            market_at=begins_at if now.clock.is_live else now.market_at,
             speed=speed or (last - begins_at).total_seconds() / (0.9 * within),
             only=sessions,
             markets=list(MARKETS),

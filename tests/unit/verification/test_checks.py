@@ -577,7 +577,8 @@ def test_runs_that_an_operator_or_a_catch_up_forced_are_let_be() -> None:
 def replayed(speed: float) -> History:
     """Return the sound history as a replay, 300 days later."""
     wall = timedelta(days=300)
-    clock = MarketClock(at("11 12:00"), at("11 12:00") + wall, speed)
+    since = at("01 00:00") if speed else at("11 12:00")  # where it stands
+    clock = MarketClock(since, since + wall, speed)
     names = ("created_at", "scheduled_at", "started_at", "completed_at", "published_at")
     history = replace(sound(), clock=clock, wall_at=at("11 12:00") + wall)
     return replace(
@@ -620,6 +621,13 @@ def test_at_a_speed_market_time_is_held_against_the_stamps(by: timedelta) -> Non
     assert row.started_market_at is not None
     wrong = changed(history, "prices-1-1", started_market_at=row.started_market_at + by)
     assert "market-time" in rules(wrong)
+
+
+def test_what_followed_an_earlier_clock_is_not_held_against_a_later_one() -> None:
+    history = replayed(1)
+    assert history.clock.anchor_market_at is not None
+    later = MarketClock(history.clock.anchor_market_at, history.wall_at, 9)
+    assert "market-time" not in rules(replace(history, clock=later))
 
 
 def test_in_a_replay_nothing_expires_before_its_clock_has_come_so_far() -> None:
