@@ -63,8 +63,12 @@ def order(folder: Path, role: str, when: str, what: str, deed: str, *, passes: i
     """
     place = folder / f"{role} {when} {what}"
     place.mkdir(exist_ok=True)
-    for number in range(passes + 1):
-        (place / f"{number:03}").write_text(deed)
+    # Somebody may pass meanwhile: who took the last one before the others are there would obey, and
+    # leave them; and who read one that is not written yet would obey something else.
+    for number in reversed(range(passes + 1)):
+        draft = folder / "draft"
+        draft.write_text(deed)
+        draft.replace(place / f"{number:03}")
 
 
 def obeyed(folder: Path, role: str, when: str, what: str) -> bool:
