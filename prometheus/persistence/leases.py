@@ -88,11 +88,18 @@ class Renewed:
     looks for orphans gives them up as soon as this is committed. Locked until then."""
 
 
+# The earlier of a worker's last two renewals; where the clock was set back, that is the last one.
+_named_since = case(
+    (_w.renewed_at < _w.previous_renewed_at, _w.renewed_at), else_=_w.previous_renewed_at
+)
+_seen_at = func.coalesce(_e.named_at, _e.started_at)
+"""When a worker last showed that it runs an execution."""
+
 _RENEW = (
     update(worker_incarnations)
     .where(_w.incarnation == bindparam("of"), _w.ended_at.is_(None))
     .values(previous_renewed_at=_w.renewed_at, renewed_at=database_now(), expires_at=_UNTIL)
-    .returning(_w.renewed_at, _w.previous_renewed_at)
+    .returning(_w.renewed_at, _named_since.label("named_since"))
 )
 _NAME_RUNNING = (
     update(job_executions)
@@ -115,7 +122,7 @@ _UNNAMED = (
         is_live,
         in_state(job_executions, JobStatus.RUNNING),
         _e.incarnation == bindparam("of"),
-        func.coalesce(_e.named_at, _e.started_at) < bindparam("since"),
+        _seen_at < bindparam("since"),
     )
     .order_by(_e.execution_id)
     .with_for_update(key_share=True)
@@ -144,8 +151,7 @@ def renew_worker(
         # One that has just ended is on its way out of the worker's list.
         left = {"ids": list(running), "since": now - _ON_ITS_WAY_OUT}
         taken = frozenset(connection.execute(_TAKEN, left).scalars())
-    since = min(row.previous_renewed_at, now)  # the clock may have been set back in between
-    unnamed = connection.execute(_UNNAMED, {"of": incarnation, "since": since})
+    unnamed = connection.execute(_UNNAMED, {"of": incarnation, "since": row.named_since})
     return Renewed(now, taken, {each.execution_id: each.pid for each in unnamed})
 
 
@@ -166,16 +172,12 @@ class Orphan:
     message: str
 
 
-# The earlier of a worker's last two renewals; where the clock was set back, that is the last one.
-_named_since = case(
-    (_w.renewed_at < _w.previous_renewed_at, _w.renewed_at), else_=_w.previous_renewed_at
-)
 _ORPHANS = (
     select(
         _e.execution_id,
         _e.started_at,
         _e.hard_limit_at,
-        func.coalesce(_e.named_at, _e.started_at).label("seen_at"),
+        _seen_at.label("seen_at"),
         _w.worker,
         _w.host,
         _w.pid,
@@ -193,7 +195,7 @@ _ORPHANS = (
             _w.ended_at.is_not(None),
             _w.expires_at <= bindparam("now"),
             _e.hard_limit_at <= bindparam("limit"),
-            func.coalesce(_e.named_at, _e.started_at) < _named_since,
+            _seen_at < _named_since,
         ),
     )
 )

@@ -364,7 +364,9 @@ def still_ready(connection: Connection, starts: Collection[Start]) -> list[Start
     """
     Keep the starts whose upstream jobs have all succeeded.
 
-    Their runs are locked, so that no operator gives an upstream job another attempt meanwhile.
+    Args:
+        starts: The caller has locked the runs of those that have upstream jobs, so that no operator
+            gives one of these another attempt meanwhile.
     """
     upstream = {job_id for start in starts for job_id in start.job.dependencies}
     waiting = {start.dag_id for start in starts if start.job.dependencies}

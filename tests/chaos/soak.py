@@ -42,7 +42,7 @@ CONNECTIONS = {"beat": 2, "worker": 8, "redis": 40}
 Most connections, at any time after warming up: to PostgreSQL, of a beat and of a worker with its
 three children, two of each process; and of all to Redis, which a rise with jobs soon passes.
 """
-SLOWER = 2.0
+SLOWER = 1.25
 """How many times as long the ticks of the last third may take, at the median and at the 99th."""
 SLOWER_BY = 5.0
 """And that by more milliseconds than a machine's own unrest."""

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from unittest import mock
 
-from sqlalchemy import Connection, bindparam, func, literal, select, update
+from sqlalchemy import Connection, bindparam, literal, select, update
 
 from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.scheduler import Scheduler
@@ -172,5 +172,3 @@ DEFECTS: dict[str, Callable[[ExitStack, Database], None]] = {
         reconciler,
     )
 }
-
-__all__ = ["DEFECTS", "func"]
