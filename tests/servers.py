@@ -421,8 +421,9 @@ class RedisServer(_Server):
     def _answers(self) -> bool:
         client = self.client()
         try:
-            # Another process may have taken the port between the probe and the bind.
-            return int(client.info("server")["process_id"]) == self.pid
+            # Another process may have taken the port between the probe and the bind. And INFO is
+            # answered while the data is still being read, when nothing else is.
+            return int(client.info("server")["process_id"]) == self.pid and bool(client.ping())
         except (redis.RedisError, OSError):
             return False
         finally:
