@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +20,12 @@ from prometheus.persistence.executions import HARD_LIMIT_GRACE, Publication
 log = logging.getLogger(__name__)
 
 # In Celery's Redis transport 0 is the highest priority, and a message without one counts as 0.
-PRIORITY = {JobPriority.CRITICAL: 0, JobPriority.STANDARD: 3, JobPriority.OPTIONAL: 6}
+STANDARD = 3
+PRIORITY: Mapping[int, int] = {
+    JobPriority.CRITICAL: 0,
+    JobPriority.STANDARD: STANDARD,
+    JobPriority.OPTIONAL: 6,
+}
 ON_FAILURE = "on_failure"
 """Name, within its pipeline, of the task that calls the pipeline's ``on_failure``."""
 ON_FAILURE_LIMIT_SECONDS = 300
@@ -85,7 +90,8 @@ class Publisher:
             args=[publication.execution_id],
             task_id=publication.execution_id,
             queue=publication.queue,
-            priority=BACKGROUND if background else PRIORITY[JobPriority(publication.priority)],
+            # One that somebody wrote by hand must not hold up the others.
+            priority=BACKGROUND if background else PRIORITY.get(publication.priority, STANDARD),
             soft_time_limit=publication.timeout_seconds,
             time_limit=publication.timeout_seconds + int(HARD_LIMIT_GRACE.total_seconds()),
             retries=publication.retries,
@@ -109,7 +115,7 @@ class Publisher:
                     args=[failure.execution_id],
                     task_id=failure_task_id(failure.execution_id),
                     queue=failure.queue,
-                    priority=PRIORITY[JobPriority.STANDARD],
+                    priority=STANDARD,
                     soft_time_limit=ON_FAILURE_LIMIT_SECONDS,
                     time_limit=ON_FAILURE_LIMIT_SECONDS + int(HARD_LIMIT_GRACE.total_seconds()),
                     ignore_result=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 
 MAX_RESULT = 65_536
 """Bytes of JSON that a job may return; more belongs in the job's own store."""
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""A NUL in JSON, not a text that speaks of one."""
 
 
 class JobFailedError(PrometheusError):
@@ -191,7 +194,7 @@ class JobTask(Task):
             # As text, because what no database takes must be refused here too.
             text = json.dumps(result, allow_nan=False, ensure_ascii=False)
             size = len(text.encode())
-            if "\\u0000" in text:
+            if _NUL.search(text):
                 raise ValueError("it holds a NUL character")
         except (TypeError, ValueError) as error:
             raise JobResultError(

@@ -55,6 +55,8 @@ from prometheus.persistence.tables import (
 
 HARD_LIMIT_GRACE = timedelta(seconds=30)
 """How much later than the soft limit a worker kills the job."""
+CLOCKS_AGREE = timedelta(seconds=1)
+"""By how much a worker's clock may be ahead of the database's before a retry is sent anew."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 _e = job_executions.c
@@ -271,7 +273,9 @@ _UNTOLD = _PUBLICATIONS.where(
     ~exists().where(
         _later.c.dag_id == _e.dag_id,
         _later.c.job_id == _e.job_id,
-        _later.c.attempt_number > _e.attempt_number,
+        _later.c.attempt_number == _e.attempt_number + 1,
+        # Its own retry. Where an operator was asked for the next, it had failed for good.
+        _later.c.retry_bound_seconds.is_not(None),
     ),
 )
 
@@ -339,6 +343,7 @@ _TO_START: Select[Any] = (
         _e.attempt_number,
         _e.forced,
         _e.scheduled_at,
+        _e.updated_at,
         _e.timeout_seconds,
         _e.window_opens_at,
         _e.window_closes_at,
@@ -350,6 +355,11 @@ _TO_START: Select[Any] = (
     )
     .join_from(job_executions, dag_runs)
     .where(_e.execution_id == bindparam("id"))
+)
+_FORGET_MESSAGE = (
+    update(job_executions)
+    .where(_e.execution_id == bindparam("id"), in_state(job_executions, JobStatus.QUEUED))
+    .values(published_at=None)
 )
 _START = (
     update(job_executions)
@@ -390,9 +400,9 @@ def start(
     """
     Turn a QUEUED execution into a RUNNING one, at most once.
 
-    Refused unless the run is open, the market time is inside the window (or the run or execution
-    is forced) and the worker has not been given up. A window that has closed, and a time-out, make
-    the row EXPIRED.
+    Refused unless the run is open, the delay of a retry is over, the market time is inside the
+    window (or the run or execution is forced) and the worker has not been given up. A window that
+    has closed, and a time-out, make the row EXPIRED.
 
     Args:
         worker: Node name.
@@ -413,6 +423,11 @@ def start(
         return Refused(f"it is {row.status}")
     if row.run_status != RunStatus.OPEN:
         return Refused(f"its run is {row.run_status}")
+    # Celery holds a retry back by its worker's clock. Our own may have been set back since the row
+    # was written; then what it says of the delay means nothing.
+    if row.updated_at <= now.wall_at < row.scheduled_at - CLOCKS_AGREE:
+        connection.execute(_FORGET_MESSAGE, {"id": execution_id})  # another is sent when it is due
+        return Refused(f"it is due at {row.scheduled_at:%Y-%m-%d %H:%M:%S} UTC")
     ends = []
     if not (row.forced or row.run_forced):
         if now.market_at >= row.window_closes_at:

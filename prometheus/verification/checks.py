@@ -71,6 +71,8 @@ _WINDOW_CLOSED = "its window closed"
 _NO_MORE = "not tried again"
 _LIMIT = re.compile(r"missed|time-?out|timed out|longer than|limit")
 """What the reason speaks of when something expires that had a window left."""
+_UNKNOWN = " knows the job "
+"""What the reason speaks of when no worker could run it."""
 _ZERO = timedelta(0)
 _INSTANT = timedelta(seconds=1)
 """Of market time, which is rounded where a retry's delay is divided by the speed."""
@@ -471,7 +473,9 @@ def _retry_faults(
     elif job is not None:
         most = 0
         if due == (1, 0):
-            most = int(min(job.retry_cap_seconds, job.retry_base_seconds * 2.0**row.retries))
+            # No cap is as great as 2 ** 32, and a float ends at 2 ** 1024.
+            doubled = job.retry_base_seconds * 2.0 ** min(row.retries, 32)
+            most = int(min(job.retry_cap_seconds, doubled))
             if row.retries >= job.max_retries:
                 limit = f"max_retries is {job.max_retries}"
                 yield _of("counters", following, f"retry {following.retries}, but {limit}")
@@ -824,7 +828,7 @@ def _expiry_faults(case: Case, each: RunCase, row: Execution, at: datetime) -> I
             yield _of("expired", row, f"its time was not over until {_at(min(ends))}: {message}")
         elif "_timeout" in message and not ends:
             yield _of("expired", row, f"it has no such limit: {message}")
-        elif _LIMIT.search(message) is None:
+        elif _LIMIT.search(message) is None and _UNKNOWN not in message:
             yield _of("expired", row, f"neither its window nor a limit is its reason: {message}")
         return
     if row.forced or each.run.forced:
@@ -1033,6 +1037,8 @@ def _why_not(row: Execution) -> str:
             return "expired: no worker took it in time"
         if "run_timeout" in message:
             return "expired: its run took too long"
+        if _UNKNOWN in message:
+            return "expired: no worker knows the job"
         return "expired: its session was missed" if "missed" in message else "expired: a time limit"
     if row.status == SKIPPED:
         return "skipped: an upstream job did not succeed"

@@ -6,7 +6,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from prometheus.orchestration.planning import SessionRange
 from prometheus.persistence.clock import read_now, start_replay
 from prometheus.persistence.engine import writing
 from tests.chaos.cluster import Cluster, Shape, make_run
-from tests.chaos.enemy import LOSSES, Enemy, Event, Fault, Plan
+from tests.chaos.enemy import LOSSES, TAKES_A_SERVER, Enemy, Event, Fault, Plan
 from tests.chaos.history import Figures, examine
 from tests.chaos.jobs import MARKETS
 from tests.servers import wait_until
@@ -214,20 +214,29 @@ class Refills:
         for number, (event, lost) in list(self._open.items()):
             lost &= queued - there
             if event.until is not None and not lost:
-                broken = [
-                    each.until
-                    for each in events
-                    if each.fault.name.startswith(("REDIS", "POSTGRES"))
-                    and each.until is not None
-                    and each.until >= event.until
-                ]
-                self.done.append((event, time.time() - max(broken)))
+                self.done.append((event, time.time() - refilled_since(event, events)))
                 del self._open[number]
 
     def end(self) -> None:
         """Note what was never refilled."""
         self.done += [(event, None) for event, _ in self._open.values()]
         self._open.clear()
+
+
+def refilled_since(loss: Event, events: Iterable[Event]) -> float:
+    """
+    Return the moment from which a refill could go on undisturbed.
+
+    That is the end of the loss, or of what came later and took a server away or some of the same
+    messages once more.
+    """
+    return max(
+        each.until
+        for each in events
+        if each.until is not None
+        and each.until >= (loss.until or loss.at)
+        and (each is loss or each.fault in TAKES_A_SERVER or each.lost & loss.lost)
+    )
 
 
 def run_chaos(seed: str, form: Form, folder: Path) -> tuple[Figures, Enemy]:

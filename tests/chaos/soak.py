@@ -37,6 +37,8 @@ that it can run for days. Noise may excuse as much again, and no more.
 FLAT_FROM = 10.0
 """Minutes from which on memory is judged: the second half of less is warming up, and too short for
 a line that one sample does not turn."""
+RISE = 2
+"""By how many connections a process may rise in the time that is judged: some are made late."""
 CONNECTIONS = {"beat": 2, "worker": 8, "redis": 40}
 """
 Most connections, at any time after warming up: to PostgreSQL, of a beat and of a worker with its
@@ -67,10 +69,9 @@ class Slope:
     error: float
     """Standard error of the slope."""
 
-    @property
-    def flat(self) -> bool:
-        """Whether it grows by no more than is allowed; noise excuses as much again at most."""
-        return self.a_minute <= FLAT + min(2 * self.error, FLAT)
+    def within(self, limit: float) -> bool:
+        """Say whether it grows by no more than a limit; noise excuses as much again at most."""
+        return self.a_minute <= limit + min(2 * self.error, limit)
 
 
 @dataclass(slots=True)
@@ -139,7 +140,7 @@ def run_soak(minutes: float, rate: float, folder: Path, seed: str) -> Soak:
             warm = [(at, value) for at, value in points if at >= 60 * minutes * WARM_UP]
             if "connections" in name:
                 result.connections[name] = max((value for _, value in warm), default=0)
-            elif len(warm) >= 3:
+            if len(warm) >= 3:
                 result.slopes[name] = slope_of(warm)
         result.ticks = _thirds(_read_ticks(folder / TICKS, began_at))
     result.violations += judge_soak(result, minutes, rate)
@@ -150,7 +151,7 @@ def run_soak(minutes: float, rate: float, folder: Path, seed: str) -> Soak:
 def judge_soak(result: Soak, minutes: float, rate: float) -> Iterator[str]:
     """Say what grows, what grows slower, and what was not achieved."""
     for name, slope in result.slopes.items():
-        if minutes >= FLAT_FROM and not slope.flat:
+        if minutes >= FLAT_FROM and not slope.within(_growth_allowed(name, minutes)):
             yield f"{name} grows by {slope.a_minute:.2f} ± {slope.error:.2f} a minute"
     for name, most in result.connections.items():
         if most > _connections_allowed(name):
@@ -172,6 +173,11 @@ def judge_soak(result: Soak, minutes: float, rate: float) -> Iterator[str]:
     end = result.backlog[-max(1, len(result.backlog) // 3) :]
     if end and statistics.median(end) > BACKLOG / 6 * rate:
         yield f"{statistics.median(end):g} jobs wait in the last third"
+
+
+def _growth_allowed(name: str, minutes: float) -> float:
+    """A minute."""
+    return RISE / (WARM_UP * minutes) if "connections" in name else FLAT
 
 
 def _connections_allowed(name: str) -> int:
@@ -201,7 +207,8 @@ def table_of(result: Soak) -> Iterator[str]:
     yield f"{'':<36}   first    last   a minute (limit, for {FLAT_FROM:g} minutes and more)"
     for name, slope in sorted(result.slopes.items()):
         line = f"{name:<36}{slope.first:>8.1f}{slope.last:>8.1f}"
-        yield f"{line}{slope.a_minute:>9.3f} ± {slope.error:.3f} ({FLAT:g})"
+        limit = _growth_allowed(name, result.seconds / 60)
+        yield f"{line}{slope.a_minute:>9.3f} ± {slope.error:.3f} ({limit:.2f})"
     yield f"{'at most after warming up':<36}        (limit)"
     for name, most in sorted(result.connections.items()):
         yield f"{name:<36}{most:>8g} ({_connections_allowed(name)})"

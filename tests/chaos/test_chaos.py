@@ -69,6 +69,6 @@ def test_slope_is_that_of_the_line_and_its_error_that_of_the_noise() -> None:
     )
     noisy = slope_of([(at, 5 + (-1) ** (at // 60)) for at in minutes])
     assert noisy.error > 0.05
-    assert noisy.flat
-    assert not replace(noisy, a_minute=3 * FLAT).flat  # however noisy it is
-    assert not slope_of([(at, at / 60) for at in minutes]).flat
+    assert noisy.within(FLAT)
+    assert not replace(noisy, a_minute=3 * FLAT).within(FLAT)  # however noisy it is
+    assert not slope_of([(at, at / 60) for at in minutes]).within(FLAT)

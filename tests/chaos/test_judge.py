@@ -10,6 +10,7 @@ import pytest
 
 from tests.chaos import judge
 from tests.chaos.beats import Rounds, judge_rounds
+from tests.chaos.chaos import refilled_since
 from tests.chaos.enemy import Event, Fault
 from tests.chaos.judge import Attempt, Incarnation, Lead, Life
 from tests.chaos.rows import ready_at
@@ -322,6 +323,23 @@ def test_kills_of_idle_workers_are_told_from_others() -> None:
     assert judge.at_work(kills, runs) == 1
 
 
+def test_a_refill_is_measured_from_its_loss_or_from_what_broke_it_again() -> None:
+    loss = event(Fault.REDIS_FLUSH, 100, 100, pid=None)
+    loss.lost = frozenset({"one", "two"})
+    earlier = event(Fault.POSTGRES_KILL, 90, 95, pid=None)
+    doubled = event(Fault.REDIS_DOUBLE, 300, 300, pid=None)
+    others = event(Fault.REDIS_DROP, 310, 310, pid=None)
+    others.lost = frozenset({"three"})
+    lasting = Event(Fault.REDIS_KILL, 320)
+    assert refilled_since(loss, [earlier, loss, doubled, others, lasting]) == 100
+
+    away = event(Fault.POSTGRES_KILL, 200, 205, pid=None)
+    assert refilled_since(loss, [loss, away, doubled]) == 205
+    again = event(Fault.REDIS_DROP, 400, 401, pid=None)
+    again.lost = frozenset({"two", "four"})
+    assert refilled_since(loss, [loss, away, again]) == 401
+
+
 def test_what_was_measured_too_rarely_is_named() -> None:
     needs = {"rescues": (0, 1), "take-overs": (2, 2)}
     assert list(judge.too_few(needs)) == ["rescues: 0, at least 1 are needed"]
@@ -345,7 +363,10 @@ def test_rounds_of_beats_are_all_done_and_none_takes_long(
 def soak(**values: Any) -> Soak:
     ticks = {"first third": (400, 10.0, 30.0), "last third": (400, 11.0, 35.0)}
     healthy = {
-        "slopes": {"beat_1, MB": Slope(90, 91, 0.04, 0.01)},
+        "slopes": {
+            "beat_1, MB": Slope(90, 91, 0.04, 0.01),
+            "connections to Redis": Slope(28, 29, 0.1, 0.01),
+        },
         "ticks": ticks,
         "backlog": [20, 30, 25],
         "ended_in_time": 35_900,
@@ -362,6 +383,7 @@ class TestSoak:
         "values",
         [
             {"slopes": {"beat_1, MB": Slope(90, 93, 0.11, 0.5)}},
+            {"slopes": {"connections to Redis": Slope(15, 20, 0.3, 0.01)}},
             {"connections": {"worker_1, connections to PostgreSQL": 9}},
             {"ticks": {"first third": (400, 10.0, 30.0), "last third": (400, 11.0, 65.0)}},
             {"ticks": {"first third": (400, 10.0, 30.0), "last third": (400, 21.0, 35.0)}},

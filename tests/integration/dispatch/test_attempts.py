@@ -363,8 +363,8 @@ def test_worker_that_was_given_up_while_it_stood_still_works_on_as_another(
     )
     for name in ("go-1", "go-2"):
         (tmp_path / name).touch()
-    # The pool process first: either could be the faster one, and the worker ends the attempt as soon
-    # as it hears that it was given up.
+    # The pool process first: either could be the faster one, and the worker ends the attempt as
+    # soon as it hears that it was given up.
     for pid in pids[1:]:
         os.kill(pid, signal.SIGCONT)
     wait_until(
@@ -394,3 +394,5 @@ def test_error_that_no_database_could_hold_is_kept(installation: Installation) -
     assert raised.error_message.startswith("FileNotFoundError: a\\x00b \\udce9")
     (returned,) = installation.attempts(dag_id, "returns_it")
     assert "is not JSON" in returned.error_message
+    (named,) = installation.attempts(dag_id, "returns_its_name")
+    assert named.result == ["\\u0000", "\\"]

@@ -19,6 +19,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.persistence import refusals
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.tables import job_executions
+from prometheus.verification import check
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import register_worker
 from tests.servers import wait_until
@@ -414,6 +415,8 @@ def test_job_that_no_worker_knows_is_given_up(installation: Installation, tmp_pa
     assert row.error_message.startswith(reason)
     wait_until(told.exists, timeout=60, message="on_failure is called")
     wait_until(lambda: reason in told.read_text(), timeout=10, message="with the reason")
+    with reading(installation.engine) as connection:
+        assert check(connection).violations == ()
 
 
 def test_job_that_only_a_newer_worker_knows_waits_for_it(

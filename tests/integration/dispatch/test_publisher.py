@@ -34,9 +34,9 @@ def app(installation: Installation) -> Iterator[Celery]:
         yield app
 
 
-def publication(trigger: str, priority: JobPriority) -> Publication:
+def publication(trigger: str, priority: int) -> Publication:
     return Publication(
-        execution_id=f"{trigger}-{priority.name}",
+        execution_id=f"{trigger}-{priority!s}",
         dag_id="us_eq_joined_2026-11-20",
         pipeline="joined",
         job_type="left",
@@ -53,8 +53,16 @@ def test_every_message_has_the_priority_of_its_job_unless_it_is_caught_up(app: C
     Publisher(app).publish([publication(trigger, priority) for trigger, priority, _ in PRIORITIES])
 
     assert {message.headers["id"]: message.properties["priority"] for message in take(app)} == {
-        f"{trigger}-{priority.name}": number for trigger, priority, number in PRIORITIES
+        f"{trigger}-{priority!s}": number for trigger, priority, number in PRIORITIES
     }
+
+
+@pytest.mark.promise("P6")
+def test_priority_that_somebody_wrote_by_hand_holds_up_no_other_message(app: Celery) -> None:
+    Publisher(app).publish([publication("schedule", priority) for priority in (0, 1)])
+
+    taken = {message.headers["id"]: message.properties["priority"] for message in take(app)}
+    assert taken == {"schedule-0": 3, "schedule-1": 0}
 
 
 def test_sessions_that_are_caught_up_yield_to_live_work_that_was_sent_later(app: Celery) -> None:

@@ -256,4 +256,9 @@ def raises_it(ctx: JobContext) -> None:
 
 @unprintable.job(max_retries=0)
 def returns_it(ctx: JobContext) -> list[str]:
-    return ["\x00"]
+    return ["\\\x00"]
+
+
+@unprintable.job(max_retries=0)
+def returns_its_name(ctx: JobContext) -> list[str]:
+    return ["\\u0000", "\\"]

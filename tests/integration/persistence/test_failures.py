@@ -315,15 +315,22 @@ class TestTold:
         world.run(pipeline="other", missed="missed")
         assert set(self.untold(world)) == {world.ids(dag)["a"], world.ids(missed)["a"]}
 
-    def test_failure_that_has_a_newer_attempt_is_not_told(self, world: World) -> None:
+    @pytest.mark.promise("P7")
+    def test_final_failure_is_told_although_an_operator_has_asked_for_another_attempt(
+        self, world: World
+    ) -> None:
+        worker = world.worker()
         dag = world.run(job("a", max_retries=0))
-        world.fail_for_good(dag, "a", world.worker())
-        (old,) = world.rows()
-        row = new_execution(dag, dag.jobs["a"], attempt_number=2)
+        world.fail_for_good(dag, "a", worker)
+        (final,) = world.rows()
+        row = new_execution(dag, dag.jobs["a"], attempt_number=2, forced=True)
         with writing(world.engine) as connection:
             connection.execute(insert(job_executions).values(**row))
-        assert self.untold(world) == []
-        assert old.status == "FAILED"
+        assert self.untold(world) == [final.execution_id]
+        world.change(row["execution_id"], status="QUEUED", scheduled_at=world.now())
+        assert isinstance(world.start(row["execution_id"], worker), Started)
+        assert isinstance(world.fail(row["execution_id"], LOST), Retried)
+        assert self.untold(world) == [final.execution_id]
 
     def test_of_many_who_take_it_at_once_one_gets_it(self, world: World) -> None:
         worker = world.worker()
@@ -359,3 +366,25 @@ def test_start_after_a_retry_is_of_the_successor_only(world: World) -> None:
     started = world.start(outcome.successor_id, worker)
     assert isinstance(started, Started)
     assert started.attempt.attempt_number == 2
+
+
+@pytest.mark.promise("P8")
+def test_retry_whose_message_comes_before_its_time_waits_for_another(world: World) -> None:
+    """A worker whose clock is ahead takes it from Celery too early."""
+    dag = world.run()
+    worker = world.worker()
+    outcome = world.fail(world.running(dag, "a", worker), draw=lambda _: 30)
+    assert isinstance(outcome, Retried)
+    with writing(world.engine) as connection:
+        executions.mark_published(connection, [outcome.successor_id])
+    refused = world.start(outcome.successor_id, worker)
+    row = world.row(outcome.successor_id)
+    assert refused == Refused(f"it is due at {row.scheduled_at:%Y-%m-%d %H:%M:%S} UTC")
+    assert (row.status, row.published_at) == ("QUEUED", None)
+    with reading(world.engine) as connection:
+        due = executions.unpublished(connection, row.scheduled_at)
+        assert [each.execution_id for each in due] == [outcome.successor_id]
+
+    # Where the database's clock was set back, what was written by it is of no day.
+    world.change(outcome.successor_id, updated_at=world.now() + MINUTE)
+    assert isinstance(world.start(outcome.successor_id, worker), Started)

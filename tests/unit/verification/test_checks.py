@@ -420,6 +420,21 @@ def source() -> str:
     return Path(checks.__file__).read_text(encoding="utf-8")
 
 
+def test_a_job_that_no_worker_knew_expires_and_is_counted_as_that() -> None:
+    reason = "no worker of US_EQ knows the job daily.report: 5 messages for it were refused."
+    report = judge(changed(sound(), "report-2-1", error_message=reason))
+    assert report.violations == ()
+    assert "expired: no worker knows the job" in report.counts.without_success
+
+
+def test_bound_of_the_two_thousandth_retry_is_the_cap() -> None:
+    history = changed(sound(), "prices-1-1", retries=1_999)
+    history = redefined(1, job_id="prices", max_retries=3_000)(history)
+    history = changed(history, "prices-1-2", retries=2_000, retry_bound_seconds=900)
+    assert "retry-delay" not in rules(history)
+    assert "retry-delay" in rules(changed(history, "prices-1-2", retry_bound_seconds=901))
+
+
 def test_a_retry_past_its_window_is_found() -> None:
     late = at("02 13:30:00")
     history = changed(
