@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import text
 
 from prometheus.dispatch.scheduler import LEADERSHIP
-from prometheus.persistence import leases
+from prometheus.persistence import leases, operators
 from prometheus.persistence.engine import reading, writing
 from tests.integration.dispatch.conftest import Installation
-from tests.servers import Process, wait_until
+from tests.servers import Process, is_written, wait_until
 
 FREEZING_BEAT = Path(__file__).parent / "freezing_beat.py"
 LEASE = timedelta(seconds=10)
@@ -29,28 +29,39 @@ def test_leader_frozen_between_decision_and_claim_writes_nothing_when_it_wakes(
     """What it decided is still possible: only its fence keeps it from writing it."""
     dag_id = installation.make_run("joined")
     beat = _freezing_beat(installation, "decided")
-    wait_until(lambda: _is_frozen(beat), timeout=60, message="it decides and freezes")
-    wait_until(lambda: _take_lead(installation), timeout=15, message="another takes the lead")
-    before = _written(installation)
-
-    beat.send(signal.SIGCONT)
-
-    wait_until(
-        lambda: _take_lead(installation) and "lead_lost" in beat.output(),
-        timeout=30,
-        message="it sees that it leads no more",
-    )
-    wait_until(
-        lambda: _take_lead(installation) and "standing_by" in beat.output(),
-        timeout=30,
-        message="it stands by",
-    )
-    assert _written(installation) == before
+    _writes_nothing_when_it_wakes(installation, beat)
     assert installation.statuses(dag_id) == {
         "left": ["PENDING"],
         "right": ["PENDING"],
         "both": ["PENDING"],
     }
+
+
+@pytest.mark.promise("P8")
+@pytest.mark.parametrize("point", ["rescues", "cancels"])
+def test_leader_frozen_before_it_ends_an_attempt_leaves_it_as_it_is_when_it_wakes(
+    installation: Installation, tmp_path: Path, point: str
+) -> None:
+    if point == "rescues":
+        installation.settings |= {
+            "PROMETHEUS__WORKERS__LEASE": "6s",
+            "PROMETHEUS__WORKERS__RENEWAL": "1s",
+        }
+    beat = _freezing_beat(installation, point)
+    worker = installation.worker(concurrency=1)
+    parameters = {"folder": str(tmp_path), "then": "returns"}
+    dag_id = installation.make_run("asked", parameters=parameters)
+    wait_until(lambda: is_written(tmp_path / "started-1"), timeout=60, message="attempt 1 runs")
+    for process in worker.family():
+        process.kill()
+    if point == "cancels":
+        with writing(installation.engine) as connection:
+            operators.cancel(
+                connection, dag_id, "ends_when_asked", actor="ann@desk", grace=timedelta(seconds=1)
+            )
+
+    _writes_nothing_when_it_wakes(installation, beat)
+    assert installation.statuses(dag_id)["ends_when_asked"] == ["RUNNING"]
 
 
 @pytest.mark.promise("P4")
@@ -99,6 +110,22 @@ def test_take_over_within_15_seconds_whoever_of_many_standbys_it_is(
     )
     print(f"taken over {time.monotonic() - killed_at:.1f} s after the kill")
     assert sum("leading" in standby.output() for standby in standbys) == 1
+
+
+def _writes_nothing_when_it_wakes(installation: Installation, beat: Process) -> None:
+    wait_until(lambda: _is_frozen(beat), timeout=60, message="it has decided, and freezes")
+    wait_until(lambda: _take_lead(installation), timeout=15, message="another takes the lead")
+    before = _written(installation)
+
+    beat.send(signal.SIGCONT)
+
+    for event in ("lead_lost", "standing_by"):
+        wait_until(
+            lambda event=event: _take_lead(installation) and event in beat.output(),
+            timeout=30,
+            message=f"it says {event}",
+        )
+    assert _written(installation) == before
 
 
 def _freezing_beat(installation: Installation, point: str) -> Process:
