@@ -119,12 +119,16 @@ def _writes_nothing_when_it_wakes(installation: Installation, beat: Process) -> 
 
     beat.send(signal.SIGCONT)
 
-    for event in ("lead_lost", "standing_by"):
-        wait_until(
-            lambda event=event: _take_lead(installation) and event in beat.output(),
-            timeout=30,
-            message=f"it says {event}",
-        )
+    wait_until(
+        lambda: _take_lead(installation) and "lead_lost" in beat.output(),
+        timeout=30,
+        message="it sees that it leads no more",
+    )
+    wait_until(
+        lambda: _take_lead(installation) and "standing_by" in beat.output(),
+        timeout=30,
+        message="it stands by",
+    )
     assert _written(installation) == before
 
 
