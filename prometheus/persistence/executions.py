@@ -361,6 +361,16 @@ _FORGET_MESSAGE = (
     .where(_e.execution_id == bindparam("id"), in_state(job_executions, JobStatus.QUEUED))
     .values(published_at=None)
 )
+# Where the clock was set back since its worker last renewed, its start has an earlier stamp than
+# renewals that could not name it yet, and it would be taken for one that they did not name.
+_RENEWED_LATER = (
+    select(worker_incarnations.c.renewed_at)
+    .where(
+        worker_incarnations.c.incarnation == bindparam("by"),
+        worker_incarnations.c.renewed_at > database_now(),
+    )
+    .scalar_subquery()
+)
 _START = (
     update(job_executions)
     .where(
@@ -380,6 +390,7 @@ _START = (
         pid=bindparam("child"),
         started_at=database_now(),
         started_market_at=bindparam("market_at"),
+        named_at=_RENEWED_LATER,
         error_details=None,  # of workers that did not know the job
         hard_limit_at=bindparam("limit"),
         updated_at=database_now(),

@@ -310,6 +310,27 @@ class TestOrphans:
         assert renewed.unnamed == {}
         assert self.orphans(world) == []
 
+    def test_start_soon_after_the_clock_was_set_back_is_of_no_earlier_time_than_the_last_renewal(
+        self, world: World
+    ) -> None:
+        dag = world.run()
+        worker = world.worker()
+        later = world.now() + TEN
+        with writing(world.engine) as connection:
+            connection.execute(
+                worker_incarnations.update().values(
+                    previous_renewed_at=later - TEN / 2, renewed_at=later
+                )
+            )
+        execution_id = world.running(dag, "a", worker)
+        assert world.row(execution_id).started_at < later - TEN / 2
+        assert self.orphans(world) == []
+        with writing(world.engine) as connection:
+            renewed = leases.renew_worker(connection, worker, running=[execution_id], lease=TWENTY)
+        assert renewed is not None
+        assert renewed.unnamed == {}
+        assert self.orphans(world) == []
+
     def test_renewals_before_its_start_do_not_count(self, world: World) -> None:
         dag = world.run()
         worker = world.worker()
