@@ -87,4 +87,4 @@ def test_job_that_began_while_its_worker_was_given_up_is_ended_too(
 
     wait_until(lambda: not is_alive(pid), timeout=30, message="it is ended")
     assert len(installation.attempts(dag_id)) == 1
-    assert len(installation.workers()) == 2
+    wait_until(lambda: len(installation.workers()) == 2, timeout=30, message="it registers anew")
