@@ -55,7 +55,7 @@ from prometheus.persistence.tables import (
 
 HARD_LIMIT_GRACE = timedelta(seconds=30)
 """How much later than the soft limit a worker kills the job."""
-CLOCKS_AGREE = timedelta(seconds=1)
+_CLOCKS_AGREE = timedelta(seconds=1)
 """By how much a worker's clock may be ahead of the database's before a retry is sent anew."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -262,7 +262,7 @@ _is_failure = or_(
 )
 
 
-_later = job_executions.alias("later")
+_next = job_executions.alias("next_attempt")
 _UNTOLD = _PUBLICATIONS.where(
     has_failed,
     _is_failure,
@@ -271,11 +271,11 @@ _UNTOLD = _PUBLICATIONS.where(
     func.coalesce(_r.pipeline, "").in_(bindparam("pipelines", expanding=True)),
     ~exists().where(failure_calls.c.execution_id == _e.execution_id),
     ~exists().where(
-        _later.c.dag_id == _e.dag_id,
-        _later.c.job_id == _e.job_id,
-        _later.c.attempt_number == _e.attempt_number + 1,
+        _next.c.dag_id == _e.dag_id,
+        _next.c.job_id == _e.job_id,
+        _next.c.attempt_number == _e.attempt_number + 1,
         # Its own retry. Where an operator was asked for the next, it had failed for good.
-        _later.c.retry_bound_seconds.is_not(None),
+        _next.c.retry_bound_seconds.is_not(None),
     ),
 )
 
@@ -436,7 +436,7 @@ def start(
         return Refused(f"its run is {row.run_status}")
     # Celery holds a retry back by its worker's clock. Our own may have been set back since the row
     # was written; then what it says of the delay means nothing.
-    if row.updated_at <= now.wall_at < row.scheduled_at - CLOCKS_AGREE:
+    if row.updated_at <= now.wall_at < row.scheduled_at - _CLOCKS_AGREE:
         connection.execute(_FORGET_MESSAGE, {"id": execution_id})  # another is sent when it is due
         return Refused(f"it is due at {row.scheduled_at:%Y-%m-%d %H:%M:%S} UTC")
     ends = []

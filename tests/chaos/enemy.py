@@ -72,6 +72,7 @@ OF_SERVERS = frozenset(
 """One at a time."""
 OF_POSTGRES = frozenset(fault for fault in OF_SERVERS if fault.name.startswith("POSTGRES"))
 TAKES_A_SERVER = OF_POSTGRES | {Fault.REDIS_KILL, Fault.REDIS_LOSS}
+"""While one of these lasts, nothing can be refilled."""
 LOSSES = frozenset({Fault.REDIS_LOSS, Fault.REDIS_FLUSH, Fault.REDIS_DROP})
 """After which messages are missing in Redis."""
 OF_BEATS = frozenset(fault for fault in Fault if fault.name.startswith("BEAT"))

@@ -176,7 +176,7 @@ def judge_soak(result: Soak, minutes: float, rate: float) -> Iterator[str]:
 
 
 def _growth_allowed(name: str, minutes: float) -> float:
-    """A minute."""
+    """Return by how much it may grow a minute, where a soak is long enough to be judged."""
     return RISE / (WARM_UP * minutes) if "connections" in name else FLAT
 
 
