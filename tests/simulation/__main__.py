@@ -29,7 +29,8 @@ def _outcomes(tasks: list[Task], processes: int) -> Iterator[Outcome]:
     if processes == 1 or len(tasks) == 1:
         yield from map(live, tasks)
         return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    # A process for each year: what greenlets and SQLite hold, no garbage collector finds.
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
         yield from pool.imap(live, tasks)
 
 
