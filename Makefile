@@ -81,8 +81,14 @@ format: $(VENV)/.dev ## Format the source and mend what ruff can mend
 bench: $(VENV)/.dev .venv-sessions/.done ## Measure the hot paths, each beside what it is compared with
 	@$(BIN)/python -m benchmarks
 
+# The second build hashes in another order and must give the same bytes.
 sessions: .venv-sessions/.done ## Build the sessions snapshot again from exchange_calendars
-	@.venv-sessions/bin/python tools/build_sessions.py
+	@echo "[1/3] building"
+	@PYTHONHASHSEED=1 .venv-sessions/bin/python -m tools.build_sessions
+	@echo "[2/3] building again"
+	@PYTHONHASHSEED=2 .venv-sessions/bin/python -m tools.build_sessions --check
+	@echo "[3/3] comparing with exchange_calendars"
+	@.venv-sessions/bin/python -m tools.check_sessions
 
 clean: ## Remove the environments, caches and build products
 	rm -rf .venv .venv-sessions build dist *.egg-info

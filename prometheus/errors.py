@@ -43,6 +43,18 @@ class UnknownMarketError(PrometheusError):
         super().__init__(f"No market or exchange is called {name!r}.{nearest(name, known)}")
 
 
+class SnapshotError(PrometheusError):
+    """The sessions of one exchange cannot be read from what was installed."""
+
+    def __init__(self, mic: str, error: Exception) -> None:
+        self.mic = mic
+        super().__init__(
+            f"The sessions of {mic} cannot be read from the installed snapshot "
+            f"({type(error).__name__}: {error}). Install prometheus again; other exchanges are "
+            f"not affected."
+        )
+
+
 class NaiveDatetimeError(PrometheusError):
     """An instant came without a time zone."""
 

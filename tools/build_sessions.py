@@ -1,7 +1,9 @@
 """Build the snapshot of exchange sessions that Prometheus ships.
 
-    python tools/build_sessions.py            write prometheus/core/data/sessions/
-    python tools/build_sessions.py --check    fail if what is committed is not what would be built
+    python -m tools.build_sessions            write prometheus/core/data/sessions/
+    python -m tools.build_sessions --check    fail if what is committed is not what would be built
+
+Every calendar of exchange_calendars is built, and XNAS, which is one of its aliases.
 
 Run it in an environment of its own, with ``exchange_calendars``, ``holidays``, ``tzdata`` and
 ``pandas<3.1``: newer pandas silently drops weekend sessions of some exchanges and breaks others.
@@ -15,6 +17,9 @@ What it does, for each exchange (MIC):
 4. takes names of closed and short days from the corrections, then ``holidays``, then
    exchange_calendars;
 5. writes one JSON file: ordinary hours by effective date, and every exception to them.
+
+Last it says which sessions are not what they were in the snapshot before: those of the next 400
+days first, which somebody may be waiting for.
 
 The same versions and the same corrections give the same bytes.
 """
@@ -31,34 +36,98 @@ import zoneinfo
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from prometheus.core.exchanges import Exchange, parse_exchange
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = REPOSITORY / "prometheus" / "core" / "data"
 FORMAT = 1
 FIRST = date(1990, 1, 1)
-MICS = ("XNYS", "XNAS", "XLON", "XPAR", "XTKS", "XHKG")
+SOON = timedelta(days=400)
+"""How far ahead a changed session is told of before all others."""
 
-FINANCIAL = {
-    "XNYS": ("XNYS", 1990),
-    "XNAS": ("XNAS", 1990),
-    "XLON": ("XLON", 2000),
-    "XPAR": ("XPAR", 2019),
-    "XTKS": ("XJPX", 1990),
-    "XHKG": ("XHKG", 2014),
-}
-"""MIC -> the financial calendar of ``holidays`` and the first year for which it knows anything."""
+ALIASES = ("XNAS",)
+"""Exchanges that exchange_calendars has only as another name of one of its calendars."""
+
+RENAMED = {"24/7": "24x7", "24/5": "24x5"}
+"""Names that would not do in an id, a file or a URL -> ours."""
+
+FINANCIAL = {"XTKS": "XJPX", "ASEX": "XATH"}
+"""MIC -> its name in the financial calendars of ``holidays``, where that is another one."""
 
 COUNTRIES = {
-    "XLON": ("GB", "ENG"),
-    "XHKG": ("HK", None),
-    "XPAR": ("FR", None),
-    "XTKS": ("JP", None),
+    mic: (country, part)
+    for country, part, mics in (
+        ("AR", None, "XBUE"),
+        ("AT", None, "XWBO"),
+        ("AU", "NSW", "XASX"),
+        ("BE", None, "XBRU"),
+        ("BM", None, "XBDA"),
+        ("BR", "SP", "BVMF"),
+        ("CH", None, "XSWX"),
+        ("CL", None, "XSGO"),
+        ("CN", None, "XSHG"),
+        ("CO", None, "XBOG"),
+        ("CY", None, "XCYS"),
+        ("CZ", None, "XPRA"),
+        ("DE", None, "XDUS XEEE XETR XEUR XFRA XHAM XSTU"),
+        ("DK", None, "XCSE"),
+        ("EE", None, "XTAL"),
+        ("ES", None, "XMAD"),
+        ("FI", None, "XHEL"),
+        ("FR", None, "XPAR"),
+        ("GB", "ENG", "XLON"),
+        ("GR", None, "ASEX"),
+        ("HK", None, "XHKG"),
+        ("HR", None, "XZAG"),
+        ("HU", None, "XBUD"),
+        ("ID", None, "XIDX"),
+        ("IE", None, "XDUB"),
+        ("IL", None, "XTAE"),
+        ("IN", "MH", "XBOM"),
+        ("IS", None, "XICE"),
+        ("IT", None, "XMIL"),
+        ("JP", None, "XTKS"),
+        ("KR", None, "XKRX"),
+        ("KZ", None, "AIXK"),
+        ("LT", None, "XLIT"),
+        ("LU", None, "XLUX"),
+        ("LV", None, "XRIS"),
+        ("MX", None, "XMEX"),
+        ("MY", "KUL", "XKLS"),
+        ("NL", None, "XAMS"),
+        ("NO", None, "XOSL"),
+        ("NZ", None, "XNZE"),
+        ("PE", None, "XLIM"),
+        ("PH", None, "XPHS"),
+        ("PK", None, "XKAR"),
+        ("PL", None, "XWAR"),
+        ("PT", None, "XLIS"),
+        ("RO", None, "XBSE"),
+        ("RS", None, "XBEL"),
+        ("RU", None, "XMOS"),
+        ("SA", None, "XSAU"),
+        ("SE", None, "XSTO"),
+        ("SG", None, "XSES"),
+        ("SI", None, "XLJU"),
+        ("SK", None, "XBRA"),
+        ("TH", None, "XBKK"),
+        ("TR", None, "XIST"),
+        ("TW", None, "XTAI"),
+        ("US", None, "CMES IEPA XCBF us_futures"),
+        ("ZA", None, "XJSE"),
+    )
+    for mic in mics.split()
 }
 """MIC -> country and subdivision whose holidays name closures that nobody else names."""
+
+
+WEEKS_OF_A_HABIT = 10
+"""How many sessions a day of the week must have for hours of its own to be ordinary."""
 
 
 class BuildError(Exception):
@@ -103,14 +172,27 @@ def clock(instant: Any, session: date, zone: str) -> str:
     return text if days == 0 else f"{text}{days:+d}d"
 
 
-def take_schedule(mic: str, last: date, horizon_source: str) -> tuple[Schedule, Any]:
-    """Read one calendar of exchange_calendars, as early as it goes but not before 1990."""
+def take_schedule(
+    mic: str, last: date, horizon_source: str, name: str | None = None
+) -> tuple[Schedule, Any]:
+    """
+    Read one calendar of exchange_calendars, as early as it goes but not before 1990.
+
+    Args:
+        mic: The exchange.
+        last: Until when, this day included.
+        horizon_source: On what grounds it is known until then.
+        name: The calendar's name, where that is not the exchange's.
+    """
     import exchange_calendars
     import pandas as pd
+    from exchange_calendars.calendar_utils import _default_calendar_factories
 
-    bound = type(exchange_calendars.get_calendar(mic)).bound_min()
+    name = exchange_calendars.resolve_alias(name or mic)
+    # To make a calendar takes longest of all: its class says as much.
+    bound = _default_calendar_factories[name].bound_min()
     first = FIRST if bound is None else max(FIRST, bound.date())
-    calendar = exchange_calendars.get_calendar(mic, start=str(first), end=str(last))
+    calendar = exchange_calendars.get_calendar(name, start=str(first), end=str(last))
     zone = str(calendar.tz)
 
     sessions: dict[date, Hours] = {}
@@ -152,7 +234,43 @@ def take_schedule(mic: str, last: date, horizon_source: str) -> tuple[Schedule, 
     return schedule, calendar
 
 
+def calendar_names() -> dict[str, str]:
+    """Name everything that is built, in order -> its name in exchange_calendars."""
+    import exchange_calendars
+
+    names = (*exchange_calendars.get_calendar_names(include_aliases=False), *ALIASES)
+    return dict(sorted((RENAMED.get(name, name), name) for name in names))
+
+
 # --- corrections ------------------------------------------------------------------------------
+
+
+def check_entries(mics: Iterable[str], corrections: Mapping[str, Any]) -> None:
+    """
+    Refuse entries that do not say on whose word they stand.
+
+    Raises:
+        BuildError: with every such entry, every unknown exchange, and every exchange without a
+            horizon.
+    """
+    known, faults = set(mics), []
+    with_horizon = Counter(mic for e in corrections["horizon"] for mic in e["mics"])
+    faults += [f"{mic} has no [[horizon]]" for mic in sorted(known - with_horizon.keys())]
+    faults += [f"{mic} has {n} horizons" for mic, n in sorted(with_horizon.items()) if n > 1]
+    for kind, words in {
+        "horizon": ("last", "source", "checked"),
+        "hours": ("reason", "source", "checked"),
+        "day": ("reason", "source", "checked"),
+        "difference": ("why", "source", "checked"),
+    }.items():
+        for entry in corrections.get(kind, ()):
+            missing = [word for word in words if not entry.get(word)]
+            if missing:
+                faults.append(f"[[{kind}]] without {', '.join(missing)}: {entry}")
+            unknown = {*entry.get("mics", ()), *filter(None, [entry.get("mic")])} - known
+            faults += [f"[[{kind}]] of an unknown exchange: {mic}" for mic in sorted(unknown)]
+    if faults:
+        raise BuildError("corrections.toml:\n  " + "\n  ".join(faults))
 
 
 def apply_corrections(schedule: Schedule, corrections: Mapping[str, Any]) -> list[str]:
@@ -163,17 +281,13 @@ def apply_corrections(schedule: Schedule, corrections: Mapping[str, Any]) -> lis
         A sentence for each entry that changed nothing, which the library has caught up with.
 
     Raises:
-        BuildError: an entry is without reason or source, or names a date it cannot apply to.
+        BuildError: an entry names a date it cannot apply to.
     """
     idle = []
     for kind in ("hours", "day"):
         for entry in corrections.get(kind, ()):
             if entry["mic"] != schedule.mic:
                 continue
-            if not entry.get("reason") or not entry.get("source") or not entry.get("checked"):
-                raise BuildError(
-                    f"{schedule.mic}: a correction has no reason, source or date: {entry}"
-                )
             before = dict(schedule.sessions)
             if kind == "hours":
                 correct_hours(schedule, entry)
@@ -263,49 +377,72 @@ def within(pause: str, opens: str, closes: str) -> bool:
 # --- the second opinion -----------------------------------------------------------------------
 
 
+def financial_code(mic: str) -> str | None:
+    """Name an exchange's financial calendar of ``holidays``; ``None`` if there is none."""
+    from holidays import list_supported_financial
+
+    code = FINANCIAL.get(mic, mic)
+    return code if code in list_supported_financial() else None
+
+
 def cross_check(schedule: Schedule, corrections: Mapping[str, Any]) -> list[str]:
     """
-    Compare weekdays and half days with the financial calendar of ``holidays``.
+    Compare days and half days with the financial calendar of ``holidays``.
+
+    Compared are Monday to Friday and every other day of the exchange's trading week, from the year
+    in which that calendar starts: before it, it knows of no holidays.
 
     Returns:
         One sentence for each disagreement that no ``[[difference]]`` explains, and one for each
         ``[[difference]]`` that is none.
     """
-    from holidays import financial_holidays
-
-    if schedule.mic not in FINANCIAL:
-        return []
-    name, since = FINANCIAL[schedule.mic]
-    start = max(schedule.first, date(since, 1, 1))
-    years = range(start.year, schedule.last.year + 1)
-    closed = financial_holidays(name, years=years, language="en_US", categories=("public",))
     explained = {
         day
         for entry in corrections.get("difference", ())
         if entry["mic"] == schedule.mic
         for day in entry["dates"]
     }
-    faults = []
+    corrected = {
+        day
+        for entry in corrections.get("day", ())
+        if entry["mic"] == schedule.mic and not entry.get("closed")
+        for day in entry["dates"]
+    }
+    found = disagreements(schedule, corrected)
+    faults = [sentence for day, sentence in found.items() if day not in explained]
+    faults += [
+        f"{schedule.mic} {day}: the [[difference]] is none"
+        for day in sorted(explained - found.keys())
+    ]
+    return faults
+
+
+def disagreements(schedule: Schedule, corrected: set[date]) -> dict[date, str]:
+    """
+    Say on which days ``holidays`` does not think as the schedule does.
+
+    Args:
+        schedule: With its corrections.
+        corrected: Days of special hours for which we have a source of our own.
+    """
+    from holidays import financial_holidays
+
+    code = financial_code(schedule.mic)
+    if code is None:
+        return {}
+    closed = financial_holidays(code, years=(), language="en_US", categories=("public",))
+    start = max(schedule.first, date(closed.start_year, 1, 1))
+    found = {}
     for day in days_between(start, schedule.last):
-        if day.weekday() > 4:
+        if day.weekday() > 4 and not week(schedule, day):
             continue
-        if (day in schedule.sessions) != (day not in closed):
-            if day in explained:
-                explained.discard(day)
-                continue
+        if (day in schedule.sessions) != closed.is_working_day(day):
             ours = "a session" if day in schedule.sessions else "closed"
             theirs = f"closed ({closed[day]})" if day in closed else "a session"
-            faults.append(f"{schedule.mic} {day}: the snapshot says {ours}, holidays {theirs}")
-    faults += [f"{schedule.mic} {day}: the [[difference]] is none" for day in sorted(explained)]
+            found[day] = f"{schedule.mic} {day}: the snapshot says {ours}, holidays {theirs}"
 
     if "half_day" in closed.supported_categories:
-        half = financial_holidays(name, years=years, language="en_US", categories=("half_day",))
-        corrected = {
-            day
-            for entry in corrections.get("day", ())
-            if entry["mic"] == schedule.mic and not entry.get("closed")
-            for day in entry["dates"]
-        }
+        half = financial_holidays(code, years=(), language="en_US", categories=("half_day",))
         ordinary = ordinary_hours(schedule)
         for day in days_between(start, schedule.last):
             if day not in schedule.sessions or day in corrected:
@@ -314,8 +451,8 @@ def cross_check(schedule: Schedule, corrections: Mapping[str, Any]) -> list[str]
             if short != (day in half):
                 ours = "a half day" if short else "an ordinary day"
                 theirs = half.get(day, "an ordinary day")
-                faults.append(f"{schedule.mic} {day}: the snapshot says {ours}, holidays {theirs}")
-    return faults
+                found[day] = f"{schedule.mic} {day}: the snapshot says {ours}, holidays {theirs}"
+    return found
 
 
 # --- names ------------------------------------------------------------------------------------
@@ -352,17 +489,17 @@ def name_days(schedule: Schedule, calendar: Any, corrections: Mapping[str, Any])
 
     take(schedule.reasons.items())
     for entry in corrections.get("difference", ()):
-        if entry["mic"] == schedule.mic:
+        if entry["mic"] == schedule.mic and "reason" in entry:
             take((day, entry["reason"]) for day in entry["dates"])
-    if schedule.mic in FINANCIAL:
-        name, since = FINANCIAL[schedule.mic]
-        known = range(max(years.start, since), years.stop)
+    code = financial_code(schedule.mic)
+    if code is not None:
+        supported = financial_holidays(code, years=())
+        known = range(max(years.start, supported.start_year), years.stop)
         for category in ("public", "half_day"):
-            found = financial_holidays(name, years=(), language="en_US")
-            if category in found.supported_categories:
+            if category in supported.supported_categories:
                 take(
                     financial_holidays(
-                        name, years=known, language="en_US", categories=(category,)
+                        code, years=known, language="en_US", categories=(category,)
                     ).items()
                 )
     rules = [calendar.regular_holidays]
@@ -382,20 +519,46 @@ def days_between(first: date, last: date) -> Iterable[date]:
     return (first + timedelta(days=offset) for offset in range((last - first).days + 1))
 
 
-def segments(schedule: Schedule) -> list[tuple[date, Hours]]:
-    """Find the ordinary hours from each boundary on: those of most sessions up to the next."""
+ALL_DAYS = "1111111"
+
+
+def segments(schedule: Schedule) -> list[tuple[date, str, Hours]]:
+    """
+    Find the ordinary hours: date from which they hold, days of the week, hours.
+
+    From each boundary on they are those of most sessions up to the next; a day of the week that
+    nearly always has others, as Sunday had in Tel Aviv, has ordinary hours of its own.
+    """
     starts = sorted(schedule.boundaries)
-    found: list[tuple[date, Hours]] = []
+    found: dict[str, list[tuple[date, Hours]]] = defaultdict(list)
     for index, start in enumerate(starts):
         end = starts[index + 1] if index + 1 < len(starts) else schedule.last + timedelta(days=1)
-        inside = Counter(hours for day, hours in schedule.sessions.items() if start <= day < end)
+        inside = [(day, hours) for day, hours in schedule.sessions.items() if start <= day < end]
         if not inside:
             continue
-        most = max(inside.values())
-        usual = min((h for h, n in inside.items() if n == most), key=lambda h: (h.open, h.close))
-        if not found or found[-1][1] != usual:
-            found.append((start if found else schedule.first, usual))
-    return found
+        usual = most_common(hours for _, hours in inside)
+        takes = {ALL_DAYS: usual}
+        for weekday in range(7):
+            of_day = [hours for day, hours in inside if day.weekday() == weekday]
+            own = most_common(of_day) if of_day else usual
+            days = "".join("1" if each == weekday else "0" for each in range(7))
+            often = len(of_day) >= WEEKS_OF_A_HABIT and of_day.count(own) > 0.9 * len(of_day)
+            if (own != usual and often) or days in found:
+                takes[days] = own
+        for days, hours in takes.items():
+            if not found[days] or found[days][-1][1] != hours:
+                first = days == ALL_DAYS and not found[days]
+                found[days].append((schedule.first if first else start, hours))
+    return sorted(
+        ((since, days, hours) for days, steps in found.items() for since, hours in steps),
+        key=lambda step: (step[0], step[1] != ALL_DAYS, step[1]),
+    )
+
+
+def most_common(found: Iterable[Hours]) -> Hours:
+    counted = Counter(found)
+    most = max(counted.values())
+    return min((h for h, n in counted.items() if n == most), key=lambda h: (h.open, h.close))
 
 
 def ordinary_hours(schedule: Schedule) -> dict[date, Hours]:
@@ -403,7 +566,11 @@ def ordinary_hours(schedule: Schedule) -> dict[date, Hours]:
     result = {}
     steps = segments(schedule)
     for day in schedule.sessions:
-        result[day] = [hours for since, hours in steps if since <= day][-1]
+        in_force: dict[bool, Hours] = {}
+        for since, days, hours in steps:
+            if since <= day and days[day.weekday()] == "1":
+                in_force[days == ALL_DAYS] = hours
+        result[day] = in_force.get(False, in_force.get(True, steps[0][2]))
     return result
 
 
@@ -430,7 +597,7 @@ def encode(schedule: Schedule, named: Mapping[date, str]) -> dict[str, Any]:
                 closures[named.get(day, "ad hoc closure")].append(day)
             continue
         if not week(schedule, day):
-            extra[named.get(day, "special session")].append(day)
+            extra[named.get(day, "ad hoc session")].append(day)
         usual = ordinary[day]
         if hours == usual:
             continue
@@ -438,14 +605,7 @@ def encode(schedule: Schedule, named: Mapping[date, str]) -> dict[str, Any]:
         closes = hours.close if hours.close != usual.close else None
         implied = tuple(pause for pause in usual.breaks if within(pause, hours.open, hours.close))
         breaks = " ".join(hours.breaks) if hours.breaks != implied else None
-        if day in named:
-            reason = named[day]
-        elif closes is not None and minutes(hours.close) < minutes(usual.close):
-            reason = "early close"
-        elif opens is not None and minutes(hours.open) > minutes(usual.open):
-            reason = "late open"
-        else:
-            reason = "special hours"
+        reason = named.get(day, "ad hoc hours")
         special[reason, opens, closes, breaks].append(day)
 
     return {
@@ -457,8 +617,14 @@ def encode(schedule: Schedule, named: Mapping[date, str]) -> dict[str, Any]:
         "horizon_source": schedule.horizon_source,
         "weeks": [{"from": str(since), "days": mask} for since, mask in schedule.weekmasks],
         "hours": [
-            {"from": str(since), "open": h.open, "close": h.close, "breaks": " ".join(h.breaks)}
-            for since, h in segments(schedule)
+            {
+                "from": str(since),
+                **({} if days == ALL_DAYS else {"days": days}),
+                "open": h.open,
+                "close": h.close,
+                "breaks": " ".join(h.breaks),
+            }
+            for since, days, h in segments(schedule)
         ],
         "closures": [
             {"reason": reason, "dates": joined(days)} for reason, days in sorted(closures.items())
@@ -497,24 +663,28 @@ def dump(document: Mapping[str, Any]) -> bytes:
     return ("{\n" + ",\n".join(parts) + "\n}\n").encode()
 
 
-def build(mics: Sequence[str], corrections: Mapping[str, Any]) -> dict[str, bytes]:
+def build(names: Mapping[str, str], corrections: Mapping[str, Any]) -> dict[str, bytes]:
     """
     Build every file of the snapshot.
+
+    Args:
+        names: MIC -> name of its calendar in exchange_calendars.
+        corrections: ``corrections.toml``.
 
     Returns:
         File name -> content, one per MIC and ``snapshot.json``.
 
     Raises:
-        BuildError: an exchange has no horizon, or disagrees with ``holidays`` unexplained.
+        BuildError: an entry lacks its grounds, an exchange has no horizon, or disagrees with
+            ``holidays`` unexplained.
     """
-    horizons = {entry["mic"]: entry for entry in corrections["horizon"]}
+    check_entries(names, corrections)
+    horizons = {mic: entry for entry in corrections["horizon"] for mic in entry["mics"]}
     files: dict[str, bytes] = {}
     faults: list[str] = []
-    for mic in mics:
-        if mic not in horizons:
-            raise BuildError(f"{mic} has no [[horizon]] in corrections.toml")
+    for mic, name in names.items():
         horizon = horizons[mic]
-        schedule, calendar = take_schedule(mic, horizon["last"], horizon["source"])
+        schedule, calendar = take_schedule(mic, horizon["last"], horizon["source"], name)
         for sentence in apply_corrections(schedule, corrections):
             print(f"note: {sentence}", file=sys.stderr)
         faults += cross_check(schedule, corrections)
@@ -532,9 +702,73 @@ def build(mics: Sequence[str], corrections: Mapping[str, Any]) -> dict[str, byte
     }
     label = f"xc{sources['exchange_calendars']}-tz{sources['tzdata']}-{digest[:10]}"
     files["snapshot.json"] = dump(
-        {"format": FORMAT, "version": label, "sources": sources, "exchanges": list(mics)}
+        {"format": FORMAT, "version": label, "sources": sources, "exchanges": list(names)}
     )
     return files
+
+
+# --- what changed -----------------------------------------------------------------------------
+
+
+def changes(before: Mapping[str, bytes], after: Mapping[str, bytes], today: date) -> list[str]:
+    """
+    Say what a new snapshot knows differently from the one before.
+
+    Args:
+        before: File name -> content, as it was committed.
+        after: The same, as it was built.
+        today: Changes from this date on come first.
+
+    Returns:
+        Lines for people: exchanges that came, went or are known further; then each session whose
+        existence, open, close or breaks changed, in the exchange's local time.
+    """
+    exchanges: list[str] = []
+    soon: list[tuple[date, str]] = []
+    others: list[tuple[date, str]] = []
+    names = (before.keys() | after.keys()) - {"snapshot.json"}
+    for name in sorted(names):
+        mic = name.removesuffix(".json")
+        if name not in before or name not in after:
+            exchanges.append(f"{mic}: {'new' if name in after else 'gone'}")
+        elif before[name] != after[name]:
+            old, new = (parse_exchange(json.loads(files[name])) for files in (before, after))
+            if (old.first, old.last) != (new.first, new.last):
+                exchanges.append(
+                    f"{mic}: known {new.first} to {new.last}, was {old.first} to {old.last}"
+                )
+            for day in days_between(max(old.first, new.first), min(old.last, new.last)):
+                is_now, was = in_words(new, day), in_words(old, day)
+                if is_now != was:
+                    line = f"{mic} {day:%Y-%m-%d %a}: {is_now}; was {was}"
+                    (soon if today <= day <= today + SOON else others).append((day, line))
+    lines = [f"  {line}" for line in exchanges]
+    for heading, found in (
+        (f"in the {SOON.days} days from {today}", soon),
+        ("on other dates", others),
+    ):
+        if found:
+            lines.append(f"{heading}:")
+            lines += [f"  {line}" for _, line in sorted(found)]
+    return lines
+
+
+def in_words(exchange: Exchange, day: date) -> str:
+    """Describe a date of an exchange, in its local time: ``"09:00-15:00 without 12:00-13:00"``."""
+    if not exchange.is_session(day):
+        return "closed"
+    session = exchange.session(day)
+
+    def local(at: datetime) -> str:
+        there = at.astimezone(exchange.zone)
+        days = (there.date() - day).days
+        return f"{there:%H:%M}" + (f"{days:+d}d" if days else "")
+
+    def span(start: datetime, end: datetime) -> str:
+        return f"{local(start)}-{local(end)}"
+
+    pauses = " and ".join(span(*pause) for pause in session.breaks)
+    return span(session.open, session.close) + (f" without {pauses}" if pauses else "")
 
 
 def check_environment() -> None:
@@ -564,22 +798,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_environment()
         corrections = tomllib.loads((DATA / "corrections.toml").read_text(encoding="utf-8"))
-        files = build(MICS, corrections)
+        files = build(calendar_names(), corrections)
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    before = {path.name: path.read_bytes() for path in sorted(options.out.glob("*.json"))}
     if options.check:
-        stale = [
-            name
-            for name, content in files.items()
-            if not (options.out / name).exists() or (options.out / name).read_bytes() != content
-        ]
+        stale = [name for name in sorted(before | files) if before.get(name) != files.get(name)]
         print(f"differs: {', '.join(stale)}" if stale else "the committed snapshot is up to date")
         return 1 if stale else 0
+    told = changes(before, files, datetime.now(UTC).date())
+    print("\n".join(["What changed:", *told] if told else ["No session changed."]))
     options.out.mkdir(parents=True, exist_ok=True)
+    for name in before.keys() - files.keys():
+        (options.out / name).unlink()
     for name, content in files.items():
         (options.out / name).write_bytes(content)
-        print(f"{name:16} {len(content):8,} bytes")
+    size = sum(map(len, files.values()))
+    print(f"{len(files) - 1} exchanges, {size:,} bytes")
     print(f"{json.loads(files['snapshot.json'])['version']}")
     return 0
 

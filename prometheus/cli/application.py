@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from prometheus.cli import (
+    calendars,
     dag,
     databases,
     doctor,
@@ -47,6 +48,7 @@ application.command("up", rich_help_panel=_RUN)(up.up)
 application.command("run", rich_help_panel=_RUN)(run.run)
 application.command("status", rich_help_panel=_LOOK)(status.status)
 application.command("markets", rich_help_panel=_LOOK)(markets.markets)
+application.add_typer(calendars.application, name="calendar", rich_help_panel=_LOOK)
 application.add_typer(dag.application, name="dag", rich_help_panel=_LOOK)
 application.command("retry", rich_help_panel=_OPERATE)(operate.retry)
 application.command("cancel", rich_help_panel=_OPERATE)(operate.cancel)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from prometheus.cli.places import Place
 
 _OLDEST_REDIS = (6, 2)
-_HORIZON_WARNING_DAYS = 30
 _BROKER_TIMEOUT_SECONDS = 3
 
 
@@ -28,6 +27,8 @@ class Health(StrEnum):
     OK = "ok"
     WARNING = "warning"
     """It works, and there is something to know."""
+    ALERT = "alert"
+    """It works, and soon it will not unless somebody does something."""
     FAULT = "fault"
     """Something that is needed does not work."""
 
@@ -145,20 +146,38 @@ def _pipelines(place: Place) -> Finding:
 
 
 def _calendars(place: Place, today: date) -> Iterator[Finding]:
+    from prometheus.core.horizons import HorizonLevel, horizon_level
     from prometheus.core.trading_calendar import TradingCalendar
+    from prometheus.errors import PrometheusError
 
+    health = {
+        HorizonLevel.OK: Health.OK,
+        HorizonLevel.WARNING: Health.WARNING,
+        HorizonLevel.ALERT: Health.ALERT,
+        HorizonLevel.ERROR: Health.FAULT,
+    }
     for market_id in place.settings.markets.enabled:
-        calendar = TradingCalendar(market_id)
-        left = (calendar.horizon - today).days
-        text = f"sessions known to {calendar.horizon}, {left} days from now"
-        remedy = "Install a release with a newer sessions snapshot."
-        if left < 0:
+        name = f"calendar {market_id}"
+        try:
+            calendar = TradingCalendar(market_id)
+        except PrometheusError as error:  # the other markets still have theirs
+            yield Finding(name, Health.FAULT, str(error))
+            continue
+        level = horizon_level(calendar.horizon, today)
+        if level is HorizonLevel.ERROR:
             text = f"sessions known only to {calendar.horizon}"
-            yield Finding(f"calendar {market_id}", Health.FAULT, text, remedy)
-        elif left < _HORIZON_WARNING_DAYS:
-            yield Finding(f"calendar {market_id}", Health.WARNING, text, remedy)
         else:
-            yield Finding(f"calendar {market_id}", Health.OK, text)
+            left = (calendar.horizon - today).days
+            text = f"sessions known to {calendar.horizon}, {left} days from now"
+        if level is HorizonLevel.OK:
+            yield Finding(name, Health.OK, text)
+        else:
+            yield Finding(
+                name,
+                health[level],
+                f"{text}, {calendar.horizon_source}",
+                "Install a release with a newer sessions snapshot.",
+            )
 
 
 def _database(place: Place) -> Iterator[Finding]:
@@ -302,7 +321,12 @@ def _print(console: Console, place: Place | None, findings: list[Finding]) -> No
         console.print(table)
         console.print()
     console.print("What was found", style="bold")
-    styles = {Health.OK: "green", Health.WARNING: "yellow", Health.FAULT: "bold red"}
+    styles = {
+        Health.OK: "green",
+        Health.WARNING: "yellow",
+        Health.ALERT: "red",
+        Health.FAULT: "bold red",
+    }
     for finding in findings:
         line = Text("  ")
         line.append(f"{finding.health:<8}", style=styles[finding.health])

@@ -37,19 +37,23 @@ def markets(
 
     Ends with 1 if a market's calendar has no answer for that time.
     """
+    show(names, at or datetime.now(UTC), as_json=as_json)
+
+
+def show(names: list[str] | None, instant: datetime, *, as_json: bool) -> None:
+    """Print what markets are doing at an instant, all markets where none are named."""
     from prometheus.cli import output
     from prometheus.core.market_state import MarketStatus, describe_market
     from prometheus.core.markets import get_market
     from prometheus.core.markets import markets as known_markets
-    from prometheus.errors import HorizonError
+    from prometheus.errors import HorizonError, SnapshotError
 
-    instant = at or datetime.now(UTC)
     chosen = [get_market(name) for name in names] if names else list(known_markets())
-    answers: dict[str, MarketStatus | HorizonError] = {}
+    answers: dict[str, MarketStatus | HorizonError | SnapshotError] = {}
     for market in chosen:
         try:
             answers[market.market_id] = describe_market(market, instant)
-        except HorizonError as error:  # one market's calendar may end before another's
+        except (HorizonError, SnapshotError) as error:  # one market's, not another's
             answers[market.market_id] = error
     if as_json:
         output.print_json(

@@ -1,7 +1,7 @@
 """The sessions of single exchanges, read from the snapshot that ships with the package.
 
 The snapshot is built by ``tools/build_sessions.py`` and holds, for each exchange, its ordinary
-local hours by effective date and every exception to them. Here it is only read, with the standard
+local hours by effective date (and day of the week, where that matters) and every exception to them. Here it is only read, with the standard
 library: one file an exchange, on first use.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -19,7 +20,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from prometheus.core.sessions import Session
-from prometheus.errors import UnknownMarketError
+from prometheus.errors import SnapshotError, UnknownMarketError
 
 WEEKEND = "weekend"
 """The reason for a day outside the exchange's trading week."""
@@ -98,6 +99,8 @@ class Exchange:
     """Effective date -> seven flags from Monday, ``1`` for a day of the trading week."""
     hours: tuple[tuple[date, Hours], ...]
     """Effective date -> ordinary hours."""
+    weekday_hours: Mapping[int, tuple[tuple[date, Hours], ...]]
+    """Day of the week, Monday is 0 -> effective date and the ordinary hours it has of its own."""
     closures: Mapping[date, str]
     """Days of the trading week without a session -> reason."""
     extra_sessions: Mapping[date, str]
@@ -130,6 +133,9 @@ class Exchange:
 
     def ordinary(self, day: date) -> Hours:
         """The ordinary hours in force on a date."""
+        for since, hours in reversed(self.weekday_hours.get(day.weekday(), ())):
+            if since <= day:
+                return hours
         return self.hours[max(bisect_right(self._since[1], day) - 1, 0)][1]
 
     def bounds(self, day: date) -> tuple[datetime, datetime]:
@@ -196,15 +202,23 @@ def parse_exchange(document: Mapping[str, Any]) -> Exchange:
     """
     if document["format"] != FORMAT:
         raise ValueError(f"sessions of format {document['format']}, expected {FORMAT}")
+    ordinary: dict[str, list[tuple[date, Hours]]] = defaultdict(list)
+    for entry in document["hours"]:
+        hours = Hours(
+            LocalTime.parse(entry["open"]),
+            LocalTime.parse(entry["close"]),
+            _breaks(entry["breaks"]),
+        )
+        ordinary[entry.get("days", "")].append((date.fromisoformat(entry["from"]), hours))
     special: dict[date, SpecialHours] = {}
     for entry in document["special_hours"]:
-        hours = SpecialHours(
+        special_hours = SpecialHours(
             reason=entry["reason"],
             open=LocalTime.parse(entry["open"]) if "open" in entry else None,
             close=LocalTime.parse(entry["close"]) if "close" in entry else None,
             breaks=_breaks(entry["breaks"]) if "breaks" in entry else None,
         )
-        special.update(dict.fromkeys(_dates(entry["dates"]), hours))
+        special.update(dict.fromkeys(_dates(entry["dates"]), special_hours))
     return Exchange(
         mic=document["mic"],
         zone=ZoneInfo(document["zone"]),
@@ -212,17 +226,8 @@ def parse_exchange(document: Mapping[str, Any]) -> Exchange:
         last=date.fromisoformat(document["last"]),
         horizon_source=document["horizon_source"],
         weeks=tuple((date.fromisoformat(e["from"]), e["days"]) for e in document["weeks"]),
-        hours=tuple(
-            (
-                date.fromisoformat(entry["from"]),
-                Hours(
-                    LocalTime.parse(entry["open"]),
-                    LocalTime.parse(entry["close"]),
-                    _breaks(entry["breaks"]),
-                ),
-            )
-            for entry in document["hours"]
-        ),
+        hours=tuple(ordinary.pop("")),
+        weekday_hours={days.index("1"): tuple(steps) for days, steps in ordinary.items()},
         closures={day: e["reason"] for e in document["closures"] for day in _dates(e["dates"])},
         extra_sessions={
             day: e["reason"] for e in document["extra_sessions"] for day in _dates(e["dates"])
@@ -258,7 +263,11 @@ def load_exchange(mic: str) -> Exchange:
 
     Raises:
         UnknownMarketError: the snapshot has no such exchange.
+        SnapshotError: its file is missing or damaged; those of other exchanges are not.
     """
     if mic not in exchange_mics():
         raise UnknownMarketError(mic, exchange_mics())
-    return parse_exchange(json.loads((_DATA / f"{mic}.json").read_text(encoding="utf-8")))
+    try:
+        return parse_exchange(json.loads((_DATA / f"{mic}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SnapshotError(mic, error) from error

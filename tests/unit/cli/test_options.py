@@ -33,6 +33,39 @@ def test_an_instant_without_offset_is_refused_with_a_proposal(text: str, propose
     assert read_instant(proposed).tzinfo is UTC
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-12-24 12:45 Europe/Paris", datetime(2026, 12, 24, 11, 45, tzinfo=UTC)),
+        ("2026-07-24T12:45:30 Europe/Paris", datetime(2026, 7, 24, 10, 45, 30, tzinfo=UTC)),
+        ("2026-12-24 12:45 UTC", datetime(2026, 12, 24, 12, 45, tzinfo=UTC)),
+        ("2026-12-24 12:45Z", datetime(2026, 12, 24, 12, 45, tzinfo=UTC)),
+        ("2026-12-24 America/New_York", datetime(2026, 12, 24, 5, tzinfo=UTC)),
+    ],
+)
+def test_an_instant_may_name_its_zone(text: str, expected: datetime) -> None:
+    assert read_instant(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2026-12-24 12:45 Europe/Pariss", "is not a time zone. Did you mean 'Europe/Paris'?"),
+        ("2026-12-24 12:45 Europe", "is not a time zone"),
+        ("2026-12-24 12:45Z Europe/Paris", "both an offset and a zone"),
+        ("2026-03-29 02:30 Europe/Paris", "does not exist: clocks are set forward over it"),
+        (
+            "2026-10-25 02:30 Europe/Paris",
+            "Write 2026-10-25T02:30:00+02:00 or 2026-10-25T02:30:00+01:00.",
+        ),
+    ],
+)
+def test_a_local_time_that_is_not_one_instant_is_refused(text: str, message: str) -> None:
+    with pytest.raises(typer.BadParameter) as caught:
+        read_instant(text)
+    assert message in str(caught.value)
+
+
 def test_an_instant_before_all_dates_is_refused() -> None:
     with pytest.raises(typer.BadParameter, match="outside the years"):
         read_instant("0001-01-01T00:00+14:00")

@@ -18,6 +18,8 @@ from tools.build_sessions import (
     Hours,
     Schedule,
     apply_corrections,
+    changes,
+    check_entries,
     cross_check,
     dump,
     encode,
@@ -26,6 +28,12 @@ from tools.build_sessions import (
 
 MONDAY = date(2024, 3, 4)
 USUAL = Hours("09:00", "15:00", ("11:30-12:30",))
+HORIZON = {
+    "mics": ["XXXX"],
+    "last": date(2024, 3, 31),
+    "source": "somebody",
+    "checked": date(2026, 11, 23),
+}
 REST = {"reason": "because", "source": "somebody", "checked": date(2026, 11, 23)}
 
 
@@ -96,8 +104,27 @@ def test_an_entry_the_library_has_caught_up_with_is_reported() -> None:
 
 @pytest.mark.parametrize("missing", ["reason", "source", "checked"])
 def test_an_entry_without_reason_source_or_date_is_refused(missing: str) -> None:
-    with pytest.raises(BuildError, match="no reason, source or date"):
-        correct(schedule(), "day", dates=[MONDAY], closed=True, **{missing: None})
+    entry = {"mic": "XXXX", "dates": [MONDAY], "closed": True} | REST
+    del entry[missing]
+    with pytest.raises(BuildError, match=rf"\[\[day\]\] without {missing}"):
+        check_entries(["XXXX"], {"horizon": [HORIZON], "day": [entry]})
+
+
+def test_every_faulty_entry_is_named_at_once() -> None:
+    corrections = {
+        "horizon": [HORIZON, HORIZON | {"mics": ["XXXX"]}],
+        "hours": [{"mic": "XXXZ"} | REST],
+        "difference": [{"mic": "XXXX", "dates": [MONDAY], "source": "somebody"}],
+    }
+    with pytest.raises(BuildError) as caught:
+        check_entries(["XXXX", "YYYY"], corrections)
+    faults = str(caught.value).splitlines()[1:]
+    assert [fault.strip().partition(":")[0] for fault in faults] == [
+        "YYYY has no [[horizon]]",
+        "XXXX has 2 horizons",
+        "[[hours]] of an unknown exchange",
+        "[[difference]] without why, checked",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +253,56 @@ def test_the_same_schedule_gives_the_same_bytes_in_any_order() -> None:
     forwards = schedule()
     backwards = schedule(dict(reversed(forwards.sessions.items())))
     assert dump(encode(forwards, {})) == dump(encode(backwards, {}))
+
+
+# --- what changed -----------------------------------------------------------------------------
+
+
+def files(**exchanges: Schedule) -> dict[str, bytes]:
+    return {f"{mic}.json": dump(encode(each, {})) for mic, each in exchanges.items()}
+
+
+def test_changed_sessions_are_told_those_of_the_next_400_days_first() -> None:
+    tuesday, thursday = MONDAY + timedelta(days=1), MONDAY + timedelta(days=3)
+    friday = MONDAY + timedelta(days=4)
+    before, after = schedule(), schedule()
+    before.sessions[thursday] = Hours("09:00", "15:00")
+    del after.sessions[MONDAY]
+    after.sessions[tuesday] = Hours("09:00", "11:00")
+    after.sessions[thursday] = Hours("10:00", "15:00")
+    after.sessions[friday] = Hours("21:00-1d", "02:00+1d", ("11:30-12:30",))
+    assert changes(files(XXXX=before), files(XXXX=after), today=tuesday) == [
+        "in the 400 days from 2024-03-05:",
+        "  XXXX 2024-03-05 Tue: 09:00-11:00; was 09:00-15:00 without 11:30-12:30",
+        "  XXXX 2024-03-07 Thu: 10:00-15:00; was 09:00-15:00",
+        (
+            "  XXXX 2024-03-08 Fri: 21:00-1d-02:00+1d without 11:30-12:30; "
+            "was 09:00-15:00 without 11:30-12:30"
+        ),
+        "on other dates:",
+        "  XXXX 2024-03-04 Mon: closed; was 09:00-15:00 without 11:30-12:30",
+    ]
+
+
+def test_exchanges_that_come_go_or_are_known_further_are_told() -> None:
+    longer = schedule(last=MONDAY + timedelta(days=28))
+    before = files(GONE=schedule(), KEPT=schedule(), SAME=schedule())
+    after = files(KEPT=longer, SAME=schedule(), XNEW=schedule())
+    assert changes(before, after, today=MONDAY) == [
+        "  GONE: gone",
+        "  KEPT: known 2024-03-04 to 2024-04-01, was 2024-03-04 to 2024-03-31",
+        "  XNEW: new",
+    ]
+
+
+def test_a_new_name_of_a_closed_day_is_no_change() -> None:
+    subject = schedule()
+    del subject.sessions[MONDAY]
+    before, after = (
+        {"XXXX.json": dump(encode(subject, {MONDAY: name}))} for name in ("Storm", "Typhoon")
+    )
+    assert before != after
+    assert changes(before, after, today=MONDAY) == []
 
 
 def test_without_its_libraries_the_tool_says_what_to_install(

@@ -1,0 +1,422 @@
+"""``prometheus calendar``: the sessions of markets and exchanges, and how far they are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prometheus.cli.options import AsJson, Market, read_instant
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from prometheus.core.sessions import Session
+    from prometheus.core.trading_calendar import TradingCalendar
+
+application = typer.Typer(no_args_is_help=True, help="Look at sessions, holidays and horizons.")
+
+Markets = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="MARKET", help="Markets or exchanges (MICs); all markets by default."),
+]
+
+_ONE_DAY = timedelta(days=1)
+_MONTHS_A_ROW = 3
+
+
+class Kind(StrEnum):
+    """What a date is to a market."""
+
+    SESSION = "session"
+    """An ordinary session of all members."""
+    SPECIAL = "special"
+    """A session of special hours, or outside the trading week."""
+    PARTIAL = "partial"
+    """A session, of ordinary hours, of some members."""
+    HOLIDAY = "holiday"
+    """A day of the trading week without a session."""
+    WEEKEND = "weekend"
+    """A day outside the trading week."""
+    UNKNOWN = "unknown"
+    """Before the first or after the last date that is known."""
+
+
+_MARKS = {Kind.SPECIAL: "*", Kind.PARTIAL: "~", Kind.HOLIDAY: "x", Kind.UNKNOWN: "?"}
+"""What follows a date in the table of a year: colours alone would say nothing in a file."""
+
+_STYLES = {
+    Kind.SESSION: "",
+    Kind.SPECIAL: "bold yellow",
+    Kind.PARTIAL: "cyan",
+    Kind.HOLIDAY: "bold magenta",
+    Kind.WEEKEND: "dim",
+    Kind.UNKNOWN: "dim",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One date of a market, and what there is to say about it."""
+
+    date: date
+    kind: Kind
+    session: Session | None
+    closed_members: dict[str, str]
+    """MIC -> why it has no session."""
+    reason: str | None
+    """Why it is closed, or its hours special."""
+
+
+@application.callback()
+def _group() -> None:
+    """Look at sessions, holidays and horizons."""
+
+
+@application.command("show")
+def show(
+    market: Market,
+    year: Annotated[int, typer.Argument(metavar="YEAR", min=1900, max=9998, show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Show a year of a market: its closed days, early closes and special sessions, named."""
+    from prometheus.cli import output
+    from prometheus.core.trading_calendar import TradingCalendar
+    from prometheus.errors import HorizonError
+
+    calendar = TradingCalendar(market)
+    first, last = date(year, 1, 1), date(year, 12, 31)
+    if last < calendar.first or first > calendar.horizon:
+        raise HorizonError(
+            market, first if first > calendar.horizon else last, calendar.first, calendar.horizon
+        )
+    days = [
+        describe(calendar, first + offset * _ONE_DAY) for offset in range((last - first).days + 1)
+    ]
+    if as_json:
+        output.print_json(
+            {
+                "market": calendar.market_id,
+                "year": year,
+                "known": {"first": calendar.first, "last": calendar.horizon},
+                "source": calendar.horizon_source,
+                "days": [_document(day) for day in days],
+            }
+        )
+    else:
+        _print_year(calendar, year, days)
+
+
+@application.command("next")
+def following(
+    names: Markets = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=read_instant,
+            metavar="INSTANT",
+            help="After an instant such as 2012-11-23T17:30Z; now by default.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Show what comes next: the next session to open, closed day and session of special hours.
+
+    Ends with 1 if a market's calendar has no answer for that time.
+    """
+    from prometheus.cli import output
+    from prometheus.core.markets import markets
+    from prometheus.core.trading_calendar import TradingCalendar
+    from prometheus.errors import HorizonError, SnapshotError, UnknownMarketError
+
+    instant = at or datetime.now(UTC)
+    answers: dict[str, dict[str, Any]] = {}
+    calendars = {}
+    for name in names or [market.market_id for market in markets()]:
+        try:
+            calendars[name] = TradingCalendar(name)
+            answers[name] = find_next(calendars[name], instant)
+        except UnknownMarketError:
+            raise
+        except (HorizonError, SnapshotError) as error:  # one market's, not another's
+            answers[name] = {"error": str(error)}
+    if as_json:
+        output.print_json(
+            [
+                {"market": name, "at": instant}
+                | {
+                    key: _document(value) if isinstance(value, Day) else value
+                    for key, value in answer.items()
+                }
+                for name, answer in answers.items()
+            ]
+        )
+    else:
+        console = output.console()
+        console.print(f"after {instant:%A %Y-%m-%d %H:%M:%S} UTC", style="bold")
+        console.print()
+        table = output.table("Market", "Next session", "Next closed day", "Next special hours")
+        for name, answer in answers.items():
+            if "error" in answer:
+                table.add_row(name, "not known", answer["error"], "")
+            else:
+                members = calendars[name].members
+                table.add_row(name, *("\n".join(_lines(members, day)) for day in answer.values()))
+            table.add_section()
+        console.print(table)
+    if any("error" in answer for answer in answers.values()):
+        raise typer.Exit(1)
+
+
+@application.command("at")
+def at(
+    instant: Annotated[
+        datetime,
+        typer.Argument(
+            parser=read_instant,
+            metavar="INSTANT",
+            help='Such as 2012-11-23T17:30Z or "2012-11-23 12:30 America/New_York".',
+            show_default=False,
+        ),
+    ],
+    names: Markets = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Show what every market is doing at an instant.
+
+    Ends with 1 if a market's calendar has no answer for that time.
+    """
+    from prometheus.cli import markets
+
+    markets.show(names, instant, as_json=as_json)
+
+
+@application.command("horizon")
+def horizon(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MARKET", help="Markets or exchanges (MICs); all exchanges by default."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Show how far the sessions of each exchange are known, and on what grounds.
+
+    The nearest end comes first. One within 90 days is a warning, within 30 an alert; one that is
+    past is an error.
+    """
+    from rich.text import Text
+
+    from prometheus.cli import output
+    from prometheus.core.exchanges import exchange_mics
+    from prometheus.core.horizons import HorizonLevel, horizon_level
+    from prometheus.core.trading_calendar import TradingCalendar
+    from prometheus.errors import SnapshotError
+
+    today = datetime.now(UTC).date()
+    rows: list[dict[str, Any]] = []
+    for name in names or exchange_mics():
+        try:
+            calendar = TradingCalendar(name)
+        except SnapshotError as error:  # one exchange's, not another's
+            rows.append(
+                {
+                    "exchange": name,
+                    "last": None,
+                    "days": None,
+                    "level": HorizonLevel.ERROR,
+                    "source": str(error),
+                }
+            )
+            continue
+        rows.append(
+            {
+                "exchange": name,
+                "last": calendar.horizon,
+                "days": (calendar.horizon - today).days,
+                "level": horizon_level(calendar.horizon, today),
+                "source": calendar.horizon_source,
+            }
+        )
+    rows.sort(key=lambda row: (row["last"] or date.min, row["exchange"]))
+    if as_json:
+        output.print_json(rows)
+        return
+    styles = {
+        HorizonLevel.OK: "green",
+        HorizonLevel.WARNING: "yellow",
+        HorizonLevel.ALERT: "red",
+        HorizonLevel.ERROR: "bold red",
+    }
+    table = output.table("Exchange", "Known to", "Days", "", "On what grounds", right=("Days",))
+    for row in rows:
+        table.add_row(
+            row["exchange"],
+            str(row["last"] or "?"),
+            str("" if row["days"] is None else row["days"]),
+            Text(row["level"], styles[row["level"]]),
+            row["source"],
+        )
+    output.console().print(table)
+
+
+# --- what is found ----------------------------------------------------------------------------
+
+
+def describe(calendar: TradingCalendar, day: date) -> Day:
+    """Say what a date is to a market; one that is not known is no error here."""
+    from prometheus.core.exchanges import WEEKEND, load_exchange
+
+    if not calendar.first <= day <= calendar.horizon:
+        return Day(day, Kind.UNKNOWN, None, {}, None)
+    closed = calendar.closed_members(day)
+    if not calendar.is_trading_day(day):
+        reason = calendar.reason(day)
+        kind = Kind.WEEKEND if reason == WEEKEND else Kind.HOLIDAY
+        return Day(day, kind, None, closed, reason)
+    session = calendar.session(day)
+    in_week = any(load_exchange(mic).in_week(day) for mic in calendar.members)
+    if session.early_close or session.late_open or session.reason or not in_week:
+        kind = Kind.SPECIAL
+    else:
+        kind = Kind.PARTIAL if closed else Kind.SESSION
+    return Day(day, kind, session, closed, session.reason)
+
+
+def find_next(calendar: TradingCalendar, instant: datetime) -> dict[str, Day | None]:
+    """
+    Find the next session to open, the next closed day and the next session of special hours.
+
+    Returns:
+        ``session``, ``closed`` and ``special`` -> the day; ``None`` where the calendar ends first.
+
+    Raises:
+        HorizonError: The instant is outside the calendar.
+    """
+    calendar.is_trading_day(instant.date())
+    session = calendar.sessions_around(instant, before=0, after=1)
+    found: dict[str, Day | None] = {
+        "session": describe(calendar, session[0].date) if session else None,
+        "closed": None,
+        "special": None,
+    }
+    day = instant.date()
+    while day < calendar.horizon and not (found["closed"] and found["special"]):
+        day += _ONE_DAY
+        described = describe(calendar, day)
+        if described.kind is Kind.HOLIDAY:
+            found["closed"] = found["closed"] or described
+        elif described.kind is Kind.SPECIAL:
+            found["special"] = found["special"] or described
+    return found
+
+
+# --- what is printed --------------------------------------------------------------------------
+
+
+def _document(day: Day) -> dict[str, Any]:
+    session = day.session
+    return {
+        "date": day.date,
+        "kind": day.kind,
+        "reason": day.reason,
+        "closed_members": day.closed_members,
+        "session": session
+        and {
+            "open": session.open,
+            "close": session.close,
+            "breaks": [list(pause) for pause in session.breaks],
+            "early_close": session.early_close,
+            "late_open": session.late_open,
+        },
+    }
+
+
+def _words(members: tuple[str, ...], day: Day) -> str:
+    """Say of a day what is special about it."""
+    from prometheus.cli import sessions
+
+    if day.session is None:
+        return day.reason or ""
+    said = [sessions.special(day.session) or ""]
+    if day.kind is Kind.SPECIAL:
+        local = (sessions.local_times(members, at) for at in (day.session.open, day.session.close))
+        said.append(" to ".join(", ".join(each) for each in local))
+    names = sessions.cities(members)
+    said += [f"{names[mic]} closed ({reason})" for mic, reason in day.closed_members.items()]
+    return "; ".join(filter(None, said))
+
+
+def _lines(members: tuple[str, ...], day: Day | None) -> list[str]:
+    """Describe a day in a table's cell."""
+    from prometheus.cli import sessions
+
+    if day is None:
+        return ["not known: the calendar ends"]
+    lines = [f"{day.date:%a} {day.date}"]
+    if day.session is not None:
+        lines[0] += f"  {sessions.hours(day.session)}"
+        if day.kind is not Kind.SPECIAL:
+            lines += sessions.local_times(members, day.session.open)
+    return [*lines, *filter(None, [_words(members, day)])]
+
+
+def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from prometheus.cli import output
+
+    console = output.console()
+    sessions = sum(day.session is not None for day in days)
+    console.print(f"{calendar.market_id} {year}", style="bold")
+    console.print(f"  {', '.join(calendar.members)}: {output.count(sessions, 'session')}")
+    console.print(f"  known to {calendar.horizon}, {calendar.horizon_source}")
+    console.print()
+    grid = Table.grid(padding=(0, 4, 1, 0))
+    months = [_month(year, month, days) for month in range(1, 13)]
+    for row in range(0, 12, _MONTHS_A_ROW):
+        grid.add_row(*months[row : row + _MONTHS_A_ROW])
+    console.print(grid)
+    shown = {day.kind for day in days}
+    meaning = {
+        Kind.HOLIDAY: "closed",
+        Kind.SPECIAL: "special hours",
+        Kind.PARTIAL: "some exchanges closed",
+        Kind.UNKNOWN: "not known",
+    }
+    legend = [f"{_MARKS[kind]} {text}" for kind, text in meaning.items() if kind in shown]
+    if legend:
+        console.print("   ".join(legend))
+        console.print()
+    table = output.table("", "", "")
+    for day in days:
+        if day.kind in (Kind.HOLIDAY, Kind.SPECIAL, Kind.PARTIAL):
+            table.add_row(
+                Text(_MARKS[day.kind], _STYLES[day.kind]),
+                f"{day.date:%a} {day.date}",
+                _words(calendar.members, day),
+            )
+    console.print(table)
+
+
+def _month(year: int, month: int, days: list[Day]) -> Text:
+    """Lay out one month, Monday first, each date with its mark."""
+    from rich.text import Text
+
+    text = Text(f"{date(year, month, 1):%B}\n", style="")
+    text.append("Mo  Tu  We  Th  Fr  Sa  Su", style="dim")
+    for day in (day for day in days if day.date.month == month):
+        weekday = day.date.weekday()
+        if weekday == 0 or day.date.day == 1:
+            text.append("\n" + "    " * weekday)
+        text.append(f"{day.date.day:2}{_MARKS.get(day.kind, ' ')}", style=_STYLES[day.kind])
+        text.append(" " if weekday < 6 else "")
+    return text
