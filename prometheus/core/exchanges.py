@@ -1,8 +1,8 @@
 """The sessions of single exchanges, read from the snapshot that ships with the package.
 
 The snapshot is built by ``tools/build_sessions.py`` and holds, for each exchange, its ordinary
-local hours by effective date (and day of the week, where that matters) and every exception to them. Here it is only read, with the standard
-library: one file an exchange, on first use.
+local hours by effective date, those of single days of the week, and every exception to them. Here
+it is only read, with the standard library: one file an exchange, on first use.
 """
 
 from __future__ import annotations

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import prometheus
 from tests.acceptance.conftest import RunCommand, environment
 
 
@@ -65,6 +68,94 @@ def test_markets_past_the_horizon(run_command: RunCommand) -> None:
     ended = run_command("markets", "--at", "2099-01-05T12:00Z")
     assert ended.status == 1
     assert "not known" in ended.out
+
+
+def test_calendar_at_takes_the_zone_of_a_place(run_command: RunCommand) -> None:
+    at = "2026-12-24 12:45 Europe/Paris"
+    us, eu, asia = run_command("calendar", "at", at, "--json").document
+    assert (us["state"], eu["state"], asia["state"]) == ("OVERNIGHT", "SESSION", "OVERNIGHT")
+    assert run_command("calendar", "at", at).out == run_command("markets", "--at", at).out
+    bombay = run_command("calendar", "at", "2026-02-01 12:00 Asia/Kolkata", "XBOM", "--json")
+    assert bombay.document[0]["state"] == "SESSION"
+    run_command("calendar", "at", "2026-03-29 02:30 Europe/Paris").refused(
+        "does not exist", status=2
+    )
+
+
+def test_calendar_show_names_and_marks_the_days_of_a_year(run_command: RunCommand) -> None:
+    shown = run_command("calendar", "show", "US_EQ", "2026").out
+    assert "November" in shown
+    assert "26x 27* 28" in shown
+    assert "Thu 2026-11-26  Thanksgiving Day" in shown
+    assert "early close 18:00 UTC, Day after Thanksgiving Day" in shown
+    document = run_command("calendar", "show", "ASIA_EQ", "2026", "--json").document
+    days = {day["date"]: day for day in document["days"]}
+    assert len(days) == 365
+    assert days["2026-11-23"]["kind"] == "partial"
+    assert days["2026-11-23"]["closed_members"] == {"XTKS": "Labor Thanksgiving Day"}
+    assert days["2026-01-01"]["kind"] == "holiday"
+    run_command("calendar", "show", "US_EQ", "2031").refused("after the last date")
+
+
+def test_calendar_next_names_what_comes(run_command: RunCommand) -> None:
+    at = ("--at", "2026-11-25T15:00Z")
+    (found,) = run_command("calendar", "next", "XNYS", *at, "--json").document
+    assert found["session"]["session"]["open"] == "2026-11-27T14:30:00+00:00"
+    assert found["closed"]["reason"] == "Thanksgiving Day"
+    assert "Thanksgiving Day" in run_command("calendar", "next", "US_EQ", *at).out
+
+
+def test_calendar_horizon_has_a_source_for_every_exchange(run_command: RunCommand) -> None:
+    rows = run_command("calendar", "horizon", "--json").document
+    assert len(rows) == 72
+    assert all(row["source"] for row in rows)
+    assert [row["last"] for row in rows] == sorted(row["last"] for row in rows)
+    assert "XSHG" in run_command("calendar", "horizon", "XSHG", "XNYS").out
+
+
+def test_a_damaged_exchange_leaves_the_others_alone(home: Path) -> None:
+    """A copy of the package, in which one exchange's file is cut off."""
+    package = Path(prometheus.__file__).parent
+    shutil.copytree(package, home / "prometheus", ignore=shutil.ignore_patterns("__pycache__"))
+    damaged = home / "prometheus" / "core" / "data" / "sessions" / "XPAR.json"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "prometheus.cli", *arguments, "--json"],
+            cwd=home,
+            env={**os.environ, **environment(), "PYTHONPATH": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    us, eu, asia = json.loads(ask("calendar", "at", "2026-11-25T15:00Z").stdout)
+    assert "sessions of XPAR cannot be read" in eu["error"]
+    assert (us["state"], asia["state"]) == ("SESSION", "OVERNIGHT")
+    assert len(json.loads(ask("calendar", "horizon").stdout)) == 72
+    findings = {each["name"]: each for each in json.loads(ask("doctor").stdout)["findings"]}
+    assert findings["calendar EU_EQ"]["health"] == "fault"
+    assert findings["calendar US_EQ"]["health"] == "ok"
+
+
+def test_calendar_imports_nothing_heavy() -> None:
+    """It has to answer at once."""
+    code = (
+        "import sys; from prometheus.cli.application import run_command; "
+        "sys.argv = ['prometheus', 'calendar', 'show', 'US_EQ', '2026']; run_command(); "
+        "heavy = {'sqlalchemy', 'celery', 'redis', 'pydantic', 'numpy', 'holidays'}; "
+        "sys.exit(', '.join(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.strip()) == (0, "")
 
 
 def test_dag_show_has_the_windows_of_the_session(run_command: RunCommand) -> None:

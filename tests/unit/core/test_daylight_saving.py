@@ -16,6 +16,7 @@ HOURS = {
     "XNAS": ("09:30", "16:00"),
     "XLON": ("08:00", "16:30"),
     "XPAR": ("09:00", "17:30"),
+    "XASX": ("10:00", "16:00"),
 }
 
 
@@ -42,7 +43,7 @@ ALL = [change for mic in HOURS for change in changes(mic)]
 
 
 def test_clocks_change_twice_a_year_where_they_do() -> None:
-    assert len(ALL) == 4 * 13 * 2
+    assert len(ALL) == 5 * 13 * 2
     assert {shift for _, _, shift in ALL} == {timedelta(hours=1), timedelta(hours=-1)}
 
 

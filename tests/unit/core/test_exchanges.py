@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from datetime import UTC, date, datetime, time, timedelta
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -18,7 +20,7 @@ from prometheus.core.exchanges import (
     parse_exchange,
     snapshot_version,
 )
-from prometheus.errors import UnknownMarketError
+from prometheus.errors import SnapshotError, UnknownMarketError
 
 SNAPSHOT = files("prometheus.core") / "data" / "sessions"
 TODAY = date(2026, 11, 23)
@@ -61,8 +63,23 @@ def document(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_six_exchanges_are_shipped() -> None:
-    assert exchange_mics() == ("XNYS", "XNAS", "XLON", "XPAR", "XTKS", "XHKG")
+FIRST_SIX = ("XNYS", "XNAS", "XLON", "XPAR", "XTKS", "XHKG")
+YEAR_BY_YEAR = {
+    *("AIXK", "ASEX", "XBKK", "XBOM", "XBUE", "XIDX", "XKAR", "XKLS", "XMOS", "XPHS", "XSES"),
+    *("XSHG", "XTAI"),
+}
+"""Exchanges whose sessions nobody can know further than to the end of this year."""
+
+
+def test_every_exchange_is_shipped() -> None:
+    """All 71 of exchange_calendars, and XNAS."""
+    assert len(exchange_mics()) == 72
+    assert {*FIRST_SIX, *YEAR_BY_YEAR, "24x7", "24x5", "us_futures"} < set(exchange_mics())
+    assert list(exchange_mics()) == sorted(exchange_mics())
+
+
+def test_the_snapshot_takes_less_than_a_megabyte() -> None:
+    assert sum(len(path.read_bytes()) for path in SNAPSHOT.iterdir()) < 1_000_000
 
 
 def test_version_names_its_sources_and_the_digest_of_the_files() -> None:
@@ -75,17 +92,38 @@ def test_version_names_its_sources_and_the_digest_of_the_files() -> None:
     )
 
 
-@pytest.mark.parametrize("mic", exchange_mics())
-def test_sessions_are_known_for_at_least_a_year_ahead_with_a_source(mic: str) -> None:
-    exchange = load_exchange(mic)
-    assert exchange.last >= TODAY + timedelta(days=365)
-    assert exchange.horizon_source
+def test_sessions_are_known_as_far_as_can_be_with_a_source() -> None:
+    for exchange in map(load_exchange, exchange_mics()):
+        assert exchange.horizon_source
+        by_year = exchange.mic in YEAR_BY_YEAR
+        assert (exchange.last == date(2026, 12, 31)) == by_year, exchange.mic
+        assert by_year or exchange.last >= TODAY + timedelta(days=365)
 
 
-@pytest.mark.parametrize("mic", exchange_mics())
-def test_sessions_reach_back_to_1990_or_to_where_the_source_begins(mic: str) -> None:
-    expected = date(1997, 1, 1) if mic == "XTKS" else date(1990, 1, 1)
-    assert load_exchange(mic).first == expected
+def test_sessions_reach_back_to_1990_or_to_where_the_source_begins() -> None:
+    later = {"AIXK": 2017, "XBOM": 1997, "XSAU": 2021, "XTKS": 1997}
+    for exchange in map(load_exchange, exchange_mics()):
+        if exchange.mic == "XSHG":
+            assert exchange.first == date(1990, 12, 3)
+        else:
+            assert exchange.first == date(later.get(exchange.mic, 1990), 1, 1)
+
+
+def test_every_day_of_every_exchange_is_closed_for_a_reason_or_a_session_in_order() -> None:
+    """Sessions of an exchange neither overlap nor stand still, and each closed day says why."""
+    for exchange in map(load_exchange, exchange_mics()):
+        day, closed_until = date(2024, 1, 1), None
+        while day <= exchange.last:
+            if exchange.is_session(day):
+                session = exchange.session(day)
+                edges = [session.open, *(e for pause in session.breaks for e in pause)]
+                edges.append(session.close)
+                assert edges == sorted(set(edges)), (exchange.mic, day)
+                assert closed_until is None or closed_until <= session.open, (exchange.mic, day)
+                closed_until = session.close
+            else:
+                assert exchange.reason(day), (exchange.mic, day)
+            day += timedelta(days=1)
 
 
 def test_an_unknown_mic_names_the_nearest() -> None:
@@ -138,6 +176,60 @@ def test_ordinary_hours_change_on_their_effective_date() -> None:
     exchange = parse_exchange(document())
     assert exchange.bounds(date(2024, 6, 30))[1] == datetime(2024, 6, 30, 21, 0, tzinfo=UTC)
     assert exchange.bounds(date(2024, 7, 1))[1] == datetime(2024, 7, 1, 22, 0, tzinfo=UTC)
+
+
+def test_a_day_of_the_week_may_have_ordinary_hours_of_its_own() -> None:
+    hours = [
+        {"from": "2024-01-01", "open": "10:00", "close": "17:00", "breaks": ""},
+        {"from": "2024-02-01", "days": "0000100", "open": "10:00", "close": "14:00", "breaks": ""},
+        {"from": "2024-07-01", "days": "0000100", "open": "10:00", "close": "13:00", "breaks": ""},
+    ]
+    exchange = parse_exchange(document(hours=hours, zone="UTC", special_hours=[]))
+    fridays = (date(2024, 1, 26), date(2024, 2, 2), date(2024, 7, 5))
+    assert [exchange.bounds(friday)[1].hour for friday in fridays] == [17, 14, 13]
+    assert exchange.bounds(date(2024, 7, 4))[1].hour == 17
+    assert not exchange.session(date(2024, 7, 5)).early_close
+
+
+def test_tel_aviv_closes_early_on_fridays_and_on_no_other_ordinary_day() -> None:
+    exchange = load_exchange("XTAE")
+    friday, thursday = (exchange.session(date(2026, 11, day)) for day in (20, 19))
+    assert f"{friday.close.astimezone(exchange.zone):%H:%M}" == "13:50"
+    assert f"{thursday.close.astimezone(exchange.zone):%H:%M}" == "17:15"
+    assert (friday.early_close, thursday.early_close) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("zone", "before", "after", "shift"),
+    [
+        ("Australia/Lord_Howe", date(2024, 4, 5), date(2024, 4, 8), timedelta(minutes=-30)),
+        ("Australia/Lord_Howe", date(2024, 10, 4), date(2024, 10, 7), timedelta(minutes=30)),
+        ("America/Sao_Paulo", date(2018, 11, 2), date(2018, 11, 5), timedelta(hours=1)),
+        ("America/Sao_Paulo", date(2019, 2, 15), date(2019, 2, 18), timedelta(hours=-1)),
+    ],
+)
+def test_hours_stay_on_clocks_that_change_by_half_an_hour_or_at_midnight(
+    zone: str, before: date, after: date, shift: timedelta
+) -> None:
+    hours = [{"from": "2018-01-01", "open": "10:00", "close": "16:00", "breaks": ""}]
+    exchange = parse_exchange(document(hours=hours, zone=zone))
+    for earlier, later in zip(exchange.bounds(before), exchange.bounds(after), strict=True):
+        assert later - earlier == timedelta(days=3) - shift
+
+
+def test_a_damaged_file_is_named_with_its_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(str(SNAPSHOT), tmp_path / "sessions")
+    (tmp_path / "sessions" / "XPAR.json").write_text("{")
+    monkeypatch.setattr("prometheus.core.exchanges._DATA", tmp_path / "sessions")
+    load_exchange.cache_clear()
+    try:
+        with pytest.raises(SnapshotError, match=r"sessions of XPAR .* other exchanges"):
+            load_exchange("XPAR")
+        assert load_exchange("XLON").mic == "XLON"
+    finally:
+        load_exchange.cache_clear()
 
 
 def test_a_closure_has_its_reason_and_an_extra_session_its_own() -> None:

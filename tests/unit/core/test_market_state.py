@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prometheus.core.exchanges import load_exchange
+from prometheus.core.exchanges import exchange_mics, load_exchange
 from prometheus.core.market_state import (
     MarketState,
     MarketStateConfig,
@@ -45,6 +45,11 @@ instants = st.integers(
     int(datetime(1998, 1, 1, tzinfo=UTC).timestamp()) * 10**6,
     int(datetime(2027, 12, 1, tzinfo=UTC).timestamp()) * 10**6,
 ).map(lambda us: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us))
+recent_instants = st.integers(
+    int(datetime(2021, 2, 1, tzinfo=UTC).timestamp()),
+    int(datetime(2026, 11, 1, tzinfo=UTC).timestamp()),
+).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
+"""Which every exchange knows."""
 buffers = st.integers(0, 20 * 60).map(lambda minutes: timedelta(minutes=minutes))
 configs = st.one_of(
     st.just(MarketStateConfig()),
@@ -231,6 +236,31 @@ def test_the_state_of_an_exchange_is_its_definition(
     mic: str, now: datetime, config: MarketStateConfig
 ) -> None:
     assert get_market_state(mic, now, config) is plain_state(mic, now, config)
+
+
+@given(mic=st.sampled_from(exchange_mics()), now=recent_instants, config=configs)
+def test_the_states_of_every_exchange_tile_time(
+    mic: str, now: datetime, config: MarketStateConfig
+) -> None:
+    """Each is its definition's, up to a next one that is the first to differ."""
+    state = get_market_state(mic, now, config)
+    assert state is plain_state(mic, now, config)
+    try:
+        following = get_next_state_transition(mic, now, config)
+    except HorizonError:
+        assert mic == "24x7"  # always open
+        return
+    assert following.state is not state
+    assert plain_state(mic, following.at, config) is following.state
+    assert plain_state(mic, following.at - MOMENT, config) is state
+
+
+@pytest.mark.parametrize(
+    ("mic", "at"), [("XNZE", "2026-11-25T23:59"), ("XNZE", "2026-11-26T00:01")]
+)
+def test_a_session_keeps_its_label_across_midnight_of_utc(mic: str, at: str) -> None:
+    status = describe_market(mic, utc(at))
+    assert (status.state, status.session_date) == (SESSION, date(2026, 11, 26))
 
 
 @given(market=market_names, now=instants, config=configs)
