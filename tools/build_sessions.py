@@ -346,8 +346,7 @@ def correct_days(schedule: Schedule, entry: Mapping[str, Any]) -> None:
         else:
             breaks = tuple(pause for pause in hours.breaks if within(pause, opens, closes))
         schedule.sessions[day] = Hours(opens, closes, breaks)
-        if "open" in entry or "close" in entry or "breaks" in entry:
-            schedule.reasons[day] = entry["reason"]
+        schedule.reasons[day] = entry["reason"]
     schedule.sessions = dict(sorted(schedule.sessions.items()))
 
 

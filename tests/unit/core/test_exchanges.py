@@ -128,7 +128,7 @@ def test_every_day_of_every_exchange_is_closed_for_a_reason_or_a_session_in_orde
 
 def test_an_unknown_mic_names_the_nearest() -> None:
     with pytest.raises(UnknownMarketError, match="Did you mean 'XNYS'"):
-        load_exchange("XNYZ")
+        load_exchange("XNYC")
 
 
 def test_an_exchange_is_read_once() -> None:

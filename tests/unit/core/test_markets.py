@@ -35,7 +35,7 @@ def test_a_market_value_stands_for_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "nearest"), [("US_EQS", "US_EQ"), ("us_eq", "US_EQ"), ("XTSK", "XTKS")]
+    ("wrong", "nearest"), [("US_EQS", "US_EQ"), ("us_eq", "US_EQ"), ("XTKK", "XTKS")]
 )
 def test_an_unknown_name_is_answered_with_the_nearest(wrong: str, nearest: str) -> None:
     with pytest.raises(UnknownMarketError, match=f"Did you mean '{nearest}'") as caught:
@@ -43,8 +43,8 @@ def test_an_unknown_name_is_answered_with_the_nearest(wrong: str, nearest: str) 
     assert caught.value.name == wrong
 
 
-def test_a_name_that_resembles_nothing_is_answered_with_all() -> None:
-    with pytest.raises(UnknownMarketError, match=r"Known: ASIA_EQ, EU_EQ, US_EQ, XHKG"):
+def test_a_name_that_resembles_nothing_is_answered_with_some() -> None:
+    with pytest.raises(UnknownMarketError, match=r"Known: 24x5, .*ASIA_EQ, .* and 63 more"):
         get_market("MOON")
 
 
