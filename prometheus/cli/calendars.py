@@ -380,10 +380,11 @@ def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
     console.print(f"  {', '.join(calendar.members)}: {output.count(sessions, 'session')}")
     console.print(f"  known to {calendar.horizon}, {calendar.horizon_source}")
     console.print()
-    grid = Table.grid(padding=(0, 4, 1, 0))
+    grid = Table.grid(padding=(0, 4, 0, 0))
     months = [_month(year, month, days) for month in range(1, 13)]
     for row in range(0, 12, _MONTHS_A_ROW):
         grid.add_row(*months[row : row + _MONTHS_A_ROW])
+        grid.add_row()
     console.print(grid)
     shown = {day.kind for day in days}
     meaning = {
@@ -397,6 +398,7 @@ def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
         console.print("   ".join(legend))
         console.print()
     table = output.table("", "", "")
+    table.show_header = False
     for day in days:
         if day.kind in (Kind.HOLIDAY, Kind.SPECIAL, Kind.PARTIAL):
             table.add_row(
@@ -411,7 +413,7 @@ def _month(year: int, month: int, days: list[Day]) -> Text:
     """Lay out one month, Monday first, each date with its mark."""
     from rich.text import Text
 
-    text = Text(f"{date(year, month, 1):%B}\n", style="")
+    text = Text(f"{date(year, month, 1):%B}\n")
     text.append("Mo  Tu  We  Th  Fr  Sa  Su", style="dim")
     for day in (day for day in days if day.date.month == month):
         weekday = day.date.weekday()

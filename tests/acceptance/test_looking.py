@@ -145,8 +145,8 @@ def test_calendar_imports_nothing_heavy() -> None:
     code = (
         "import sys; from prometheus.cli.application import run_command; "
         "sys.argv = ['prometheus', 'calendar', 'show', 'US_EQ', '2026']; run_command(); "
-        "heavy = {'sqlalchemy', 'celery', 'redis', 'pydantic', 'numpy', 'holidays'}; "
-        "sys.exit(', '.join(heavy & sys.modules.keys()))"
+        "heavy = {'sqlalchemy', 'celery', 'redis', 'numpy', 'holidays', 'prometheus.settings'}; "
+        "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
