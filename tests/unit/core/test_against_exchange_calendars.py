@@ -79,12 +79,13 @@ def listed_corrections() -> dict[tuple[str, date], dict[str, str]]:
     text = (files("prometheus.core") / "data" / "corrections.toml").read_text(encoding="utf-8")
     document = tomllib.loads(text)
     for entry in document["hours"]:
-        assert entry["until"] < FIRST, "an hours entry in these years is not foreseen here"
+        if entry["mic"] in MICS:
+            assert entry["until"] < FIRST, "an hours entry in these years is not foreseen here"
     return {
         (entry["mic"], day): entry
         for entry in document["day"]
         for day in entry["dates"]
-        if FIRST <= day <= LAST
+        if entry["mic"] in MICS and FIRST <= day <= LAST
     }
 
 
