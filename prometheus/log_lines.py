@@ -52,6 +52,8 @@ def configure(celery_level: int | str = "WARNING") -> None:
     logging.getLogger("celery").setLevel(celery_level)
     # Alembic names every step it takes; one line of ours says what came of them.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # httpx has a line for every request.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def _plain(value: object) -> str:

@@ -1,0 +1,129 @@
+"""
+What a feed says about the days on which an exchange does not trade as usual.
+
+A feed's word flips no market. `find_differences` holds it against the calendar in force; what comes
+of a difference, a person decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, time, timedelta
+from enum import StrEnum
+
+from prometheus.core.exchanges import WEEKEND, load_exchange
+from prometheus.core.trading_calendar import TradingCalendar
+
+
+class HolidayKind(StrEnum):
+    """What a listed day means for trading."""
+
+    CLOSED = "closed"
+    """No session."""
+    EARLY_CLOSE = "early_close"
+    """A session that ends before its usual hour."""
+    BANK = "bank"
+    """A holiday of the banks, on which the exchange trades as usual."""
+    UNKNOWN = "unknown"
+    """Of a type that this release does not know; taken for nothing, shown to a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holiday:
+    """One day that a feed lists for an exchange."""
+
+    day: date
+    name: str
+    kind: HolidayKind
+    close: time | None = None
+    """Local time at which an early close ends, where the feed says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """
+    A day on which a feed and the calendar in force do not say the same: a proposal, no more.
+
+    `proposed` and `in_force` are ``"closed"``, ``"open"``, ``"early close 13:00"`` and the like.
+    """
+
+    mic: str
+    day: date
+    proposed: str
+    in_force: str
+    name: str
+    """The holiday, as the feed names it; otherwise as the calendar does."""
+
+
+def find_differences(
+    mic: str, listed: Iterable[Holiday], first: date, last: date
+) -> tuple[Difference, ...]:
+    """
+    Compare what a feed lists with the calendar in force.
+
+    A closed day that the feed does not list is a difference: it would be open. An early close that
+    it does not list is none: feeds leave out those to come.
+
+    Args:
+        mic: The exchange.
+        listed: All days the feed lists between the two dates; others are ignored.
+        first: First date the feed speaks of.
+        last: Last such date, included. Of days that the calendar does not know, only those that
+            the feed lists are differences.
+
+    Returns:
+        By date, then as listed.
+
+    Raises:
+        UnknownMarketError: There is no calendar of this exchange.
+    """
+    calendar = TradingCalendar(mic)
+    holidays = sorted((each for each in listed if first <= each.day <= last), key=lambda h: h.day)
+    found = []
+    for holiday in holidays:
+        in_force = _in_force(calendar, holiday.day)
+        proposed = _proposed(holiday)
+        if not _agree(calendar, holiday, proposed, in_force):
+            found.append(Difference(mic, holiday.day, proposed, in_force, holiday.name))
+    spoken_of = {holiday.day for holiday in holidays}
+    day = max(first, calendar.first)
+    while day <= min(last, calendar.horizon):
+        reason = calendar.reason(day)
+        if reason is not None and reason != WEEKEND and day not in spoken_of:
+            found.append(Difference(mic, day, "open", "closed", reason))
+        day += timedelta(days=1)
+    return tuple(sorted(found, key=lambda difference: difference.day))
+
+
+def _in_force(calendar: TradingCalendar, day: date) -> str:
+    if not calendar.first <= day <= calendar.horizon:
+        return "not known"
+    if not calendar.is_trading_day(day):
+        return "closed"
+    session = calendar.session(day)
+    if not session.early_close:
+        return "open"
+    zone = load_exchange(calendar.market_id).zone
+    return f"early close {session.close.astimezone(zone):%H:%M}"
+
+
+def _proposed(holiday: Holiday) -> str:
+    match holiday.kind:
+        case HolidayKind.CLOSED:
+            return "closed"
+        case HolidayKind.BANK:
+            return "open"
+        case HolidayKind.EARLY_CLOSE:
+            return f"early close {holiday.close:%H:%M}" if holiday.close else "early close"
+        case HolidayKind.UNKNOWN:
+            return "unknown"
+
+
+def _agree(calendar: TradingCalendar, holiday: Holiday, proposed: str, in_force: str) -> bool:
+    if holiday.kind is HolidayKind.EARLY_CLOSE and holiday.close is None:
+        return in_force.startswith("early close")
+    if holiday.kind is HolidayKind.BANK:
+        # It says only that the banks' day is no reason to close; a weekend is one.
+        return in_force != "closed" or calendar.reason(holiday.day) == WEEKEND
+    return proposed == in_force
