@@ -113,7 +113,7 @@ def make_runtime(settings: Settings) -> Runtime:
     def sources() -> Sources:
         from prometheus.sources.registry import build_sources  # numpy: only where jobs run
 
-        return build_sources(settings.sources, seed=settings.seed)
+        return build_sources(settings.sources, seed=settings.seed, eodhd=settings.eodhd.feed())
 
     app.register_task(CanaryTask())
     register_jobs(

@@ -29,6 +29,7 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -40,7 +41,13 @@ from prometheus.core.markets import get_market
 from prometheus.core.sizes import Size, parse_size
 from prometheus.errors import PrometheusError, nearest
 from prometheus.masking import safe_url
-from prometheus.sources.choice import choose_sources
+from prometheus.sources.choice import EODHD, choose_sources
+from prometheus.sources.eodhd.naming import (
+    BASE_URL,
+    DEFAULT_FACTORS,
+    REQUESTS_PER_MINUTE,
+    EodhdFeed,
+)
 
 PREFIX = "PROMETHEUS__"
 FILE_SUFFIX = "_FILE"
@@ -54,6 +61,7 @@ LEAST_MEMORY = parse_size("256MB")
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "rediss+socket")
 _ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?", re.IGNORECASE)
 _UNDERSCORES = re.compile("_+")
+_TOKEN = re.compile(r"[A-Za-z0-9._-]*")
 _DEFAULT = "default"
 
 
@@ -109,7 +117,8 @@ def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_read_list), AfterValidator(_not_empty)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_read_list)]
+Names = Annotated[Texts, AfterValidator(_not_empty)]
 
 
 def _fault_of_redis_url(url: str) -> str | None:
@@ -309,6 +318,82 @@ class WorkerSettings(_Section):
         return self
 
 
+class EodhdSettings(_Section):
+    """The feed of prices of eodhd.com, for markets whose source is ``eodhd``."""
+
+    token: SecretStr = Field(
+        default=SecretStr(""),
+        description="The API token; better in a file that PROMETHEUS__EODHD__TOKEN_FILE names.",
+    )
+    symbols: Texts = Field(
+        default=(),
+        description="The shares to load, each with its exchange's MIC: XNAS:AAPL, XLON:VOD. "
+        "Prices in London are taken for pence; a share that is quoted in another currency than "
+        "most on its exchange has it behind: XLON:CPG:USD.",
+    )
+    factors: Texts = Field(
+        default=DEFAULT_FACTORS,
+        description="The fund or index whose return is a market's factor, MKT at least: "
+        "US_EQ:MKT=VTI.US. By default six for US_EQ.",
+    )
+    codes: Texts = Field(
+        default=(),
+        description="The feed's codes of exchanges, where they are not the usual ones: XTKS=TSE. "
+        "An exchange named here is asked even if the feed does not list it.",
+    )
+    requests_per_minute: int = Field(
+        default=REQUESTS_PER_MINUTE,
+        ge=1,
+        description="The most requests of one process in a minute; lower it where several "
+        "processes use the token at once.",
+    )
+    url: str = Field(
+        default=BASE_URL,
+        description="Where the feed's interface is; https, or http on this machine.",
+    )
+
+    @field_validator("token")
+    @classmethod
+    def _of_one_word(cls, value: SecretStr) -> SecretStr:
+        if not _TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError("must be letters, digits, dots, dashes and underscores")
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _for_secrets(cls, value: str) -> str:
+        # The token is in the URL of every request.
+        try:
+            parts = urlsplit(value)
+            local = parts.hostname in ("127.0.0.1", "::1", "localhost")
+            sound = parts.scheme == "https" or (parts.scheme == "http" and local)
+            _ = parts.port
+        except ValueError:
+            sound = False
+        if not sound or not parts.hostname or parts.username or parts.query or parts.fragment:
+            raise ValueError("must look like https://host/api; http only on this machine")
+        return value
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        try:
+            self.feed()
+        except PrometheusError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def feed(self) -> EodhdFeed:
+        """Return what the sources are told."""
+        return EodhdFeed(
+            token=self.token,
+            url=self.url,
+            requests_per_minute=self.requests_per_minute,
+            symbols=self.symbols,
+            codes=self.codes,
+            factors=self.factors,
+        )
+
+
 class Settings(_Section):
     """Everything that can be set, merged and checked."""
 
@@ -319,10 +404,11 @@ class Settings(_Section):
     pipelines: PipelineSettings = PipelineSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     workers: WorkerSettings = WorkerSettings()
+    eodhd: EodhdSettings = EodhdSettings()
     sources: dict[str, str] = Field(
         default={},
-        description="Market to its source of prices: bundled or synthetic. By default bundled "
-        "for US_EQ and synthetic for all others.",
+        description="Market to its source of prices: bundled, synthetic or eodhd. By default "
+        "bundled for US_EQ and synthetic for all others.",
     )
     seed: int = Field(
         default=20_121_121,
@@ -345,7 +431,7 @@ class Settings(_Section):
 
     @field_validator("sources")
     @classmethod
-    def _of_markets(cls, value: dict[str, str]) -> dict[str, str]:
+    def _of_markets(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         problems = []
         for name in value:
             try:
@@ -354,8 +440,12 @@ class Settings(_Section):
                 problems.append(str(error))
         if problems:
             raise ValueError(" ".join(problems))
+        eodhd: EodhdSettings | None = info.data.get("eodhd")
+        if eodhd is None:
+            # Its own faults are told; what it would serve is not known.
+            value = {market: name for market, name in value.items() if name != EODHD}
         try:
-            choose_sources(value)
+            choose_sources(value, eodhd=eodhd.feed() if eodhd else None)
         except PrometheusError as error:
             raise ValueError(str(error)) from None
         return value
@@ -611,7 +701,8 @@ def _value(settings: Settings, path: tuple[str, ...]) -> object:
 def _shown(value: object) -> str:
     match value:
         case SecretStr():
-            return safe_url(value)
+            secret = value.get_secret_value()
+            return safe_url(secret) if "://" in secret else "***" if secret else ""
         case timedelta():
             return format_duration(value)
         case bool():

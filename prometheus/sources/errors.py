@@ -64,16 +64,3 @@ class UnknownSourceError(SourceConfigurationError):
             f"{market_id}: no price source is called {name!r}.{nearest(name, known)} "
             f"Set [sources] {market_id} in prometheus.toml."
         )
-
-
-class SourceNotAvailableError(SourceConfigurationError):
-    """The source is known, but this release does not carry its client."""
-
-    def __init__(self, market_id: str, name: str) -> None:
-        self.market_id = market_id
-        self.name = name
-        super().__init__(
-            f"{market_id}: the source {name!r} has no client in this release yet. Choose "
-            f"'synthetic' (made-up prices, called so everywhere) or, for US exchanges, 'bundled' "
-            f"(real prices of 2000 to 2013); nothing is put in its place unasked."
-        )

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 
 from prometheus.sources import bundled
-from prometheus.sources.choice import BUNDLED, BUNDLED_EXCHANGES, SYNTHETIC, choose_sources
+from prometheus.sources.choice import (
+    BUNDLED,
+    BUNDLED_EXCHANGES,
+    EODHD,
+    SYNTHETIC,
+    choose_sources,
+)
+from prometheus.sources.eodhd.naming import EodhdFeed
 from prometheus.sources.protocol import (
     Bar,
     FactorReturn,
@@ -29,6 +36,7 @@ def build_sources(
     assignments: Mapping[str, str] | None = None,
     *,
     seed: int = DEFAULT_SEED,
+    eodhd: EodhdFeed | None = None,
     members: Members = members,
     session_dates: SessionDates = session_dates,
 ) -> ConfiguredSources:
@@ -36,17 +44,21 @@ def build_sources(
     Make the feeds of all markets.
 
     Args:
-        assignments: Market to ``"bundled"`` or ``"synthetic"``, over the defaults of
+        assignments: Market to ``"bundled"``, ``"synthetic"`` or ``"eodhd"``, over the defaults of
             `choose_sources`; a market named in neither is synthetic.
         seed: Of everything synthetic.
+        eodhd: What is configured of that feed.
         members: Market to its exchanges.
         session_dates: Sessions of an exchange or a market.
 
     Raises:
         SourceConfigurationError: See `choose_sources`.
     """
-    chosen = choose_sources(assignments or {}, members)
-    return ConfiguredSources(chosen, seed=seed, members=members, session_dates=session_dates)
+    eodhd = eodhd or EodhdFeed()
+    chosen = choose_sources(assignments or {}, members, eodhd)
+    return ConfiguredSources(
+        chosen, seed=seed, eodhd=eodhd, members=members, session_dates=session_dates
+    )
 
 
 class ConfiguredSources:
@@ -57,6 +69,7 @@ class ConfiguredSources:
         assignments: Mapping[str, str],
         *,
         seed: int,
+        eodhd: EodhdFeed,
         members: Members,
         session_dates: SessionDates,
     ) -> None:
@@ -66,6 +79,21 @@ class ConfiguredSources:
         self._synthetic_factors = SyntheticFactors(
             seed=seed, members=members, session_dates=session_dates
         )
+        if EODHD in self._assignments.values():
+            # httpx, only where it is needed
+            from prometheus.sources.eodhd.client import EodhdClient
+            from prometheus.sources.eodhd.prices import EodhdFactors, EodhdPrices
+
+            # One client, so that both feeds heed what one of them learns about limits.
+            client = EodhdClient(
+                eodhd.token, url=eodhd.url, requests_per_minute=eodhd.requests_per_minute
+            )
+            self._eodhd = EodhdPrices(
+                client, eodhd.listings, members=members, named_codes=eodhd.named_codes
+            )
+            self._eodhd_factors = EodhdFactors(
+                client, eodhd.factor_symbols, session_dates=session_dates
+            )
 
     def source_name(self, market_id: str) -> str:
         """Return the configured name of a market's feed."""
@@ -74,11 +102,15 @@ class ConfiguredSources:
     def prices(self, market_id: str) -> PriceSource:
         if self.source_name(market_id) == BUNDLED:
             return BundledYears(self._bundled_mics(market_id), self._synthetic)
+        if self.source_name(market_id) == EODHD:
+            return self._eodhd
         return self._synthetic
 
     def factors(self, market_id: str) -> FactorSource:
         if self.source_name(market_id) == BUNDLED:
             return BundledYearsFactors(self._bundled_mics(market_id), self._synthetic_factors)
+        if self.source_name(market_id) == EODHD:
+            return self._eodhd_factors
         return self._synthetic_factors
 
     def _bundled_mics(self, market_id: str) -> list[str]:

@@ -253,7 +253,7 @@ def test_a_broker_that_could_never_answer_is_refused(url: str, fault: str, tmp_p
     ("market", "source", "said"),
     [
         ("US_EQ", "bundeld", "Did you mean 'bundled'?"),
-        ("US_EQ", "eodhd", "has no client in this release"),
+        ("US_EQ", "eodhd", "set PROMETHEUS__EODHD__TOKEN, or PROMETHEUS__EODHD__TOKEN_FILE"),
         ("EU_EQ", "bundled", "has prices of XNAS, XNYS only"),
     ],
 )
@@ -283,6 +283,52 @@ def test_secrets_are_not_in_what_is_printed(tmp_path: Path) -> None:
     assert "hunter2" not in str(settings.model_dump())
     assert "hunter2" not in repr(listing(settings))
     assert "postgresql://me:***@host/db" in {line.value for line in listing(settings)}
+
+
+def test_a_token_comes_from_a_file_and_is_not_in_what_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("65a1b2c3.hunter2\n")
+    environ = {
+        "PROMETHEUS__EODHD__TOKEN_FILE": "token",
+        "PROMETHEUS__EODHD__SYMBOLS": "XNAS:AAPL, XNYS:IBM",
+        "PROMETHEUS__SOURCES__US_EQ": "eodhd",
+    }
+    settings = load_settings(environ, tmp_path)
+    feed = settings.eodhd.feed()
+    assert feed.token.get_secret_value() == "65a1b2c3.hunter2"
+    assert [listing.symbol for listing in feed.listings] == ["AAPL", "IBM"]
+    for shown in (repr(settings), str(settings.model_dump()), repr(listing(settings)), repr(feed)):
+        assert "hunter2" not in shown
+    assert {line.name: line.value for line in listing(settings)}["eodhd.token"] == "***"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("TOKEN", "hunter2&x=1", "must be letters, digits, dots, dashes and underscores"),
+        ("URL", "http://eodhd.com/api", "http only on this machine"),
+        ("URL", "https://me:hunter2@eodhd.com/api", "must look like https://host/api"),
+        ("URL", "https://eodhd.com:x/api", "must look like https://host/api"),
+        ("SYMBOLS", "AAPL.US", "'AAPL.US' was given; XNAS:AAPL or XLON:CPG:USD was wanted."),
+        ("SYMBOLS", "XNYSE:IBM", "'XNYSE:IBM' was given"),
+        ("SYMBOLS", "XNIS:IBM", "the code of XNIS at eodhd.com is not known"),
+        ("CODES", "Tokyo", "'Tokyo' was given; XTKS=TSE was wanted."),
+        ("FACTORS", "US_EQ:MKT", "'US_EQ:MKT' was given; US_EQ:MKT=VTI.US was wanted."),
+        ("REQUESTS_PER_MINUTE", "0", "greater than or equal to 1"),
+    ],
+)
+def test_what_the_feed_could_not_use_is_refused(
+    key: str, value: str, said: str, tmp_path: Path
+) -> None:
+    (fault,) = faults({f"PROMETHEUS__EODHD__{key}": value}, tmp_path)
+    assert fault.startswith(f"PROMETHEUS__EODHD__{key}: ")
+    assert said in fault
+    assert key == "SYMBOLS" or "hunter2" not in fault
+
+
+def test_all_that_a_market_lacks_at_a_feed_is_told(tmp_path: Path) -> None:
+    (fault,) = faults({"PROMETHEUS__SOURCES__ASIA_EQ": "eodhd"}, tmp_path)
+    for said in ("needs a token", "needs symbols on XTKS or XHKG", "stands for the market"):
+        assert said in fault
 
 
 def test_secrets_in_the_query_of_a_url_are_not_in_what_is_printed(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
+from pydantic import SecretStr
 
 from prometheus.sources.bundled import INSTRUMENTS
 from prometheus.sources.choice import BUNDLED_EXCHANGES
+from prometheus.sources.eodhd.naming import EodhdFeed
 from prometheus.sources.errors import (
     SourceConfigurationError,
     SourceError,
-    SourceNotAvailableError,
     UnknownSourceError,
 )
 from prometheus.sources.registry import build_sources
@@ -76,10 +77,17 @@ def test_unknown_source_names_the_nearest() -> None:
         build_sources({"US_EQ": "bundeld"})
 
 
-def test_eodhd_is_refused_until_its_client_is_there() -> None:
+def test_eodhd_serves_a_market_only_with_all_that_it_needs() -> None:
     """Nothing else is put in its place: that would trade on made-up prices unasked."""
-    with pytest.raises(SourceNotAvailableError, match="'eodhd' has no client in this release"):
-        build_sources({"US_EQ": "eodhd"})
+    with pytest.raises(SourceConfigurationError) as caught:
+        build_sources({"EU_EQ": "eodhd"})
+    for said in ("needs a token", "needs symbols on XPAR or XLON", "stands for the market"):
+        assert said in str(caught.value)
+    feed = EodhdFeed(SecretStr("abc"), symbols=("XNAS:AAPL",))
+    sources = build_sources({"US_EQ": "eodhd"}, eodhd=feed)
+    assert sources.prices("US_EQ").name.startswith("eodhd: ")
+    assert sources.factors("US_EQ").name.startswith("eodhd: ")
+    assert sources.prices("EU_EQ").is_synthetic
 
 
 def test_bundled_prices_of_another_market_are_refused() -> None:
