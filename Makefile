@@ -21,6 +21,7 @@ TIMES ?= 2
 ROUNDS ?= 10
 MINUTES ?= 2
 RATE ?= 20
+REPLIES ?= 100000
 SEED ?=
 
 # What the caller's shell says about other environments must not leak into ours.
@@ -33,7 +34,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help run test simulate chaos crash-points beats soak check format bench sessions clean
+.PHONY: help run test simulate chaos crash-points beats soak fuzz check format bench sessions clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -63,6 +64,9 @@ beats: $(VENV)/.dev ## Freeze and wake the leader of three beats under a replay 
 
 soak: $(VENV)/.dev ## Run jobs evenly and look for what grows (MINUTES=30 RATE=20)
 	@$(CHAOS) soak --minutes $(MINUTES) --rate $(RATE) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(VENV)/.dev ## Feed the client of eodhd.com wrong replies (REPLIES=100000; SEED= repeats them)
+	@$(BIN)/python -m tests.eodhd --replies $(REPLIES) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.dev ## Lint, formatting, types and the direction of imports
 	@echo "[1/4] ruff check"
