@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 
-from prometheus.core.exchanges import WEEKEND, load_exchange, snapshot_version
+from prometheus.core.exchanges import WEEKEND, Exchange, load_exchange, snapshot_version
 from prometheus.core.instants import as_day, as_utc
 from prometheus.core.markets import Market, get_market
 from prometheus.core.sessions import Session
@@ -44,15 +44,22 @@ class TradingCalendar:
     Args:
         market: A market's name, a MIC, or a `Market`.
         config: Buffers for `phases`; the market's own by default.
+        exchanges: MIC -> its sessions; those of the snapshot by default.
 
     Raises:
         UnknownMarketError: no market or exchange has this name.
     """
 
-    def __init__(self, market: str | Market, config: MarketStateConfig | None = None) -> None:
+    def __init__(
+        self,
+        market: str | Market,
+        config: MarketStateConfig | None = None,
+        *,
+        exchanges: Callable[[str], Exchange] = load_exchange,
+    ) -> None:
         self._market = get_market(market)
         self.config = config or self._market.config
-        self._exchanges = tuple(load_exchange(mic) for mic in self._market.members)
+        self._exchanges = tuple(exchanges(mic) for mic in self._market.members)
         self.first: date = max(exchange.first for exchange in self._exchanges)
         """First date for which every member's sessions are known."""
         shortest = min(self._exchanges, key=lambda exchange: exchange.last)
@@ -164,7 +171,7 @@ class TradingCalendar:
                 self._nearest(day, -_ONE_DAY),
                 self._nearest(day, _ONE_DAY),
             )
-        return _session(self._market.members, day)
+        return _session(self._exchanges, day)
 
     def _nearest(self, day: date, step: timedelta) -> date | None:
         day += step
@@ -265,7 +272,7 @@ class TradingCalendar:
             max(self.first, self._reach(start, -_REACH)),
             min(self.horizon, self._reach(end, _REACH)),
         )
-        sessions = (_session(self._market.members, day) for day in days if self._is_session(day))
+        sessions = (_session(self._exchanges, day) for day in days if self._is_session(day))
         return tuple(s for s in sessions if s.open < end and start < s.close)
 
     def sessions_around(
@@ -293,14 +300,14 @@ class TradingCalendar:
         day = min(self._reach(now, _REACH), self.horizon)
         while day >= self.first and len(past) < before:
             if self._is_session(day):
-                session = _session(self._market.members, day)
+                session = _session(self._exchanges, day)
                 if session.open <= now:
                     past.append(session)
             day -= _ONE_DAY
         day = max(self._reach(now, -_REACH), self.first)
         while day <= self.horizon and len(future) < after:
             if self._is_session(day):
-                session = _session(self._market.members, day)
+                session = _session(self._exchanges, day)
                 if session.open > now:
                     future.append(session)
             day += _ONE_DAY
@@ -323,9 +330,8 @@ def join_reasons(reasons: dict[str, str]) -> str | None:
 
 
 @lru_cache(maxsize=512)
-def _session(members: tuple[str, ...], day: date) -> Session:
+def _session(exchanges: tuple[Exchange, ...], day: date) -> Session:
     """Unite the sessions of the members that have one on this date; at least one must."""
-    exchanges = [load_exchange(mic) for mic in members]
     trading = [exchange for exchange in exchanges if exchange.is_session(day)]
     sessions = [exchange.session(day) for exchange in trading]
     if len(sessions) == 1:
