@@ -15,7 +15,22 @@ _MOST_NAMES = 12
 
 
 class PrometheusError(Exception):
-    """The base of all errors of this package."""
+    """
+    The base of all errors of this package, and of a job's own where they use what follows.
+
+    A job that fails is tried again, as its retries allow. One that raises an error of this kind
+    may say more:
+
+    Attributes:
+        retryable: ``False`` where trying again does not help: the job fails for good at once.
+        not_before: Where trying again helps only from an instant on (aware, of the wall clock):
+            the next attempt waits until then, and costs one retry like any other. If that is too
+            late for the job's window or its run, the job fails for good. In a replay it is
+            passed over: there no instant of the wall clock means anything.
+    """
+
+    retryable: bool = True
+    not_before: datetime | None = None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

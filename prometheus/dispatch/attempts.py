@@ -9,7 +9,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
@@ -377,7 +378,13 @@ def failure_of(
     text = storable(whole[: 2 * MAX_MESSAGE])  # before the cut, which could halve a password's URL
     if len(text) > MAX_MESSAGE:
         text = f"{text[:MAX_MESSAGE]}... ({len(whole)} characters)"
-    return Failure(f"{type(error).__qualname__}: {text or 'no message'}", details)
+    failure = Failure(f"{type(error).__qualname__}: {text or 'no message'}", details)
+    if not isinstance(error, PrometheusError):
+        return failure
+    at = error.not_before
+    # One without a zone means nothing, and an attempt must end whatever its error has.
+    known = isinstance(at, datetime) and at.utcoffset() is not None
+    return replace(failure, final=not error.retryable, not_before=at if known else None)
 
 
 def storable(text: str) -> str:

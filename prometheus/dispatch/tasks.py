@@ -238,6 +238,10 @@ class JobTask(Task):
             if isinstance(outcome, (FailedForGood, Cancelled)):
                 place.advance_quietly(outcome.dag_id)
             raise told.with_traceback(exc.__traceback__ if exc else None) from None
+        if failure.not_before is not None:
+            # Perhaps hours from now, and the broker gives a message to another worker when it has
+            # waited too long. The scheduler sends it when it is due.
+            raise Retry(exc=told, when=outcome.countdown)
         try:
             super().retry(
                 args=(outcome.successor_id,),

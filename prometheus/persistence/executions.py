@@ -6,6 +6,7 @@ An expected loss (somebody else was first) is a return value, never an exception
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ HARD_LIMIT_GRACE = timedelta(seconds=30)
 """How much later than the soft limit a worker kills the job."""
 _CLOCKS_AGREE = timedelta(seconds=1)
 """By how much a worker's clock may be ahead of the database's before a retry is sent anew."""
+_LONGEST_WAIT = timedelta(days=366)
+"""That an error can ask for: an instant at the end of time can not be reckoned with."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 _e = job_executions.c
@@ -571,6 +574,10 @@ class Failure:
     """The worker was lost: its own budget, and no delay."""
     handed_back: bool = False
     """The worker was stopped: no budget, and no delay."""
+    final: bool = False
+    """Trying again does not help: no further attempt."""
+    not_before: datetime | None = None
+    """Trying again helps from this wall time on: the next attempt's delay begins there."""
 
     @property
     def by_the_job(self) -> bool:
@@ -695,8 +702,12 @@ def fail(
     bound = _retry_bound(job, row.retries) if failure.by_the_job else 0
     delay = timedelta(seconds=draw_delay(bound) if bound else 0)
     timeout = None if row.forced else run_timeout(dag, row.run_created_at)
-    no_more = _no_more_attempts(row, job, failure, now, delay, max_lost, timeout)
-    message = f"{failure.message} ({no_more})" if no_more else failure.message
+    wait = _wait_asked_for(failure, now)
+    no_more = _no_more_attempts(row, job, failure, now, wait + delay, max_lost, timeout)
+    note = no_more
+    if wait and not no_more:
+        note = f"next try not before {now.wall_at + wait:%Y-%m-%d %H:%M:%S} UTC"
+    message = f"{failure.message} ({note})" if note else failure.message
     connection.execute(
         _FAIL,
         {
@@ -708,7 +719,7 @@ def fail(
     )
     if no_more:
         return FailedForGood(row.dag_id, message)
-    countdown = now.clock.wall_delay(delay)
+    countdown = now.clock.wall_delay(wait + delay)
     successor = new_execution(
         dag,
         job,
@@ -720,7 +731,7 @@ def fail(
         window_opens_at=row.window_opens_at,
         window_closes_at=row.window_closes_at,
         scheduled_at=now.wall_at + countdown,
-        scheduled_market_at=now.market_at + delay,
+        scheduled_market_at=now.market_at + wait + delay,
         retry_bound_seconds=bound,
         retry_delay_seconds=int(delay.total_seconds()),
     )
@@ -855,6 +866,14 @@ def _retry_bound(job: JobMetadata, retries: int) -> int:
     return min(cap, base << min(retries, 32))
 
 
+def _wait_asked_for(failure: Failure, now: Now) -> timedelta:
+    """Say how long from now trying again does not help, in full seconds."""
+    if failure.not_before is None or not now.clock.is_live:
+        return timedelta(0)
+    wait = min(failure.not_before - now.wall_at, _LONGEST_WAIT)
+    return max(timedelta(seconds=math.ceil(wait.total_seconds())), timedelta(0))
+
+
 def _no_more_attempts(
     row: Row[Any],
     job: JobMetadata,
@@ -865,6 +884,8 @@ def _no_more_attempts(
     timeout: Timeout | None,
 ) -> str | None:
     """Say why there is no further attempt; ``None`` if there is one."""
+    if failure.final:
+        return "not tried again: the error says that it would not help"
     if failure.lost and row.lost >= max_lost:
         return f"not tried again: {row.lost + 1} workers were lost with it"
     if failure.by_the_job and row.retries >= job.max_retries:

@@ -16,8 +16,6 @@ class SourceError(PrometheusError):
         source: Name of the feed.
     """
 
-    retryable = True
-
     def __init__(self, source: str, message: str) -> None:
         self.source = source
         super().__init__(message)

@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
 from sqlalchemy import Connection
@@ -69,6 +69,8 @@ CHANGES: Mapping[str | None, frozenset[str]] = {
 _PRIORITIES = {"CRITICAL": 1, "STANDARD": 2, "OPTIONAL": 3}
 _WINDOW_CLOSED = "its window closed"
 _NO_MORE = "not tried again"
+_NOT_BEFORE = re.compile(r" \(next try not before (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC\)$")
+"""How the reason ends when the error asked for a wait, from whose end the delay counts."""
 _LIMIT = re.compile(r"missed|time-?out|timed out|longer than|limit")
 """What the reason speaks of when something expires that had a window left."""
 _UNKNOWN = " knows the job "
@@ -484,7 +486,13 @@ def _retry_faults(
     if not 0 <= delay <= (bound or 0):
         yield _of("retry-delay", following, f"its delay is {delay} s, not 0 to {bound} s")
     if case.history.live and following.scheduled_at is not None and row.completed_at is not None:
-        waited = following.scheduled_at - row.completed_at
+        told = _NOT_BEFORE.search(message)
+        begins = (
+            row.completed_at
+            if told is None
+            else datetime.strptime(told[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+        )
+        waited = following.scheduled_at - begins
         if abs(waited - timedelta(seconds=delay)) > case.tolerances.settle:
             yield _of("retry-delay", following, f"scheduled {waited} later, not {delay} s")
     window = each.window_for(following)

@@ -62,7 +62,7 @@ class QuotaSpentError(EodhdError):
     """
 
     def __init__(self, question: str, until: datetime) -> None:
-        self.until = until
+        self.until = self.not_before = until
         super().__init__(
             question,
             f"the daily quota of this token is spent (402). Nothing is asked before "

@@ -396,3 +396,33 @@ def test_error_that_no_database_could_hold_is_kept(installation: Installation) -
     assert "is not JSON" in returned.error_message
     (named,) = installation.attempts(dag_id, "returns_its_name")
     assert named.result == ["\\u0000", "\\"]
+
+
+def test_error_that_says_it_is_hopeless_fails_the_job_at_once(installation: Installation) -> None:
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("hopeless")
+
+    installation.wait_for_run(dag_id, "FAILED")
+
+    (only,) = installation.attempts(dag_id)
+    assert only.error_message == (
+        "NoTokenError: the token was refused "
+        "(not tried again: the error says that it would not help)"
+    )
+
+
+def test_retry_waits_for_the_instant_that_the_error_names(installation: Installation) -> None:
+    """Without a message in the meantime: the broker would hand it out twice."""
+    installation.beat()
+    installation.worker()
+    dag_id = installation.make_run("spent")
+
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    first, second = installation.attempts(dag_id)
+    assert first.error_message.startswith("PrometheusError: the quota is spent (next try not ")
+    until = first.started_at + timedelta(seconds=5)
+    assert until <= second.scheduled_at <= second.started_at
+    assert second.scheduled_at <= second.published_at
+    assert (second.retries, second.publish_count) == (1, 1)

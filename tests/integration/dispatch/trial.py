@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import insert
 
 from prometheus import JobContext, Pipeline
+from prometheus.errors import PrometheusError
 from prometheus.persistence.tables import audit
 
 MARKETS = ["US_EQ", "EU_EQ", "ASIA_EQ"]
@@ -262,3 +264,29 @@ def returns_it(ctx: JobContext) -> list[str]:
 @unprintable.job(max_retries=0)
 def returns_its_name(ctx: JobContext) -> list[str]:
     return ["\\u0000", "\\"]
+
+
+class NoTokenError(PrometheusError):
+    """As a feed raises it that takes no token."""
+
+    retryable = False
+
+
+hopeless = Pipeline("hopeless", markets=MARKETS)
+
+
+@hopeless.job(max_retries=5, retry_base="1s", retry_cap="1s")
+def is_refused(ctx: JobContext) -> None:
+    raise NoTokenError("the token was refused")
+
+
+spent = Pipeline("spent", markets=MARKETS)
+
+
+@spent.job(max_retries=1, retry_base="1s", retry_cap="1s")
+def has_no_quota_left(ctx: JobContext) -> None:
+    """Is told to come again in some seconds."""
+    if ctx.attempt_number == 1:
+        error = PrometheusError("the quota is spent")
+        error.not_before = datetime.now(UTC) + timedelta(seconds=5)
+        raise error

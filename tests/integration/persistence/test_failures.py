@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -36,6 +37,7 @@ from tests.integration.persistence.world import (
 )
 
 MINUTE = timedelta(minutes=1)
+LITTLE = timedelta(seconds=1)
 
 
 class TestSuccessor:
@@ -206,6 +208,71 @@ class TestNoMore:
             dag, "a", world.worker(), opens=-2 * HOUR, closes=-HOUR, forced=True
         )
         assert isinstance(world.fail(execution_id), Retried)
+
+    def test_error_that_says_it_is_hopeless_ends_a_job_with_retries_left(
+        self, world: World
+    ) -> None:
+        dag = world.run(job("a", max_retries=5))
+        hopeless = Failure("NoTokenError: no", {"type": "NoTokenError"}, final=True)
+        outcome = world.fail(world.running(dag, "a", world.worker()), hopeless)
+        message = "NoTokenError: no (not tried again: the error says that it would not help)"
+        assert outcome == FailedForGood(dag.dag_id, message)
+        assert [row.status for row in world.rows()] == ["FAILED"]
+
+
+class TestWaitAskedFor:
+    """The error names an instant before which trying again does not help."""
+
+    @staticmethod
+    def spent(until: datetime) -> Failure:
+        return Failure("QuotaSpentError: no", {"type": "QuotaSpentError"}, not_before=until)
+
+    def test_delay_begins_at_the_instant_and_costs_one_retry(self, world: World) -> None:
+        dag = world.run()
+        until = world.now().replace(microsecond=0) + 20 * MINUTE
+        execution_id = world.running(dag, "a", world.worker())
+        outcome = world.fail(execution_id, self.spent(until), draw=lambda _: 7)
+        before, after = world.rows(dag.dag_id)
+        assert isinstance(outcome, Retried)
+        assert before.error_message.startswith("QuotaSpentError: no (next try not before ")
+        assert timedelta(0) <= after.scheduled_at - until - timedelta(seconds=7) <= LITTLE
+        assert after.scheduled_market_at == after.scheduled_at
+        assert (after.retries, after.retry_bound_seconds, after.retry_delay_seconds) == (1, 60, 7)
+
+    @pytest.mark.parametrize(
+        "until", [lambda now: now + 2 * HOUR, lambda _: datetime.max.replace(tzinfo=UTC)]
+    )
+    def test_instant_past_the_windows_end_makes_the_failure_final(
+        self, world: World, until: Callable[[datetime], datetime]
+    ) -> None:
+        dag = world.run()
+        execution_id = world.running(dag, "a", world.worker())
+        outcome = world.fail(execution_id, self.spent(until(world.now())))
+        assert isinstance(outcome, FailedForGood)
+        assert "would be at or past the end of its window" in outcome.message
+
+    def test_instant_that_has_passed_changes_nothing(self, world: World) -> None:
+        dag = world.run()
+        execution_id = world.running(dag, "a", world.worker())
+        outcome = world.fail(execution_id, self.spent(world.now() - HOUR), draw=lambda _: 30)
+        assert isinstance(outcome, Retried)
+        assert outcome.countdown == 30
+        assert world.rows()[0].error_message == "QuotaSpentError: no"
+
+    def test_replay_passes_it_over(self, world: World) -> None:
+        with writing(world.engine) as connection:
+            clock.start_replay(
+                connection,
+                market_at=datetime(2012, 11, 23, 18, tzinfo=UTC),
+                speed=60,
+                only=SessionRange(date(2012, 11, 23), date(2012, 11, 23)),
+                markets=["US_EQ"],
+            )
+        dag = world.run(forced=True)
+        execution_id = world.running(dag, "a", world.worker(), forced=True)
+        outcome = world.fail(execution_id, self.spent(world.now() + HOUR), draw=lambda _: 30)
+        assert isinstance(outcome, Retried)
+        assert outcome.countdown == 0.5
 
 
 class TestLostWorkers:

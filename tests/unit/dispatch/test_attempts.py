@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+import pytest
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
 from prometheus.dispatch.attempts import MAX_MESSAGE, MAX_TRACEBACK, failure_of
+from prometheus.errors import PrometheusError
 
 
 def test_message_says_what_and_why() -> None:
@@ -48,3 +50,32 @@ def test_passwords_of_urls_are_not_kept() -> None:
     assert (
         "postgresql+psycopg://app:***@db/x, redis://:***@r?ssl_password=***&db=1" in failure.message
     )
+
+
+class NoTokenError(PrometheusError):
+    retryable = False
+
+
+@pytest.mark.parametrize(
+    ("not_before", "kept"),
+    [
+        (None, None),
+        (datetime(2026, 11, 24, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC)),
+        (datetime(2026, 11, 24), None),  # noqa: DTZ001
+    ],
+)
+def test_error_says_whether_and_when_trying_again_helps(
+    not_before: datetime | None, kept: datetime | None
+) -> None:
+    error = NoTokenError()
+    error.not_before = not_before
+    failure = failure_of(error)
+    assert (failure.final, failure.not_before) == (True, kept)
+    assert not failure_of(PrometheusError()).final
+
+
+def test_only_our_own_kind_of_error_is_asked_whether_trying_again_helps() -> None:
+    """Another library may use the same word for something else."""
+    error = ValueError()
+    error.retryable = False  # type: ignore[attr-defined]
+    assert not failure_of(error).final

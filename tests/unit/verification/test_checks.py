@@ -474,6 +474,19 @@ def test_each_side_of_a_fact_is_named(mutation: Mutation, message: str) -> None:
     assert message in {each.message for each in judge(mutation(sound())).violations}
 
 
+def test_delay_of_a_retry_counts_from_the_instant_that_the_error_named() -> None:
+    def told(at: str) -> History:
+        history = changed(
+            sound(),
+            "prices-1-1",
+            error_message=f"QuotaSpentError: no (next try not before 2025-12-01 {at} UTC)",
+        )
+        return changed(history, "prices-1-2", retry_delay_seconds=10)
+
+    assert not judge(told("21:00:25")).violations
+    assert rules(told("21:00:05")) == ["retry-delay"]
+
+
 def limited(history: History, day: int, *, job: str, queue: float, run: float) -> History:
     """Give a day's run a limit, and one of its jobs one in its queue."""
     jobs = [
