@@ -107,6 +107,9 @@ ERRORS: tuple[bytes, ...] = (
     b'{"message": "The from is not a valid date."}',
 )
 
+LARGE = b"[%s0]" % (b"0," * 1_000_000)
+"""Has a million faults."""
+
 RETRY_AFTER: tuple[str, ...] = (
     *("", "0", "1", "60", "-3", "1e5", "9" * 30, "x", TOKEN),
     "Wed, 21 Nov 2012 23:00:20 GMT",
@@ -183,13 +186,17 @@ class _Transport(httpx.AsyncBaseTransport):
         )
 
 
-def good_replies() -> dict[int, bytes]:
+def good_replies(*, always_csv: bool = False) -> dict[int, bytes]:
     """Make one whole reply to each question."""
-    imitation = Imitation(NOW)
+    imitation = Imitation(NOW, always_csv=always_csv)
     return {
         number: imitation.answer(path, {"api_token": TOKEN, "fmt": "json", **parameters}).body
         for number, (path, parameters, _) in enumerate(QUESTIONS)
     }
+
+
+def _is_csv(body: bytes) -> bool:
+    return body[:5] in (b"Date,", b"Code,")
 
 
 def _junk(rng: random.Random) -> Any:
@@ -223,13 +230,16 @@ def _bent(rng: random.Random, document: Any) -> Any:
 
 def _damaged(rng: random.Random, good: bytes, others: dict[int, bytes]) -> tuple[bytes, bool]:
     """Return a body, and whether it is a document that was cut short."""
+    is_csv = _is_csv(good)
     kind = rng.randrange(12)
     if kind <= 1:
         return good, False
     if kind == 2:
         at = rng.randrange(max(1, len(good)))
-        return good[:at], good[:1] in (b"[", b"{") and len(good) > 2
-    if kind <= 4:
+        # Where a CSV is cut between two lines, nobody can tell.
+        is_cut = good[at - 1 : at] != b"\n" if is_csv else good[:1] in (b"[", b"{")
+        return good[:at], is_cut and len(good) > 2
+    if kind <= 4 or (kind <= 7 and is_csv):
         body = bytearray(good)
         for _ in range(rng.choice((1, 1, 2, 8))):
             at = rng.randrange(len(body) + 1)
@@ -257,6 +267,8 @@ def _damaged(rng: random.Random, good: bytes, others: dict[int, bytes]) -> tuple
         depth = rng.choice((10, 500, 5_000, 100_000))
         opening = rng.choice((b"[", b'{"a":', b'[{"date":'))
         return opening * depth + rng.choice((b"", b"]" * depth)), False
+    if rng.random() < 0.1:
+        return LARGE, False
     text = good.decode()
     return rng.choice(
         (
@@ -355,6 +367,8 @@ class Fuzz:
         self.report = Report()
         self._number = 0
         self._good = good_replies()
+        tables = good_replies(always_csv=True)
+        self._csv = self._good | {key: body for key, body in tables.items() if _is_csv(body)}
         self._lines = _Lines()
 
     def run(self, replies_wanted: int) -> Report:
@@ -400,7 +414,8 @@ class Fuzz:
         rng = random.Random(f"{self.seed}/{number}")
         which = rng.randrange(len(QUESTIONS))
         cut = [False]
-        answers = self.answers(rng, self._good[which], cut)
+        good = self._csv if rng.random() < 0.2 else self._good
+        answers = self.answers(rng, good[which], cut)
         over_http = number % OVER_HTTP == OVER_HTTP - 1
         if over_http:
             self._arm(rng, server, answers)

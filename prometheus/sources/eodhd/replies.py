@@ -30,6 +30,8 @@ _TIME = re.compile(r"(\d\d):(\d\d)(?::(\d\d))?")
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TEXT_LENGTH = 200
 _FAULTS_TOLD = 3
+_MOST_HOLIDAYS = 1000
+"""Of one exchange; a year has some ten."""
 
 T = TypeVar("T")
 
@@ -208,12 +210,18 @@ def _zone(value: object) -> ZoneInfo:
 
 def _entries(value: object) -> object:
     """Take a PHP array for what it is: an object with keys 0, 1, ..., a list, or either empty."""
-    return list(value.values()) if isinstance(value, dict) else value
+    return _few(list(value.values()) if isinstance(value, dict) else value)
 
 
 def _dated(value: object) -> object:
     """Take an empty PHP array for an empty object."""
-    return {} if value == [] else value
+    return {} if value == [] else _few(value)
+
+
+def _few(value: object) -> object:
+    if isinstance(value, list | dict) and len(value) > _MOST_HOLIDAYS:
+        raise ValueError(f"at most {_MOST_HOLIDAYS} holidays were wanted")
+    return value
 
 
 Day = Annotated[date, BeforeValidator(_day)]
@@ -357,15 +365,19 @@ class _ListedCode(_Named):
     code: Code
 
 
-_BARS = TypeAdapter(list[_WireBar])
-_BULK_BARS = TypeAdapter(list[_WireBulkBar])
-_SPLITS = TypeAdapter(list[_WireSplit])
-_BULK_SPLITS = TypeAdapter(list[_WireBulkSplit])
-_DIVIDENDS = TypeAdapter(list[_WireDividend])
+# At the first row that is wrong it ends: a fault takes two hundred times the room of the "0," that
+# makes it, and a body may have millions.
+_Rows = Annotated[list[T], Field(fail_fast=True)]
+
+_BARS = TypeAdapter(_Rows[_WireBar])
+_BULK_BARS = TypeAdapter(_Rows[_WireBulkBar])
+_SPLITS = TypeAdapter(_Rows[_WireSplit])
+_BULK_SPLITS = TypeAdapter(_Rows[_WireBulkSplit])
+_DIVIDENDS = TypeAdapter(_Rows[_WireDividend])
 _EXCHANGE_1 = TypeAdapter(_WireExchange1)
 _EXCHANGE_2 = TypeAdapter(_WireExchange2)
-_CODES = TypeAdapter(list[Code])
-_LISTED_CODES = TypeAdapter(list[_ListedCode])
+_CODES = TypeAdapter(_Rows[Code])
+_LISTED_CODES = TypeAdapter(_Rows[_ListedCode])
 _ACCOUNT = TypeAdapter(_WireAccount)
 _DATA = TypeAdapter(_Data)
 
@@ -393,6 +405,8 @@ def parse(text: str) -> Any:
 def read_bars(text: str) -> tuple[DailyBar, ...]:
     """
     Read ``eod``, JSON or CSV: one bar a date, ascending.
+
+    JSON is asked for. Of a CSV that ends between two lines nobody can tell whether it is whole.
 
     Raises:
         UnreadableError: A row is not whole, or two speak of the same date and differ.
@@ -544,6 +558,8 @@ def _rows(text: str) -> object:
     """Return the rows of a table, JSON or CSV."""
     if not text.lstrip()[:5].lower().startswith(("date,", "code,")):
         return parse(text)
+    if not text.endswith("\n"):
+        raise UnreadableError("a CSV came whose last line is not whole")
     try:
         table = csv.reader(io.StringIO(text.lstrip()), strict=True)
         header, *lines = [line for line in table if line]
@@ -552,16 +568,12 @@ def _rows(text: str) -> object:
     names = [name.strip().lower() for name in header]
     if "date" not in names:
         raise UnreadableError("a CSV without dates came")
-    at = names.index("date")
-    rows: list[dict[str, str]] = []
-    for line in lines:
-        # Old versions of the interface wrote a line without a date at the end.
-        if len(line) <= at or not _DAY.fullmatch(line[at]):
-            continue
-        if len(line) != len(names):
-            raise UnreadableError("a row of the CSV is not whole")
-        rows.append(dict(zip(names, line, strict=True)))
-    return rows
+    # Old versions of the interface wrote a line at the end that was no row: one value, or none.
+    if lines and sum(map(bool, lines[-1])) <= 1:
+        lines.pop()
+    if any(len(line) != len(names) for line in lines):
+        raise UnreadableError("a row of the CSV is not whole")
+    return [dict(zip(names, line, strict=True)) for line in lines]
 
 
 def _of_codes(rows: object, codes: Collection[str]) -> object:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
+from collections.abc import Callable
 from datetime import date, time
 from typing import Any
 
@@ -83,11 +85,11 @@ def test_bars_of_json_and_of_csv_are_the_same() -> None:
 
 def test_an_empty_range_has_no_bars() -> None:
     assert replies.read_bars("[]") == ()
-    assert replies.read_bars(CSV.splitlines()[0]) == ()
+    assert replies.read_bars(f"{CSV.splitlines()[0]}\n") == ()
 
 
 @pytest.mark.parametrize("footer", ["1", "Total: 1,,,,,,", ",,"])
-def test_a_line_of_csv_without_a_date_is_passed_over(footer: str) -> None:
+def test_a_last_line_of_csv_that_is_no_row_is_passed_over(footer: str) -> None:
     assert replies.read_bars(f"{CSV}{footer}\n") == (BAR,)
 
 
@@ -128,17 +130,49 @@ def test_faulty_values_are_delivered_for_the_job_to_examine() -> None:
         json.dumps([{**ROW, "close": [1]}]),
         json.dumps([{key: ROW[key] for key in ROW if key != "volume"}]),
         json.dumps([ROW, {**ROW, "close": 11.5}]),
+        CSV[:-1],
+        CSV[:-4],
         CSV + "2012-11-22,10,12\n",
+        CSV + "2012-11-2,10,12,9.5,11,10.9,5\n",
+        CSV + "21/11/2012,10,12,9.5,11,10.9,5\n",
+        CSV + ",10,12,9.5,11,10.9,5\n",
+        CSV.replace("2012-11-21,", "1\n2012-11-21,"),
         "Date,Open,High,Low,Close,Volume\n2012-11-21,10,12,9.5,11,5\n",
         "[" * 100_000,
     ],
 )
 def test_a_reply_that_is_not_whole_is_not_read_at_all(text: str) -> None:
-    if text == "Date,Open":
-        assert replies.read_bars(text) == ()
-        return
     with pytest.raises(UnreadableError):
         replies.read_bars(text)
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (replies.read_bars, f"[{'0,' * 1_000_000}0]"),
+        (replies.read_exchange_codes, f'{{"data": [{"0.5," * 500_000}0]}}'),
+        (
+            replies.read_exchange_1,
+            json.dumps({**EXCHANGE, "ExchangeHolidays": [0] * 500_000}),
+        ),
+        (
+            replies.read_exchange_2,
+            json.dumps({"data": {"ExchangeHolidays": dict.fromkeys(range(200_000), 0)}}),
+        ),
+    ],
+    ids=["bars", "codes", "holidays", "dated holidays"],
+)
+def test_a_million_faults_cost_no_more_than_the_reply(
+    read: Callable[[str], object], text: str
+) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableError) as caught:
+            read(text)
+        assert tracemalloc.get_traced_memory()[1] < 50 * 1024**2
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_fault_names_its_place_and_not_what_stood_there() -> None:
