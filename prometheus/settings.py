@@ -325,6 +325,11 @@ class EodhdSettings(_Section):
         default=SecretStr(""),
         description="The API token; better in a file that PROMETHEUS__EODHD__TOKEN_FILE names.",
     )
+    codes: Texts = Field(
+        default=(),
+        description="The feed's codes of exchanges, where they are not the usual ones: XTKS=TSE. "
+        "An exchange named here is asked even if the feed does not list it.",
+    )
     symbols: Texts = Field(
         default=(),
         description="The shares to load, each with its exchange's MIC: XNAS:AAPL, XLON:VOD. "
@@ -335,11 +340,6 @@ class EodhdSettings(_Section):
         default=DEFAULT_FACTORS,
         description="The fund or index whose return is a market's factor, MKT at least: "
         "US_EQ:MKT=VTI.US. By default six for US_EQ.",
-    )
-    codes: Texts = Field(
-        default=(),
-        description="The feed's codes of exchanges, where they are not the usual ones: XTKS=TSE. "
-        "An exchange named here is asked even if the feed does not list it.",
     )
     requests_per_minute: int = Field(
         default=REQUESTS_PER_MINUTE,
@@ -362,25 +362,32 @@ class EodhdSettings(_Section):
     @field_validator("url")
     @classmethod
     def _for_secrets(cls, value: str) -> str:
-        # The token is in the URL of every request.
+        # The token is in the URL of every request, and the URL in what is printed.
         try:
             parts = urlsplit(value)
             local = parts.hostname in ("127.0.0.1", "::1", "localhost")
             sound = parts.scheme == "https" or (parts.scheme == "http" and local)
+            sound = sound and not re.search(r"[@\s\x00-\x1f\x7f-\x9f]", value)
             _ = parts.port
         except ValueError:
             sound = False
-        if not sound or not parts.hostname or parts.username or parts.query or parts.fragment:
+        if not sound or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("must look like https://host/api; http only on this machine")
         return value
 
-    @model_validator(mode="after")
-    def _readable(self) -> Self:
+    @field_validator("codes", "symbols", "factors")
+    @classmethod
+    def _readable(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        given: dict[str, Any] = {str(info.field_name): value}
+        if info.field_name == "symbols":
+            if "codes" not in info.data:
+                return value  # which of its exchanges have one is told when the codes are right
+            given["codes"] = info.data["codes"]
         try:
-            self.feed()
+            EodhdFeed(**given)
         except PrometheusError as error:
             raise ValueError(str(error)) from None
-        return self
+        return value
 
     def feed(self) -> EodhdFeed:
         """Return what the sources are told."""

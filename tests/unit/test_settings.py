@@ -308,11 +308,20 @@ def test_a_token_comes_from_a_file_and_is_not_in_what_is_printed(tmp_path: Path)
         ("URL", "http://eodhd.com/api", "http only on this machine"),
         ("URL", "https://me:hunter2@eodhd.com/api", "must look like https://host/api"),
         ("URL", "https://eodhd.com:x/api", "must look like https://host/api"),
+        ("URL", "https://:hunter2@eodhd.com/api", "must look like https://host/api"),
+        ("URL", "https://@eodhd.com/api", "must look like https://host/api"),
+        ("URL", "https://exa mple.com/api", "must look like https://host/api"),
+        ("URL", "https://eodhd.com/a\x7fpi", "must look like https://host/api"),
+        ("URL", "https://eodhd.com/a\npi", "must look like https://host/api"),
         ("SYMBOLS", "AAPL.US", "'AAPL.US' was given; XNAS:AAPL or XLON:CPG:USD was wanted."),
         ("SYMBOLS", "XNYSE:IBM", "'XNYSE:IBM' was given"),
         ("SYMBOLS", "XNIS:IBM", "the code of XNIS at eodhd.com is not known"),
         ("CODES", "Tokyo", "'Tokyo' was given; XTKS=TSE was wanted."),
         ("FACTORS", "US_EQ:MKT", "'US_EQ:MKT' was given; US_EQ:MKT=VTI.US was wanted."),
+        ("SYMBOLS", "XLON:CPG:USD, XLON:CPG", "'XLON:CPG:USD' and 'XLON:CPG' were given"),
+        ("CODES", "XTKS=TSE, XTKS=ABC", "'XTKS=TSE' and 'XTKS=ABC' were given; one was wanted."),
+        ("FACTORS", "US_EQ:MKT=VTI.US, US_EQ:MKT=MTUM.US", "and 'US_EQ:MKT=MTUM.US' were given"),
+        ("FACTORS", "US_EQX:MKT=VTI.US", "Did you mean 'US_EQ'?"),
         ("REQUESTS_PER_MINUTE", "0", "greater than or equal to 1"),
     ],
 )
@@ -323,6 +332,17 @@ def test_what_the_feed_could_not_use_is_refused(
     assert fault.startswith(f"PROMETHEUS__EODHD__{key}: ")
     assert said in fault
     assert key == "SYMBOLS" or "hunter2" not in fault
+
+
+def test_each_key_of_the_feed_is_blamed_for_its_own_entries(tmp_path: Path) -> None:
+    environ = {
+        "PROMETHEUS__EODHD__TOKEN": "abc",
+        "PROMETHEUS__EODHD__SYMBOLS": "XNAS:AAPL, XNAS:AAPL",
+        "PROMETHEUS__EODHD__FACTORS": "US_EQ:MKT",
+    }
+    symbols, factors = sorted(faults(environ, tmp_path), reverse=True)
+    assert symbols.startswith("PROMETHEUS__EODHD__SYMBOLS: 'XNAS:AAPL' and 'XNAS:AAPL' were given")
+    assert factors.startswith("PROMETHEUS__EODHD__FACTORS: 'US_EQ:MKT' was given")
 
 
 def test_all_that_a_market_lacks_at_a_feed_is_told(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
-from prometheus.errors import nearest
+from prometheus.core.markets import get_market
+from prometheus.errors import UnknownMarketError, nearest
 from prometheus.sources.errors import SourceConfigurationError
 from prometheus.sources.sessions import Members
 
@@ -112,14 +113,19 @@ class EodhdFeed:
             SourceConfigurationError: With every fault in them.
         """
         faults: list[str] = []
-        codes = {each[0]: each[1] for each in _parts(self.codes, _CODE, "XTKS=TSE", faults)}
+        codes = {each[0]: each[1] for each in _parts(self.codes, _CODE, 1, "XTKS=TSE", faults)}
         listings = [
             _listing(mic, symbol, currency, codes, faults)
             for mic, symbol, currency in _parts(
-                self.symbols, _SYMBOL, "XNAS:AAPL or XLON:CPG:USD", faults
+                self.symbols, _SYMBOL, 2, "XNAS:AAPL or XLON:CPG:USD", faults
             )
         ]
-        factors = _parts(self.factors, _FACTOR, "US_EQ:MKT=VTI.US", faults)
+        factors = _parts(self.factors, _FACTOR, 2, "US_EQ:MKT=VTI.US", faults)
+        for market_id in dict.fromkeys(each[0] for each in factors):
+            try:
+                get_market(market_id)
+            except UnknownMarketError as error:
+                faults.append(str(error))
         if faults:
             raise SourceConfigurationError(" ".join(faults))
         object.__setattr__(self, "listings", tuple(each for each in listings if each is not None))
@@ -159,17 +165,21 @@ class EodhdFeed:
 
 
 def _parts(
-    texts: Iterable[str], pattern: re.Pattern[str], example: str, faults: list[str]
+    texts: Iterable[str], pattern: re.Pattern[str], key: int, example: str, faults: list[str]
 ) -> list[tuple[str, ...]]:
+    """Take entries apart; the first `key` parts of one say what it is about, once."""
     found = []
+    about: dict[tuple[str, ...], str] = {}
     for text in texts:
         match = pattern.fullmatch(text)
         if match is None:
             faults.append(f"{text!r} was given; {example} was wanted.")
-        else:
-            found.append(match.groups(default=""))
-    if len(set(found)) != len(found):
-        faults.append("an entry is named twice.")
+            continue
+        parts = match.groups(default="")
+        found.append(parts)
+        if parts[:key] in about:
+            faults.append(f"{about[parts[:key]]!r} and {text!r} were given; one was wanted.")
+        about[parts[:key]] = text
     return found
 
 
