@@ -37,6 +37,15 @@ class EventFormatter(logging.Formatter):
         return line
 
 
+QUIET = ("alembic", "httpx", "httpcore")
+"""
+Loggers of which only warnings are shown.
+
+Alembic names every step it takes; one line of ours says what came of them. httpx has a line for
+every request, and httpcore, from DEBUG on, has all that a server sends: secrets, if it echoes them.
+"""
+
+
 def configure(celery_level: int | str = "WARNING") -> None:
     """
     Send the log records of this process to standard error: ours from INFO on.
@@ -50,10 +59,8 @@ def configure(celery_level: int | str = "WARNING") -> None:
     root.handlers[:] = [handler]
     root.setLevel("INFO")
     logging.getLogger("celery").setLevel(celery_level)
-    # Alembic names every step it takes; one line of ours says what came of them.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    # httpx has a line for every request.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _plain(value: object) -> str:

@@ -31,6 +31,7 @@ import httpx
 from pydantic import SecretStr
 
 from prometheus.errors import PrometheusError
+from prometheus.log_lines import QUIET
 from prometheus.persistence.engine import create_engine
 from prometheus.pipelines.equities.prices import ingest_prices
 from prometheus.sources.eodhd import replies
@@ -381,7 +382,10 @@ class Fuzz:
         root = logging.getLogger()
         level = root.level
         root.addHandler(self._lines)
-        root.setLevel(logging.INFO)
+        root.setLevel(logging.DEBUG)
+        core = logging.getLogger("httpcore")
+        if core.name in QUIET:
+            core.setLevel(logging.WARNING)
         try:
             with Imitation(NOW) as server, _Tables(self) as tables, asyncio.Runner() as runner:
                 # One loop for all questions; to make one takes longer than to answer.
@@ -395,6 +399,7 @@ class Fuzz:
         finally:
             root.removeHandler(self._lines)
             root.setLevel(level)
+            core.setLevel(logging.NOTSET)
         return self.report
 
     def answers(

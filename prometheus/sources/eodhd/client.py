@@ -42,6 +42,7 @@ from prometheus.sources.eodhd.errors import (
     UnreadableReplyError,
 )
 from prometheus.sources.eodhd.naming import BASE_URL, REQUESTS_PER_MINUTE
+from prometheus.sources.errors import SourceConfigurationError
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ _MAINTENANCE = (time_of_day(5, 30), time_of_day(6, 0))
 """Daily, GMT."""
 _PACKED = ("gzip", "deflate", "identity")
 """One of them: packed twice, a few bytes can unpack to more than any machine has."""
+_MAY_PASS = (408, 425)
+"""It took too long to hear us, or heard us too early."""
 _PLAN_GATE = "only eod data allowed"
 _PUBLIC_TOKEN = "demo"  # noqa: S105  it is in the vendor's documentation, and in names of companies
 _SECONDS = re.compile(r"\d{1,9}")
@@ -124,6 +127,8 @@ class EodhdClient:
         self._per_minute = requests_per_minute
         self._sent: deque[float] = deque(maxlen=requests_per_minute)
         """When the last requests were sent, or will be: by the monotonic clock."""
+        self._lowered = requests_per_minute
+        self._lowered_until = 0.0
         self._not_before = 0.0
         self._parked_until: datetime | None = None
 
@@ -289,7 +294,8 @@ class EodhdClient:
                     )
                     await self._sleep(wait.total_seconds())
         if after is not None:
-            raise TooManyRequestsError(question, after)
+            times = f", {attempt} times" if attempt > 1 else ""
+            raise TooManyRequestsError(question, f"{why}{times}", after)
         start, end = _MAINTENANCE
         resting = start <= self._now().time() < end
         raise UnreachableError(
@@ -309,8 +315,14 @@ class EodhdClient:
             raise QuotaSpentError(question, until)
         now = time.monotonic()
         at = max(now, self._not_before)
-        if len(self._sent) >= self._per_minute:
-            at = max(at, self._sent[-self._per_minute] + _MINUTE)
+        lowered = now < self._lowered_until
+        limit = min(self._per_minute, self._lowered) if lowered else self._per_minute
+        if len(self._sent) >= limit:
+            at = max(at, self._sent[-limit] + _MINUTE)
+        wait = timedelta(seconds=at - now)
+        if lowered and wait > LONGEST_WAIT:
+            why = f"it allows {limit} of our requests a minute at present"
+            raise TooManyRequestsError(question, why, wait)
         self._sent.append(at)
         if at > now:
             await self._sleep(at - now)
@@ -367,7 +379,7 @@ class EodhdClient:
             after = _retry_after(headers.get("Retry-After"), self._now())
             self._not_before = time.monotonic() + min(after, LONGEST_WAIT).total_seconds()
             return _TryAgain("too many requests (429)", after)
-        if status >= 500:
+        if status >= 500 or status in _MAY_PASS:
             return _TryAgain(f"the server is out of order ({status})")
         match status:
             case 401 | 403:
@@ -380,13 +392,14 @@ class EodhdClient:
         return BadQuestionError(question, status)
 
     def _heed(self, headers: httpx.Headers) -> None:
-        """Slow down to what the server allows, where that is less than we thought."""
+        """Slow down for a minute to what the server allows, where that is less than we thought."""
         limit, remaining = (
             int(value) if _SECONDS.fullmatch(value := headers.get(name, "")) else None
             for name in ("X-RateLimit-Limit", "X-RateLimit-Remaining")
         )
         if limit:
-            self._per_minute = min(self._per_minute, limit)
+            self._lowered = limit
+            self._lowered_until = time.monotonic() + _MINUTE
         if remaining == 0:
             self._not_before = time.monotonic() + _MINUTE
 
@@ -422,12 +435,26 @@ class EodhdClient:
         return text.replace(token, "***")
 
     def _http_transport(self) -> httpx.AsyncBaseTransport:
-        url = httpx.URL(self._url)
-        if url.scheme == "http":
-            # On this machine: without a proxy, and without certificates, which take long to load.
-            return httpx.AsyncHTTPTransport(verify=False)
-        proxy = None if proxy_bypass(url.host) else getproxies().get("https")
-        return httpx.AsyncHTTPTransport(verify=self._tls, proxy=proxy)
+        """
+        Make what carries requests.
+
+        Raises:
+            SourceConfigurationError: The address, or that of the proxy, can not be used; without
+                either in the message, because a proxy's may have a password.
+        """
+        fault = "[eodhd] url can not be read: https://host/api was wanted."
+        with contextlib.suppress(ValueError, ImportError, httpx.InvalidURL):
+            url = httpx.URL(self._url)
+            if url.scheme == "http":
+                # On this machine: no proxy, and no certificates, which take long to load.
+                return httpx.AsyncHTTPTransport(verify=False)
+            proxy = None if proxy_bypass(url.host) else getproxies().get("https")
+            fault = (
+                "the proxy that HTTPS_PROXY names can not be used: http://host:port was wanted, "
+                "with http:// or https:// before it. Or name the feed's host in NO_PROXY."
+            )
+            return httpx.AsyncHTTPTransport(verify=self._tls, proxy=proxy)
+        raise SourceConfigurationError(f"eodhd: {fault}")
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:

@@ -6,6 +6,7 @@ No message repeats what the server wrote: it echoes the question, token included
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 
 from prometheus.core.durations import format_duration
@@ -37,19 +38,18 @@ class UnreadableReplyError(EodhdError):
 
 class TooManyRequestsError(EodhdError):
     """
-    The server wants us to wait for longer than a job should.
+    The server wants us to wait, for longer or more often than a job should.
 
     Attributes:
-        retry_after: How long, by its own words.
+        retry_after: How long the next wait would have been, in full seconds.
     """
 
-    def __init__(self, question: str, retry_after: timedelta) -> None:
-        self.retry_after = retry_after
+    def __init__(self, question: str, why: str, retry_after: timedelta) -> None:
+        self.retry_after = timedelta(seconds=math.ceil(retry_after.total_seconds()))
         super().__init__(
             question,
-            f"too many requests a minute (429); it wants to be left alone for "
-            f"{format_duration(retry_after)}. Lower [eodhd] requests_per_minute if several "
-            f"processes use the token.",
+            f"{why}; it wants to be left alone for {format_duration(self.retry_after)}. Lower "
+            f"[eodhd] requests_per_minute if several processes use the token.",
         )
 
 

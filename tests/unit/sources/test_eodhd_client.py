@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import SecretStr
 
+from prometheus.log_lines import QUIET
 from prometheus.sources.eodhd import client as client_module
 from prometheus.sources.eodhd.client import ATTEMPTS, EodhdClient
 from prometheus.sources.eodhd.errors import (
@@ -28,6 +29,7 @@ from prometheus.sources.eodhd.errors import (
     UnreachableError,
     UnreadableReplyError,
 )
+from prometheus.sources.errors import SourceConfigurationError
 from prometheus.sources.holidays import HolidayKind, find_differences
 from tests.eodhd.server import TOKEN, Answer, Imitation
 from tests.servers import free_port
@@ -251,7 +253,15 @@ def test_a_server_that_wants_to_rest_for_long_is_left_alone(
     error = failure(make_client(server, waits))
     assert isinstance(error, TooManyRequestsError)
     assert error.retry_after == timedelta(seconds=int(asked_for))
+    assert "too many requests (429); it wants to be left alone for" in str(error)
     assert (len(server.asked), waits) == (1, [])
+
+
+def test_a_server_that_wants_a_short_rest_every_time_is_left_alone(server: Imitation) -> None:
+    server.answers.extend([Answer(429, b"")] * ATTEMPTS)
+    error = failure(make_client(server))
+    assert isinstance(error, TooManyRequestsError)
+    assert "too many requests (429), 4 times; it wants to be left" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +275,7 @@ def test_a_retry_after_that_can_not_be_read_is_a_minute(server: Imitation, value
     assert 60 <= waits[0] <= 63
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
+@pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504, 599])
 def test_a_server_out_of_order_is_asked_again_with_growing_jittered_pauses(
     server: Imitation, status: int
 ) -> None:
@@ -397,6 +407,33 @@ def test_a_lower_limit_of_the_server_is_heeded(server: Imitation) -> None:
     assert len(waits) == 1
 
 
+def test_a_lower_limit_of_the_server_holds_for_a_minute(
+    server: Imitation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so again with each reply, as long as it means it."""
+    server.answers.append(Answer(200, b"[]", (("X-RateLimit-Limit", "1"),)))
+    waits = Waits()
+    client = make_client(server, waits)
+    ask_bars(client)
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 61)
+    for _ in range(3):
+        ask_bars(client)
+    assert waits == []
+
+
+def test_a_limit_that_no_job_could_keep_to_is_told(server: Imitation) -> None:
+    server.answers.extend([Answer(200, b"[]", (("X-RateLimit-Limit", "1"),))] * 5)
+    client = make_client(server)
+    for _ in range(3):
+        ask_bars(client)
+    error = failure(client)
+    assert isinstance(error, TooManyRequestsError)
+    assert "it allows 1 of our requests a minute at present; it wants to be" in str(error)
+    assert timedelta(minutes=2) < error.retry_after <= timedelta(minutes=3)
+    assert len(server.asked) == 3
+
+
 def test_a_used_up_minute_is_waited_for(server: Imitation) -> None:
     server.answers.append(Answer(200, b"[]", (("X-RateLimit-Remaining", "0"),)))
     waits = Waits()
@@ -430,6 +467,30 @@ def test_a_server_that_is_not_there(server: Imitation) -> None:
     error = failure(make_client(server, url=f"http://127.0.0.1:{free_port()}/api"))
     assert isinstance(error, UnreachableError)
     assert "no connection" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "url", "said"),
+    [
+        ("127.0.0.1:3128", "https://eodhd.com/api", "http://host:port was wanted"),
+        ("socks5://me:hunter2@127.0.0.1:1080", "https://eodhd.com/api", "that HTTPS_PROXY names"),
+        ("ftp://me:hunter2@127.0.0.1", "https://eodhd.com/api", "Or name the feed's host in NO_PR"),
+        ("", "https://eodhd.com\x07/api", "[eodhd] url can not be read: https://host/api was"),
+    ],
+)
+def test_an_address_that_can_not_be_used_is_no_crash(
+    proxy: str, url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(SourceConfigurationError) as caught:
+        ask_bars(EodhdClient(SecretStr(TOKEN), url=url))
+    assert said in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in shown
+    assert not caught.value.retryable
 
 
 @pytest.mark.parametrize(
@@ -524,7 +585,9 @@ def test_the_token_is_nowhere_to_be_read(
     server.answers.extend([answer] * ATTEMPTS)
     client = make_client(server)
     shown = [repr(client), str(vars(client))]
-    with caplog.at_level(logging.INFO):
+    if "httpcore" in QUIET:
+        caplog.set_level(logging.WARNING, logger="httpcore")
+    with caplog.at_level(logging.DEBUG):
         error = None
         try:
             shown.append(repr(ask_bars(client)))
