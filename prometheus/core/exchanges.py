@@ -29,6 +29,7 @@ FORMAT = 1
 _ONE_DAY = timedelta(days=1)
 _DATA = files("prometheus.core") / "data" / "sessions"
 _CLOCK = re.compile(r"(\d\d):(\d\d)(?::(\d\d))?(?:([+-]\d)d)?")
+_WEEK = re.compile(r"[01]{7}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,7 @@ def parse_exchange(document: Mapping[str, Any]) -> Exchange:
 
     Raises:
         ValueError: the document is of another format, or a time or date in it is unreadable.
+        LookupError, TypeError, AttributeError: something in it is missing or of another kind.
     """
     if document["format"] != FORMAT:
         raise ValueError(f"sessions of format {document['format']}, expected {FORMAT}")
@@ -219,13 +221,16 @@ def parse_exchange(document: Mapping[str, Any]) -> Exchange:
             breaks=_breaks(entry["breaks"]) if "breaks" in entry else None,
         )
         special.update(dict.fromkeys(_dates(entry["dates"]), special_hours))
+    weeks = tuple((date.fromisoformat(e["from"]), e["days"]) for e in document["weeks"])
+    if not weeks or not all(_WEEK.fullmatch(days) for _, days in weeks):
+        raise ValueError(f"weeks are {document['weeks']}, expected seven flags from Monday")
     return Exchange(
         mic=document["mic"],
         zone=ZoneInfo(document["zone"]),
         first=date.fromisoformat(document["first"]),
         last=date.fromisoformat(document["last"]),
         horizon_source=document["horizon_source"],
-        weeks=tuple((date.fromisoformat(e["from"]), e["days"]) for e in document["weeks"]),
+        weeks=weeks,
         hours=tuple(ordinary.pop("")),
         weekday_hours={days.index("1"): tuple(steps) for days, steps in ordinary.items()},
         closures={day: e["reason"] for e in document["closures"] for day in _dates(e["dates"])},
@@ -269,5 +274,5 @@ def load_exchange(mic: str) -> Exchange:
         raise UnknownMarketError(mic, exchange_mics())
     try:
         return parse_exchange(json.loads((_DATA / f"{mic}.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SnapshotError(mic, error) from error

@@ -232,6 +232,35 @@ def test_a_damaged_file_is_named_with_its_exchange(
         load_exchange.cache_clear()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weeks": []},
+        {"weeks": [{"from": "1990-01-01", "days": "11111"}]},
+        {"weeks": 5},
+        {"hours": []},
+        {"hours": [5]},
+        {"closures": [{"reason": "x", "dates": 5}]},
+        {"closures": {"reason": "x"}},
+        {"special_hours": None},
+        {"zone": "Mars/Phobos"},
+        {"first": 19900101},
+    ],
+)
+def test_a_file_that_is_json_but_no_exchange_is_named_too(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {**json.loads((SNAPSHOT / "XPAR.json").read_text()), **changes}
+    (tmp_path / "XPAR.json").write_text(json.dumps(found))
+    monkeypatch.setattr("prometheus.core.exchanges._DATA", tmp_path)
+    load_exchange.cache_clear()
+    try:
+        with pytest.raises(SnapshotError, match=r"sessions of XPAR .* other exchanges"):
+            load_exchange("XPAR")
+    finally:
+        load_exchange.cache_clear()
+
+
 def test_a_closure_has_its_reason_and_an_extra_session_its_own() -> None:
     exchange = parse_exchange(document())
     assert exchange.reason(date(2024, 2, 5)) == "Founders"
