@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -12,6 +13,8 @@ import typer
 from prometheus.cli.options import AsJson, Market, read_instant
 
 if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
     from rich.text import Text
 
     from prometheus.core.sessions import Session
@@ -25,7 +28,9 @@ Markets = Annotated[
 ]
 
 _ONE_DAY = timedelta(days=1)
-_MONTHS_A_ROW = 3
+_MOST_MONTHS_A_ROW = 3
+_MONTH_WIDTH = 30
+"""Columns of a month and of the gap after it."""
 
 
 class Kind(StrEnum):
@@ -126,7 +131,7 @@ def following(
     """
     Show what comes next: the next session to open, closed day and session of special hours.
 
-    Ends with 1 if a market's calendar has no answer for that time.
+    Ends with 1 if a market's calendar has no answer for that time, or ends before the next session.
     """
     from prometheus.cli import output
     from prometheus.core.markets import markets
@@ -164,11 +169,11 @@ def following(
             if "error" in answer:
                 table.add_row(name, "not known", answer["error"], "")
             else:
-                members = calendars[name].members
-                table.add_row(name, *("\n".join(_lines(members, day)) for day in answer.values()))
+                days = answer.values()
+                table.add_row(name, *("\n".join(_lines(calendars[name], day)) for day in days))
             table.add_section()
         console.print(table)
-    if any("error" in answer for answer in answers.values()):
+    if any("error" in answer or answer["session"] is None for answer in answers.values()):
         raise typer.Exit(1)
 
 
@@ -272,7 +277,7 @@ def horizon(
 
 def describe(calendar: TradingCalendar, day: date) -> Day:
     """Say what a date is to a market; one that is not known is no error here."""
-    from prometheus.core.exchanges import WEEKEND, load_exchange
+    from prometheus.core.exchanges import WEEKEND
 
     if not calendar.first <= day <= calendar.horizon:
         return Day(day, Kind.UNKNOWN, None, {}, None)
@@ -282,8 +287,8 @@ def describe(calendar: TradingCalendar, day: date) -> Day:
         kind = Kind.WEEKEND if reason == WEEKEND else Kind.HOLIDAY
         return Day(day, kind, None, closed, reason)
     session = calendar.session(day)
-    in_week = any(load_exchange(mic).in_week(day) for mic in calendar.members)
-    if session.early_close or session.late_open or session.reason or not in_week:
+    usual = calendar.in_week(day)
+    if session.early_close or session.late_open or session.reason or not usual:
         kind = Kind.SPECIAL
     else:
         kind = Kind.PARTIAL if closed else Kind.SESSION
@@ -294,27 +299,31 @@ def find_next(calendar: TradingCalendar, instant: datetime) -> dict[str, Day | N
     """
     Find the next session to open, the next closed day and the next session of special hours.
 
+    All begin after the instant: a session when it opens, a closed day at midnight where the market
+    is, of several members at the first of them.
+
     Returns:
         ``session``, ``closed`` and ``special`` -> the day; ``None`` where the calendar ends first.
 
     Raises:
         HorizonError: The instant is outside the calendar.
     """
-    calendar.is_trading_day(instant.date())
+    day = min(instant.astimezone(zone).date() for zone in calendar.zones.values())
+    calendar.is_trading_day(day)
     session = calendar.sessions_around(instant, before=0, after=1)
     found: dict[str, Day | None] = {
         "session": describe(calendar, session[0].date) if session else None,
         "closed": None,
         "special": None,
     }
-    day = instant.date()
-    while day < calendar.horizon and not (found["closed"] and found["special"]):
-        day += _ONE_DAY
+    while day <= calendar.horizon and not (found["closed"] and found["special"]):
         described = describe(calendar, day)
-        if described.kind is Kind.HOLIDAY:
+        begins = described.session.open if described.session else calendar.midnight(day)
+        if described.kind is Kind.HOLIDAY and begins > instant:
             found["closed"] = found["closed"] or described
-        elif described.kind is Kind.SPECIAL:
+        elif described.kind is Kind.SPECIAL and begins > instant:
             found["special"] = found["special"] or described
+        day += _ONE_DAY
     return found
 
 
@@ -339,7 +348,7 @@ def _document(day: Day) -> dict[str, Any]:
     }
 
 
-def _words(members: tuple[str, ...], day: Day) -> str:
+def _words(zones: Mapping[str, ZoneInfo], day: Day) -> str:
     """Say of a day what is special about it."""
     from prometheus.cli import sessions
 
@@ -347,25 +356,25 @@ def _words(members: tuple[str, ...], day: Day) -> str:
         return day.reason or ""
     said = [sessions.special(day.session) or ""]
     if day.kind is Kind.SPECIAL:
-        local = (sessions.local_times(members, at) for at in (day.session.open, day.session.close))
+        local = (sessions.local_times(zones, at) for at in (day.session.open, day.session.close))
         said.append(" to ".join(", ".join(each) for each in local))
-    names = sessions.cities(members)
+    names = sessions.cities(zones)
     said += [f"{names[mic]} closed ({reason})" for mic, reason in day.closed_members.items()]
     return "; ".join(filter(None, said))
 
 
-def _lines(members: tuple[str, ...], day: Day | None) -> list[str]:
+def _lines(calendar: TradingCalendar, day: Day | None) -> list[str]:
     """Describe a day in a table's cell."""
     from prometheus.cli import sessions
 
     if day is None:
-        return ["not known: the calendar ends"]
+        return [f"none to {calendar.horizon}"]
     lines = [f"{day.date:%a} {day.date}"]
     if day.session is not None:
         lines[0] += f"  {sessions.hours(day.session)}"
         if day.kind is not Kind.SPECIAL:
-            lines += sessions.local_times(members, day.session.open)
-    return [*lines, *filter(None, [_words(members, day)])]
+            lines += sessions.local_times(calendar.zones, day.session.open)
+    return [*lines, *filter(None, [_words(calendar.zones, day)])]
 
 
 def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
@@ -380,10 +389,11 @@ def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
     console.print(f"  {', '.join(calendar.members)}: {output.count(sessions, 'session')}")
     console.print(f"  known to {calendar.horizon}, {calendar.horizon_source}")
     console.print()
+    across = max(1, min(_MOST_MONTHS_A_ROW, console.width // _MONTH_WIDTH))
     grid = Table.grid(padding=(0, 4, 0, 0))
     months = [_month(year, month, days) for month in range(1, 13)]
-    for row in range(0, 12, _MONTHS_A_ROW):
-        grid.add_row(*months[row : row + _MONTHS_A_ROW])
+    for row in range(0, 12, across):
+        grid.add_row(*months[row : row + across])
         grid.add_row()
     console.print(grid)
     shown = {day.kind for day in days}
@@ -404,7 +414,7 @@ def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
             table.add_row(
                 Text(_MARKS[day.kind], _STYLES[day.kind]),
                 f"{day.date:%a} {day.date}",
-                _words(calendar.members, day),
+                _words(calendar.zones, day),
             )
     console.print(table)
 

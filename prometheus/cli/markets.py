@@ -134,11 +134,12 @@ def session_words(status: MarketStatus) -> str:
 def next_words(status: MarketStatus) -> list[str]:
     """Write the next transition: what and in how long, then when in UTC and at the exchanges."""
     from prometheus.cli import output, sessions
+    from prometheus.core.trading_calendar import TradingCalendar
 
     if status.next_transition is None:
         return ["not known: the calendar ends"]
     at, state = status.next_transition
-    local = ", ".join(sessions.local_times(list(status.members), at))
+    local = ", ".join(sessions.local_times(TradingCalendar(status.market_id).zones, at))
     return [f"{state} in {output.in_words(at - status.at)}", f"{output.utc(at)}", local]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
-from prometheus.core.exchanges import load_exchange
 from prometheus.core.sessions import Session
 from prometheus.core.trading_calendar import TradingCalendar
 
@@ -25,20 +25,29 @@ class Remark:
         return f"{self.market_id} {self.day.isoformat()}: {self.text}"
 
 
-def cities(members: Sequence[str]) -> dict[str, str]:
+def cities(zones: Mapping[str, ZoneInfo]) -> dict[str, str]:
     """Name the exchanges of a market by their cities, or by their MICs where cities agree."""
-    found = {
-        mic: load_exchange(mic).zone.key.rsplit("/", 1)[-1].replace("_", " ") for mic in members
-    }
-    return found if len(set(found.values())) == len(found) else {mic: mic for mic in members}
+    found = {mic: _city(zone) for mic, zone in zones.items()}
+    return found if len(set(found.values())) == len(found) else {mic: mic for mic in zones}
+
+
+def _city(zone: ZoneInfo) -> str:
+    return zone.key.rsplit("/", 1)[-1].replace("_", " ")
 
 
 def hours(session: Session) -> str:
-    """Write a session's hours: ``"14:30-18:00 UTC"``; the dates too where they differ."""
-    close = f"{session.close:%H:%M}"
+    """
+    Write a session's hours: ``"14:30-18:00 UTC"``.
+
+    With the day of the week where it is not that of the session's date, as of futures that open
+    the evening before, or where it changes: ``"Tue 23:00-Wed 22:00 UTC"``.
+    """
+    opens, closes = f"{session.open:%H:%M}", f"{session.close:%H:%M}"
+    if session.open.date() != session.date:
+        opens = f"{session.open:%a} {opens}"
     if session.close.date() != session.open.date():
-        close = f"{session.close:%a %H:%M}"
-    return f"{session.open:%H:%M}-{close} UTC"
+        closes = f"{session.close:%a} {closes}"
+    return f"{opens}-{closes} UTC"
 
 
 def special(session: Session) -> str | None:
@@ -78,7 +87,7 @@ def _remark(calendar: TradingCalendar, day: date) -> Remark | None:
     closed = calendar.closed_members(day)
     if not closed or set(closed.values()) == {"weekend"}:
         return None
-    names = cities(calendar.members)
+    names = cities(calendar.zones)
     if not calendar.is_trading_day(day):
         reasons = set(closed.values())
         text = reasons.pop() if len(reasons) == 1 else _each(closed, names)
@@ -92,12 +101,10 @@ def _each(closed: dict[str, str], names: dict[str, str]) -> str:
     return ", ".join(f"{names[mic]} closed ({reason})" for mic, reason in closed.items())
 
 
-def local_times(members: Sequence[str], at: datetime) -> list[str]:
+def local_times(zones: Mapping[str, ZoneInfo], at: datetime) -> list[str]:
     """Write an instant in the zone of each member, each zone once: ``"Fri 13:00 New York"``."""
-    zones = dict.fromkeys(load_exchange(mic).zone for mic in members)
     return [
-        f"{at.astimezone(zone):%a %H:%M} {zone.key.rsplit('/', 1)[-1].replace('_', ' ')}"
-        for zone in zones
+        f"{at.astimezone(zone):%a %H:%M} {_city(zone)}" for zone in dict.fromkeys(zones.values())
     ]
 
 

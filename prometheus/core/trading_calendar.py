@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import lru_cache
+from zoneinfo import ZoneInfo
 
 from prometheus.core.exchanges import WEEKEND, Exchange, load_exchange, snapshot_version
 from prometheus.core.instants import as_day, as_utc
@@ -232,6 +233,25 @@ class TradingCalendar:
             if reason is not None:
                 closed[exchange.mic] = reason
         return closed
+
+    @property
+    def zones(self) -> Mapping[str, ZoneInfo]:
+        """MIC -> the member's zone, in the order of `members`."""
+        return {exchange.mic: exchange.zone for exchange in self._exchanges}
+
+    def in_week(self, day: date) -> bool:
+        """
+        Say whether a date is a day of any member's trading week.
+
+        Raises:
+            HorizonError: the date is outside the calendar.
+        """
+        self._known("day", day)
+        return any(exchange.in_week(day) for exchange in self._exchanges)
+
+    def midnight(self, day: date) -> datetime:
+        """Find the first instant of a local date, aware UTC: where the first member's begins."""
+        return min(exchange.midnight(day) for exchange in self._exchanges)
 
     def holidays(self, year: int) -> dict[date, str]:
         """

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
+from typer.testing import CliRunner
 
-from prometheus.cli.calendars import Kind, describe, find_next
+from prometheus.cli import sessions
+from prometheus.cli.calendars import Kind, application, describe, find_next
+from prometheus.core.exchanges import Exchange, load_exchange
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError
 
@@ -45,12 +51,100 @@ def test_next_is_after_the_instant_and_skips_weekends() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("market", "at", "expected"),
+    [
+        # Thursday evening in New York: Christmas has not begun there, whatever the date in UTC.
+        (
+            "XNYS",
+            datetime(2026, 12, 25, 3, tzinfo=UTC),
+            {
+                "session": date(2026, 12, 28),
+                "closed": date(2026, 12, 25),
+                "special": date(2027, 11, 26),
+            },
+        ),
+        (
+            "XNYS",
+            datetime(2026, 11, 27, 2, tzinfo=UTC),
+            {
+                "session": date(2026, 11, 27),
+                "closed": date(2026, 12, 25),
+                "special": date(2026, 11, 27),
+            },
+        ),
+        # New Year's Day has begun in Tokyo: it is not to come.
+        (
+            "XTKS",
+            datetime(2026, 12, 31, 22, tzinfo=UTC),
+            {"session": date(2027, 1, 4), "closed": date(2027, 1, 11), "special": None},
+        ),
+        # The short session opens the evening before, and has opened.
+        (
+            "CMES",
+            datetime(2026, 11, 27, 1, tzinfo=UTC),
+            {
+                "session": date(2026, 11, 30),
+                "closed": date(2026, 12, 25),
+                "special": date(2026, 12, 24),
+            },
+        ),
+    ],
+)
+def test_next_counts_by_the_dates_of_the_market(
+    market: str, at: datetime, expected: dict[str, date | None]
+) -> None:
+    found = find_next(TradingCalendar(market), at)
+    assert {name: day and day.date for name, day in found.items()} == expected
+
+
+def test_days_are_judged_by_the_calendars_own_exchanges() -> None:
+    def sundays(mic: str) -> Exchange:
+        return replace(
+            load_exchange(mic), zone=ZoneInfo("Asia/Tokyo"), weeks=((date(1990, 1, 1), "1111101"),)
+        )
+
+    calendar = TradingCalendar("XNYS", exchanges=sundays)
+    assert describe(calendar, date(2026, 11, 29)).kind is Kind.SESSION
+    assert describe(calendar, date(2026, 11, 28)).kind is Kind.WEEKEND
+    at = datetime(2026, 11, 29, 0, 30, tzinfo=UTC)
+    assert sessions.local_times(calendar.zones, at) == ["Sun 09:30 Tokyo"]
+    assert sessions.cities(calendar.zones) == {"XNYS": "Tokyo"}
+
+
 def test_next_invents_nothing_past_the_horizon() -> None:
     calendar = TradingCalendar("XNYS")
-    assert find_next(calendar, datetime(2028, 12, 31, 12, tzinfo=UTC)) == {
-        "session": None,
-        "closed": None,
-        "special": None,
-    }
+    # The evening of the last day in New York is the year after in UTC.
+    for last in (datetime(2028, 12, 31, 12, tzinfo=UTC), datetime(2029, 1, 1, 3, tzinfo=UTC)):
+        assert find_next(calendar, last) == {"session": None, "closed": None, "special": None}
     with pytest.raises(HorizonError):
         find_next(calendar, datetime(2029, 1, 1, 12, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(("columns", "across"), [(40, 1), (59, 1), (60, 2), (80, 2), (120, 3)])
+def test_a_year_shows_every_day_however_narrow_the_window(columns: int, across: int) -> None:
+    shown = CliRunner().invoke(
+        application, ["show", "US_EQ", "2026"], env={"COLUMNS": str(columns)}
+    )
+    table = shown.stdout.split("x closed")[0]
+    assert max(line.count("Mo  Tu  We  Th  Fr  Sa  Su") for line in table.splitlines()) == across
+    days = re.findall(r"(?<!\d)([ \d]\d)[ x*](?= |$)", table.split("January")[1], re.MULTILINE)
+    assert len(days) == 365
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("market", "at", "code", "said"),
+    [
+        # The last session of the calendar has closed: what comes next is not known.
+        ("XNYS", "2028-12-31T00:00Z", 1, "none to 2028-12-31"),
+        ("24x7", "2026-11-26T00:00Z", 0, "none to 2029-12-31"),
+    ],
+)
+def test_next_ends_with_1_where_no_session_is_known(
+    market: str, at: str, code: int, said: str
+) -> None:
+    result = CliRunner().invoke(application, ["next", market, "--at", at])
+    assert result.exit_code == code
+    assert said in result.stdout
+    assert "not known" not in result.stdout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
+import pytest
+
 from prometheus.cli import sessions
 from prometheus.core.trading_calendar import TradingCalendar
 
@@ -30,12 +32,27 @@ def test_an_early_close_is_said_with_its_reason() -> None:
     assert sessions.special(ordinary) is None
 
 
+@pytest.mark.parametrize(
+    ("market", "day", "hours"),
+    [
+        ("CMES", date(2026, 11, 25), "Tue 23:00-Wed 23:00 UTC"),  # opens the evening before
+        ("XASX", date(2026, 11, 25), "Tue 23:00-Wed 05:00 UTC"),
+        ("US_EQ", date(2026, 11, 25), "14:30-21:00 UTC"),
+        ("24x7", date(2026, 11, 25), "00:00-Thu 00:00 UTC"),
+    ],
+)
+def test_hours_name_a_day_that_is_not_the_sessions(market: str, day: date, hours: str) -> None:
+    assert sessions.hours(TradingCalendar(market).session(day)) == hours
+
+
 def test_exchanges_are_named_by_city_only_where_that_tells_them_apart() -> None:
-    assert sessions.cities(["XTKS", "XHKG"]) == {"XTKS": "Tokyo", "XHKG": "Hong Kong"}
-    assert sessions.cities(["XNYS", "XNAS"]) == {"XNYS": "XNYS", "XNAS": "XNAS"}
+    asia, us = TradingCalendar("ASIA_EQ"), TradingCalendar("US_EQ")
+    assert sessions.cities(asia.zones) == {"XTKS": "Tokyo", "XHKG": "Hong Kong"}
+    assert sessions.cities(us.zones) == {"XNYS": "XNYS", "XNAS": "XNAS"}
 
 
 def test_local_times_name_each_zone_once() -> None:
     at = datetime(2012, 11, 23, 18, tzinfo=UTC)
-    assert sessions.local_times(["XNYS", "XNAS"], at) == ["Fri 13:00 New York"]
-    assert sessions.local_times(["XPAR", "XLON"], at) == ["Fri 19:00 Paris", "Fri 18:00 London"]
+    us, eu = TradingCalendar("US_EQ"), TradingCalendar("EU_EQ")
+    assert sessions.local_times(us.zones, at) == ["Fri 13:00 New York"]
+    assert sorted(sessions.local_times(eu.zones, at)) == ["Fri 18:00 London", "Fri 19:00 Paris"]
