@@ -126,6 +126,8 @@ COUNTRIES = {
 """MIC -> country and subdivision whose holidays name closures that nobody else names."""
 
 
+ALL_DAYS = "1111111"
+
 WEEKS_OF_A_HABIT = 10
 """How many sessions a day of the week must have for hours of its own to be ordinary."""
 
@@ -308,7 +310,7 @@ def correct_hours(schedule: Schedule, entry: Mapping[str, Any]) -> None:
     until = entry.get("until", schedule.last)
     was = entry["was"]
     for day, hours in schedule.sessions.items():
-        if not start <= day <= until:
+        if not start <= day <= until or entry.get("days", ALL_DAYS)[day.weekday()] == "0":
             continue
         if "open" in was and hours.open != was["open"]:
             continue
@@ -458,8 +460,13 @@ def disagreements(schedule: Schedule, corrected: set[date]) -> dict[date, str]:
 
 
 def tidy(name: str) -> str:
-    """Drop what holidays appends to a name: times of closing, and kinds of short day."""
-    return re.sub(r"\s*\((?:markets? close.*|Half-Day Trading Day)\)", "", name).strip()
+    """
+    Drop what holidays appends to a name: times of closing, and kinds of short day.
+
+    The dates in a name, which holidays writes month first, are given as ``2026-01-04``.
+    """
+    name = re.sub(r"\s*\((?:markets? close.*|Half-Day Trading Day)\)", "", name).strip()
+    return re.sub(r"\b(\d\d)/(\d\d)/(\d{4})\b", r"\3-\1-\2", name)
 
 
 def rule_names(rule: Any, first: date, last: date) -> Iterable[tuple[date, str]]:
@@ -490,8 +497,8 @@ def name_days(schedule: Schedule, calendar: Any, corrections: Mapping[str, Any])
     for entry in corrections.get("difference", ()):
         if entry["mic"] == schedule.mic and "reason" in entry:
             take((day, entry["reason"]) for day in entry["dates"])
-    code = financial_code(schedule.mic)
-    if code is not None:
+
+    def take_financial(code: str) -> None:
         supported = financial_holidays(code, years=())
         known = range(max(years.start, supported.start_year), years.stop)
         for category in ("public", "half_day"):
@@ -501,6 +508,10 @@ def name_days(schedule: Schedule, calendar: Any, corrections: Mapping[str, Any])
                         code, years=known, language="en_US", categories=(category,)
                     ).items()
                 )
+
+    code = financial_code(schedule.mic)
+    if code is not None:
+        take_financial(code)
     rules = [calendar.regular_holidays]
     rules += [rule for _, rule in (*calendar.special_closes, *calendar.special_opens)]
     for rule in rules:
@@ -508,6 +519,8 @@ def name_days(schedule: Schedule, calendar: Any, corrections: Mapping[str, Any])
     if schedule.mic in COUNTRIES:
         country, part = COUNTRIES[schedule.mic]
         take(country_holidays(country, subdiv=part, years=years, language="en_US").items())
+        if country == "US":  # which close with New York, as on days of mourning
+            take_financial("XNYS")
     return named
 
 
@@ -516,9 +529,6 @@ def name_days(schedule: Schedule, calendar: Any, corrections: Mapping[str, Any])
 
 def days_between(first: date, last: date) -> Iterable[date]:
     return (first + timedelta(days=offset) for offset in range((last - first).days + 1))
-
-
-ALL_DAYS = "1111111"
 
 
 def segments(schedule: Schedule) -> list[tuple[date, str, Hours]]:

@@ -1,17 +1,17 @@
 """Compare the shipped sessions with exchange_calendars, apart from how they were built.
 
     python -m tools.check_sessions            every session since 2000, 10 million random minutes
+    python -m tools.check_sessions XIDX XSES  those of some exchanges
 
 Run it in the environment of ``build_sessions.py``. It reads the snapshot as Prometheus does and
 exchange_calendars itself, and shares no code with the build:
 
-1. Every session from 2000 to each exchange's horizon must have the same existence, open, close and
-   breaks. Where it has not, an entry of ``corrections.toml`` must name that date; each such entry
-   is listed with how many sessions it changes and its source.
-2. At random minutes `get_market_state` must answer what the sessions of exchange_calendars say,
-   but for those differences.
+1. Every session from 2000 to each exchange's horizon must have the existence, open, close and
+   breaks it has there, after the entries of ``corrections.toml``, which are applied here anew; each
+   entry that changes sessions is listed with how many and its source.
+2. At random minutes `get_market_state` must answer what those sessions say.
 
-Ends with 1 for a difference that nothing explains.
+Ends with 1 for a difference that the entries do not make.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prometheus.core.exchanges import exchange_mics, load_exchange
+from prometheus.core.exchanges import LocalTime, exchange_mics, load_exchange
 from prometheus.core.market_state import MarketState, get_market_state
 
 SINCE = date(2000, 1, 1)
@@ -93,17 +94,85 @@ def ours(mic: str) -> dict[date, Known]:
     return found
 
 
-def explanation(corrections: Mapping[str, Any], mic: str, day: date) -> str | None:
-    """Find the entry that says this date is to be different; its reason and source."""
-    for entry in corrections["day"]:
-        if entry["mic"] == mic and day in entry["dates"]:
-            return f"{entry['reason']} [{entry['source']}]"
+def corrected(
+    corrections: Mapping[str, Any], mic: str, zone: ZoneInfo, sessions: Mapping[date, Known]
+) -> tuple[dict[date, Known], dict[date, str]]:
+    """
+    Apply the entries for an exchange to sessions that know nothing of them.
+
+    Returns:
+        The sessions as they are to be, and the reason and source of each date that changed.
+    """
+    found, why = dict(sessions), {}
+
+    def put(day: date, session: Known | None, entry: Mapping[str, Any]) -> None:
+        if found.get(day) == session:
+            return
+        why[day] = f"{entry['reason']} [{entry['source']}]"
+        if session is None:
+            del found[day]
+        else:
+            found[day] = session
+
     for entry in corrections["hours"]:
-        if entry["mic"] == mic and (
-            entry.get("from", date.min) <= day <= entry.get("until", date.max)
-        ):
-            return f"{entry['reason']} [{entry['source']}]"
-    return None
+        if entry["mic"] != mic:
+            continue
+        first, last = entry.get("from", date.min), entry.get("until", date.max)
+        for day, session in list(found.items()):
+            was = instants(entry["was"], day, zone)
+            if (
+                first <= day <= last
+                and entry.get("days", "1111111")[day.weekday()] == "1"
+                and all(getattr(session, name) == value for name, value in was.items())
+            ):
+                put(day, changed(session, instants(entry, day, zone)), entry)
+    for entry in corrections["day"]:
+        if entry["mic"] != mic:
+            continue
+        for day in entry["dates"]:
+            if entry.get("closed"):
+                put(day, None, entry)
+            elif day in found:
+                put(day, changed(found[day], instants(entry, day, zone)), entry)
+            elif day > min(found):  # a session that is added has the hours of the one before
+                before = max(each for each in found if each < day)
+                put(
+                    day,
+                    changed(moved(found[before], before, day, zone), instants(entry, day, zone)),
+                    entry,
+                )
+    return dict(sorted(found.items())), why
+
+
+def instants(fields: Mapping[str, Any], day: date, zone: ZoneInfo) -> dict[str, Any]:
+    """Read the times an entry has, as instants of the session of a date."""
+
+    def at(text: str) -> int:
+        return int(LocalTime.parse(text).on(day, zone).timestamp())
+
+    found: dict[str, Any] = {name: at(fields[name]) for name in ("open", "close") if name in fields}
+    if "breaks" in fields:
+        pauses = (pause.split("-") for pause in fields["breaks"].split())
+        found["breaks"] = tuple((at(start), at(end)) for start, end in pauses)
+    return found
+
+
+def changed(session: Known, values: Mapping[str, Any]) -> Known:
+    """Change a session; a break that is not wholly inside it is none."""
+    made = replace(session, **values)
+    inside = (pause for pause in made.breaks if made.open < pause[0] and pause[1] < made.close)
+    return replace(made, breaks=tuple(inside))
+
+
+def moved(session: Known, day: date, to: date, zone: ZoneInfo) -> Known:
+    """Give another date the local hours of a session."""
+
+    def at(second: int) -> int:
+        local = datetime.fromtimestamp(second, zone) + (to - day)
+        return int(local.timestamp())
+
+    breaks = tuple((at(start), at(end)) for start, end in session.breaks)
+    return Known(at(session.open), at(session.close), breaks)
 
 
 def states(mic: str, sessions: Mapping[date, Known], at: Seconds) -> NDArray[np.int8]:
@@ -144,41 +213,36 @@ def probe(mic: str, sessions: Mapping[date, Known], at: Seconds) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compare the snapshot with exchange_calendars.")
+    parser.add_argument("mics", nargs="*", metavar="MIC", help="exchanges; all by default")
     parser.add_argument("--probes", type=int, default=10_000_000, help="random minutes in all")
     parser.add_argument("--seed", type=int, default=1, help="of the random minutes")
     options = parser.parse_args(arguments)
     text = (files("prometheus.core") / "data" / "corrections.toml").read_text(encoding="utf-8")
     corrections = tomllib.loads(text)
-    mics = exchange_mics()
+    mics = options.mics or exchange_mics()
     random = np.random.default_rng(options.seed)
     share = -(-options.probes // len(mics))
     faults: list[str] = []
     compared = probes = 0
     started = time.perf_counter()
     for mic in mics:
-        exchange, mine, sessions = load_exchange(mic), ours(mic), theirs(mic)
-        compared += len(mine.keys() | sessions.keys())
-        explained: Counter[str] = Counter()
-        for day in sorted(mine.keys() | sessions.keys()):
-            if mine.get(day) == sessions.get(day):
-                continue
-            reason = explanation(corrections, mic, day)
-            if reason is None:
-                faults.append(f"{mic} {day}: {mine.get(day)}, theirs {sessions.get(day)}")
-                continue
-            explained[reason] += 1
-            if day in mine:
-                sessions[day] = mine[day]
-            else:
-                del sessions[day]
-        for reason, count in explained.items():
+        exchange, mine = load_exchange(mic), ours(mic)
+        sessions, why = corrected(corrections, mic, exchange.zone, theirs(mic))
+        days = sorted(mine.keys() | sessions.keys())
+        compared += len(days)
+        faults += [
+            f"{mic} {day}: {mine.get(day)}, expected {sessions.get(day)}"
+            for day in days
+            if mine.get(day) != sessions.get(day)
+        ]
+        for reason, count in Counter(why.values()).items():
             print(f"{mic}: {count} {'session' if count == 1 else 'sessions'}: {reason}")
         # Two days from either end: what lies beyond may reach in there.
         first, last = max(SINCE, exchange.first), exchange.last
         bounds = (exchange.midnight(first + timedelta(2)), exchange.midnight(last - timedelta(2)))
         low, high = (int(at.timestamp()) // 60 for at in bounds)
         at = random.integers(low, high, share) * 60
-        faults += probe(mic, dict(sorted(sessions.items())), at)
+        faults += probe(mic, sessions, at)
         probes += share
     for fault in faults[:MOST_SHOWN]:
         print(f"fault: {fault}", file=sys.stderr)

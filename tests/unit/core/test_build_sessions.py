@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prometheus.core.exchanges import load_exchange, parse_exchange
+from prometheus.core.exchanges import exchange_mics, load_exchange, parse_exchange
 from tools.build_sessions import (
     BuildError,
     Hours,
@@ -24,6 +25,7 @@ from tools.build_sessions import (
     dump,
     encode,
     main,
+    tidy,
 )
 
 MONDAY = date(2024, 3, 4)
@@ -94,6 +96,14 @@ def test_hours_change_only_where_they_were_what_the_entry_says() -> None:
     assert subject.sessions[MONDAY] == half_day
     assert subject.sessions[MONDAY + timedelta(days=4)].breaks == ("11:00-12:30",)
     assert subject.sessions[MONDAY + timedelta(days=7)] == USUAL
+
+
+def test_hours_of_some_days_of_the_week_leave_the_others_alone() -> None:
+    subject = schedule()
+    correct(subject, "hours", days="0000100", was={"close": "15:00"}, breaks="11:30-14:00")
+    friday = MONDAY + timedelta(days=4)
+    assert subject.sessions[friday] == Hours("09:00", "15:00", ("11:30-14:00",))
+    assert subject.sessions[friday - timedelta(days=1)] == USUAL
 
 
 def test_an_entry_the_library_has_caught_up_with_is_reported() -> None:
@@ -303,6 +313,31 @@ def test_a_new_name_of_a_closed_day_is_no_change() -> None:
     )
     assert before != after
     assert changes(before, after, today=MONDAY) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "tidied"),
+    [
+        ("Day off (substituted from 01/04/2026)", "Day off (substituted from 2026-01-04)"),
+        ("Christmas Eve (markets close at 1:00pm)", "Christmas Eve"),
+        ("Bridge day 24/7", "Bridge day 24/7"),
+    ],
+)
+def test_names_have_no_american_dates_and_no_times(name: str, tidied: str) -> None:
+    assert tidy(name) == tidied
+
+
+def test_a_day_on_which_futures_close_with_new_york_has_its_name() -> None:
+    found = [load_exchange(mic).closures[date(2025, 1, 9)] for mic in ("CMES", "IEPA", "XCBF")]
+    assert found == [load_exchange("XNYS").closures[date(2025, 1, 9)]] * 3
+
+
+def test_no_shipped_name_has_an_american_date() -> None:
+    for mic in exchange_mics():
+        exchange = load_exchange(mic)
+        names = {*exchange.closures.values(), *exchange.extra_sessions.values()}
+        names |= {special.reason for special in exchange.special_hours.values()}
+        assert [name for name in names if re.search(r"\d\d/\d\d/\d{4}", name)] == []
 
 
 def test_without_its_libraries_the_tool_says_what_to_install(

@@ -11,6 +11,7 @@ import pytest
 
 from prometheus.core.exchanges import load_exchange
 from prometheus.core.trading_calendar import TradingCalendar
+from tools.build_sessions import in_words
 
 ANSWERS = Path(__file__).parents[2] / "data" / "published_sessions.csv"
 
@@ -46,3 +47,43 @@ def test_short_days_of_a_year_are_those_the_exchange_published(mic: str, year: i
     for session, row in zip(short, rows, strict=True):
         if row["close"]:
             assert f"{session.close.astimezone(zone):%H:%M}" == row["close"]
+
+
+@pytest.mark.parametrize(
+    ("mic", "day", "words"),
+    [
+        ("XTAI", date(2024, 10, 30), "09:00-13:30"),
+        ("XTAI", date(2024, 10, 31), "closed"),
+        ("XIDX", date(2025, 8, 18), "closed"),
+        ("XMOS", date(2022, 2, 25), "10:00-18:45"),
+        ("XMOS", date(2022, 2, 28), "closed"),
+        ("XMOS", date(2022, 3, 23), "closed"),
+        ("XMOS", date(2022, 3, 24), "10:00-14:00"),
+        ("XBOM", date(2015, 2, 28), "09:15-15:30"),
+        ("XBOM", date(2020, 2, 1), "09:15-15:30"),
+        ("XIDX", date(2012, 12, 28), "09:30-16:00"),
+        ("XIDX", date(2020, 3, 26), "09:00-15:50 without 12:00-13:30"),
+        ("XIDX", date(2020, 3, 27), "09:00-15:50 without 11:30-14:00"),
+        ("XIDX", date(2020, 4, 3), "09:00-14:50 without 11:30-13:30"),
+        ("XIDX", date(2026, 11, 26), "09:00-15:50 without 12:00-13:30"),
+        ("XIDX", date(2026, 11, 27), "09:00-15:50 without 11:30-14:00"),
+        ("XBKK", date(2024, 3, 22), "10:00-16:30 without 12:30-14:30"),
+        ("XBKK", date(2024, 3, 25), "10:00-16:30 without 12:30-14:00"),
+        ("XKLS", date(2026, 11, 26), "09:00-17:00 without 12:30-14:30"),
+        ("XKLS", date(2026, 2, 16), "09:00-12:30"),
+        ("XPHS", date(2011, 9, 30), "09:30-12:10"),
+        ("XPHS", date(2011, 10, 3), "09:30-13:00"),
+        ("XPHS", date(2012, 1, 2), "09:30-15:30 without 12:00-13:30"),
+        ("XPHS", date(2020, 3, 16), "09:30-13:00"),
+        ("XPHS", date(2021, 12, 6), "09:30-15:00 without 12:00-13:00"),
+        ("XPHS", date(2022, 2, 28), "09:30-13:00"),
+        ("XPHS", date(2022, 3, 1), "09:30-15:00 without 12:00-13:00"),
+        ("XSES", date(2011, 7, 29), "09:00-17:00 without 12:30-14:00"),
+        ("XSES", date(2011, 8, 1), "09:00-17:00"),
+        ("XSES", date(2017, 11, 13), "09:00-17:00 without 12:00-13:00"),
+        ("XSES", date(2026, 12, 24), "09:00-12:00"),
+    ],
+)
+def test_sessions_that_were_announced(mic: str, day: date, words: str) -> None:
+    """In local time; who announced it, and where, is in ``corrections.toml``."""
+    assert in_words(load_exchange(mic), day) == words
