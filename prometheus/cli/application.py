@@ -8,53 +8,65 @@ import io
 import json
 import os
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from prometheus.cli import (
-    calendars,
-    dag,
-    databases,
-    doctor,
-    markets,
-    operate,
-    replay,
-    run,
-    status,
-    up,
-    verify,
-)
 from prometheus.errors import PrometheusError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 and the signal's number."""
-
-application = typer.Typer(
-    name="prometheus",
-    help="Market-aware scheduler on Celery: pipelines that follow the sessions of every exchange.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 _RUN = "Run"
 _LOOK = "Look"
 _OPERATE = "Operate"
 _MAINTAIN = "Maintain"
 
-application.command("replay", rich_help_panel=_RUN)(replay.replay)
-application.command("up", rich_help_panel=_RUN)(up.up)
-application.command("run", rich_help_panel=_RUN)(run.run)
-application.command("status", rich_help_panel=_LOOK)(status.status)
-application.command("markets", rich_help_panel=_LOOK)(markets.markets)
-application.add_typer(calendars.application, name="calendar", rich_help_panel=_LOOK)
-application.add_typer(dag.application, name="dag", rich_help_panel=_LOOK)
-application.command("retry", rich_help_panel=_OPERATE)(operate.retry)
-application.command("cancel", rich_help_panel=_OPERATE)(operate.cancel)
-application.add_typer(databases.application, name="db", rich_help_panel=_MAINTAIN)
-application.command("verify", rich_help_panel=_MAINTAIN)(verify.verify)
-application.command("doctor", rich_help_panel=_MAINTAIN)(doctor.doctor)
+_COMMANDS = {
+    "replay": ("replay", "replay", _RUN),
+    "up": ("up", "up", _RUN),
+    "run": ("run", "run", _RUN),
+    "status": ("status", "status", _LOOK),
+    "markets": ("markets", "markets", _LOOK),
+    "calendar": ("calendars", "application", _LOOK),
+    "dag": ("dag", "application", _LOOK),
+    "retry": ("operate", "retry", _OPERATE),
+    "cancel": ("operate", "cancel", _OPERATE),
+    "db": ("databases", "application", _MAINTAIN),
+    "verify": ("verify", "verify", _MAINTAIN),
+    "doctor": ("doctor", "doctor", _MAINTAIN),
+}
+"""Command or group of commands -> its module in this package, its name there, its panel."""
+
+
+def make_application(arguments: Sequence[str] = ()) -> typer.Typer:
+    """
+    Put the command line together.
+
+    Args:
+        arguments: What the process was started with. If that begins with a command, the others are
+            left out: importing and laying out all of them takes longer than many a command.
+    """
+    made = typer.Typer(
+        name="prometheus",
+        help="Market-aware scheduler on Celery: pipelines that follow the sessions of every "
+        "exchange.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_options)
+    named = arguments[0] if arguments else ""
+    for name in [named] if named in _COMMANDS else _COMMANDS:
+        module, attribute, panel = _COMMANDS[name]
+        command = getattr(import_module(f"prometheus.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            made.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            made.command(name, rich_help_panel=panel)(command)
+    return made
 
 
 def _show_version(asked: bool) -> None:
@@ -68,7 +80,6 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@application.callback()
 def _options(
     _version: Annotated[
         bool,
@@ -93,7 +104,7 @@ def run_command() -> int:
             # A terminal that can not show a sign shows another one; it does not end the command.
             stream.reconfigure(errors="replace")
     try:
-        application(prog_name="prometheus")
+        make_application(sys.argv[1:])(prog_name="prometheus")
     except SystemExit as end:
         return _status(end)
     except PrometheusError as error:
