@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prometheus.cli import comparing, syncing
 from prometheus.cli.options import AsJson, Market, read_instant
 
 if TYPE_CHECKING:
@@ -270,6 +271,10 @@ def horizon(
             row["source"],
         )
     output.console().print(table)
+
+
+application.command("diff")(comparing.diff)
+application.command("sync")(syncing.sync)
 
 
 # --- what is found ----------------------------------------------------------------------------

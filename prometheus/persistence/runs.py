@@ -38,7 +38,13 @@ from prometheus.orchestration.lifecycle import (
     run_status,
 )
 from prometheus.persistence.metadata import database_now
-from prometheus.persistence.tables import dag_runs, is_open, job_executions, pipelines
+from prometheus.persistence.tables import (
+    dag_runs,
+    horizon_warnings,
+    is_open,
+    job_executions,
+    pipelines,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +92,25 @@ def first_seen(
         insert_new(connection, pipelines, values)
         seen = connection.execute(_FIRST_SEEN, asked).scalar_one()
     return seen
+
+
+def note_horizon(connection: Connection, market_id: str, level: str, day: date) -> bool:
+    """
+    Note that a market's calendar is said to end; say whether it has not been said that day.
+
+    Args:
+        level: How loudly. That it is said louder than before is said on the same day, too.
+    """
+    values = {"market_id": market_id, "level": level, "said_on": day}
+    if insert_new(connection, horizon_warnings, values):
+        return True
+    known = horizon_warnings.c
+    changed = connection.execute(
+        update(horizon_warnings)
+        .where(known.market_id == market_id, (known.level != level) | (known.said_on != day))
+        .values(level=level, said_on=day)
+    )
+    return changed.rowcount == 1
 
 
 _SESSIONS_WITH_RUNS = select(_r.as_of_date).where(

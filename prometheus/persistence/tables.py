@@ -21,12 +21,14 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    Time,
     UniqueConstraint,
     literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from prometheus.core.holidays import HolidayKind, HolidayState
 from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus
 from prometheus.persistence.metadata import UtcDateTime, database_now, metadata
 
@@ -241,3 +243,50 @@ audit = Table(
     Column("target", String(300), nullable=False),
     Column("details", Json, nullable=False),
 )
+
+horizon_warnings = Table(
+    "horizon_warnings",
+    metadata,
+    Column("market_id", String(40), primary_key=True),
+    Column("level", String(10), nullable=False, comment="how loudly it was said"),
+    Column("said_on", Date, nullable=False, comment="in market time"),
+    comment="when it was last said that a calendar ends",
+)
+
+market_holidays = Table(
+    "market_holidays",
+    metadata,
+    Column("holiday_id", Integer, primary_key=True, autoincrement=True),
+    Column("exchange", String(10), nullable=False, comment="MIC"),
+    Column("date", Date, nullable=False, comment="of the session, or of what would have been one"),
+    Column("name", String(200), nullable=False),
+    Column("kind", String(20), nullable=False, comment="what it means for trading"),
+    Column("close", Time, comment="local time at which an early close ends"),
+    Column("source", String(40), nullable=False, comment="the feed that says so"),
+    Column("fetched_at", UtcDateTime, nullable=False, comment="when it last did, undecided"),
+    Column("state", String(10), nullable=False),
+    Column("decided_at", UtcDateTime),
+    Column("decided_by", String(200)),
+    Column("reason", Text, comment="why a person decided so"),
+    CheckConstraint(_one_of("kind", [kind.value for kind in HolidayKind]), name="kind"),
+    CheckConstraint(_one_of("state", [state.value for state in HolidayState]), name="state"),
+    CheckConstraint("close IS NULL OR kind = 'early_close'", name="close"),
+    CheckConstraint(
+        "(state = 'proposed') = (decided_at IS NULL)"
+        " AND (decided_at IS NULL) = (decided_by IS NULL)"
+        " AND (decided_at IS NULL) = (reason IS NULL)",
+        name="decided",
+    ),
+    comment="what feeds say of holidays; in force only where a person has confirmed it",
+)
+_proposed = "state = 'proposed'"
+Index(
+    "ux_market_holidays_proposed",
+    market_holidays.c.exchange,
+    market_holidays.c.date,
+    market_holidays.c.source,
+    unique=True,
+    postgresql_where=text(_proposed),
+    sqlite_where=text(_proposed),
+)
+Index("ix_market_holidays_exchange_date", market_holidays.c.exchange, market_holidays.c.date)

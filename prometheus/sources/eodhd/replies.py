@@ -23,7 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from pydantic.alias_generators import to_pascal
 from pydantic_core import from_json
 
-from prometheus.sources.holidays import Holiday, HolidayKind
+from prometheus.core.holidays import Holiday, HolidayKind
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _TIME = re.compile(r"(\d\d):(\d\d)(?::(\d\d))?")

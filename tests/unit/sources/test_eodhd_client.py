@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import SecretStr
 
+from prometheus.core.holidays import HolidayKind, find_differences
 from prometheus.log_lines import QUIET
 from prometheus.sources.eodhd import client as client_module
 from prometheus.sources.eodhd.client import ATTEMPTS, EodhdClient
@@ -30,7 +31,6 @@ from prometheus.sources.eodhd.errors import (
     UnreadableReplyError,
 )
 from prometheus.sources.errors import SourceConfigurationError
-from prometheus.sources.holidays import HolidayKind, find_differences
 from tests.eodhd.server import TOKEN, Answer, Imitation
 from tests.servers import free_port
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from prometheus.core.holidays import Holiday, HolidayKind
 from prometheus.sources.eodhd import replies
 from prometheus.sources.eodhd.replies import DailyBar, UnreadableError
-from prometheus.sources.holidays import Holiday, HolidayKind
 
 ROW: dict[str, Any] = {
     "date": "2012-11-21",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import date, time
 
+from prometheus.core.holidays import Difference, Holiday, HolidayKind, find_differences
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.sources.holidays import Difference, Holiday, HolidayKind, find_differences
 
 THANKSGIVING, DAY_AFTER = date(2012, 11, 22), date(2012, 11, 23)
 FIRST, LAST = date(2012, 11, 1), date(2012, 11, 30)

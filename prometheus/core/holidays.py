@@ -25,8 +25,21 @@ class HolidayKind(StrEnum):
     """A session that ends before its usual hour."""
     BANK = "bank"
     """A holiday of the banks, on which the exchange trades as usual."""
+    OPEN = "open"
+    """A session, because the feed does not list the day; our calendar has it closed."""
     UNKNOWN = "unknown"
     """Of a type that this release does not know; taken for nothing, shown to a person."""
+
+
+class HolidayState(StrEnum):
+    """What a person has made of a feed's word."""
+
+    PROPOSED = "proposed"
+    """Nothing yet."""
+    CONFIRMED = "confirmed"
+    """It is true, and comes over the shipped calendar."""
+    REJECTED = "rejected"
+    """It is not, and is not proposed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,26 @@ class Holiday:
     kind: HolidayKind
     close: time | None = None
     """Local time at which an early close ends, where the feed says it."""
+
+    @property
+    def can_be_confirmed(self) -> bool:
+        """Whether it says all that a calendar needs to know of the day."""
+        if self.kind is HolidayKind.EARLY_CLOSE:
+            return self.close is not None
+        return self.kind is not HolidayKind.UNKNOWN
+
+    @property
+    def words(self) -> str:
+        """Write what it says of trading: ``"closed"``, ``"early close 13:00"`` and the like."""
+        match self.kind:
+            case HolidayKind.CLOSED:
+                return "closed"
+            case HolidayKind.BANK | HolidayKind.OPEN:
+                return "open"
+            case HolidayKind.EARLY_CLOSE:
+                return f"early close {self.close:%H:%M}" if self.close else "early close"
+            case HolidayKind.UNKNOWN:
+                return "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +116,8 @@ def find_differences(
     found = []
     for holiday in holidays:
         in_force = _in_force(calendar, holiday.day)
-        proposed = _proposed(holiday)
-        if not _agree(calendar, holiday, proposed, in_force):
-            found.append(Difference(mic, holiday.day, proposed, in_force, holiday.name))
+        if not _agree(calendar, holiday, in_force):
+            found.append(Difference(mic, holiday.day, holiday.words, in_force, holiday.name))
     spoken_of = {holiday.day for holiday in holidays}
     day = max(first, calendar.first)
     while day <= min(last, calendar.horizon):
@@ -108,22 +140,10 @@ def _in_force(calendar: TradingCalendar, day: date) -> str:
     return f"early close {session.close.astimezone(zone):%H:%M}"
 
 
-def _proposed(holiday: Holiday) -> str:
-    match holiday.kind:
-        case HolidayKind.CLOSED:
-            return "closed"
-        case HolidayKind.BANK:
-            return "open"
-        case HolidayKind.EARLY_CLOSE:
-            return f"early close {holiday.close:%H:%M}" if holiday.close else "early close"
-        case HolidayKind.UNKNOWN:
-            return "unknown"
-
-
-def _agree(calendar: TradingCalendar, holiday: Holiday, proposed: str, in_force: str) -> bool:
+def _agree(calendar: TradingCalendar, holiday: Holiday, in_force: str) -> bool:
     if holiday.kind is HolidayKind.EARLY_CLOSE and holiday.close is None:
         return in_force.startswith("early close")
     if holiday.kind is HolidayKind.BANK:
         # It says only that the banks' day is no reason to close; a weekend is one.
         return in_force != "closed" or calendar.reason(holiday.day) == WEEKEND
-    return proposed == in_force
+    return holiday.words == in_force

@@ -1,0 +1,310 @@
+"""``prometheus calendar sync``: what a feed says of holidays, and what a person makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prometheus.cli.options import Actor, AsJson, Folder, read_date
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Engine
+
+    from prometheus.core.holidays import Difference, Holiday, HolidayState
+    from prometheus.errors import PrometheusError
+    from prometheus.persistence.holidays import StoredHoliday
+    from prometheus.settings import Settings
+    from prometheus.sources.eodhd.client import EodhdClient
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What came of asking about one exchange."""
+
+    exchange: str
+    listed: int
+    """Days that the feed lists."""
+    differences: tuple[tuple[Difference, HolidayState], ...]
+    """By date: where it and the calendar in force do not agree, and what was decided."""
+    error: PrometheusError | None = None
+    """Why nothing was stored."""
+
+
+def sync(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="EXCHANGE",
+            help="Exchanges (MICs) or markets; those of the enabled markets by default.",
+        ),
+    ] = None,
+    confirm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--confirm", metavar="DATE", help="What the feed says of this date is true; repeatable."
+        ),
+    ] = None,
+    reject: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reject", metavar="DATE", help="It is not, and not proposed again; repeatable."
+        ),
+    ] = None,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why it is confirmed or rejected.", metavar="TEXT")
+    ] = "",
+    actor: Actor = None,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Ask eodhd.com for this year's holidays, and show where it and the calendar do not agree.
+
+    What it says is stored as a proposal and changes nothing until somebody confirms it: with
+    --confirm or --reject, one exchange and --reason nothing is asked, and what was proposed of
+    those dates is decided. Ends with 1 if an exchange's holidays did not come.
+    """
+    from prometheus.cli.places import find_place, opened
+
+    confirmed, rejected = _dates(confirm), _dates(reject)
+    exchange = None
+    if confirmed or rejected:
+        exchange = _to_decide_on(names or [], confirmed, rejected, reason)
+    elif reason:
+        raise typer.BadParameter("--reason needs --confirm or --reject")
+    place = find_place(folder)
+    with opened(place) as engine:
+        if exchange is not None:
+            _decide(engine, exchange, confirmed, rejected, actor, reason.strip(), as_json=as_json)
+            return
+        year = datetime.now(UTC).year
+        client = _client(place.settings)
+        mics = exchanges(names or place.settings.markets.enabled, named=bool(names))
+        found = synchronize(engine, client, mics, year)
+    _report(found, year, as_json=as_json)
+    if any(each.error for each in found):
+        raise typer.Exit(1)
+
+
+def exchanges(names: Iterable[str], *, named: bool) -> list[str]:
+    """
+    Return the exchanges of markets, each once.
+
+    Args:
+        named: Whether somebody asked for these; otherwise those that are no exchange, such as a
+            market that never closes, are left out.
+    """
+    from prometheus.core.markets import get_market
+
+    mics = dict.fromkeys(mic for name in names for mic in get_market(name).members)
+    return [mic for mic in mics if named or mic.isupper()]
+
+
+def synchronize(
+    engine: Engine, client: EodhdClient, mics: Sequence[str], year: int
+) -> list[Synced]:
+    """Ask for the holidays of exchanges and store them; the trouble of one is not another's."""
+    import asyncio  # what only looks at calendars does without
+
+    from prometheus.core.holidays import Holiday, HolidayKind, find_differences
+    from prometheus.errors import PrometheusError
+    from prometheus.persistence.engine import writing
+    from prometheus.persistence.holidays import propose_holidays
+    from prometheus.sources.eodhd.errors import SOURCE
+
+    first, last = date(year, 1, 1), date(year, 12, 31)
+    synced = []
+    for mic, answer in asyncio.run(_ask(client, mics, year)).items():
+        try:
+            if isinstance(answer, PrometheusError):
+                raise answer
+            differences = find_differences(mic, answer, first, last)
+            listed = {each.day for each in answer}
+            unlisted = [
+                Holiday(each.day, each.name, HolidayKind.OPEN)
+                for each in differences
+                if each.day not in listed
+            ]
+            with writing(engine) as connection:
+                stored = propose_holidays(
+                    connection, mic, SOURCE, first, last, [*answer, *unlisted]
+                )
+        except PrometheusError as error:
+            synced.append(Synced(mic, 0, (), error))
+            continue
+        states = {each.holiday.day: each.state for each in stored}
+        synced.append(
+            Synced(mic, len(answer), tuple((each, states[each.day]) for each in differences))
+        )
+    return synced
+
+
+async def _ask(
+    client: EodhdClient, mics: Sequence[str], year: int
+) -> dict[str, tuple[Holiday, ...] | PrometheusError]:
+    from prometheus.errors import PrometheusError
+    from prometheus.sources.eodhd.holidays import fetch_holidays
+
+    answers: dict[str, tuple[Holiday, ...] | PrometheusError] = {}
+    async with client:
+        for mic in mics:
+            try:
+                answers[mic] = await fetch_holidays(client, mic, year)
+            except PrometheusError as error:
+                answers[mic] = error
+    return answers
+
+
+def _client(settings: Settings) -> EodhdClient:
+    from prometheus.sources.eodhd.client import EodhdClient
+    from prometheus.sources.errors import SourceConfigurationError
+
+    feed = settings.eodhd.feed()
+    if not feed.token.get_secret_value():
+        raise SourceConfigurationError(
+            "eodhd.com answers nobody without a token. Set PROMETHEUS__EODHD__TOKEN, or "
+            "PROMETHEUS__EODHD__TOKEN_FILE to a file that has it."
+        )
+    return EodhdClient(feed.token, url=feed.url, requests_per_minute=feed.requests_per_minute)
+
+
+def _dates(texts: list[str] | None) -> list[date]:
+    return sorted({read_date(text) for text in texts or ()})
+
+
+def _to_decide_on(
+    names: list[str], confirmed: list[date], rejected: list[date], reason: str
+) -> str:
+    """Return the exchange whose dates are meant."""
+    from prometheus.core.exchanges import load_exchange
+
+    if len(names) != 1:
+        raise typer.BadParameter("--confirm and --reject need one EXCHANGE, whose dates they mean")
+    if not reason.strip():
+        raise typer.BadParameter("--confirm and --reject need a --reason, which is kept")
+    if both := sorted(set(confirmed) & set(rejected)):
+        raise typer.BadParameter(f"{both[0]} is to be confirmed and rejected")
+    return load_exchange(names[0]).mic
+
+
+def _decide(
+    engine: Engine,
+    exchange: str,
+    confirmed: list[date],
+    rejected: list[date],
+    actor: str | None,
+    reason: str,
+    *,
+    as_json: bool,
+) -> None:
+    from prometheus.cli import output
+    from prometheus.cli.operate import actor_name
+    from prometheus.core.holidays import HolidayState
+    from prometheus.persistence.engine import writing
+    from prometheus.persistence.holidays import decide_holidays
+
+    decided: list[StoredHoliday] = []
+    with writing(engine) as connection:
+        for days, state in (
+            (confirmed, HolidayState.CONFIRMED),
+            (rejected, HolidayState.REJECTED),
+        ):
+            if days:
+                decided += decide_holidays(
+                    connection, exchange, days, state, actor=actor_name(actor), reason=reason
+                )
+    if as_json:
+        output.print_json(
+            [
+                {
+                    "exchange": exchange,
+                    "date": each.holiday.day,
+                    "proposed": each.holiday.words,
+                    "name": each.holiday.name,
+                    "source": each.source,
+                    "fetched_at": each.fetched_at,
+                    "state": each.state,
+                    "decided_at": each.decided_at,
+                    "decided_by": each.decided_by,
+                    "reason": each.reason,
+                }
+                for each in decided
+            ]
+        )
+        return
+    for each in decided:
+        print(
+            f"{exchange} {each.holiday.day}: {each.holiday.words} ({each.holiday.name}), "
+            f"{each.state} by {each.decided_by}."
+        )
+
+
+def _report(found: list[Synced], year: int, *, as_json: bool) -> None:
+    from prometheus.cli import output
+    from prometheus.core.holidays import HolidayState
+    from prometheus.sources.eodhd.errors import SOURCE
+
+    differences = [pair for each in found for pair in each.differences]
+    waiting = [each for each, state in differences if state is HolidayState.PROPOSED]
+    if as_json:
+        document: dict[str, Any] = {
+            "source": SOURCE,
+            "year": year,
+            "exchanges": [
+                {
+                    "exchange": each.exchange,
+                    "listed": None if each.error else each.listed,
+                    "error": str(each.error) if each.error else None,
+                }
+                for each in found
+            ],
+            "differences": [
+                {
+                    "exchange": each.mic,
+                    "date": each.day,
+                    "proposed": each.proposed,
+                    "in_force": each.in_force,
+                    "name": each.name,
+                    "state": state,
+                }
+                for each, state in differences
+            ],
+            "waiting": len(waiting),
+        }
+        output.print_json(document)
+        return
+    console = output.console()
+    for each in found:
+        told = str(each.error) if each.error else f"{output.count(each.listed, 'day')} listed"
+        console.print(f"{each.exchange} {year}: {told}", soft_wrap=True, markup=False)
+    if not differences:
+        if not all(each.error for each in found):
+            console.print("Nothing differs from the calendar in force.")
+        return
+    console.print()
+    table = output.table("Exchange", "Date", "The feed says", "In force", "", "Holiday")
+    for difference, state in differences:
+        table.add_row(
+            difference.mic,
+            f"{difference.day:%a} {difference.day}",
+            difference.proposed,
+            difference.in_force,
+            state,
+            difference.name,
+        )
+    console.print(table)
+    if waiting:
+        one = waiting[0]
+        console.print()
+        console.print(
+            f"Nothing has changed: {output.count(len(waiting), 'difference')} to be decided on by "
+            f"a person. Such as: prometheus calendar sync {one.mic} --confirm {one.day} "
+            f"--reason '...', or --reject.",
+            soft_wrap=True,
+            markup=False,
+        )

@@ -1,0 +1,107 @@
+"""``prometheus calendar sync`` and ``diff`` as commands."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from prometheus.core.trading_calendar import TradingCalendar
+from tests.acceptance.conftest import RunCommand
+from tests.eodhd.server import TOKEN, Answer, Imitation
+
+
+def test_a_feeds_closure_waits_until_somebody_confirms_it(
+    run_command: RunCommand, sqlite_url: str
+) -> None:
+    now = datetime.now(UTC)
+    calendar = TradingCalendar("XNYS")
+    # Not one of short hours, which the feed lists already.
+    storm = next(
+        day
+        for day in calendar.trading_days(date(now.year, 3, 1), date(now.year, 3, 31))
+        if not calendar.session(day).early_close
+    )
+    with Imitation(now=datetime.combine(now.date(), now.time(), UTC)) as server:
+        server.maintenance = False
+        server.extra_closures["US", storm] = "Storm"
+        env = {
+            "PROMETHEUS__EODHD__TOKEN": TOKEN,
+            "PROMETHEUS__EODHD__URL": server.url,
+            "PROMETHEUS__DATABASE__URL": sqlite_url,
+        }
+        asked = run_command("calendar", "sync", "XNYS", "--json", env=env)
+        assert asked.status == 0, asked
+        assert asked.document["differences"] == [
+            {
+                "exchange": "XNYS",
+                "date": storm.isoformat(),
+                "proposed": "closed",
+                "in_force": "open",
+                "name": "Storm",
+                "state": "proposed",
+            }
+        ]
+        assert asked.document["waiting"] == 1
+
+        decide = ("calendar", "sync", "XNYS", "--confirm", storm.isoformat())
+        run_command(*decide, env=env).refused("need a --reason", status=2)
+        confirmed = run_command(*decide, "--reason", "NYSE notice", "--as", "ana", env=env)
+        assert confirmed.out == f"XNYS {storm}: closed (Storm), confirmed by ana.\n"
+        run_command(*decide, "--reason", "again", env=env).refused(
+            f"of {storm} nothing is proposed. Nothing was decided."
+        )
+
+        # Both, and neither with the token that the server repeats.
+        server.answers.append(Answer(401, f"?api_token={TOKEN}".encode()))
+        again = run_command("calendar", "sync", "XLON", "XNYS", env=env)
+        assert again.status == 1
+        assert "the token was refused (401)" in again.out
+        [line] = [each for each in again.out.splitlines() if str(storm) in each]
+        assert line.split() == [
+            "XNYS", f"{storm:%a}", str(storm), "closed", "open", "confirmed", "Storm"
+        ]  # fmt: skip
+        assert "Traceback" not in again.err
+    for ended in (asked, confirmed, again):
+        assert TOKEN not in ended.out + ended.err
+    stored = Path(sqlite_url.removeprefix("sqlite:///")).read_bytes()
+    assert TOKEN.encode() not in stored
+    assert b"NYSE notice" in stored
+
+
+def test_a_feed_without_a_token_is_not_asked(run_command: RunCommand, sqlite_url: str) -> None:
+    env = {"PROMETHEUS__DATABASE__URL": sqlite_url}
+    run_command("calendar", "sync", "XNYS", env=env).refused("PROMETHEUS__EODHD__TOKEN")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("diff", "XNYS", "XLON", "2026", "--from", "2026-01-01"), "belong together"),
+        (("diff", "XSHG", "XHKG", "2040"), "XSHG"),
+        (("sync", "--confirm", "2026-01-01", "--reject", "2026-01-02"), "need one EXCHANGE"),
+    ],
+)
+def test_wrong_questions_say_what_was_wanted(
+    run_command: RunCommand, arguments: tuple[str, ...], text: str
+) -> None:
+    ended = run_command("calendar", *arguments)
+    assert ended.status in (1, 2)
+    assert text in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_two_calendars_are_compared_for_people_and_machines(run_command: RunCommand) -> None:
+    span = ("--from", "2026-12-21", "--to", "2026-12-31")
+    document = run_command("calendar", "diff", "XNYS", "XLON", *span, "--json").document
+    assert document["sessions"] == {"left": 8, "right": 7, "both": 7}
+    assert document["only"] == {
+        "left": [{"date": "2026-12-28", "why_not": "Boxing Day (observed)"}],
+        "right": [],
+    }
+    assert [each["date"] for each in document["special_hours"]] == ["2026-12-24", "2026-12-31"]
+    assert document["hours"][0]["left"] == {"utc": "14:30-21:00", "local": ["09:30-16:00 New York"]}
+    shown = run_command("calendar", "diff", "XNYS", "XLON", *span).out
+    assert "Only XNYS trades" in shown
+    assert "09:30-13:00 New York" in shown

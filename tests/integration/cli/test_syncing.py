@@ -1,0 +1,157 @@
+"""``calendar sync`` against a server that answers as the feed does, on both databases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine, func, select
+
+from prometheus.cli.syncing import Synced, exchanges, synchronize
+from prometheus.core.holidays import HolidayState
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.holidays import confirmed_holidays, decide_holidays
+from prometheus.persistence.tables import market_holidays
+from prometheus.sources.eodhd.client import EodhdClient
+from tests.eodhd.server import TOKEN, Answer, Imitation
+
+STORM = date(2012, 12, 11)
+
+
+@pytest.fixture
+def server() -> Iterator[Imitation]:
+    """The imitation, in November 2012."""
+    with Imitation() as imitation:
+        yield imitation
+
+
+async def _at_once(seconds: float) -> None: ...
+
+
+def sync(engine: Engine, server: Imitation, *mics: str) -> list[Synced]:
+    client = EodhdClient(SecretStr(TOKEN), url=server.url, now=lambda: server.now, sleep=_at_once)
+    return synchronize(engine, client, mics, 2012)
+
+
+def differences(synced: list[Synced]) -> list[tuple[str, date, str, str, str]]:
+    return [
+        (each.mic, each.day, each.proposed, each.in_force, state)
+        for one in synced
+        for each, state in one.differences
+    ]
+
+
+def contents(engine: Engine) -> list[Any]:
+    with reading(engine) as connection:
+        return list(connection.execute(select(market_holidays).order_by("holiday_id")))
+
+
+def test_a_feed_that_agrees_leaves_nothing_to_decide(engine: Engine, server: Imitation) -> None:
+    synced = sync(engine, server, "XNYS", "XLON")
+    assert differences(synced) == []
+    rows = contents(engine)
+    assert len(rows) == sum(each.listed for each in synced) > 20
+    assert {row.state for row in rows} == {"proposed"}
+
+
+def test_a_difference_waits_for_a_person_and_flips_no_market(
+    engine: Engine, server: Imitation
+) -> None:
+    server.extra_closures["US", STORM] = "Storm"
+    waits = ("XNYS", STORM, "closed", "open")
+    assert differences(sync(engine, server, "XNYS")) == [(*waits, "proposed")]
+    assert TradingCalendar("XNYS").is_trading_day(STORM)
+    with reading(engine) as connection:
+        assert confirmed_holidays(connection) == {}
+    with writing(engine) as connection:
+        decide_holidays(
+            connection, "XNYS", [STORM], HolidayState.CONFIRMED, actor="ana", reason="circular"
+        )
+    assert differences(sync(engine, server, "XNYS")) == [(*waits, "confirmed")]
+    with reading(engine) as connection:
+        [[word]] = confirmed_holidays(connection).values()
+    assert (word.day, word.words, word.name) == (STORM, "closed", "Storm")
+
+
+def test_a_holiday_that_the_feed_leaves_out_is_proposed_as_a_session(
+    engine: Engine, server: Imitation
+) -> None:
+    body = {
+        "data": {
+            "Name": "London",
+            "Code": "LSE",
+            "Timezone": "Europe/London",
+            "TradingHours": {"Open": "08:00", "Close": "16:30", "WorkingDays": "Mon"},
+            "ExchangeHolidays": {
+                each.isoformat(): {"Holiday": name, "Type": "Official"}
+                for each, name in TradingCalendar("XLON").holidays(2012).items()
+                if each != date(2012, 12, 26)
+            },
+        }
+    }
+    server.answers.append(Answer(200, json.dumps(body).encode()))
+    boxing_day = ("XLON", date(2012, 12, 26), "open", "closed", "proposed")
+    assert differences(sync(engine, server, "XLON")) == [boxing_day]
+    assert [row.kind for row in contents(engine) if row.date == date(2012, 12, 26)] == ["open"]
+    sync(engine, server, "XLON")  # it lists the day again
+    assert [row.kind for row in contents(engine) if row.date == date(2012, 12, 26)] == ["closed"]
+
+
+def test_ten_wrong_feeds_give_ten_messages_and_leave_what_was_there(
+    engine: Engine, server: Imitation, caplog: pytest.LogCaptureFixture
+) -> None:
+    sync(engine, server, "XNYS", "XLON", "XTKS")
+    before = contents(engine)
+    echo = f"?api_token={TOKEN}".encode()
+    wrong = [
+        Answer(200, b"<html>" + echo),
+        Answer(200, b'{"data": '),
+        Answer(200, b'{"data": []}'),
+        Answer(200, b'{"error": "no", "code": 403}' + b" " * 20),
+        Answer(200, b"\xff\xfe"),
+        Answer(401, echo),
+        Answer(403, b"Only EOD data allowed for free users. " + echo),
+        Answer(404, echo),
+        Answer(422, echo),
+        *[Answer(502, echo)] * 4,  # as often as it is asked
+    ]
+    server.answers.append(wrong[0])
+    broken, sound = sync(engine, server, "XNYS", "XLON")
+    assert sound.error is None  # the one beside it is served
+    messages = [str(broken.error)]
+    for answers in (*((each,) for each in wrong[1:9]), wrong[9:]):
+        server.answers.extend(answers)
+        messages.append(str(sync(engine, server, "XNYS")[0].error))
+    assert (
+        len([each for each in messages if each.startswith("eodhd v2/exchange-details/US: ")]) == 10
+    )
+    assert TOKEN not in "".join(messages)
+    assert TOKEN not in caplog.text
+    kept = {(row.exchange, row.date, row.kind, row.state) for row in before}
+    assert {(row.exchange, row.date, row.kind, row.state) for row in contents(engine)} == kept
+    assert [row.fetched_at for row in contents(engine) if row.exchange != "XLON"] == [
+        row.fetched_at for row in before if row.exchange != "XLON"
+    ]
+
+
+def test_a_spent_quota_is_said_of_each_exchange_and_asked_once(
+    engine: Engine, server: Imitation
+) -> None:
+    server.daily_limit = 5
+    first, *others = sync(engine, server, "XLON", "XNYS", "XPAR")
+    assert first.error is None
+    assert len({str(each.error) for each in others}) == 2
+    assert len(server.asked) == 2
+    with reading(engine) as connection:
+        asked = select(func.count(market_holidays.c.exchange.distinct()))
+        assert connection.execute(asked).scalar_one() == 1
+
+
+def test_markets_stand_for_their_exchanges() -> None:
+    assert exchanges(["US_EQ", "XNYS", "XTKS"], named=True) == ["XNYS", "XNAS", "XTKS"]
+    assert exchanges(["US_EQ", "24x7"], named=False) == ["XNYS", "XNAS"]

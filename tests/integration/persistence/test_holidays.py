@@ -1,0 +1,148 @@
+"""What feeds say of holidays: proposed, decided by people, never flipped."""
+
+from __future__ import annotations
+
+from datetime import date, time
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+
+from prometheus.core.holidays import Holiday, HolidayKind, HolidayState
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.holidays import (
+    DecisionError,
+    StoredHoliday,
+    confirmed_holidays,
+    decide_holidays,
+    propose_holidays,
+)
+from prometheus.persistence.runs import note_horizon
+from prometheus.persistence.tables import audit, market_holidays
+
+FIRST, LAST = date(2025, 1, 1), date(2025, 12, 31)
+MOURNING = Holiday(date(2025, 1, 9), "Day of Mourning", HolidayKind.CLOSED)
+SHORT = Holiday(date(2025, 7, 3), "Independence Day", HolidayKind.EARLY_CLOSE, time(13))
+VAGUE = Holiday(date(2025, 11, 28), "Thanksgiving", HolidayKind.EARLY_CLOSE)
+STRANGE = Holiday(date(2025, 12, 1), "A day", HolidayKind.UNKNOWN)
+MOURNING_HALF = Holiday(date(2025, 1, 9), "Day of Mourning", HolidayKind.EARLY_CLOSE, time(12))
+
+
+def propose(engine: Engine, *holidays: Holiday, exchange: str = "XNYS") -> list[StoredHoliday]:
+    with writing(engine) as connection:
+        return propose_holidays(connection, exchange, "feed", FIRST, LAST, holidays)
+
+
+def decide(engine: Engine, state: HolidayState, *days: date, exchange: str = "XNYS") -> None:
+    with writing(engine) as connection:
+        decide_holidays(connection, exchange, days, state, actor="ana", reason="circular 1")
+
+
+def stored(engine: Engine) -> list[tuple[str, str, str]]:
+    table = market_holidays
+    with reading(engine) as connection:
+        rows = connection.execute(select(table).order_by(table.c.date, table.c.holiday_id))
+        return [(row.date.isoformat(), row.kind, row.state) for row in rows]
+
+
+def confirmed(engine: Engine) -> dict[str, tuple[Holiday, ...]]:
+    with reading(engine) as connection:
+        return confirmed_holidays(connection)
+
+
+def test_a_feeds_last_word_is_what_is_proposed(engine: Engine) -> None:
+    first = propose(engine, MOURNING, SHORT)
+    again = propose(engine, MOURNING_HALF)
+    assert stored(engine) == [("2025-01-09", "early_close", "proposed")]
+    assert [each.holiday for each in first] == [MOURNING, SHORT]
+    assert [each.holiday for each in again] == [MOURNING_HALF]
+    assert again[0].fetched_at > first[0].fetched_at
+    assert confirmed(engine) == {}
+
+
+def test_feeds_of_other_exchanges_and_years_are_left_alone(engine: Engine) -> None:
+    propose(engine, MOURNING)
+    propose(engine, MOURNING_HALF, exchange="XNAS")
+    before = Holiday(date(2024, 12, 25), "Christmas", HolidayKind.CLOSED)
+    assert [each.holiday for each in propose(engine, before, MOURNING)] == [MOURNING]
+    assert stored(engine) == [
+        ("2025-01-09", "closed", "proposed"),
+        ("2025-01-09", "early_close", "proposed"),
+    ]
+
+
+def test_what_was_confirmed_stays_in_force_whatever_the_feed_says_later(engine: Engine) -> None:
+    propose(engine, MOURNING, SHORT)
+    decide(engine, HolidayState.CONFIRMED, MOURNING.day)
+    assert [each.state for each in propose(engine, MOURNING, SHORT)] == ["confirmed", "proposed"]
+    propose(engine, MOURNING_HALF)
+    assert stored(engine) == [
+        ("2025-01-09", "closed", "confirmed"),
+        ("2025-01-09", "early_close", "proposed"),
+    ]
+    assert confirmed(engine) == {"XNYS": (MOURNING,)}
+    decide(engine, HolidayState.CONFIRMED, MOURNING.day)
+    assert confirmed(engine) == {"XNYS": (MOURNING_HALF,)}
+
+
+def test_what_was_rejected_is_not_proposed_again(engine: Engine) -> None:
+    propose(engine, MOURNING)
+    decide(engine, HolidayState.REJECTED, MOURNING.day)
+    renamed = Holiday(MOURNING.day, "Another name", HolidayKind.CLOSED)
+    assert [each.state for each in propose(engine, renamed)] == ["rejected"]
+    assert stored(engine) == [("2025-01-09", "closed", "rejected")]
+    assert confirmed(engine) == {}
+
+
+def test_a_decision_is_made_whole_or_not_at_all(engine: Engine) -> None:
+    propose(engine, MOURNING, VAGUE, STRANGE)
+    days = [MOURNING.day, VAGUE.day, STRANGE.day, date(2025, 3, 3)]
+    with pytest.raises(DecisionError, match="Nothing was decided") as caught:
+        decide(engine, HolidayState.CONFIRMED, *days)
+    by_hand = "so it has to be overridden by hand"
+    assert caught.value.faults == (
+        "of 2025-03-03 nothing is proposed",
+        f"of 2025-11-28 the feed does not say enough (early close), {by_hand}",
+        f"of 2025-12-01 the feed does not say enough (unknown), {by_hand}",
+    )
+    assert {state for *_, state in stored(engine)} == {"proposed"}
+    decide(engine, HolidayState.REJECTED, *days[:3])
+    assert {state for *_, state in stored(engine)} == {"rejected"}
+
+
+def test_a_decision_names_its_author_and_is_audited(engine: Engine) -> None:
+    propose(engine, SHORT)
+    decide(engine, HolidayState.CONFIRMED, SHORT.day)
+    with reading(engine) as connection:
+        row: Any = connection.execute(select(market_holidays)).one()
+        entry: Any = connection.execute(select(audit)).one()
+    assert (row.decided_by, row.reason) == ("ana", "circular 1")
+    assert row.decided_at >= row.fetched_at
+    assert (entry.actor, entry.action, entry.target) == (
+        "ana",
+        "holiday confirmed",
+        "XNYS 2025-07-03",
+    )
+    assert entry.details == {
+        "says": "early close 13:00",
+        "name": "Independence Day",
+        "source": "feed",
+        "reason": "circular 1",
+    }
+
+
+def test_the_end_of_a_calendar_is_noted_once_a_day_and_level(engine: Engine) -> None:
+    day, following = date(2026, 12, 1), date(2026, 12, 2)
+    with writing(engine) as connection:
+        said = [
+            note_horizon(connection, market, level, on)
+            for market, level, on in (
+                ("US_EQ", "warning", day),
+                ("US_EQ", "warning", day),
+                ("EU_EQ", "warning", day),
+                ("US_EQ", "alert", day),
+                ("US_EQ", "alert", following),
+                ("US_EQ", "alert", following),
+            )
+        ]
+    assert said == [True, False, True, True, True, False]
