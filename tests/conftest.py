@@ -11,6 +11,8 @@ Servers: ``postgres_server`` and ``redis_server`` live for the whole session (on
 pytest-xdist worker); never stop these. ``redis_url`` is the shared Redis, flushed before the test.
 ``spare_redis`` and ``spare_postgres`` belong to one test, which may stop, kill and start them.
 
+Calendars: ``break_sessions`` damages the shipped file of an exchange.
+
 Processes: ``start_process`` runs a command of the product and ends it, with all it started, after
 the test; when the test fails, the ends of their logs are in its report.
 """
@@ -24,7 +26,7 @@ import signal
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -123,6 +125,22 @@ def postgresql_url(postgres_server: PostgresServer, _postgres_template: str) -> 
     name = postgres_server.create_database(_postgres_template)
     yield postgres_server.url(name)
     postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def break_sessions(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """A function that damages the shipped sessions of an exchange, until the test ends."""
+    exchanges: Any = importlib.import_module("prometheus.core.exchanges")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def damage(mic: str) -> None:
+            shutil.copytree(str(exchanges._DATA), tmp_path / "sessions")
+            (tmp_path / "sessions" / f"{mic}.json").write_text("{")
+            patch.setattr(exchanges, "_DATA", tmp_path / "sessions")
+            exchanges.load_exchange.cache_clear()
+
+        yield damage
+    exchanges.load_exchange.cache_clear()
 
 
 @pytest.fixture

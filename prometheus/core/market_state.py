@@ -19,11 +19,12 @@ from prometheus.core.instants import as_utc
 from prometheus.core.markets import Market, get_market, markets
 from prometheus.core.states import MarketState, MarketStateConfig
 from prometheus.core.trading_calendar import TradingCalendar, join_reasons
-from prometheus.errors import HorizonError
+from prometheus.errors import HorizonError, SnapshotError
 
 __all__ = [
     "MarketState",
     "MarketStateConfig",
+    "MarketStates",
     "MarketStatus",
     "Transition",
     "describe_market",
@@ -82,6 +83,23 @@ class MarketStatus:
     def partial(self) -> bool:
         """Whether some members, but not all, have a session on their local date."""
         return 0 < len(self.closed_members) < len(self.members)
+
+
+class MarketStates(dict[str, MarketState]):
+    """
+    Market id -> its state at one instant, of the markets that have an answer.
+
+    Asking for one that has none raises the error that is its answer, so that it is never taken for
+    a state, and is nobody else's trouble.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unknown: dict[str, HorizonError | SnapshotError] = {}
+        """Market id -> why its state is not known."""
+
+    def __missing__(self, market_id: str) -> MarketState:
+        raise self.unknown.get(market_id) or KeyError(market_id)
 
 
 Table = tuple[list[float], list[MarketState | None]]
@@ -165,9 +183,12 @@ def get_next_state_transition(
 
 def get_all_market_states(
     now: datetime, names: Iterable[str | Market] | None = None
-) -> dict[str, MarketState]:
+) -> MarketStates:
     """
     Find the states of several markets at one instant.
+
+    A market whose sessions are not known then, or not readable, takes nothing from the others: it
+    is left out, and named in `MarketStates.unknown`.
 
     Args:
         now: An aware datetime in any zone.
@@ -177,10 +198,16 @@ def get_all_market_states(
         Market id -> state, in the order of ``names``.
 
     Raises:
-        NaiveDatetimeError, UnknownMarketError, HorizonError: as `get_market_state`.
+        NaiveDatetimeError, UnknownMarketError: as `get_market_state`.
     """
-    chosen = [get_market(name) for name in (markets() if names is None else names)]
-    return {market.market_id: get_market_state(market, now) for market in chosen}
+    now = as_utc("now", now)
+    states = MarketStates()
+    for market in [get_market(name) for name in (markets() if names is None else names)]:
+        try:
+            states[market.market_id] = get_market_state(market, now)
+        except (HorizonError, SnapshotError) as error:
+            states.unknown[market.market_id] = error
+    return states
 
 
 def describe_market(
@@ -337,7 +364,10 @@ def _year_table(members: tuple[str, ...], config: MarketStateConfig, year: int) 
         while index < len(events) and events[index][0] == at:
             applying[events[index][1]] += events[index][2]
             index += 1
-        state = _ORDER[max(level for level in range(5) if applying[level])]
+        level = _SESSION
+        while not applying[level]:
+            level -= 1
+        state = _ORDER[level]
         if state is not current:
             if at > begin:
                 starts.append(float(at))

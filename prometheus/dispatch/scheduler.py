@@ -18,6 +18,7 @@ from typing import Protocol
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from prometheus.core.horizons import HorizonLevel, horizon_level
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.canary import Cage, Canaries
@@ -108,8 +109,6 @@ class Pace:
     """How often, at most, orphans are looked for."""
     tell_failures_for: timedelta = timedelta(days=1)
     """How old a final failure may be when ``on_failure`` is called for it."""
-    warn_of_horizon: timedelta = timedelta(days=90)
-    """How long before a calendar ends it is said, in market time."""
     over_limit_by: timedelta = timedelta(seconds=60)
     """How long after its hard limit an execution is given up."""
 
@@ -188,7 +187,7 @@ class Scheduler:
         self._not_rescued: set[str] = set()
         self._told: dict[str, _Told] = {}
         self._broker_away = False
-        self._warned_on: dict[str, date] = {}
+        self._warned: dict[str, tuple[HorizonLevel, date]] = {}
         self._reachable_since: datetime | None = None
         self._reached_at: datetime | None = None
         self._ticked_at: datetime | None = None
@@ -480,17 +479,31 @@ class Scheduler:
         self._plan_at = now.wall_at if again else now.wall_at + self._pace.plan_every
 
     def _warn_of_horizon(self, calendar: TradingCalendar, now: Now) -> None:
-        """Say once a day that a calendar is about to end."""
+        """Say that a calendar is about to end, or has: once a day, whoever leads by then."""
         today = now.market_at.date()
-        left = calendar.horizon - today
-        if left <= self._pace.warn_of_horizon and self._warned_on.get(calendar.market_id) != today:
-            self._warned_on[calendar.market_id] = today
-            facts = {"market": calendar.market_id, "days": left.days, "last": calendar.horizon}
-            log.warning("calendar_ends", extra=facts)
+        level = horizon_level(calendar.horizon, today)
+        market_id = calendar.market_id
+        if level is HorizonLevel.OK or self._warned.get(market_id) == (level, today):
+            return
+        with self._writing() as connection:
+            unsaid = runs.note_horizon(connection, market_id, level, today)
+        self._warned[market_id] = level, today
+        if unsaid:
+            facts = {
+                "market": market_id,
+                "level": level.value,
+                "days": (calendar.horizon - today).days,
+                "last": calendar.horizon,
+                "source": calendar.horizon_source,
+            }
+            urgent = level is not HorizonLevel.WARNING
+            log.log(logging.ERROR if urgent else logging.WARNING, "calendar_ends", extra=facts)
 
     def _plan_market(self, pipeline: Pipeline, market_id: str, now: Now) -> None:
         calendar = TradingCalendar(market_id)
         self._warn_of_horizon(calendar, now)
+        if (now.market_at - REACH).date() > calendar.horizon:
+            return  # said above, once a day; no session is known that could have a run
         key = pipeline.name, market_id
         since = self._planned_until.get(key, date.min)
         first_seen_at = self._first_seen.get(key)

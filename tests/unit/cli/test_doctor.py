@@ -1,7 +1,8 @@
-"""What the doctor says of calendars that end."""
+"""What the doctor says of calendars that end or can not be read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,3 +29,15 @@ def test_a_calendar_that_ends_is_said_louder_as_it_comes(
     if health != "ok":
         assert calendar.horizon_source in ending.text
         assert "newer sessions snapshot" in ending.remedy
+
+
+def test_a_calendar_that_can_not_be_read_is_the_fault_of_its_market(
+    tmp_path: Path, break_sessions: Callable[[str], None]
+) -> None:
+    settings = settings_for(tmp_path, {"PROMETHEUS__MARKETS__ENABLED": "EU_EQ,US_EQ"})
+    break_sessions("XPAR")
+    today = TradingCalendar("US_EQ").horizon - timedelta(days=365)
+    broken, other = _calendars(Place(settings, tmp_path, None), today)
+    assert (broken.name, broken.health) == ("calendar EU_EQ", "fault")
+    assert "sessions of XPAR" in broken.text
+    assert (other.name, other.health) == ("calendar US_EQ", "ok")

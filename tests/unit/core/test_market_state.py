@@ -23,7 +23,12 @@ from prometheus.core.market_state import (
 )
 from prometheus.core.markets import Market, get_market
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import HorizonError, NaiveDatetimeError, UnknownMarketError
+from prometheus.errors import (
+    HorizonError,
+    NaiveDatetimeError,
+    SnapshotError,
+    UnknownMarketError,
+)
 
 HOLIDAY, OVERNIGHT, PRE_OPEN, SESSION, POST_CLOSE = (
     MarketState.HOLIDAY,
@@ -407,6 +412,34 @@ def test_all_markets_are_answered_by_name() -> None:
         "ASIA_EQ": OVERNIGHT,
     }
     assert get_all_market_states(utc("2026-11-20T14:30"), ["XPAR"]) == {"XPAR": SESSION}
+
+
+@pytest.mark.promise("P6")
+def test_a_market_whose_calendar_has_ended_takes_no_answer_from_the_others() -> None:
+    states = get_all_market_states(utc("2027-06-01T15:00"), ["XSHG", "US_EQ", "EU_EQ"])
+    assert states == {"US_EQ": SESSION, "EU_EQ": SESSION}
+    assert list(states.unknown) == ["XSHG"]
+    with pytest.raises(HorizonError, match="XSHG"):
+        states["XSHG"]
+    with pytest.raises(KeyError):
+        states["XKRX"]
+
+
+def test_a_market_whose_file_is_damaged_takes_no_answer_from_the_others(
+    break_sessions: Callable[[str], None],
+) -> None:
+    break_sessions("XWBO")
+    # Of a year that no other test asks for: the tables of others are kept.
+    states = get_all_market_states(utc("1993-06-02T11:00"), ["XWBO", "XSWX"])
+    assert states == {"XSWX": SESSION}
+    assert type(states.unknown["XWBO"]) is SnapshotError
+
+
+def test_an_unknown_market_and_a_naive_instant_are_the_callers_mistakes() -> None:
+    with pytest.raises(UnknownMarketError):
+        get_all_market_states(utc("2026-11-20T14:30"), ["US_EQ", "XXXX"])
+    with pytest.raises(NaiveDatetimeError):
+        get_all_market_states(utc("2026-11-20T14:30").replace(tzinfo=None), [])
 
 
 def test_a_market_of_ones_own_is_passed_as_a_value() -> None:
