@@ -1,7 +1,7 @@
 """
 Keep what feeds say of holidays, and how loudly it was said that a calendar ends.
 
-Revision ID: 0004_sy
+Revision ID: 0004
 Revises: 0003
 """
 
@@ -10,7 +10,7 @@ from alembic import op
 
 from prometheus.persistence.metadata import UtcDateTime
 
-revision = "0004_sy"
+revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
