@@ -37,12 +37,12 @@ AT_A_JOB = (
 )
 AT_A_BEAT = ("beat freezes", "beat freezes in a plan")
 AT_A_TRANSACTION = ("worker freezes in a transaction",)
+CLOCK_STEPS = ("clock goes forward", "clock goes back")
 AT_A_TIME = (
     "database slow",
     "database away for less than a lease",
     "database away for more than a lease",
-    "clock goes forward",
-    "clock goes back",
+    *CLOCK_STEPS,
 )
 KINDS = (
     *AT_A_MESSAGE,
