@@ -67,7 +67,7 @@ def upgrade() -> None:
             name=op.f("ck_market_holidays_decided"),
         ),
         sa.PrimaryKeyConstraint("holiday_id", name=op.f("pk_market_holidays")),
-        comment="what feeds say of holidays; in force only where a person has confirmed it",
+        comment="what feeds say of holidays, and what people have decided of it",
     )
     where = sa.text("state = 'proposed'")
     op.create_index(

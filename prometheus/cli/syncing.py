@@ -65,9 +65,10 @@ def sync(
     """
     Ask eodhd.com for this year's holidays, and show where it and the calendar do not agree.
 
-    What it says is stored as a proposal and changes nothing until somebody confirms it: with
-    --confirm or --reject, one exchange and --reason nothing is asked, and what was proposed of
-    those dates is decided. Ends with 1 if an exchange's holidays did not come.
+    What it says is stored as a proposal, for a person to decide on: with --confirm or --reject, one
+    exchange and --reason nothing is asked, and what was proposed of those dates is decided. The
+    decision is kept and audited; no calendar follows it yet. Ends with 1 if an exchange's holidays
+    did not come.
     """
     from prometheus.cli.places import find_place, opened
 

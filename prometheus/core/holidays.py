@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, time, timedelta
 from enum import StrEnum
 
-from prometheus.core.exchanges import WEEKEND, load_exchange
+from prometheus.core.exchanges import WEEKEND
 from prometheus.core.trading_calendar import TradingCalendar
 
 
@@ -37,7 +37,7 @@ class HolidayState(StrEnum):
     PROPOSED = "proposed"
     """Nothing yet."""
     CONFIRMED = "confirmed"
-    """It is true, and comes over the shipped calendar."""
+    """It is true. Kept and told; no calendar follows it yet, so it goes on being a difference."""
     REJECTED = "rejected"
     """It is not, and is not proposed again."""
 
@@ -136,7 +136,7 @@ def _in_force(calendar: TradingCalendar, day: date) -> str:
     session = calendar.session(day)
     if not session.early_close:
         return "open"
-    zone = load_exchange(calendar.market_id).zone
+    zone = calendar.zones[calendar.market_id]
     return f"early close {session.close.astimezone(zone):%H:%M}"
 
 

@@ -3,8 +3,8 @@ What feeds say of holidays: kept as proposals, decided by people.
 
 Of an exchange, a date and a feed there is at most one proposal, the feed's last word. A decision is
 a row that never changes: while the feed goes on saying what was decided, it proposes nothing; when
-it says something else, that is a new proposal, and what was confirmed stays in force until somebody
-confirms another word. Whoever wants it out of force, whatever the feed says, overrides the day.
+it says something else, that is a new proposal, and what was confirmed stays so until somebody
+confirms another word. No calendar follows what was confirmed yet.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def decide_holidays(
         elif state is HolidayState.CONFIRMED and not _stored(rows[day]).holiday.can_be_confirmed:
             faults.append(
                 f"of {day} the feed does not say enough ({_stored(rows[day]).holiday.words}), "
-                f"so it has to be overridden by hand"
+                f"so it can only be rejected"
             )
     if faults:
         raise DecisionError(exchange, faults)
@@ -205,7 +205,7 @@ def decide_holidays(
 
 def confirmed_holidays(connection: Connection) -> dict[str, tuple[Holiday, ...]]:
     """
-    Return what people have confirmed of what feeds say: the layer right below the overrides.
+    Return what people have confirmed of what feeds say.
 
     Returns:
         MIC -> by date, one word a date: the one that was confirmed last. ``bank`` and ``open`` say

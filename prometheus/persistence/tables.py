@@ -277,7 +277,7 @@ market_holidays = Table(
         " AND (decided_at IS NULL) = (reason IS NULL)",
         name="decided",
     ),
-    comment="what feeds say of holidays; in force only where a person has confirmed it",
+    comment="what feeds say of holidays, and what people have decided of it",
 )
 _proposed = "state = 'proposed'"
 Index(

@@ -75,7 +75,10 @@ def test_worker_that_comes_back_can_not_finish_and_holds_nothing_up(
     (tmp_path / "go-2").touch()
     installation.wait_for_run(dag_id, "SUCCESS")
     (tmp_path / "go-1").touch()
-    send_all(family, signal.SIGCONT) if first == "all" else frozen.send(signal.SIGCONT)
+    if first == "all":
+        send_all(family, signal.SIGCONT)
+    else:
+        frozen.send(signal.SIGCONT)
     wait_until(lambda: "lease_lost" in frozen.output(), timeout=60, message="it learns of it")
     wait_until(
         lambda: not is_alive(pid) or (first == "all" and "report_came_late" in frozen.output()),

@@ -99,11 +99,11 @@ def test_a_decision_is_made_whole_or_not_at_all(engine: Engine) -> None:
     days = [MOURNING.day, VAGUE.day, STRANGE.day, date(2025, 3, 3)]
     with pytest.raises(DecisionError, match="Nothing was decided") as caught:
         decide(engine, HolidayState.CONFIRMED, *days)
-    by_hand = "so it has to be overridden by hand"
+    only_rejected = "so it can only be rejected"
     assert caught.value.faults == (
         "of 2025-03-03 nothing is proposed",
-        f"of 2025-11-28 the feed does not say enough (early close), {by_hand}",
-        f"of 2025-12-01 the feed does not say enough (unknown), {by_hand}",
+        f"of 2025-11-28 the feed does not say enough (early close), {only_rejected}",
+        f"of 2025-12-01 the feed does not say enough (unknown), {only_rejected}",
     )
     assert {state for *_, state in stored(engine)} == {"proposed"}
     decide(engine, HolidayState.REJECTED, *days[:3])
