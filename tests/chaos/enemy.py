@@ -87,6 +87,8 @@ the loss of Redis. Known and counted: who supervises the worker must start it ag
 """
 AT_WORK = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.CHILD_KILL})
 """For which the enemy waits until a worker runs something, though not for ever."""
+LEADS_WITHIN = 5.0
+"""Wall seconds beyond the lease of a leader that is gone, until another leads."""
 _ENDS_LEADS = frozenset({Fault.BEAT_KILL, Fault.BEAT_FREEZE_LONG})
 _LOOK_EVERY, _LOOKS = 0.2, 25
 
@@ -303,7 +305,9 @@ class Enemy:
         self.events.append(event)
         event.led = node.kind == BEAT and self._leads(node)
         lease = self._plan.worker_lease if node.kind == WORKER else self._plan.leader_lease
-        long, short = lease + self._draw.uniform(2, 8), self._draw.uniform(0.2, 0.6) * lease
+        # For so long that a standby must have taken over, not only may.
+        least = 2 if node.kind == WORKER else LEADS_WITHIN + 0.5
+        long, short = lease + self._draw.uniform(least, 8), self._draw.uniform(0.2, 0.6) * lease
         log.info("%s: %s%s", node, event.fault, " (the leader)" if event.led else "")
         match event.fault:
             case Fault.WORKER_KILL | Fault.BEAT_KILL:

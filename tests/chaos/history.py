@@ -17,7 +17,7 @@ from prometheus.verification import Expectation, Report, StartRecord, read_histo
 from prometheus.verification import judge as judge_history
 from tests.chaos import judge
 from tests.chaos.cluster import Cluster
-from tests.chaos.enemy import AT_WORK, KILLS, LOSSES, OF_POSTGRES, Event, Fault
+from tests.chaos.enemy import AT_WORK, KILLS, LEADS_WITHIN, LOSSES, OF_POSTGRES, Event, Fault
 from tests.chaos.jobs import EFFECTS, HOPELESS
 from tests.chaos.rows import lives_of, read_attempts, read_incarnations, read_leads
 
@@ -410,8 +410,8 @@ def _rescues(
     Where PostgreSQL was away or the lead passed on meanwhile there is no limit for the whole, but
     one for each time in which a leader could have acted; see `judge.rescuable`.
     """
-    breaks = _away(events) + [
-        row[0].timestamp() for row in connection.execute("SELECT at FROM chaos_leads")
+    breaks = [until for _, until in judge.postgres_away(events, tail=0)] + [
+        lead.at for lead in read_leads(connection)
     ]
     plain: list[float] = []
     whole: list[float] = []
@@ -443,28 +443,10 @@ def _rescues(
 def _take_overs(
     connection: psycopg.Connection, events: Sequence[Event], lease: float, figures: Figures
 ) -> None:
-    """Measure from the end of a leader to the next leader; PostgreSQL's absence does not count."""
-    changes = [row[0].timestamp() for row in connection.execute("SELECT at FROM chaos_leads")]
-    away = _away(events)
-    found, missing = [], []
-    for event in events:
-        if not event.led or not _loses_the_lead(event, lease):
-            continue
-        after = [at for at in changes if at > event.at]
-        if not after:
-            missing.append(f"{event.node}: {event.fault}")
-            continue
-        outages = [at for at in away if event.at < at < min(after)]
-        found.append(min(after) - max([event.at, *outages]))
-    figures.measure(_TAKE_OVER, found, lease + 5)
+    changes = [lead.at for lead in read_leads(connection)]
+    found, missing = judge.take_overs(events, changes, lease)
+    figures.measure(_TAKE_OVER, found, lease + LEADS_WITHIN)
     figures.forbid("no take-over", missing)
-
-
-def _loses_the_lead(event: Event, lease: float) -> bool:
-    lasts = (event.until or time.time()) - event.at
-    return event.fault is Fault.BEAT_KILL or (
-        event.fault in (Fault.BEAT_FREEZE_LONG, Fault.DATABASE_HANG) and lasts > lease
-    )
 
 
 def _going_on(connection: psycopg.Connection, events: Sequence[Event], figures: Figures) -> None:
@@ -487,13 +469,6 @@ def _going_on(connection: psycopg.Connection, events: Sequence[Event], figures: 
             continue
         found.append(later[0][0] - max(back_at, min(due_at for _, due_at in later)))
     figures.measure(_RETURN, found, 30)
-
-
-def _away(events: Sequence[Event]) -> list[float]:
-    """Return when PostgreSQL came back, each time."""
-    return [
-        event.until for event in events if event.fault in OF_POSTGRES and event.until is not None
-    ]
 
 
 def _lines(connection: psycopg.Connection, statement: str, *arguments: object) -> list[str]:

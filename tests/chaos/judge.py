@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.enemy import CELERYS_END, KILLS, OF_POSTGRES, Event, Fault
+from tests.chaos.enemy import CELERYS_END, KILLS, LEADS_WITHIN, OF_POSTGRES, Event, Fault
 
 BY_ITSELF = ("StumbledError", "HopelessError")
 """With which the messages of failures begin that jobs are made for."""
@@ -338,6 +338,41 @@ def rescuable(
                 longest = max([longest, *_clear(begin, end, blocked[lead.pid])])
         found[each.execution_id] = longest
     return found
+
+
+def take_overs(
+    events: Sequence[Event], changes: Sequence[float], lease: float
+) -> tuple[list[float], list[str]]:
+    """
+    Tell how long it took each time until another led, and after which fault none did.
+
+    PostgreSQL's absence does not count. A leader that comes back before a standby has had it for
+    long enough may lead on.
+
+    Args:
+        changes: When the lead passed, in order.
+        lease: Of the leader.
+
+    Returns:
+        Seconds from the end of each leader, or from PostgreSQL's return, to the next; and what was
+        done to the leaders that nobody replaced.
+    """
+    away = postgres_away(events, tail=0)
+    found, missing = [], []
+    for event in events:
+        if event.led and event.fault is Fault.BEAT_KILL:
+            back_at = float("inf")  # its successor is another
+        elif event.led and event.fault in (Fault.BEAT_FREEZE_LONG, Fault.DATABASE_HANG):
+            back_at = _until(event)
+        else:
+            continue
+        passed_at = next((at for at in changes if event.at < at <= back_at), None)
+        if passed_at is not None:
+            since = max([event.at, *(until for _, until in away if event.at < until < passed_at)])
+            found.append(passed_at - since)
+        elif max(_clear(event.at, back_at, away)) > lease + LEADS_WITHIN:
+            missing.append(f"{event.node}: {event.fault}")
+    return found, missing
 
 
 def deaf(

@@ -37,6 +37,10 @@ def event(fault: Fault, at: float, until: float | None = None, *, pid: int | Non
     return Event(fault, at, at if until is None else until, pid=pid)
 
 
+def led(fault: Fault, at: float, until: float | None = None) -> Event:
+    return Event(fault, at, at if until is None else until, node="beat_1", pid=7, led=True)
+
+
 class TestFailedWithoutCause:
     @pytest.mark.parametrize(
         ("message", "events"),
@@ -218,6 +222,49 @@ class TestRescuable:
     def test_wrong_clock_excuses_nothing(self) -> None:
         skewed = event(Fault.BEAT_SKEW, 135, 150, pid=2)
         assert self.seconds(180, skewed) == 40
+
+
+class TestTakeOvers:
+    """The leader's lease is 10 s, and 15 s are allowed."""
+
+    def test_measures_from_the_leaders_end_or_the_databases_return(self) -> None:
+        events = [
+            led(Fault.BEAT_KILL, 100, 103),
+            led(Fault.BEAT_FREEZE_LONG, 200, 216),
+            event(Fault.POSTGRES_KILL, 201, 204, pid=None),
+            led(Fault.DATABASE_HANG, 300, 317),
+        ]
+        assert judge.take_overs(events, [90, 109, 213, 314], 10) == ([9, 9, 14], [])
+
+    def test_what_does_not_end_a_lead_is_left_alone(self) -> None:
+        events = [
+            event(Fault.BEAT_KILL, 100, 103),
+            led(Fault.BEAT_FREEZE, 200, 203),
+            led(Fault.BROKER_HANG, 300, 317),
+        ]
+        assert judge.take_overs(events, [], 10) == ([], [])
+
+    @pytest.mark.parametrize("fault", [Fault.BEAT_FREEZE_LONG, Fault.DATABASE_HANG])
+    @pytest.mark.parametrize("changes", [[], [90, 117]])
+    def test_names_leaders_that_stood_for_long_and_nobody_replaced(
+        self, fault: Fault, changes: list[float]
+    ) -> None:
+        stood = led(fault, 100, 116)
+        assert judge.take_overs([stood], changes, 10) == ([], [f"beat_1: {fault}"])
+        early = event(Fault.POSTGRES_KILL, 90, 100.5, pid=None)
+        assert judge.take_overs([stood, early], changes, 10)[1] == [f"beat_1: {fault}"]
+
+    def test_leader_may_come_back_before_a_standby_could_take_over(self) -> None:
+        for away in ((90, 102), (114, 120), (101, 103)):
+            events = [led(Fault.BEAT_FREEZE_LONG, 100, 116)]
+            events.append(event(Fault.POSTGRES_OUTAGE, *away, pid=None))
+            assert judge.take_overs(events, [90, 117], 10) == ([], [])
+
+    def test_names_a_killed_leader_without_successor(self) -> None:
+        assert judge.take_overs([led(Fault.BEAT_KILL, 100)], [90], 10) == (
+            [],
+            ["beat_1: beat killed"],
+        )
 
 
 class TestDeaf:
