@@ -11,7 +11,7 @@ import json
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
@@ -48,6 +48,16 @@ class LocalTime:
             raise ValueError(f"{text!r} is not a local time such as 09:30 or 17:00-1d")
         hour, minute, second, days = found.groups()
         return cls(time(int(hour), int(minute), int(second or 0)), int(days or 0))
+
+    def __str__(self) -> str:
+        text = self.at.isoformat("seconds" if self.at.second else "minutes")
+        return f"{text}{self.days:+}d" if self.days else text
+
+    @property
+    def offset(self) -> timedelta:
+        """How far it is from the first midnight of the session's date on the clock's face."""
+        at = self.at
+        return timedelta(days=self.days, hours=at.hour, minutes=at.minute, seconds=at.second)
 
     def on(self, day: date, zone: ZoneInfo) -> datetime:
         """
@@ -88,7 +98,7 @@ class Exchange:
     """One exchange: when it trades, between the first and the last date that are known."""
 
     mic: str
-    """ISO 10383 code, such as ``XNYS``."""
+    """ISO 10383 code, such as ``XNYS``; of a market with hours of its own, that market's name."""
     zone: ZoneInfo
     first: date
     """First date for which it is known whether there is a session."""
@@ -147,7 +157,9 @@ class Exchange:
         if special is not None:
             opens = special.open or opens
             closes = special.close or closes
-        return opens.on(day, self.zone), closes.on(day, self.zone)
+        opens_at = opens.on(day, self.zone)
+        # An open that clocks skip comes after a close that they do not.
+        return opens_at, max(opens_at, closes.on(day, self.zone))
 
     def ordinary_bounds(self, day: date) -> tuple[datetime, datetime]:
         """When a session of this date would open and close with ordinary hours, aware UTC."""
@@ -168,7 +180,7 @@ class Exchange:
             open=opens,
             close=closes,
             # A short day does without the ordinary breaks it does not reach.
-            breaks=tuple(pause for pause in breaks if opens < pause[0] and pause[1] < closes),
+            breaks=tuple((start, end) for start, end in breaks if opens < start < end < closes),
             early_close=closes < usual_close,
             late_open=opens > usual_open,
             reason=special.reason if special is not None else self.extra_sessions.get(day),
@@ -261,15 +273,36 @@ def exchange_mics() -> tuple[str, ...]:
     return _snapshot()[1]
 
 
+_own_hours: Mapping[str, Callable[[], Exchange]] = {}
+_when_changed: list[Callable[[], object]] = []
+
+
+def use_own_hours(builders: Mapping[str, Callable[[], Exchange]]) -> None:
+    """Let `load_exchange` know these markets with hours of their own, and no others."""
+    global _own_hours
+    _own_hours = builders
+    load_exchange.cache_clear()
+    for call in _when_changed:
+        call()
+
+
+def when_own_hours_change(call: Callable[[], object]) -> None:
+    """Have something called whenever a name may have begun to stand for other sessions."""
+    _when_changed.append(call)
+
+
 @cache
 def load_exchange(mic: str) -> Exchange:
     """
-    Read an exchange from the snapshot, once.
+    Read an exchange from the snapshot, or make that of a market with hours of its own; once.
 
     Raises:
-        UnknownMarketError: the snapshot has no such exchange.
+        UnknownMarketError: there is no such exchange.
         SnapshotError: its file is missing or damaged; those of other exchanges are not.
     """
+    build = _own_hours.get(mic)
+    if build is not None:
+        return build()
     if mic not in exchange_mics():
         raise UnknownMarketError(mic, exchange_mics())
     try:

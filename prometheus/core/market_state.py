@@ -14,9 +14,9 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import NamedTuple
 
-from prometheus.core.exchanges import Exchange, load_exchange
+from prometheus.core.exchanges import Exchange, load_exchange, when_own_hours_change
 from prometheus.core.instants import as_utc
-from prometheus.core.markets import Market, get_market, markets
+from prometheus.core.markets import Market, get_market
 from prometheus.core.states import MarketState, MarketStateConfig
 from prometheus.core.trading_calendar import TradingCalendar, join_reasons
 from prometheus.errors import HorizonError, SnapshotError
@@ -43,6 +43,8 @@ _ORDER = (
     MarketState.SESSION,
 )
 """From weakest to strongest: where states overlap, of phases or of members, the last one holds."""
+
+_USUAL = ("US_EQ", "EU_EQ", "ASIA_EQ")
 
 _OVERNIGHT, _POST_CLOSE, _PRE_OPEN, _SESSION = range(1, 5)
 
@@ -112,6 +114,7 @@ bisection three times as fast. A float keeps microseconds apart until the year 2
 
 _tables: dict[tuple[str | Market, MarketStateConfig | None, int], Table] = {}
 """What `get_market_state` was asked for, as it was asked -> the table of that year."""
+when_own_hours_change(_tables.clear)
 
 
 def get_market_state(
@@ -202,7 +205,7 @@ def get_all_market_states(
     """
     now = as_utc("now", now)
     states = MarketStates()
-    for market in [get_market(name) for name in (markets() if names is None else names)]:
+    for market in [get_market(name) for name in (_USUAL if names is None else names)]:
         try:
             states[market.market_id] = get_market_state(market, now)
         except (HorizonError, SnapshotError) as error:
@@ -291,7 +294,8 @@ def _phase(
 
 def _remember(market: str | Market, config: MarketStateConfig | None, year: int) -> Table:
     chosen = get_market(market)
-    table = _year_table(chosen.members, config or chosen.config, year)
+    exchanges = tuple(map(load_exchange, chosen.members))
+    table = _year_table(exchanges, config or chosen.config, year)
     if len(table[0]) > 1:
         _tables[market, config, year] = table
     return table
@@ -307,7 +311,7 @@ def _beyond(market: Market, asked: datetime) -> HorizonError:
 
 
 @cache
-def _year_table(members: tuple[str, ...], config: MarketStateConfig, year: int) -> Table:
+def _year_table(exchanges: tuple[Exchange, ...], config: MarketStateConfig, year: int) -> Table:
     """
     Lay out the states of one year of UTC.
 
@@ -320,15 +324,13 @@ def _year_table(members: tuple[str, ...], config: MarketStateConfig, year: int) 
         is ``None``, is the end of the year, or of what is known. Of a year of which nothing is
         known there is only that one.
     """
-    exchanges = [load_exchange(mic) for mic in members]
     begin = max(_year_start(year), max(_known_from(e, config) for e in exchanges))
     end = min(_year_start(year + 1), min(_known_until(e, config) for e in exchanges))
     if begin >= end:
         return [float(begin)], [None]
 
-    pre, post = _seconds(config.pre_open), _seconds(config.post_close)
     # Phases that began before the year or end after it reach this many days further.
-    margin = timedelta(days=3) + max(config.pre_open, config.post_close)
+    margin = timedelta(days=3) + config.reach
     # (instant, level, +1 where the level begins to apply or -1 where it ends)
     events: list[tuple[int, int, int]] = []
     for exchange in exchanges:
@@ -342,14 +344,17 @@ def _year_table(members: tuple[str, ...], config: MarketStateConfig, year: int) 
                 events.append((midnight, _OVERNIGHT, 1 if has_session else -1))
                 had_session = has_session
             if has_session:
-                opens, closes = (int(at.timestamp()) for at in exchange.bounds(day))
+                opens_at, closes_at = exchange.bounds(day)
+                opens, closes = int(opens_at.timestamp()), int(closes_at.timestamp())
+                begins_at = config.pre_open_at(day, opens_at, exchange.zone)
+                ends_at = config.post_close_ends_at(day, closes_at, exchange.zone)
                 events += (
-                    (opens - pre, _PRE_OPEN, 1),
+                    (int(begins_at.timestamp()), _PRE_OPEN, 1),
                     (opens, _PRE_OPEN, -1),
                     (opens, _SESSION, 1),
                     (closes, _SESSION, -1),
                     (closes, _POST_CLOSE, 1),
-                    (closes + post, _POST_CLOSE, -1),
+                    (int(ends_at.timestamp()), _POST_CLOSE, -1),
                 )
             day += _ONE_DAY
     events.sort()
@@ -384,10 +389,6 @@ def _year_start(year: int) -> int:
     return int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
 
 
-def _seconds(span: timedelta) -> int:
-    return span // timedelta(seconds=1)
-
-
 def _known_from(exchange: Exchange, config: MarketStateConfig) -> int:
     """
     The first instant whose state is known, in seconds.
@@ -395,8 +396,9 @@ def _known_from(exchange: Exchange, config: MarketStateConfig) -> int:
     The day before the first date may have a session, whose POST_CLOSE would reach into it.
     """
     midnight = int(exchange.midnight(exchange.first).timestamp())
-    close = exchange.ordinary_bounds(exchange.first - _ONE_DAY)[1]
-    return max(midnight, int(close.timestamp()) + _seconds(config.post_close))
+    day = exchange.first - _ONE_DAY
+    close = exchange.ordinary_bounds(day)[1]
+    return max(midnight, int(config.post_close_ends_at(day, close, exchange.zone).timestamp()))
 
 
 def _known_until(exchange: Exchange, config: MarketStateConfig) -> int:
@@ -406,5 +408,6 @@ def _known_until(exchange: Exchange, config: MarketStateConfig) -> int:
     The day after the last date may have a session, whose PRE_OPEN would begin before it does.
     """
     midnight = int(exchange.midnight(exchange.last + _ONE_DAY).timestamp())
-    opens = exchange.ordinary_bounds(exchange.last + _ONE_DAY)[0]
-    return min(midnight, int(opens.timestamp()) - _seconds(config.pre_open))
+    day = exchange.last + _ONE_DAY
+    opens = exchange.ordinary_bounds(day)[0]
+    return min(midnight, int(config.pre_open_at(day, opens, exchange.zone).timestamp()))

@@ -1,10 +1,16 @@
-"""The five states of a market, and the two durations that shape them."""
+"""The five states of a market, and the two buffers that shape them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from prometheus.core.exchanges import LocalTime
+
+Buffer = timedelta | LocalTime
+"""A duration, or a time on the exchange's clock, counted from the session's date."""
 
 
 class MarketState(StrEnum):
@@ -32,16 +38,42 @@ class MarketStateConfig:
         ValueError: a buffer is negative or not a whole number of seconds.
     """
 
-    pre_open: timedelta = timedelta(minutes=60)
-    """Length of PRE_OPEN, which ends at the open. Zero leaves the state out."""
-    post_close: timedelta = timedelta(minutes=120)
-    """Length of POST_CLOSE, which begins at the close. Zero leaves the state out."""
+    pre_open: Buffer = timedelta(minutes=60)
+    """
+    Length of PRE_OPEN, which ends at the open, or the local time at which it begins. Zero leaves
+    the state out, and so does a time that is not before the open.
+    """
+    post_close: Buffer = timedelta(minutes=120)
+    """
+    Length of POST_CLOSE, which begins at the close, or the local time at which it ends. Zero leaves
+    the state out, and so does a time that is not after the close.
+    """
 
     def __post_init__(self) -> None:
         for name in ("pre_open", "post_close"):
-            value: timedelta = getattr(self, name)
-            if value < timedelta(0) or value.microseconds:
+            value: Buffer = getattr(self, name)
+            if isinstance(value, timedelta) and (value < timedelta(0) or value.microseconds):
                 raise ValueError(
                     f"{name} is {value}: a buffer is zero or more whole seconds, for example "
                     f"timedelta(minutes=60)"
                 )
+
+    def pre_open_at(self, day: date, opens: datetime, zone: ZoneInfo) -> datetime:
+        """When PRE_OPEN of an exchange's session begins, aware UTC."""
+        if isinstance(self.pre_open, timedelta):
+            return opens - self.pre_open
+        return min(self.pre_open.on(day, zone), opens)
+
+    def post_close_ends_at(self, day: date, closes: datetime, zone: ZoneInfo) -> datetime:
+        """When POST_CLOSE of an exchange's session ends unless something cuts it, aware UTC."""
+        if isinstance(self.post_close, timedelta):
+            return closes + self.post_close
+        return max(self.post_close.on(day, zone), closes)
+
+    @property
+    def reach(self) -> timedelta:
+        """How far from a session's open and close its buffers can be at most."""
+        return max(
+            buffer if isinstance(buffer, timedelta) else timedelta(days=abs(buffer.days) + 2)
+            for buffer in (self.pre_open, self.post_close)
+        )

@@ -84,8 +84,14 @@ class TradingCalendar:
 
     @property
     def version(self) -> str:
-        """The calendar version a run records: that of the sessions snapshot."""
-        return snapshot_version()
+        """
+        The calendar version a run records: that of the sessions snapshot.
+
+        With the market's own, where it is declared in TOML: then other hours or buffers there make
+        another calendar.
+        """
+        own = self._market.version
+        return f"{snapshot_version()}+{own}" if own else snapshot_version()
 
     def _known(self, argument: str, day: date) -> date:
         as_day(argument, day)
@@ -189,14 +195,8 @@ class TradingCalendar:
         Raises:
             NoSessionError, HorizonError: as `session`.
         """
-        session = self.session(day)
-        return Phases(
-            session_date=day,
-            pre_open_at=session.open - self.config.pre_open,
-            open_at=session.open,
-            close_at=session.close,
-            post_close_ends_at=session.close + self.config.post_close,
-        )
+        self.session(day)  # says why there is none
+        return _phases(self._exchanges, self.config, day)
 
     def reason(self, day: date) -> str | None:
         """
@@ -377,6 +377,24 @@ def _session(exchanges: tuple[Exchange, ...], day: date) -> Session:
             next(iter(special.values()))
             if agree
             else "; ".join(f"{mic}: {reason}" for mic, reason in special.items()) or None
+        ),
+    )
+
+
+@lru_cache(maxsize=512)
+def _phases(exchanges: tuple[Exchange, ...], config: MarketStateConfig, day: date) -> Phases:
+    """Lay the members' buffers round the session of this date; at least one member must trade."""
+    session = _session(exchanges, day)
+    trading = [
+        (exchange.zone, *exchange.bounds(day)) for exchange in exchanges if exchange.is_session(day)
+    ]
+    return Phases(
+        session_date=day,
+        pre_open_at=min(config.pre_open_at(day, opens, zone) for zone, opens, _ in trading),
+        open_at=session.open,
+        close_at=session.close,
+        post_close_ends_at=max(
+            config.post_close_ends_at(day, closes, zone) for zone, _, closes in trading
         ),
     )
 

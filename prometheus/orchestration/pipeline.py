@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, cast
 from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.market_state import MarketState
 from prometheus.core.markets import get_market
+from prometheus.core.states import Buffer
 from prometheus.errors import PipelineError, UnknownMarketError, nearest
 from prometheus.orchestration.dag import (
     DAG,
@@ -488,7 +489,7 @@ def _duration_fault(argument: str, duration: timedelta) -> str | None:
     return f"{argument} is {format_duration(duration)}; it must be whole seconds, at least 1"
 
 
-def _phase_is_empty(state: MarketState | None, pre_open: timedelta, post_close: timedelta) -> bool:
+def _phase_is_empty(state: MarketState | None, pre_open: Buffer, post_close: Buffer) -> bool:
     return (state is MarketState.PRE_OPEN and not pre_open) or (
         state is MarketState.POST_CLOSE and not post_close
     )

@@ -11,11 +11,17 @@ from prometheus.core.states import MarketStateConfig
 from prometheus.errors import UnknownMarketError
 
 
-def test_three_markets_are_built_in() -> None:
+def test_nine_markets_are_shipped() -> None:
     assert {market.market_id: market.members for market in markets()} == {
         "US_EQ": ("XNYS", "XNAS"),
         "EU_EQ": ("XPAR", "XLON"),
         "ASIA_EQ": ("XTKS", "XHKG"),
+        "JP_EQ": ("XTKS",),
+        "HK_EQ": ("XHKG",),
+        "UK_EQ": ("XLON",),
+        "US_FUT": ("US_FUT",),
+        "FX_GLOB": ("FX_GLOB",),
+        "CRYPTO": ("CRYPTO",),
     }
 
 
@@ -44,7 +50,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(wrong: str, nearest: str) 
 
 
 def test_a_name_that_resembles_nothing_is_answered_with_some() -> None:
-    with pytest.raises(UnknownMarketError, match=r"Known: 24x5, .*ASIA_EQ, .* and 63 more"):
+    with pytest.raises(UnknownMarketError, match=r"Known: 24x5, .*ASIA_EQ, .* and 69 more"):
         get_market("MOON")
 
 

@@ -477,7 +477,7 @@ class TestEmptyPhases:
         from prometheus.core.states import MarketStateConfig
 
         market = Market("BARE", ("XNYS",), MarketStateConfig(timedelta(0), timedelta(0)))
-        monkeypatch.setitem(markets._BUILT_IN, "BARE", market)
+        monkeypatch.setitem(markets._known, "BARE", market)
 
     @pytest.mark.usefixtures("without_buffers")
     @pytest.mark.parametrize("state", ["PRE_OPEN", "POST_CLOSE"])

@@ -1,0 +1,710 @@
+"""Markets as TOML declares them: members, or hours of their own; buffers, holidays.
+
+``[markets.NAME]`` has either ``members``, the MICs whose states the market unites, or a ``zone``
+with ``hours`` by weekday or with a daily ``cut``. Whatever is wrong is collected, not raised, so
+that a file's author reads all of it at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, available_timezones
+
+from prometheus.core.durations import parse_duration
+from prometheus.core.exchanges import (
+    Break,
+    Exchange,
+    Hours,
+    LocalTime,
+    SpecialHours,
+    exchange_mics,
+    load_exchange,
+)
+from prometheus.core.states import Buffer, MarketStateConfig
+from prometheus.errors import nearest
+
+if TYPE_CHECKING:
+    from holidays import HolidayBase
+
+HOLIDAYS_KNOWN_TO = date(2027, 12, 31)
+"""How far days off by rule of ``holidays`` are believed, unless a market's ``last`` says more."""
+
+FIRST = date(1990, 1, 1)
+"""From when hours without a date hold."""
+
+_BUFFERS = ("pre_open", "post_close")
+_OF_OWN_HOURS = ("zone", "hours", "cut", "holidays", "closed", "special", "last")
+_KEYS = ("members", *_OF_OWN_HOURS, *_BUFFERS)
+_HOURS_KEYS = ("days", "open", "close", "breaks", "from")
+_SPECIAL_KEYS = ("open", "close", "breaks", "reason")
+_SOURCES = ("country", "market", "exchange")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_ONE_DAY = timedelta(days=1)
+_NOON = timedelta(hours=12)
+_NO_REASON = "closed as declared"
+
+Path = tuple[str | int, ...]
+"""Keys and positions that lead to a value, from the market's name on."""
+
+Timetable = Mapping[int, Hours]
+"""Day of the week, Monday is 0 -> hours of its session; a day that is missing has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaysOff:
+    """Where a market's closed days come from, besides those it lists."""
+
+    kind: str
+    """``country`` or ``market`` of ``holidays``, or ``exchange`` of the snapshot."""
+    code: str
+    subdivision: str | None = None
+
+    def listed(self, years: Iterable[int] = ()) -> HolidayBase:
+        """
+        Ask ``holidays``, which is imported here because it takes a while.
+
+        Raises:
+            NotImplementedError: it knows no such code.
+        """
+        from holidays import country_holidays, financial_holidays
+
+        find = country_holidays if self.kind == "country" else financial_holidays
+        return find(self.code, subdiv=self.subdivision, years=years, language="en_US")
+
+    def bounds(self) -> tuple[date, date]:
+        """First and last date of which it says anything."""
+        if self.kind == "exchange":
+            exchange = load_exchange(self.code)
+            return exchange.first, exchange.last
+        listed = self.listed()
+        return date(listed.start_year, 1, 1), date(listed.end_year, 12, 31)
+
+    def closures(self, first: date, last: date) -> Mapping[date, str]:
+        """Closed days and their names."""
+        if self.kind == "exchange":
+            return load_exchange(self.code).closures
+        return dict(self.listed(range(first.year, last.year + 1)))
+
+    def early_closes(self, zone: ZoneInfo) -> Iterator[tuple[date, str, LocalTime]]:
+        """Short days: each with its reason and its close on the clocks of a zone."""
+        if self.kind != "exchange":
+            return
+        exchange = load_exchange(self.code)
+        for day, special in exchange.special_hours.items():
+            close = exchange.bounds(day)[1]
+            if close < exchange.ordinary_bounds(day)[1]:
+                local = close.astimezone(zone)
+                yield day, special.reason, LocalTime(local.time(), (local.date() - day).days)
+
+    def __str__(self) -> str:
+        if self.kind == "exchange":
+            return f"closed days of {self.code} ({load_exchange(self.code).horizon_source})"
+        return f"closed days of {self.code} by rule of holidays"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnHours:
+    """The hours of a market that is no exchange of the snapshot."""
+
+    zone: ZoneInfo
+    timetables: tuple[tuple[date, Timetable], ...]
+    """Effective date -> the whole week from then on."""
+    days_off: tuple[DaysOff, ...]
+    closed: Mapping[date, str]
+    special: Mapping[date, SpecialHours]
+    """Sessions of other hours; also sessions on days that have none otherwise."""
+    last: date | None
+    """As declared; ``None`` for as far as can be believed."""
+    grounds: str
+
+    def timetable(self, day: date) -> Timetable:
+        """Return the week that holds on a date."""
+        found = self.timetables[0][1]
+        for since, timetable in self.timetables:
+            if since <= day:
+                found = timetable
+        return found
+
+    def exchange(self, name: str) -> Exchange:
+        """Lay the hours out as those of an exchange."""
+        believed = load_exchange("24x7").last
+        if any(source.kind != "exchange" for source in self.days_off):
+            believed = min(believed, HOLIDAYS_KNOWN_TO)
+        first, last = self.timetables[0][0], self.last or believed
+        for source in self.days_off:
+            begins, ends = source.bounds()
+            first, last = max(first, begins), min(last, ends)
+
+        closures: dict[date, str] = {}
+        special: dict[date, SpecialHours] = {}
+        for source in self.days_off:
+            closures |= source.closures(first, last)
+            for day, reason, close in source.early_closes(self.zone):
+                hours = self.timetable(day).get(day.weekday())
+                if hours is not None and hours.open.offset < close.offset < hours.close.offset:
+                    special[day] = SpecialHours(reason, None, close, None)
+        closures = {day: name.replace(";", ",") for day, name in closures.items()} | dict(
+            self.closed
+        )
+        special |= self.special
+        weeks = tuple(
+            (since, "".join(str(int(weekday in timetable)) for weekday in range(7)))
+            for since, timetable in self.timetables
+        )
+        of_weekday: dict[int, list[tuple[date, Hours]]] = {}
+        if any(len(set(timetable.values())) > 1 for _, timetable in self.timetables):
+            for since, timetable in self.timetables:
+                for weekday, hours in timetable.items():
+                    of_weekday.setdefault(weekday, []).append((since, hours))
+        return Exchange(
+            mic=name,
+            zone=self.zone,
+            first=first,
+            last=last,
+            horizon_source="; ".join([self.grounds, *map(str, self.days_off)]),
+            weeks=weeks,
+            hours=tuple((since, next(iter(week.values()))) for since, week in self.timetables),
+            weekday_hours={weekday: tuple(steps) for weekday, steps in of_weekday.items()},
+            closures={
+                day: reason
+                for day, reason in closures.items()
+                if day.weekday() in self.timetable(day) and day not in self.special
+            },
+            extra_sessions={
+                day: hours.reason
+                for day, hours in self.special.items()
+                if day.weekday() not in self.timetable(day)
+            },
+            special_hours=special,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One ``[markets.NAME]`` without faults."""
+
+    market_id: str
+    members: tuple[str, ...]
+    """MICs; its own name if it has hours of its own; empty if only buffers are declared."""
+    config: MarketStateConfig
+    own_hours: OwnHours | None
+    version: str
+    """A digest of all that was declared."""
+
+
+def read_declarations(
+    tables: Mapping[str, Any],
+    *,
+    where: Callable[[Path], str],
+    grounds: str,
+    shipped: Mapping[str, Declaration],
+) -> tuple[tuple[Declaration, ...], list[str]]:
+    """
+    Read markets as TOML has them.
+
+    Args:
+        tables: Name -> what is below ``[markets.NAME]``.
+        where: Says where a value stands in the file; what it is given may be a whole market.
+        grounds: On what grounds hours are known that stand in this file.
+        shipped: Markets whose names are taken, of which only the buffers can be declared.
+
+    Returns:
+        The declarations in order, and all faults; of a market with faults there is no declaration.
+    """
+    reading = _Reading(where, grounds, shipped)
+    found = [reading.market(name, table, tables) for name, table in tables.items()]
+    return tuple(each for each in found if each is not None), reading.faults
+
+
+class _Reading:
+    """One reading of a file's markets, and what is wrong with them."""
+
+    def __init__(
+        self,
+        where: Callable[[Path], str],
+        grounds: str,
+        shipped: Mapping[str, Declaration],
+    ) -> None:
+        self.faults: list[str] = []
+        self._where = where
+        self._grounds = grounds
+        self._shipped = shipped
+
+    def _fault(self, path: Path, text: str) -> None:
+        self.faults.append(f"{self._where(path)}: {text}")
+
+    def _unknown_keys(self, path: Path, table: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+        for key in table:
+            if key not in keys:
+                self._fault((*path, key), f"no such key.{nearest(key, keys)}")
+
+    def _table(self, path: Path, value: object, example: str) -> Mapping[str, Any] | None:
+        if isinstance(value, dict):
+            return value
+        self._fault(path, f"{value!r} must be a table such as {example}")
+        return None
+
+    # --- a market ---------------------------------------------------------------------------
+
+    def market(
+        self, name: str, table: Mapping[str, Any], all_tables: Iterable[str]
+    ) -> Declaration | None:
+        before = len(self.faults)
+        path = (name,)
+        self._name(name, all_tables)
+        self._unknown_keys(path, table, _KEYS)
+        members: tuple[str, ...] = ()
+        own_hours = None
+        if self._is_taken(name):
+            taken = [key for key in table if key in _KEYS and key not in _BUFFERS]
+            if taken:
+                self._fault(
+                    (name, taken[0]),
+                    f"the name {name} is taken, by a market or an exchange that is shipped; only "
+                    f"its pre_open and post_close can be set. Choose another name",
+                )
+        elif "members" in table:
+            members = self._members(path, table)
+        elif "hours" in table or "cut" in table:
+            members = path
+            own_hours = self._own_hours(path, table)
+        elif all(key in (*_OF_OWN_HOURS, *_BUFFERS) for key in table):
+            self._fault(
+                path, 'it says nothing of when it trades; write members = ["XNYS"], hours or cut'
+            )
+        buffers = self._buffers(path, table)
+        if len(self.faults) == before:
+            self._clocks(path, buffers, members, own_hours)
+        if len(self.faults) > before:
+            return None
+        config = MarketStateConfig(**buffers)
+        return Declaration(name, members, config, own_hours, _digest(table, own_hours))
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._shipped or name in exchange_mics()
+
+    def _name(self, name: str, all_tables: Iterable[str]) -> None:
+        if self._is_taken(name):
+            return
+        if not _NAME.fullmatch(name):
+            self._fault(
+                (name,),
+                f"{name!r} cannot be the name of a queue; write letters, digits and underscores, a "
+                f"letter first, at most 40",
+            )
+            return
+        for other in (*self._shipped, *exchange_mics(), *all_tables):
+            if other != name and other.casefold() == name.casefold():
+                self._fault((name,), f"{name!r} differs from {other!r} in its capitals only")
+
+    def _members(self, path: Path, table: Mapping[str, Any]) -> tuple[str, ...]:
+        others = [key for key in table if key in _OF_OWN_HOURS]
+        if others:
+            self._fault(
+                (*path, others[0]),
+                f"a market has either members or hours of its own, and {', '.join(others)} belong "
+                f"to hours",
+            )
+        path = (*path, "members")
+        value = table["members"]
+        if not isinstance(value, list) or not value or not all(isinstance(m, str) for m in value):
+            self._fault(path, f'{value!r} must be a list of MICs such as ["XNYS", "XNAS"]')
+            return ()
+        for mic in dict.fromkeys(value):
+            if mic not in exchange_mics():
+                self._fault(path, f"no exchange is called {mic!r}.{nearest(mic, exchange_mics())}")
+            if value.count(mic) > 1:
+                self._fault(path, f"{mic} is named twice")
+        return tuple(value)
+
+    def _buffers(self, path: Path, table: Mapping[str, Any]) -> dict[str, Buffer]:
+        shipped = self._shipped.get(str(path[0]))
+        usual = MarketStateConfig() if shipped is None else shipped.config
+        found = {
+            key: self._buffer((*path, key), table[key]) if key in table else getattr(usual, key)
+            for key in _BUFFERS
+        }
+        return {key: buffer for key, buffer in found.items() if buffer is not None}
+
+    def _clocks(
+        self,
+        path: Path,
+        buffers: Mapping[str, Buffer],
+        members: tuple[str, ...],
+        own_hours: OwnHours | None,
+    ) -> None:
+        """Hold buffers that are times of day against the latest hours."""
+        clocks = {key: at for key, at in buffers.items() if isinstance(at, LocalTime)}
+        if not clocks:
+            return
+        if own_hours is not None:
+            hours = set(own_hours.timetables[-1][1].values())
+        else:
+            shipped = self._shipped.get(str(path[0]))
+            mics = shipped.members if shipped else members or (str(path[0]),)
+            exchanges = map(load_exchange, mics)
+            hours = {
+                each.ordinary(each.last - n * _ONE_DAY) for each in exchanges for n in range(7)
+            }
+        opens = min((each.open for each in hours), key=lambda at: at.offset)
+        closes = max((each.close for each in hours), key=lambda at: at.offset)
+        if "pre_open" in clocks and clocks["pre_open"].offset > opens.offset:
+            self._fault((*path, "pre_open"), f"{clocks['pre_open']} is after the open, {opens}")
+        if "post_close" in clocks and clocks["post_close"].offset < closes.offset:
+            self._fault(
+                (*path, "post_close"), f"{clocks['post_close']} is before the close, {closes}"
+            )
+
+    def _buffer(self, path: Path, value: object) -> Buffer | None:
+        wanted = 'write a duration such as "90m" or "0s", or a local time such as "08:00"'
+        if isinstance(value, str):
+            try:
+                return LocalTime.parse(value) if ":" in value else _whole(parse_duration(value))
+            except ValueError:
+                pass
+        self._fault(path, f"{value!r} is no buffer; {wanted}")
+        return None
+
+    # --- hours of its own -------------------------------------------------------------------
+
+    def _own_hours(self, path: Path, table: Mapping[str, Any]) -> OwnHours | None:
+        before = len(self.faults)
+        if "hours" in table and "cut" in table:
+            self._fault((*path, "cut"), "a market has either hours or a cut, not both")
+        zone = self._zone(path, table)
+        timetables = self._cut(path, table) if "cut" in table else self._hours(path, table)
+        days_off = self._days_off((*path, "holidays"), table.get("holidays", []))
+        closed = self._closed((*path, "closed"), table.get("closed", {}))
+        special = self._special((*path, "special"), table.get("special", {}), timetables)
+        for day in closed.keys() & special.keys():
+            self._fault((*path, "special", str(day)), f"{day} is listed as closed too")
+        last = None
+        if "last" in table:
+            last = self._date((*path, "last"), table["last"])
+        if last is not None and timetables and last < timetables[0][0]:
+            self._fault((*path, "last"), f"{last} is before the first hours, {timetables[0][0]}")
+        if len(self.faults) > before or zone is None or not timetables:
+            return None
+        return OwnHours(zone, timetables, days_off, closed, special, last, self._grounds)
+
+    def _zone(self, path: Path, table: Mapping[str, Any]) -> ZoneInfo | None:
+        value = table.get("zone")
+        if value is None:
+            self._fault(path, 'its zone is missing; write zone = "Europe/Paris"')
+            return None
+        try:
+            if isinstance(value, str):
+                return ZoneInfo(value)
+        except (OSError, ValueError, KeyError):  # the last for a name that is not known
+            pass
+        hint = nearest(value, available_timezones()) if isinstance(value, str) else ""
+        self._fault((*path, "zone"), f"no zone is called {value!r}.{hint}")
+        return None
+
+    def _cut(self, path: Path, table: Mapping[str, Any]) -> tuple[tuple[date, Timetable], ...]:
+        path = (*path, "cut")
+        cut = self._time(path, table["cut"])
+        if cut is None:
+            return ()
+        if cut.days:
+            self._fault(path, f"{cut} must be a time of day alone, such as 17:00")
+            return ()
+        # A session carries the date of its last moment, and midnight ends the day before.
+        end = cut if cut.offset else LocalTime(cut.at, 1)
+        hours = Hours(LocalTime(end.at, end.days - 1), end)
+        return ((FIRST, dict.fromkeys(range(7), hours)),)
+
+    def _hours(self, path: Path, table: Mapping[str, Any]) -> tuple[tuple[date, Timetable], ...]:
+        path = (*path, "hours")
+        entries = table["hours"]
+        if isinstance(entries, dict):
+            entries = [entries]
+        if not isinstance(entries, list) or not entries:
+            self._fault(path, f"{entries!r} must be a list of tables of {', '.join(_HOURS_KEYS)}")
+            return ()
+        before = len(self.faults)
+        timetables: dict[date, dict[int, Hours]] = {}
+        since = FIRST
+        for number, entry in enumerate(entries):
+            at = (*path, number)
+            entry = self._table(at, entry, '{ days = "Mon-Fri", open = "09:00", close = "17:00" }')
+            if entry is None:
+                continue
+            self._unknown_keys(at, entry, _HOURS_KEYS)
+            begins = self._date((*at, "from"), entry["from"]) if "from" in entry else FIRST
+            if begins is not None and timetables and begins < since:
+                self._fault(
+                    (*at, "from") if "from" in entry else at,
+                    f"from {begins} comes after from {since}; write the hours in the order of "
+                    f"their dates",
+                )
+            since = begins or since
+            hours = self._one(at, entry)
+            weekdays = self._weekdays((*at, "days"), entry.get("days"))
+            week = timetables.setdefault(since, {})
+            twice = [_DAYS[weekday] for weekday in weekdays if weekday in week]
+            if twice:
+                self._fault((*at, "days"), f"{', '.join(twice)} from {since} has hours already")
+            elif hours is not None:
+                week |= dict.fromkeys(weekdays, hours)
+        if len(self.faults) > before:
+            return ()
+        found = tuple(timetables.items())
+        self._overlaps(path, found)
+        return found
+
+    def _one(self, path: Path, entry: Mapping[str, Any]) -> Hours | None:
+        missing = [key for key in ("open", "close") if key not in entry]
+        if missing:
+            self._fault(path, f'its {" and ".join(missing)} must be said, such as "09:00"')
+        bounds = {
+            key: self._time((*path, key), entry[key]) for key in ("open", "close") if key in entry
+        }
+        opens, closes = bounds.get("open"), bounds.get("close")
+        if opens is None or closes is None:
+            return None
+        if closes.offset <= opens.offset:
+            self._fault(
+                (*path, "close"),
+                f"{closes} is not after the open, {opens}; the day before is {closes}-1d, the day "
+                f"after {closes}+1d",
+            )
+            return None
+        for key, bound in (("open", opens), ("close", closes)):
+            if abs(bound.offset - _NOON) > _ONE_DAY:
+                self._fault(
+                    (*path, key),
+                    f"{bound} is too far from the session's date; it must lie between 12:00-1d and "
+                    f"12:00+1d",
+                )
+                return None
+        breaks = self._breaks((*path, "breaks"), entry.get("breaks", []), opens, closes)
+        return None if breaks is None else Hours(opens, closes, breaks)
+
+    def _breaks(
+        self, path: Path, value: object, opens: LocalTime, closes: LocalTime
+    ) -> tuple[Break, ...] | None:
+        pauses = value if isinstance(value, list) else [value]
+        found: list[Break] = []
+        reached = opens
+        for pause in pauses:
+            pair = re.fullmatch(r"(\d\d:\d\d(?:[+-]1d)?)-(\d\d:\d\d(?:[+-]1d)?)", str(pause))
+            if pair is None:
+                self._fault(path, f'{pause!r} is no break such as "12:00-13:00"')
+                return None
+            start, end = (self._time(path, text) for text in pair.groups())
+            if start is None or end is None:
+                return None
+            if not opens.offset < start.offset < end.offset < closes.offset:
+                self._fault(path, f"break {pause} is not inside the session, {opens} to {closes}")
+                return None
+            if found and start.offset <= reached.offset:
+                self._fault(path, f"break {pause} begins before the one before it has ended")
+                return None
+            found.append((start, end))
+            reached = end
+        return tuple(found)
+
+    def _overlaps(self, path: Path, timetables: tuple[tuple[date, Timetable], ...]) -> None:
+        """Look for sessions that begin before the one of the day before has ended."""
+        # (day of the week, the week that holds on it, that of the day after, from when)
+        pairs = [(day, week, week, since) for since, week in timetables for day in range(7)]
+        pairs += [
+            ((since - _ONE_DAY).weekday(), earlier, later, since)
+            for (_, earlier), (since, later) in pairwise(timetables)
+        ]
+        for day, week, next_week, since in pairs:
+            hours, following = week.get(day), next_week.get((day + 1) % 7)
+            if hours and following and hours.close.offset > following.open.offset + _ONE_DAY:
+                self._fault(
+                    path,
+                    f"from {since} the session of {_DAYS[day]} closes at {hours.close}, after that "
+                    f"of {_DAYS[(day + 1) % 7]} has opened at {following.open}",
+                )
+                return
+
+    def _weekdays(self, path: Path, value: object) -> list[int]:
+        if value is None:
+            self._fault(path[:-1], 'its days are missing; write days = "Mon-Fri"')
+            return []
+        if not isinstance(value, str):
+            self._fault(path, f'{value!r} must be days such as "Mon-Fri" or "Mon, Wed"')
+            return []
+        found: list[int] = []
+        for part in value.split(","):
+            ends = [self._weekday(path, day.strip()) for day in part.split("-", 1)]
+            first, last = ends[0], ends[-1]
+            if first is not None and last is not None:
+                found += [(first + n) % 7 for n in range((last - first) % 7 + 1)]
+        return found
+
+    def _weekday(self, path: Path, text: str) -> int | None:
+        for number, name in enumerate(_DAYS):
+            if text.casefold() == name.casefold():
+                return number
+        self._fault(path, f"no day is called {text!r}.{nearest(text, _DAYS)}")
+        return None
+
+    # --- days off and special days ----------------------------------------------------------
+
+    def _days_off(self, path: Path, value: object) -> tuple[DaysOff, ...]:
+        if isinstance(value, list):
+            found = [self._one_source((*path, n), entry) for n, entry in enumerate(value)]
+        else:
+            found = [self._one_source(path, value)]
+        return tuple(each for each in found if each is not None)
+
+    def _one_source(self, path: Path, entry: object) -> DaysOff | None:
+        table = self._table(path, entry, '{ country = "US" } or { market = "XNYS" }')
+        if table is None:
+            return None
+        self._unknown_keys(path, table, (*_SOURCES, "subdivision"))
+        kinds = [key for key in _SOURCES if key in table]
+        if len(kinds) != 1:
+            self._fault(path, f"it needs one of {', '.join(_SOURCES)}, and has {len(kinds)}")
+            return None
+        (kind,) = kinds
+        code, subdivision = table[kind], table.get("subdivision")
+        source = DaysOff(kind, str(code), None if subdivision is None else str(subdivision))
+        if kind == "exchange":
+            if code in exchange_mics():
+                return source
+            self._fault(
+                path, f"no exchange is called {code!r}.{nearest(str(code), exchange_mics())}"
+            )
+            return None
+        from holidays import list_supported_countries, list_supported_financial
+
+        supported: Mapping[str, list[str]] = (
+            list_supported_countries(include_aliases=True)
+            if kind == "country"
+            else list_supported_financial(include_aliases=True)
+        )
+        if code not in supported:
+            self._fault(path, f"holidays has no {kind} {code!r}.{nearest(str(code), supported)}")
+            return None
+        if subdivision is not None and subdivision not in supported[code]:
+            self._fault(
+                path,
+                f"holidays has no subdivision {subdivision!r} of {code}."
+                f"{nearest(str(subdivision), supported[code])}",
+            )
+            return None
+        return source
+
+    def _closed(self, path: Path, value: object) -> dict[date, str]:
+        if isinstance(value, list):
+            value = {str(day): _NO_REASON for day in value}
+        found = {}
+        table = self._table(path, value, '{ 2026-12-24 = "Christmas Eve" }') or {}
+        for text, reason in table.items():
+            day = self._date((*path, text), text)
+            if not isinstance(reason, str) or not reason:
+                self._fault((*path, text), f'{reason!r} is no reason such as "Christmas Eve"')
+            elif day is not None:
+                found[day] = reason
+        return found
+
+    def _special(
+        self, path: Path, value: object, timetables: tuple[tuple[date, Timetable], ...]
+    ) -> dict[date, SpecialHours]:
+        found: dict[date, SpecialHours] = {}
+        table = self._table(path, value, '{ 2026-12-24 = { close = "13:00" } }') or {}
+        for text, words in table.items():
+            at = (*path, text)
+            day = self._date(at, text)
+            entry = self._table(at, words, '{ close = "13:00", reason = "Christmas Eve" }')
+            if entry is None:
+                continue
+            self._unknown_keys(at, entry, _SPECIAL_KEYS)
+            if day is None or not timetables:
+                continue
+            special = self._one_special(at, day, entry, timetables)
+            if special is not None:
+                found[day] = special
+        return found
+
+    def _one_special(
+        self,
+        path: Path,
+        day: date,
+        entry: Mapping[str, Any],
+        timetables: tuple[tuple[date, Timetable], ...],
+    ) -> SpecialHours | None:
+        week = OwnHours(ZoneInfo("UTC"), timetables, (), {}, {}, None, "").timetable
+        usual = week(day).get(day.weekday())
+        if usual is None and not ("open" in entry and "close" in entry):
+            self._fault(path, f"{day:%A} has no hours; a session on it needs open and close")
+            return None
+        words = {key: entry[key] for key in ("open", "close", "breaks") if key in entry}
+        if usual is not None:
+            words = {"open": str(usual.open), "close": str(usual.close)} | words
+        hours = self._one(path, words)
+        if hours is None:
+            return None
+        for other, is_before in ((day - _ONE_DAY, True), (day + _ONE_DAY, False)):
+            neighbour = week(other).get(other.weekday())
+            if neighbour is None:
+                continue
+            earlier, later = (neighbour, hours) if is_before else (hours, neighbour)
+            if earlier.close.offset > later.open.offset + _ONE_DAY:
+                self._fault(path, f"its session overlaps that of {other}")
+                return None
+        return SpecialHours(
+            reason=str(entry.get("reason", "special hours")),
+            open=hours.open if "open" in entry else None,
+            close=hours.close if "close" in entry else None,
+            breaks=hours.breaks if "breaks" in entry else None,
+        )
+
+    # --- single values ----------------------------------------------------------------------
+
+    def _time(self, path: Path, value: object) -> LocalTime | None:
+        try:
+            if isinstance(value, str):
+                found = LocalTime.parse(value)
+                if abs(found.days) <= 1:
+                    return found
+        except ValueError:
+            pass
+        self._fault(
+            path,
+            f'{value!r} is no local time; write "09:30", "17:00-1d" for the day before or '
+            f'"00:00+1d" for the midnight that ends the day',
+        )
+        return None
+
+    def _date(self, path: Path, value: object) -> date | None:
+        if isinstance(value, date) and not isinstance(value, datetime):
+            return value
+        try:
+            if isinstance(value, str):
+                return date.fromisoformat(value)
+        except ValueError:
+            pass
+        self._fault(path, f"{value!r} is no date such as 2026-12-24")
+        return None
+
+
+def _whole(duration: timedelta) -> timedelta:
+    if duration.microseconds:
+        raise ValueError("not whole seconds")
+    return duration
+
+
+def _digest(table: Mapping[str, Any], own_hours: OwnHours | None) -> str:
+    text = json.dumps(table, sort_keys=True, default=str)
+    if own_hours is not None and any(each.kind != "exchange" for each in own_hours.days_off):
+        from importlib.metadata import version
+
+        text += version("holidays")
+    # Enough to tell one declaration from the next; hashlib takes longer to import than all of this.
+    return f"{zlib.crc32(text.encode()):08x}"
