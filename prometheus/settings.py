@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,9 +35,13 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from prometheus.configuration import MARKETS, read_configuration
+from prometheus.configuration import SettingsError as SettingsError  # callers have it from here
+from prometheus.core.declarations import Declaration
 from prometheus.core.durations import format_duration, parse_duration
-from prometheus.core.markets import get_market
+from prometheus.core.markets import declare, get_market
 from prometheus.core.sizes import Size, parse_size
+from prometheus.core.states import MarketStateConfig
 from prometheus.errors import PrometheusError, nearest
 from prometheus.masking import safe_url
 from prometheus.sources.choice import EODHD, choose_sources
@@ -51,8 +54,6 @@ from prometheus.sources.eodhd.naming import (
 
 PREFIX = "PROMETHEUS__"
 FILE_SUFFIX = "_FILE"
-CONFIG_VARIABLE = "PROMETHEUS_CONFIG"
-CONFIG_NAME = "prometheus.toml"
 DATABASE_NAME = "prometheus.db"
 """The SQLite file in the data folder, used when no database URL is set."""
 
@@ -63,15 +64,6 @@ _ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?
 _UNDERSCORES = re.compile("_+")
 _TOKEN = re.compile(r"[A-Za-z0-9._-]*")
 _DEFAULT = "default"
-
-
-class SettingsError(PrometheusError):
-    """The settings cannot be used; ``faults`` lists everything that is wrong with them."""
-
-    def __init__(self, faults: list[str]) -> None:
-        self.faults = tuple(faults)
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        super().__init__(f"settings: {count}." + "".join(f"\n  - {fault}" for fault in faults))
 
 
 def _read_duration(value: object) -> object:
@@ -475,7 +467,7 @@ class Setting:
 
 def load_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
     """
-    Read, merge and check the settings.
+    Read, merge and check the settings, and let this process know the markets they declare.
 
     Args:
         environ: By default this process' environment.
@@ -489,11 +481,15 @@ def load_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = N
     reading = _Reading(os.environ if environ is None else environ, cwd or Path.cwd())
     values = reading.merged()
     settings = None
+    # Of settings with faults nothing comes into force, markets neither; yet what names one of the
+    # new ones is no fault.
+    before = declare((*reading.declarations, *reading.stand_ins))
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         reading.faults += map(reading.fault_of, error.errors(include_url=False))
     if settings is None or reading.faults:
+        declare(before)
         raise SettingsError(reading.faults)
     folder = reading.cwd / settings.data.folder.expanduser()
     changes: dict[str, BaseModel] = {"data": settings.data.model_copy(update={"folder": folder})}
@@ -535,6 +531,8 @@ class _Reading:
         self.cwd = cwd
         self.faults: list[str] = []
         self.origins: dict[str, str] = {}
+        self.declarations: tuple[Declaration, ...] = ()
+        self.stand_ins: tuple[Declaration, ...] = ()
         self._environ = environ
 
     def merged(self) -> dict[str, Any]:
@@ -566,20 +564,24 @@ class _Reading:
         )
 
     def _file(self) -> Iterator[tuple[tuple[str, ...], Any, str]]:
-        named = self._environ.get(CONFIG_VARIABLE)
-        path = self.cwd / (Path(named).expanduser() if named else CONFIG_NAME)
-        if not named and not path.exists():
-            return
         try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            at = f"{CONFIG_VARIABLE}={named}" if named else str(path)
-            self.faults.append(f"{at}: {error.strerror or error}")
+            configuration = read_configuration(self._environ, self.cwd)
+        except SettingsError as error:
+            self.faults += error.faults
             return
-        except ValueError as error:  # also what is not UTF-8
-            self.faults.append(f"{path}: not TOML: {error}")
+        if configuration is None:
             return
-        for name, table in tables.items():
+        self.declarations, faults = configuration.declarations()
+        self.faults += faults
+        # What is wrong with a market is told once, not again wherever it is named.
+        known = {each.market_id for each in self.declarations}
+        self.stand_ins = tuple(
+            Declaration(name, ("24x7",), MarketStateConfig(), None, "")
+            for name in configuration.market_tables
+            if name not in known
+        )
+        path = configuration.path
+        for name, table in configuration.tables.items():
             field = Settings.model_fields.get(name)
             at = f"{path} [{name}]"
             if field is None:
@@ -590,6 +592,8 @@ class _Reading:
                 self.faults.append(f"{path} {name}: must be a section: [{name}]")
             else:
                 for key, value in table.items():
+                    if name == MARKETS and isinstance(value, dict):
+                        continue  # a market that is declared
                     if self._known(name, key, f"{at} {key}"):
                         yield (name, key), value, f"{at} {key}"
 

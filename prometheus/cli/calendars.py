@@ -80,6 +80,9 @@ class Day:
 @application.callback()
 def _group() -> None:
     """Look at sessions, holidays and horizons."""
+    from prometheus.configuration import declare_markets
+
+    declare_markets()
 
 
 @application.command("show")
@@ -207,7 +210,9 @@ def horizon(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MARKET", help="Markets or exchanges (MICs); all exchanges by default."
+            metavar="MARKET",
+            help="Markets or exchanges (MICs); by default all exchanges and all markets with hours "
+            "of their own.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -223,12 +228,14 @@ def horizon(
     from prometheus.cli import output
     from prometheus.core.exchanges import exchange_mics
     from prometheus.core.horizons import HorizonLevel, horizon_level
+    from prometheus.core.markets import markets
     from prometheus.core.trading_calendar import TradingCalendar
     from prometheus.errors import SnapshotError
 
     today = datetime.now(UTC).date()
     rows: list[dict[str, Any]] = []
-    for name in names or exchange_mics():
+    own_hours = [m.market_id for m in markets() if m.members == (m.market_id,)]
+    for name in names or (*exchange_mics(), *own_hours):
         try:
             calendar = TradingCalendar(name)
         except SnapshotError as error:  # one exchange's, not another's

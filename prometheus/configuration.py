@@ -1,0 +1,157 @@
+"""
+``prometheus.toml`` as a file: which one it is, what stands on which line, the markets it declares.
+
+Without the settings, so that commands which only look at calendars start at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus.core import declarations
+from prometheus.core.declarations import Declaration, read_declarations
+from prometheus.core.markets import declare, shipped_markets
+from prometheus.errors import PrometheusError
+
+CONFIG_VARIABLE = "PROMETHEUS_CONFIG"
+CONFIG_NAME = "prometheus.toml"
+MARKETS = "markets"
+
+_HEADER = re.compile(r"\s*(\[\[?.+?\]\]?)\s*(?:#.*)?")
+_KEY = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[\w"'-]+)*)\s*=""")
+_ELEMENT = re.compile(r"\s*\{")
+
+
+class SettingsError(PrometheusError):
+    """The settings cannot be used; ``faults`` lists everything that is wrong with them."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = tuple(faults)
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__(f"settings: {count}." + "".join(f"\n  - {fault}" for fault in faults))
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A file that was read."""
+
+    path: Path
+    text: str
+    tables: Mapping[str, Any]
+
+    @property
+    def market_tables(self) -> dict[str, Any]:
+        """Name -> the table below ``[markets.NAME]``."""
+        section = self.tables.get(MARKETS)
+        if not isinstance(section, dict):
+            return {}  # the settings say that this cannot be
+        return {name: table for name, table in section.items() if isinstance(table, dict)}
+
+    def declarations(self) -> tuple[tuple[Declaration, ...], list[str]]:
+        """Read the markets it declares, and what is wrong with them."""
+        tables = self.market_tables
+        lines = _lines(self.text) if tables else {}
+
+        def where(path: declarations.Path) -> str:
+            known = (MARKETS, *path)
+            while known and known not in lines:
+                known = known[:-1]
+            keys = [str(step + 1) if isinstance(step, int) else step for step in path[1:]]
+            place = " ".join([f"[{MARKETS}.{path[0]}]", *keys])
+            return f"{self.path}:{lines.get(known, 1)} {place}"
+
+        return read_declarations(
+            tables,
+            where=where,
+            grounds=f"by its own hours in {self.path.name}",
+            shipped=shipped_markets(),
+        )
+
+
+def read_configuration(environ: Mapping[str, str], cwd: Path) -> Configuration | None:
+    """
+    Read the file that the environment names, otherwise the one in a folder if there is one.
+
+    Raises:
+        SettingsError: It cannot be read or is not TOML.
+    """
+    named = environ.get(CONFIG_VARIABLE)
+    path = cwd / (Path(named).expanduser() if named else CONFIG_NAME)
+    if not named and not path.exists():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        return Configuration(path, text, tomllib.loads(text))
+    except OSError as error:
+        at = f"{CONFIG_VARIABLE}={named}" if named else str(path)
+        raise SettingsError([f"{at}: {error.strerror or error}"]) from None
+    except ValueError as error:  # also what is not UTF-8
+        raise SettingsError([f"{path}: not TOML: {error}"]) from None
+
+
+def declare_markets(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+    """
+    Let this process know the markets of its ``prometheus.toml``, and read nothing else there.
+
+    Raises:
+        SettingsError: With every fault of them; those known before stay.
+    """
+    configuration = read_configuration(
+        os.environ if environ is None else environ, cwd or Path.cwd()
+    )
+    found, faults = configuration.declarations() if configuration is not None else ((), [])
+    if faults:
+        raise SettingsError(faults)
+    declare(found)
+
+
+def _lines(text: str) -> dict[tuple[str | int, ...], int]:
+    """
+    Find the lines of a TOML document's tables and keys; ``tomllib`` does not tell them.
+
+    Returns:
+        The path of keys and positions -> its line, from 1. What stands inside another value has
+        none, but for the elements of a list of tables that begin lines of their own.
+    """
+    lines: dict[tuple[str | int, ...], int] = {}
+    counts: Counter[tuple[str | int, ...]] = Counter()
+    table: tuple[str | int, ...] = ()
+    key: tuple[str | int, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        header = _HEADER.fullmatch(line)
+        if header is not None and (path := _path(header[1].strip("[] \t"))):
+            table = key = path
+            if header[1].startswith("[["):
+                table = (*path, counts[path])
+                counts[path] += 1
+            lines.setdefault(path, number)
+            lines.setdefault(table, number)
+        elif (found := _KEY.match(line)) is not None and (path := _path(found[1])):
+            key = (*table, *path)
+            lines.setdefault(key, number)
+            if "{" in line.split("=", 1)[1]:
+                counts[key] = line.count("{")
+        elif _ELEMENT.match(line):
+            lines.setdefault((*key, counts[key]), number)
+            counts[key] += 1
+    return lines
+
+
+def _path(text: str) -> tuple[str, ...]:
+    """Read a dotted key; empty for what only looks like one."""
+    try:
+        value: Any = tomllib.loads(f"{text} = 0")
+    except tomllib.TOMLDecodeError:
+        return ()
+    path: list[str] = []
+    while isinstance(value, dict):
+        name, value = next(iter(value.items()))
+        path.append(name)
+    return tuple(path)
