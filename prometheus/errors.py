@@ -139,3 +139,13 @@ class PipelineError(PrometheusError):
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         lines = "".join(f"\n  - {fault}" for fault in self.faults)
         super().__init__(f"{name}: {count}.{lines}")
+
+
+class OverrideError(PrometheusError):
+    """An override cannot be recorded; ``faults`` lists everything that is wrong with it."""
+
+    def __init__(self, what: str, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        lines = "".join(f"\n  - {fault}" for fault in self.faults)
+        super().__init__(f"{what}: {count}; nothing was changed.{lines}")

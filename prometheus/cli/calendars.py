@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prometheus.cli import comparing, syncing
+from prometheus.cli import comparing, overrides, syncing
 from prometheus.cli.options import AsJson, Market, read_instant
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prometheus.core.trading_calendar import TradingCalendar
 
 application = typer.Typer(no_args_is_help=True, help="Look at sessions, holidays and horizons.")
+application.add_typer(overrides.application, name="override")
 
 Markets = Annotated[
     list[str] | None,

@@ -154,7 +154,7 @@ def _holder(home: Path) -> int | None:
 @contextmanager
 def opened(place: Place, *, checked: bool = True) -> Iterator[Engine]:
     """
-    Connect to an installation's database.
+    Connect to an installation's database, and go by the overrides that it keeps.
 
     Args:
         checked: Refuse a database whose tables are not those of this release.
@@ -168,7 +168,9 @@ def opened(place: Place, *, checked: bool = True) -> Iterator[Engine]:
     from sqlalchemy.exc import DBAPIError
 
     from prometheus.persistence import migrate
-    from prometheus.persistence.engine import create_engine
+    from prometheus.persistence.clock import read_now
+    from prometheus.persistence.engine import create_engine, reading
+    from prometheus.persistence.overrides import refresh
 
     engine = create_engine(place.url)
     try:
@@ -183,6 +185,8 @@ def opened(place: Place, *, checked: bool = True) -> Iterator[Engine]:
         try:
             if checked:
                 migrate.check(engine)
+                with reading(engine) as connection:
+                    refresh(connection, read_now(connection))
             yield engine
         except DBAPIError as error:
             raise DatabaseError(f"The database {place.shown_url} {what_ails(error)}") from None

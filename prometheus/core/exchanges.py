@@ -50,6 +50,7 @@ class LocalTime:
         return cls(time(int(hour), int(minute), int(second or 0)), int(days or 0))
 
     def __str__(self) -> str:
+        """Write it as it is read."""
         text = self.at.isoformat("seconds" if self.at.second else "minutes")
         return f"{text}{self.days:+}d" if self.days else text
 
@@ -282,13 +283,18 @@ def use_own_hours(builders: Mapping[str, Callable[[], Exchange]]) -> None:
     global _own_hours
     _own_hours = builders
     load_exchange.cache_clear()
-    for call in _when_changed:
-        call()
+    calendars_changed()
 
 
-def when_own_hours_change(call: Callable[[], object]) -> None:
+def calendars_changed() -> None:
+    """Have everything forgotten that was worked out from calendars and kept by a market's name."""
+    for forget in _when_changed:
+        forget()
+
+
+def when_calendars_change(forget: Callable[[], object]) -> None:
     """Have something called whenever a name may have begun to stand for other sessions."""
-    _when_changed.append(call)
+    _when_changed.append(forget)
 
 
 @cache

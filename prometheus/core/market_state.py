@@ -8,15 +8,16 @@ integers.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
-from prometheus.core.exchanges import Exchange, load_exchange, when_own_hours_change
+from prometheus.core.exchanges import Exchange, when_calendars_change
 from prometheus.core.instants import as_utc
 from prometheus.core.markets import Market, get_market
+from prometheus.core.overrides import in_force
 from prometheus.core.states import MarketState, MarketStateConfig
 from prometheus.core.trading_calendar import TradingCalendar, join_reasons
 from prometheus.errors import HorizonError, SnapshotError
@@ -31,6 +32,7 @@ __all__ = [
     "get_all_market_states",
     "get_market_state",
     "get_next_state_transition",
+    "iter_states",
 ]
 
 _ONE_DAY = timedelta(days=1)
@@ -114,7 +116,7 @@ bisection three times as fast. A float keeps microseconds apart until the year 2
 
 _tables: dict[tuple[str | Market, MarketStateConfig | None, int], Table] = {}
 """What `get_market_state` was asked for, as it was asked -> the table of that year."""
-when_own_hours_change(_tables.clear)
+when_calendars_change(_tables.clear)
 
 
 def get_market_state(
@@ -184,6 +186,36 @@ def get_next_state_transition(
         year, seconds = end.year, starts[-1] - 1
 
 
+def iter_states(calendar: TradingCalendar, start: datetime) -> Iterator[Transition]:
+    """
+    Go through the states of a calendar, whether or not it is the one in force.
+
+    Yields:
+        ``start`` with the state then, and each change after it; ends where nothing more is known.
+
+    Raises:
+        HorizonError: The state at ``start`` is not known.
+    """
+    current = None
+    seconds, year = start.timestamp(), start.year
+    while True:
+        starts, states = _year_table(calendar.exchanges, calendar.config, year)
+        index = max(bisect_right(starts, seconds) - 1, -1)
+        for at, state in zip(starts[max(index, 0) :], states[max(index, 0) :], strict=True):
+            if current is None:
+                if index < 0 or state is None:
+                    raise HorizonError(calendar.market_id, start, calendar.first, calendar.horizon)
+                current = state
+                yield Transition(start, state)
+            elif state is not None and state is not current:
+                current = state
+                yield Transition(_instant(at), state)
+        end = _instant(starts[-1])
+        if end.year == year:
+            return
+        year, seconds = end.year, starts[-1]
+
+
 def get_all_market_states(
     now: datetime, names: Iterable[str | Market] | None = None
 ) -> MarketStates:
@@ -234,8 +266,9 @@ def describe_market(
 
     members: dict[str, MarketState] = {}
     closed: dict[str, str] = {}
-    for exchange in map(load_exchange, chosen.members):
-        members[exchange.mic] = get_market_state(exchange.mic, now, config)
+    calendar = TradingCalendar(chosen, config)
+    for exchange in calendar.exchanges:
+        members[exchange.mic] = next(iter_states(calendar.member(exchange.mic), now)).state
         reason = exchange.reason(now.astimezone(exchange.zone).date())
         if reason is not None:
             closed[exchange.mic] = reason
@@ -243,7 +276,7 @@ def describe_market(
     session_dates = set()
     breaks = []
     for mic in (mic for mic, of_member in members.items() if of_member is state):
-        found = _phase(TradingCalendar(mic), state, now)
+        found = _phase(calendar.member(mic), state, now)
         if found is not None:
             session_date, in_break = found
             session_dates.add(session_date)
@@ -253,7 +286,7 @@ def describe_market(
         pick = min if state is MarketState.PRE_OPEN else max
         session_date_of_market = pick(session_dates)
 
-    upcoming = TradingCalendar(chosen).sessions_around(now, before=0, after=1)
+    upcoming = calendar.sessions_around(now, before=0, after=1)
     try:
         next_transition = get_next_state_transition(chosen, now, config)
     except HorizonError:
@@ -293,11 +326,13 @@ def _phase(
 
 
 def _remember(market: str | Market, config: MarketStateConfig | None, year: int) -> Table:
-    chosen = get_market(market)
-    exchanges = tuple(map(load_exchange, chosen.members))
-    table = _year_table(exchanges, config or chosen.config, year)
+    overrides = in_force()
+    calendar = TradingCalendar(market, config, overrides=overrides)
+    table = _year_table(calendar.exchanges, calendar.config, year)
     if len(table[0]) > 1:
         _tables[market, config, year] = table
+        if in_force() is not overrides:  # others came into force meanwhile
+            _tables.pop((market, config, year), None)
     return table
 
 
@@ -310,7 +345,7 @@ def _beyond(market: Market, asked: datetime) -> HorizonError:
     return HorizonError(market.market_id, asked, calendar.first, calendar.horizon)
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _year_table(exchanges: tuple[Exchange, ...], config: MarketStateConfig, year: int) -> Table:
     """
     Lay out the states of one year of UTC.

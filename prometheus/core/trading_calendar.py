@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from prometheus.core.exchanges import WEEKEND, Exchange, load_exchange, snapshot_version
 from prometheus.core.instants import as_day, as_utc
 from prometheus.core.markets import Market, get_market
+from prometheus.core.overrides import Overrides, in_force, stamped
 from prometheus.core.sessions import Session
 from prometheus.core.states import MarketStateConfig
 from prometheus.errors import HorizonError, NoSessionError
@@ -46,6 +47,7 @@ class TradingCalendar:
         market: A market's name, a MIC, or a `Market`.
         config: Buffers for `phases`; the market's own by default.
         exchanges: MIC -> its sessions; those of the snapshot by default.
+        overrides: What is laid over them; by default what is in force in this process now.
 
     Raises:
         UnknownMarketError: no market or exchange has this name.
@@ -57,10 +59,15 @@ class TradingCalendar:
         config: MarketStateConfig | None = None,
         *,
         exchanges: Callable[[str], Exchange] = load_exchange,
+        overrides: Overrides | None = None,
     ) -> None:
         self._market = get_market(market)
         self.config = config or self._market.config
-        self._exchanges = tuple(exchanges(mic) for mic in self._market.members)
+        self.overrides = in_force() if overrides is None else overrides
+        """What was laid over the exchanges' sessions."""
+        self._exchanges = tuple(
+            self.overrides.over(exchanges(mic), self._market) for mic in self._market.members
+        )
         self.first: date = max(exchange.first for exchange in self._exchanges)
         """First date for which every member's sessions are known."""
         shortest = min(self._exchanges, key=lambda exchange: exchange.last)
@@ -83,15 +90,28 @@ class TradingCalendar:
         return self._market.members
 
     @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """The market's exchanges, as they are seen through it."""
+        return self._exchanges
+
+    @property
     def version(self) -> str:
         """
         The calendar version a run records: that of the sessions snapshot.
 
         With the market's own, where it is declared in TOML: then other hours or buffers there make
-        another calendar.
+        another calendar. Where overrides touch the market, with the id of the last of them: those
+        up to it are what it was made with.
         """
         own = self._market.version
-        return f"{snapshot_version()}+{own}" if own else snapshot_version()
+        version = f"{snapshot_version()}+{own}" if own else snapshot_version()
+        return stamped(version, self.overrides.stamp(self._market))
+
+    def member(self, mic: str) -> TradingCalendar:
+        """The calendar of one of the market's exchanges, as it is seen through it."""
+        (exchange,) = (each for each in self._exchanges if each.mic == mic)
+        alone = Market(mic, (mic,), self.config)
+        return TradingCalendar(alone, exchanges=lambda _: exchange, overrides=Overrides())
 
     def _known(self, argument: str, day: date) -> date:
         as_day(argument, day)

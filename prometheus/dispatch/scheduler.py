@@ -19,6 +19,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from prometheus.core.horizons import HorizonLevel, horizon_level
+from prometheus.core.markets import get_market
+from prometheus.core.overrides import in_force
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.canary import Cage, Canaries
@@ -38,11 +40,11 @@ from prometheus.orchestration.decisions import (
     next_instant,
     next_timeout,
 )
-from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus
+from prometheus.orchestration.following import follow, is_behind
+from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus, RunStatus
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import REACH, next_opening, plan_runs, session_bounds
-from prometheus.orchestration.windows import SessionBounds
-from prometheus.persistence import clock, executions, leases, runs
+from prometheus.persistence import clock, executions, following, leases, overrides, runs
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.engine import is_contended, is_unavailable, reading, writing
 from prometheus.persistence.executions import Publication
@@ -186,6 +188,8 @@ class Scheduler:
         self._canaries_at: datetime | None = None
         self._not_rescued: set[str] = set()
         self._told: dict[str, _Told] = {}
+        self._overrides: int | None = None
+        self._reopens = False
         self._broker_away = False
         self._warned: dict[str, tuple[HorizonLevel, date]] = {}
         self._reachable_since: datetime | None = None
@@ -205,11 +209,10 @@ class Scheduler:
         """
         if dag_id is not None:
             self._broker_away = False
-        with reading(self._engine) as connection:
-            now = read_now(connection)
-            states = runs.read_open_runs(connection, self._previous_run, dag_id=dag_id)
-            # A worker that advances its own run does not wait for anything.
-            due = executions.next_due(connection, now.wall_at) if dag_id is None else None
+        now, states, due = self._read(dag_id)
+        # What a worker advances is brought to its calendar by whoever leads.
+        if dag_id is None and self._follow_calendars(states):
+            now, states, due = self._read(None)
         by_market: dict[str, list[RunState]] = defaultdict(list)
         for state in states:
             by_market[state.dag.market_id].append(state)
@@ -237,12 +240,87 @@ class Scheduler:
         self.totals["lost_claims"] += total.lost_claims
         return total
 
+    def _read(self, dag_id: str | None) -> tuple[Now, tuple[RunState, ...], datetime | None]:
+        """Read the time, the open runs, and when a message is due that was not sent yet."""
+        with reading(self._engine) as connection:
+            now = read_now(connection)
+            overrides.refresh(connection, now)
+            states = runs.read_open_runs(connection, self._previous_run, dag_id=dag_id)
+            # A worker that advances its own run does not wait for anything.
+            due = executions.next_due(connection, now.wall_at) if dag_id is None else None
+        return now, states, due
+
+    def _follow_calendars(self, states: Sequence[RunState]) -> bool:
+        """Bring runs to the calendars in force; say whether there were any to bring."""
+        behind: list[str] = []
+        calendars: dict[str, TradingCalendar] = {}
+        for state in states:
+            market_id = state.dag.market_id
+            if market_id not in self._markets:
+                continue
+            try:
+                if market_id not in calendars:
+                    calendars[market_id] = TradingCalendar(market_id)
+                if is_behind(state, calendars[market_id]):
+                    behind.append(state.dag.dag_id)
+            except PrometheusError:
+                continue  # is said where the market is worked on
+        reopens, self._reopens = self._reopens, False
+        if reopens:
+            sessions = {
+                (market_id, each.session)
+                for market_id in self._markets
+                for each in in_force().touching(get_market(market_id))
+            }
+            with reading(self._engine) as connection:
+                behind += following.runs_closed_by_calendar(connection, sessions)
+        for dag_id in behind:
+            try:
+                self._follow_calendar(dag_id)
+            except Exception as error:  # one run's trouble never delays another's
+                if _ends_tick(error):
+                    raise
+                self._reopens = reopens
+                _say("calendar_not_followed", error, dag=dag_id)
+        return bool(behind)
+
+    def _follow_calendar(self, dag_id: str) -> None:
+        with self._writing() as connection:
+            now = read_now(connection)
+            if now.latest_override != in_force().latest:
+                return  # others were recorded a moment ago: the next tick goes by them
+            for run in runs.read_runs(connection, [dag_id], self._previous_run):
+                following.lock_run(connection, run)
+            for run in runs.read_runs(connection, [dag_id], self._previous_run):
+                calendar = TradingCalendar(run.dag.market_id)
+                change = follow(run, calendar, now.market_at)
+                if run.status is not RunStatus.OPEN and not change.again:
+                    return
+                status = following.apply_following(connection, run, change, calendar.version)
+                facts = {
+                    "dag": dag_id,
+                    "calendar": calendar.version,
+                    "cancelled": len(change.cancelled),
+                    "again": len(change.again),
+                }
+                level = logging.WARNING if change.cancelled or change.again else logging.INFO
+                log.log(level, "calendar_followed", extra=facts)
+                if status is not None:
+                    log.info("run_closed", extra={"dag": dag_id, "status": status.value})
+
     def _advance_market(self, states: list[RunState], now: Now, *, alone: bool) -> Advanced:
+        calendar = TradingCalendar(states[0].dag.market_id)
+        # Nothing is decided about a run whose session there is no more; what runs of it goes on.
+        runs_of_sessions = [
+            state for state in states if calendar.is_trading_day(state.dag.as_of_date)
+        ]
         snapshot = Snapshot(
-            runs=tuple(states),
+            runs=tuple(runs_of_sessions),
             bounds={
-                (state.dag.market_id, state.dag.as_of_date): self._bounds(state.dag)
-                for state in states
+                (state.dag.market_id, state.dag.as_of_date): session_bounds(
+                    calendar, state.dag.as_of_date
+                )
+                for state in runs_of_sessions
             },
             wall_at=now.wall_at,
         )
@@ -343,9 +421,6 @@ class Scheduler:
         self._broker_away = True
         log.warning("broker_unavailable", extra={"error": str(error)})
 
-    def _bounds(self, dag: DAG) -> SessionBounds:
-        return session_bounds(TradingCalendar(dag.market_id), dag.as_of_date)
-
     def _previous_run(self, dag: DAG) -> str | None:
         try:
             before = TradingCalendar(dag.market_id).previous_trading_day(dag.as_of_date)
@@ -376,6 +451,7 @@ class Scheduler:
         with reading(self._engine) as connection:
             now = read_now(connection)
             self._note_reachable(now.wall_at)
+            self._refresh(connection, now)
             rescues = self._may_rescue(now)
             lapsed = rescues and leases.any_lapsed(connection, now.wall_at)
             orphans = self._find_orphans(connection, now) if rescues and not lapsed else []
@@ -399,6 +475,15 @@ class Scheduler:
             return self._jump(now, advanced)
         return self._pause(now, advanced)
 
+    def _refresh(self, connection: Connection, now: Now) -> None:
+        """Go by the overrides that were recorded, and look anew at all that follows from them."""
+        overrides.refresh(connection, now)
+        if self._overrides != in_force().latest:
+            self._overrides = in_force().latest
+            self._reopens = True
+            self._planned_until.clear()
+            self._plan_at = self._opening_at = None
+
     def _lead(self) -> bool:
         with writing(self._engine) as connection:
             leadership = leases.lead(
@@ -415,6 +500,7 @@ class Scheduler:
             event = "leading" if leadership.leads else "standing_by"
             log.info(event, extra={"epoch": leadership.epoch, "leader": leadership.owner})
             self._plan_at = self._opening_at = None
+            self._overrides = None  # who led before may not have come to follow them
         return leadership.leads
 
     def _hold_lead(self, connection: Connection) -> None:

@@ -18,6 +18,7 @@ from celery.exceptions import Ignore, Retry
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from prometheus.core.overrides import Overrides
 from prometheus.core.sessions import Session
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import START_WITHIN, Attempts, failure_of
@@ -375,6 +376,9 @@ def _facts(attempt: Attempt) -> dict[str, object]:
 
 def _sessions(dag: DAG) -> tuple[Session, Session | None]:
     calendar = TradingCalendar(dag.market_id)
+    if not calendar.is_trading_day(dag.as_of_date):
+        # Closed while it ran, and then it failed: what is told of it still has a session.
+        calendar = TradingCalendar(dag.market_id, overrides=Overrides())
     session = calendar.session(dag.as_of_date)
     try:
         return session, calendar.session(calendar.previous_trading_day(dag.as_of_date))

@@ -16,7 +16,7 @@ from typing import NamedTuple, assert_never
 from prometheus.core.durations import format_duration
 from prometheus.errors import UnknownMarketError
 from prometheus.orchestration.dag import DAG, JobMetadata, start_order
-from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus
+from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus, RunStatus
 from prometheus.orchestration.timeouts import RUN_TIMEOUT, Timeout, run_timeout, start_timeout
 from prometheus.orchestration.windows import SessionBounds, Window
 
@@ -37,11 +37,13 @@ class JobState(NamedTuple):
     """Since when, or from when on, a worker may start it, in wall time."""
     cancel_asked: bool = False
     """It runs, and has been asked to end."""
+    dropped: bool = False
+    """It was CANCELLED because its session was closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """One open run."""
+    """One run; a decision is made of open ones."""
 
     dag: DAG
     jobs: Mapping[str, JobState]
@@ -55,6 +57,9 @@ class RunState:
     """An operator, or an announced catch-up, runs it outside its windows."""
     created_at: datetime | None = None
     """When it was made, in wall time."""
+    status: RunStatus = RunStatus.OPEN
+    calendar_version: str = ""
+    """The calendar it follows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from prometheus.core.market_state import (
-    MarketState,
-    get_market_state,
-    get_next_state_transition,
-)
+from prometheus.core.market_state import MarketState, iter_states
 from prometheus.core.trading_calendar import Phases, TradingCalendar
 from prometheus.errors import HorizonError
 from prometheus.orchestration.dag import DAG
@@ -63,13 +59,15 @@ def session_bounds(calendar: TradingCalendar, session_date: date) -> SessionBoun
 
 
 def _overnight_end(calendar: TradingCalendar, phases: Phases) -> datetime | None:
-    at, config = phases.post_close_ends_at, calendar.config
+    at = phases.post_close_ends_at
     try:
-        if get_market_state(calendar.market_id, at, config) is not MarketState.OVERNIGHT:
+        states = iter_states(calendar, at)
+        if next(states).state is not MarketState.OVERNIGHT:
             return at
-        return get_next_state_transition(calendar.market_id, at, config).at
+        following = next(states, None)
     except HorizonError:
         return None
+    return following.at if following is not None else None
 
 
 def plan_runs(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, select, true, update
+from sqlalchemy import Connection, func, select, true, update
 
 from prometheus.core.clock import MarketClock
 from prometheus.orchestration.planning import SessionRange
 from prometheus.persistence.metadata import database_now
-from prometheus.persistence.tables import market_clock
+from prometheus.persistence.tables import calendar_overrides, market_clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Now:
     """The sessions a replay is bound to."""
     markets: frozenset[str] | None
     """The markets a replay is bound to."""
+    latest_override: int = 0
+    """The last calendar override that was recorded by then; 0 if there is none."""
 
     @property
     def jumps(self) -> bool:
@@ -41,6 +43,9 @@ _READ_NOW = select(
     market_clock.c.first_session,
     market_clock.c.last_session,
     market_clock.c.markets,
+    select(func.coalesce(func.max(calendar_overrides.c.override_id), 0))
+    .scalar_subquery()
+    .label("latest_override"),
 ).where(true())
 
 
@@ -55,6 +60,7 @@ def read_now(connection: Connection) -> Now:
         clock=clock,
         only=only,
         markets=frozenset(row.markets) if row.markets is not None else None,
+        latest_override=row.latest_override,
     )
 
 

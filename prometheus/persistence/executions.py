@@ -30,12 +30,17 @@ from sqlalchemy import (
 )
 
 from prometheus.core.durations import format_duration
+from prometheus.core.markets import get_market
+from prometheus.core.overrides import override_stamp
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus, allowed_from
 from prometheus.orchestration.timeouts import RUN_TIMEOUT, Timeout, run_timeout, start_timeout
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.metadata import UtcDateTime, database_now
+from prometheus.persistence.overrides import refresh
 from prometheus.persistence.runs import (
     end_waiting,
     insert_new,
@@ -355,6 +360,9 @@ _TO_START: Select[Any] = (
         _r.parameters,
         _r.forced.label("run_forced"),
         _r.created_at.label("run_created_at"),
+        _r.market_id,
+        _r.as_of_date,
+        _r.calendar_version,
     )
     .join_from(job_executions, dag_runs)
     .where(_e.execution_id == bindparam("id"))
@@ -414,8 +422,9 @@ def start(
     """
     Turn a QUEUED execution into a RUNNING one, at most once.
 
-    Refused unless the run is open, the delay of a retry is over, the market time is inside the
-    window (or the run or execution is forced) and the worker has not been given up. A window that
+    Refused unless the run is open and follows every override of its session, the delay of a retry
+    is over, the market time is inside the window (or the run or execution is forced) and the worker
+    has not been given up. A window that
     has closed, and a time-out, make the row EXPIRED.
 
     Args:
@@ -437,6 +446,11 @@ def start(
         return Refused(f"it is {row.status}")
     if row.run_status != RunStatus.OPEN:
         return Refused(f"its run is {row.run_status}")
+    if now.latest_override:
+        refresh(connection, now)
+        if not _follows(row):
+            connection.execute(_FORGET_MESSAGE, {"id": execution_id})  # its window may be another
+            return Refused("its run does not follow the calendar in force yet")
     # Celery holds a retry back by its worker's clock. Our own may have been set back since the row
     # was written; then what it says of the delay means nothing.
     if row.updated_at <= now.wall_at < row.scheduled_at - _CLOCKS_AGREE:
@@ -484,6 +498,18 @@ def start(
     if started is None:
         return Refused("another worker was first, this one was given up, or its time just passed")
     return _started(row, dag, incarnation)
+
+
+def _follows(row: Row[Any]) -> bool:
+    """Say whether the scheduler has brought a run to the overrides in force."""
+    try:
+        calendar = TradingCalendar(row.market_id)
+        # What runs is brought to another release's sessions by the scheduler of that release.
+        return calendar.overrides.stamp(get_market(row.market_id)) == override_stamp(
+            row.calendar_version
+        ) and calendar.is_trading_day(row.as_of_date)
+    except PrometheusError:
+        return True  # of a market that is not known here, or past its horizon
 
 
 def _started(row: Row[Any], dag: DAG, incarnation: str) -> Started:

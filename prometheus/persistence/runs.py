@@ -6,7 +6,7 @@ import json
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -18,9 +18,11 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
+    and_,
     bindparam,
     cast,
     insert,
+    literal_column,
     select,
     update,
 )
@@ -30,6 +32,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, JobMetadata, definition_hash
 from prometheus.orchestration.decisions import JobState, RunState, Start
+from prometheus.orchestration.following import CLOSED
 from prometheus.orchestration.lifecycle import (
     BLOCKING,
     JobStatus,
@@ -146,7 +149,7 @@ def create_run(
         dag: What to run; stored as it is now.
         opens_at: When the run opens, in market time.
         trigger: ``schedule``, ``catch_up`` or ``operator``.
-        calendar_version: The calendar its windows were first made of.
+        calendar_version: The calendar its windows are first made of.
         parameters: Handed to every job.
         forced: Its windows do not count.
         missed: Why its jobs are EXPIRED from the start, and the run FAILED with them.
@@ -294,9 +297,12 @@ def _read_dag(row: Row[Any]) -> DAG:
 
 
 _STATUS = {status.value: status for status in JobStatus}
-_OPEN_RUNS = select(_r.dag_id, _r.definition_hash, _r.forced, _r.created_at).where(is_open)
+_RUNS = select(
+    _r.dag_id, _r.definition_hash, _r.forced, _r.created_at, _r.status, _r.calendar_version
+)
+_OPEN_RUNS = _RUNS.where(is_open)
 _OPEN_RUN = _OPEN_RUNS.where(_r.dag_id == bindparam("of"))
-_OPEN_JOBS = (
+_JOBS = (
     select(
         _e.dag_id,
         _e.job_id,
@@ -305,12 +311,18 @@ _OPEN_JOBS = (
         _e.forced,
         _e.scheduled_at,
         _e.cancel_asked_at,
+        and_(
+            _e.status == literal_column(f"'{JobStatus.CANCELLED}'"),
+            _e.error_message.startswith(CLOSED, autoescape=True),
+        ).label("dropped"),
     )
     .join_from(dag_runs, job_executions)
-    .where(is_open)
     .order_by(_e.attempt_number)
 )
+_OPEN_JOBS = _JOBS.where(is_open)
 _OPEN_JOBS_OF_RUN = _OPEN_JOBS.where(_r.dag_id == bindparam("of"))
+_SOME_RUNS = _RUNS.where(_r.dag_id.in_(_IDS))
+_JOBS_OF_SOME_RUNS = _JOBS.where(_r.dag_id.in_(_IDS))
 
 
 def read_open_runs(
@@ -337,17 +349,41 @@ def read_open_runs(
         rows = connection.execute(_OPEN_JOBS)
     else:
         rows = connection.execute(_OPEN_JOBS_OF_RUN, {"of": dag_id})
+    return _run_states(connection, found, rows, previous_run)
+
+
+def read_runs(
+    connection: Connection, dag_ids: Collection[str], previous_run: Callable[[DAG], str | None]
+) -> tuple[RunState, ...]:
+    """Read what `read_open_runs` does, of some runs, whether open or finished."""
+    if not dag_ids:
+        return ()
+    asked = {"ids": list(dag_ids)}
+    found = connection.execute(_SOME_RUNS, asked).all()
+    rows = connection.execute(_JOBS_OF_SOME_RUNS, asked)
+    return _run_states(connection, found, rows, previous_run)
+
+
+def _run_states(
+    connection: Connection,
+    found: Sequence[Any],
+    rows: Iterable[Any],
+    previous_run: Callable[[DAG], str | None],
+) -> tuple[RunState, ...]:
     dags = load_dags(connection, ((row.dag_id, row.definition_hash) for row in found))
     jobs: dict[str, dict[str, JobState]] = defaultdict(dict)
     # In order of attempts: the latest one stays.
-    for of, job_id, execution_id, status, forced, scheduled_at, asked_at in rows:
+    for of, job_id, execution_id, status, forced, scheduled_at, asked_at, dropped in rows:
         jobs[of][job_id] = JobState(
-            execution_id, _STATUS[status], forced, scheduled_at, cancel_asked=asked_at is not None
+            execution_id, _STATUS[status], forced, scheduled_at, asked_at is not None, bool(dropped)
         )
     before = {
         dag_id: previous
         for dag_id, dag in dags.items()
-        if any(jobs[dag_id][job_id].status is JobStatus.PENDING for job_id in dag.after_previous)
+        if any(
+            (job := jobs[dag_id][job_id]).status is JobStatus.PENDING or job.dropped
+            for job_id in dag.after_previous
+        )
         and (previous := previous_run(dag)) is not None
     }
     waiting = {job_id for dag_id in before for job_id in dags[dag_id].after_previous}
@@ -359,6 +395,8 @@ def read_open_runs(
             previous=earlier.get(before.get(row.dag_id, "")),
             forced=row.forced,
             created_at=row.created_at,
+            status=RunStatus(row.status),
+            calendar_version=row.calendar_version,
         )
         for row in found
         if row.dag_id in dags

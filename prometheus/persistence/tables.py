@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from prometheus.core.holidays import HolidayKind, HolidayState
+from prometheus.core.overrides import OverrideKind
 from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus
 from prometheus.persistence.metadata import UtcDateTime, database_now, metadata
 
@@ -290,3 +291,33 @@ Index(
     sqlite_where=text(_proposed),
 )
 Index("ix_market_holidays_exchange_date", market_holidays.c.exchange, market_holidays.c.date)
+
+calendar_overrides = Table(
+    "calendar_overrides",
+    metadata,
+    Column(
+        "override_id",
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="in the order of recording",
+    ),
+    Column("exchange", String(10), comment="MIC; or the market"),
+    Column("market_id", String(40)),
+    Column("session", Date, nullable=False, comment="the session's date"),
+    Column("kind", String(20), nullable=False),
+    Column("opens", String(20), comment="local time, such as 09:30 or 17:00-1d"),
+    Column("closes", String(20)),
+    Column("breaks", String(200), comment="11:30-12:30; empty takes them away"),
+    Column("zone", String(60), comment="whose clocks the times are of; null: the exchange's"),
+    Column("reason", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("announced_at", UtcDateTime, nullable=False, comment="market time"),
+    Column("author", String(200), nullable=False),
+    Column("recorded_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("withdraws", ForeignKey("calendar_overrides.override_id"), unique=True),
+    CheckConstraint("(exchange IS NULL) <> (market_id IS NULL)", name="target"),
+    CheckConstraint(_one_of("kind", [kind.value for kind in OverrideKind]), name="kind"),
+    CheckConstraint("(kind = 'withdrawn') = (withdraws IS NOT NULL)", name="withdraws"),
+    comment="what people say of single sessions; no row is ever changed",
+)

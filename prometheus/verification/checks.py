@@ -17,6 +17,7 @@ from itertools import pairwise
 
 from sqlalchemy import Connection
 
+from prometheus.core.overrides import override_stamp
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError
 from prometheus.verification.history import (
@@ -68,6 +69,8 @@ CHANGES: Mapping[str | None, frozenset[str]] = {
 
 _PRIORITIES = {"CRITICAL": 1, "STANDARD": 2, "OPTIONAL": 3}
 _WINDOW_CLOSED = "its window closed"
+_CLOSED = "session closed: "
+_MOVED = "its window moved: "
 _NO_MORE = "not tried again"
 _NOT_BEFORE = re.compile(r" \(next try not before (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC\)$")
 """How the reason ends when the error asked for a wait, from whose end the delay counts."""
@@ -95,6 +98,8 @@ class RunCase:
     """Whether its date is known to carry a session of its market."""
     same_calendar: bool
     """Whether it followed the calendar that is checked with."""
+    before: Sequence[TradingCalendar] = ()
+    """The calendars that it followed before, of those that can be told, the first one first."""
 
     @property
     def jobs(self) -> Mapping[str, Job]:
@@ -106,6 +111,8 @@ class RunCase:
         job = self.jobs.get(job_id)
         if job is None or self.calendar is None or not (self.in_session and self.same_calendar):
             return None
+        if self.before:
+            return None  # which of them held then is not looked for
         try:
             return window_of(self.calendar, self.run.as_of_date, job.required_state, job.window)
         except (PrometheusError, ValueError):
@@ -115,11 +122,31 @@ class RunCase:
         """Return the window an execution must keep to; ``None`` if it is forced."""
         if execution.forced or self.run.forced:
             return None
+        if self.before:
+            return None
         window = self.window(execution.job_id)
         stored = execution.window_opens_at, execution.window_closes_at
         if window is None and stored[0] is not None and stored[1] is not None:
             return Window(stored[0], stored[1])
         return window
+
+    def windows(self, job_id: str) -> list[Window]:
+        """Work out a job's windows by every calendar that the run has followed."""
+        job = self.jobs.get(job_id)
+        found = []
+        for calendar in (*self.before, self.calendar):
+            if calendar is None or job is None:
+                continue
+            if is_session(calendar, self.run.as_of_date):
+                day, state = self.run.as_of_date, job.required_state
+                found.append(window_of(calendar, day, state, job.window))
+        return found
+
+    @property
+    def was_closed(self) -> bool:
+        """Whether a calendar that it followed has no session of its date."""
+        calendars = [each for each in (*self.before, self.calendar) if each is not None]
+        return any(is_session(each, self.run.as_of_date) is False for each in calendars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +242,18 @@ def make_case(
     for execution in sorted(history.executions, key=lambda each: each.attempt_number):
         attempts[execution.dag_id][execution.job_id].append(execution)
     parsed: dict[str, Definition] = {}
+    known = {run.dag_id for run in history.runs}
+    audit: dict[str, list[Audit]] = defaultdict(list)
+    for row in history.audit:
+        audit[row.target].append(row)
+    calendars: dict[tuple[str, int], TradingCalendar | None] = {}
+
+    def calendar_then(market_id: str, version: str) -> TradingCalendar | None:
+        key = market_id, override_stamp(version)
+        if key not in calendars:
+            calendars[key] = calendar_of(market_id, history.overrides.until(key[1]))
+        return calendars[key]
+
     runs = []
     for run in history.runs:
         if run.definition not in parsed:
@@ -222,7 +261,12 @@ def make_case(
                 parsed[run.definition] = read_definition(run.definition)
             except (ValueError, KeyError, TypeError):
                 parsed[run.definition] = Definition()
-        calendar = calendar_of(run.market_id)
+        calendar = calendar_then(run.market_id, run.calendar_version)
+        before = [
+            calendar_then(run.market_id, str(row.details.get("from", "")))
+            for row in audit[run.dag_id]
+            if row.action == "calendar"
+        ]
         runs.append(
             RunCase(
                 run=run,
@@ -231,12 +275,9 @@ def make_case(
                 calendar=calendar,
                 in_session=calendar is not None and is_session(calendar, run.as_of_date) is True,
                 same_calendar=calendar is not None and calendar.version == run.calendar_version,
+                before=[each for each in before if each is not None],
             )
         )
-    known = {run.dag_id for run in history.runs}
-    audit: dict[str, list[Audit]] = defaultdict(list)
-    for row in history.audit:
-        audit[row.target].append(row)
     wall_at = now or history.wall_at
     return Case(
         history=history,
@@ -277,12 +318,17 @@ def runs_are_of_sessions(case: Case) -> Iterator[Violation]:
         if traded is None:
             bounds = f"{each.calendar.first} to {each.calendar.horizon}"
             yield _of_run("unknown-day", run, f"{run.as_of_date} is outside its calendar, {bounds}")
-        elif not traded and each.same_calendar:
+        elif not traded and each.same_calendar and not _lost_its_session(each):
             reason = each.calendar.reason(run.as_of_date)
             yield _of_run("closed-day", run, f"{run.market_id} has no session then: {reason}")
         name = f"{run.market_id.lower()}_{run.pipeline}_{run.as_of_date.isoformat()}"
         if run.dag_id != name:
             yield _of_run("run-name", run, f"it should be called {name}")
+
+
+def _lost_its_session(each: RunCase) -> bool:
+    """Say whether a run was made for a session that there was then."""
+    return any(is_session(calendar, each.run.as_of_date) for calendar in each.before)
 
 
 def definitions_are_kept(case: Case) -> Iterator[Violation]:
@@ -321,7 +367,7 @@ def runs_are_not_early(case: Case) -> Iterator[Violation]:
         if not (each.in_session and each.same_calendar):
             continue
         opens_at = each.calendar.phases(run.as_of_date).pre_open_at
-        if not case.before(opens_at, run.created_at, case.tolerances.settle):
+        if not each.before and not case.before(opens_at, run.created_at, case.tolerances.settle):
             yield _of_run("run-early", run, f"made at {_at(run.created_at)}, before its PRE_OPEN")
         if run.opens_at != opens_at:
             yield _of_run("run-opens", run, f"opens at {_at(run.opens_at)}, not {_at(opens_at)}")
@@ -371,7 +417,7 @@ def expected_runs_exist(case: Case) -> Iterator[Violation]:
         return
     for pipeline, markets in expect.pipelines.items():
         for market_id in markets:
-            calendar = calendar_of(market_id)
+            calendar = calendar_of(market_id, case.history.overrides)
             if calendar is None:
                 yield Violation("unknown-market", f"there is no market {market_id}")
                 continue
@@ -446,7 +492,9 @@ def attempts_follow_each_other(case: Case) -> Iterator[Violation]:
                         f"attempt {following.attempt_number} began before the one before ended"
                     )
                     yield _of("overlap", following, message)
-                if _is_operators(following):
+                if _by_calendar(row) is not None:
+                    yield from _again_faults(each, row, following)
+                elif _is_operators(following):
                     at, job_id = following.created_at, following.job_id
                     if not case.audited(row.dag_id, frozenset({"retry", "rerun"}), at, job_id):
                         message = "an operator's attempt without an audit row"
@@ -459,6 +507,24 @@ def attempts_follow_each_other(case: Case) -> Iterator[Violation]:
                     yield _of("successor", following, message)
                 else:
                     yield from _retry_faults(case, each, row, following)
+
+
+def _again_faults(each: RunCase, row: Execution, following: Execution) -> Iterator[Violation]:
+    """Find what is wrong with an attempt that goes on where the calendar had ended one."""
+    if not each.before:
+        message = "the calendar ended the one before, and the run never followed another"
+        yield _of("successor", following, message)
+    same = (row.retries, row.lost) == (following.retries, following.lost)
+    if not same and not _is_operators(following):
+        yield _of("counters", following, "it does not go on counting where the one before was")
+
+
+def _by_calendar(row: Execution) -> str | None:
+    """Say which change of its calendar ended an attempt that had not started, if one did."""
+    if row.status != CANCELLED or row.started_at is not None:
+        return None
+    message = row.error_message or ""
+    return next((each for each in (_CLOSED, _MOVED) if message.startswith(each)), None)
 
 
 def _retry_faults(
@@ -582,6 +648,9 @@ def starts_keep_to_windows(case: Case) -> Iterator[Violation]:
             for row in rows:
                 if row.forced or each.run.forced:
                     continue
+                if each.before:
+                    yield from _outside_all(each, row)
+                    continue
                 stored = row.window_opens_at, row.window_closes_at
                 if due is not None and stored not in ((None, None), (due.opens_at, due.closes_at)):
                     message = f"its stored window is {stored[0]} to {stored[1]}, not {due}"
@@ -598,6 +667,15 @@ def starts_keep_to_windows(case: Case) -> Iterator[Violation]:
                     elif at not in window:
                         message = f"{verb} at {_at(at)}, outside its window {window}"
                         yield _of("outside-window", row, message)
+
+
+def _outside_all(each: RunCase, row: Execution) -> Iterator[Violation]:
+    """Find a start in no window of any calendar that its run has followed."""
+    at = row.started_market_at
+    windows = each.windows(row.job_id)
+    if at is not None and windows and not any(at in window for window in windows):
+        said = ", ".join(map(str, windows))
+        yield _of("outside-window", row, f"started at {_at(at)}, outside all its windows: {said}")
 
 
 def starts_keep_to_timeouts(case: Case) -> Iterator[Violation]:
@@ -689,6 +767,8 @@ def _previous(case: Case, each: RunCase, job_id: str) -> Sequence[Execution]:
     """Return the attempts of the same job in the session before, if it must wait for them."""
     job = each.jobs.get(job_id)
     if job is None or not job.after_previous or each.calendar is None or not each.in_session:
+        return ()
+    if each.before:  # which session was the one before has changed with them, perhaps
         return ()
     day = previous_session(each.calendar, each.run.as_of_date)
     if day is None:
@@ -790,6 +870,11 @@ def ends_have_causes(case: Case) -> Iterator[Violation]:
                     continue
                 if row.status == SKIPPED and not _was_blocked(case, each, row, row.completed_at):
                     yield _of("skipped", row, "no upstream job kept it from running")
+                elif (change := _by_calendar(row)) is not None:
+                    if change == _CLOSED and not each.was_closed:
+                        yield _of("cancelled", row, "its session was never closed")
+                    elif change == _MOVED and not each.before:
+                        yield _of("cancelled", row, "its window never moved")
                 elif row.status == CANCELLED and not _was_cancelled(case, row, row.completed_at):
                     yield _of("cancelled", row, "no operator asked for it")
                 elif row.status != CANCELLED and row.cancel_asked_at is not None:
@@ -841,6 +926,11 @@ def _expiry_faults(case: Case, each: RunCase, row: Execution, at: datetime) -> I
         return
     if row.forced or each.run.forced:
         yield _of("expired", row, "it expired with its window, but it is forced")
+        return
+    closes = [each_window.closes_at for each_window in each.windows(row.job_id)]
+    if each.before and closes:
+        if not case.before(min(closes), case.history.market_at, case.tolerances.settle):
+            yield _of("expired", row, "none of its windows is over")
         return
     window = each.window_for(row)
     # Of a replay it is known only that its clock has come so far.
@@ -1050,6 +1140,8 @@ def _why_not(row: Execution) -> str:
         return "expired: its session was missed" if "missed" in message else "expired: a time limit"
     if row.status == SKIPPED:
         return "skipped: an upstream job did not succeed"
+    if row.status == CANCELLED and _by_calendar(row) == _CLOSED:
+        return "cancelled: its session was closed"
     if row.status == CANCELLED:
         return "cancelled"
     return f"not finished: {row.status}"

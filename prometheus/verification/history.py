@@ -17,6 +17,8 @@ import sqlalchemy
 from sqlalchemy import Connection, inspect
 
 from prometheus.core.clock import MarketClock
+from prometheus.core.exchanges import LocalTime
+from prometheus.core.overrides import Override, OverrideKind, Overrides
 
 PENDING, QUEUED, RUNNING = "PENDING", "QUEUED", "RUNNING"
 SUCCESS, FAILED, SKIPPED, CANCELLED, EXPIRED = (
@@ -155,6 +157,8 @@ class History:
     """When a scheduler last completed a tick, if one ever led."""
     changes: Sequence[Change] | None = None
     """``None`` where no trigger wrote them."""
+    overrides: Overrides = field(default_factory=Overrides)
+    """Of calendars, where the table is there."""
 
     @property
     def live(self) -> bool:
@@ -185,6 +189,11 @@ _ASKED = _EXECUTIONS.replace("updated_at\n", "updated_at, cancel_asked_at\n")
 _AUDIT = "SELECT at, actor, action, target, CAST(details AS TEXT) FROM audit ORDER BY audit_id"
 _CLOCK = "SELECT anchor_market_at, anchor_wall_at, speed FROM market_clock"
 _TICKED = "SELECT max(ticked_at) FROM leases"
+_OVERRIDES = """
+    SELECT override_id, exchange, market_id, session, kind, opens, closes, breaks, zone, reason,
+           source, announced_at, author, recorded_at, withdraws
+    FROM calendar_overrides ORDER BY override_id
+"""
 _CHANGES = "SELECT execution_id, old, new, at, seq FROM status_changes ORDER BY seq"
 _NOW = {
     "postgresql": "SELECT clock_timestamp()",
@@ -218,6 +227,9 @@ def read_history(connection: Connection) -> History:
             Change(execution_id, old, new, _instant(at), seq)
             for execution_id, old, new, at, seq in _rows(connection, _CHANGES)
         ]
+    overrides = Overrides()
+    if tables.has_table("calendar_overrides"):
+        overrides = Overrides(tuple(map(_override, _rows(connection, _OVERRIDES))))
     market_at, wall_at, speed = next(_rows(connection, _CLOCK))
     return History(
         runs=runs,
@@ -227,6 +239,7 @@ def read_history(connection: Connection) -> History:
         clock=MarketClock(_instant(market_at), _instant(wall_at), speed),
         ticked_at=_instant(next(_rows(connection, _TICKED))[0]),
         changes=changes,
+        overrides=overrides,
     )
 
 
@@ -275,6 +288,31 @@ def _execution(row: Sequence[Any]) -> Execution:
     values[26] = _instant(row[26])
     values[28:] = map(_instant, row[28:])
     return Execution(*values)
+
+
+def _override(row: Sequence[Any]) -> Override:
+    opens, closes = (LocalTime.parse(text) if text else None for text in row[5:7])
+    breaks = None
+    if row[7] is not None:
+        pairs = (pause.split("-") for pause in row[7].split())
+        breaks = tuple((LocalTime.parse(start), LocalTime.parse(end)) for start, end in pairs)
+    return Override(
+        override_id=row[0],
+        exchange=row[1],
+        market=row[2],
+        session=_day(row[3]),
+        kind=OverrideKind(row[4]),
+        open=opens,
+        close=closes,
+        breaks=breaks,
+        zone=row[8],
+        reason=row[9],
+        source=row[10],
+        announced_at=_instant(row[11]),
+        author=row[12],
+        recorded_at=_instant(row[13]),
+        withdraws=row[14],
+    )
 
 
 def _rows(connection: Connection, statement: str) -> Iterator[Sequence[Any]]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from functools import cache, lru_cache
+from functools import lru_cache
 
-from prometheus.core.market_state import get_market_state, get_next_state_transition
+from prometheus.core.market_state import iter_states
+from prometheus.core.overrides import Overrides
 from prometheus.core.states import MarketState
 from prometheus.core.trading_calendar import Phases, TradingCalendar
 from prometheus.errors import HorizonError, PrometheusError
@@ -33,11 +34,10 @@ class Window:
         return f"{self.opens_at:%Y-%m-%d %H:%M:%S} to {self.closes_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-@cache
-def calendar_of(market_id: str) -> TradingCalendar | None:
-    """Return a market's calendar; ``None`` if no market has this name."""
+def calendar_of(market_id: str, overrides: Overrides) -> TradingCalendar | None:
+    """Return a market's calendar with these overrides; ``None`` if no market has this name."""
     try:
-        return TradingCalendar(market_id)
+        return TradingCalendar(market_id, overrides=overrides)
     except PrometheusError:
         return None
 
@@ -120,9 +120,10 @@ def _end(
         return min(phases.post_close_ends_at, cut or phases.post_close_ends_at)
     begins_at = phases.post_close_ends_at
     try:
-        state_then = get_market_state(calendar.market_id, begins_at, calendar.config)
-        if state_then is not MarketState.OVERNIGHT:
+        states = iter_states(calendar, begins_at)
+        if next(states).state is not MarketState.OVERNIGHT:
             return begins_at
-        return get_next_state_transition(calendar.market_id, begins_at, calendar.config).at
+        following_state = next(states, None)
     except HorizonError:
-        return cut or begins_at + _A_DAY
+        following_state = None
+    return following_state.at if following_state else cut or begins_at + _A_DAY

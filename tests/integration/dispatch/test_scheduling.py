@@ -360,8 +360,8 @@ def test_decision_from_an_old_snapshot_starts_nothing_beside_its_upstreams_new_a
 
 @pytest.mark.promise("P6")
 def test_one_market_in_trouble_does_not_delay_another(installation: Installation) -> None:
-    """The European run asks for a session that its calendar does not have."""
-    broken = installation.make_run("joined", market="EU_EQ", session=date(2026, 12, 25))
+    """The European run asks for a session of which its calendar knows nothing."""
+    broken = installation.make_run("joined", market="EU_EQ", session=date(2066, 12, 23))
     healthy = installation.make_run("joined", market="US_EQ")
     broker = RecordingBroker()
 

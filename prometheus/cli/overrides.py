@@ -1,0 +1,425 @@
+"""``prometheus calendar override``: say of a session that it differs, and take it back."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prometheus.cli.options import Actor, AsJson, Folder, read_instant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+    from prometheus.cli.places import Place
+    from prometheus.core.market_state import MarketState
+    from prometheus.core.overrides import Override, Overrides
+    from prometheus.orchestration.following import RunChange
+
+application = typer.Typer(
+    no_args_is_help=True, help="Correct single sessions: closed, other hours, or an extra one."
+)
+
+Reason = Annotated[str, typer.Option("--reason", help="Why.", show_default=False)]
+Source = Annotated[
+    str, typer.Option("--source", help="Who says so, such as an URL.", show_default=False)
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Record it without asking.")]
+
+
+@application.callback()
+def _group() -> None:
+    """Correct single sessions: closed, other hours, or an extra one."""
+
+
+@application.command("add")
+def add(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="An exchange (MIC), for every market that has it, or a market.",
+            show_default=False,
+        ),
+    ],
+    session: Annotated[
+        str,
+        typer.Argument(metavar="DATE", help="The session, such as 2025-01-09.", show_default=False),
+    ],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="closed, early_close, late_open, special_session or changed_hours.",
+            show_default=False,
+        ),
+    ],
+    opens: Annotated[
+        str | None, typer.Option("--open", metavar="TIME", help="Local, such as 10:30.")
+    ] = None,
+    closes: Annotated[
+        str | None, typer.Option("--close", metavar="TIME", help="Local, such as 13:00.")
+    ] = None,
+    breaks: Annotated[
+        str | None,
+        typer.Option("--breaks", metavar="TIMES", help="Such as 11:30-12:30, or 'none'."),
+    ] = None,
+    zone: Annotated[
+        str | None,
+        typer.Option(
+            "--zone", metavar="ZONE", help="Whose clocks; by default those of the exchange."
+        ),
+    ] = None,
+    reason: Reason = "",
+    source: Source = "",
+    announced_at: Annotated[
+        str | None,
+        typer.Option(
+            "--announced-at", metavar="INSTANT", help="When it was announced; now by default."
+        ),
+    ] = None,
+    yes: Yes = False,
+    actor: Actor = None,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Record that a session differs: shows first what changes, and asks.
+
+    Schedulers and workers go by it from their next tick or job on. With --json and without --yes
+    nothing is recorded, only shown.
+    """
+    from prometheus.cli.operate import actor_name
+    from prometheus.core.drafts import Draft, read_draft
+
+    draft = Draft(
+        target=target,
+        session=session,
+        kind=kind,
+        open=opens,
+        close=closes,
+        breaks=breaks,
+        zone=zone,
+        reason=reason,
+        source=source,
+        announced_at=announced_at,
+        author=actor_name(actor),
+    )
+    _record(lambda known, now: read_draft(draft, known, now=now), folder, yes=yes, as_json=as_json)
+
+
+@application.command("withdraw")
+def withdraw(
+    override: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="As `list` shows it.", show_default=False),
+    ],
+    reason: Reason = "",
+    source: Source = "",
+    yes: Yes = False,
+    actor: Actor = None,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Take an override back: shows first what changes, and asks.
+
+    Nothing is deleted; runs that were cancelled because of it go on.
+    """
+    from prometheus.cli.operate import actor_name
+    from prometheus.core.drafts import read_withdrawal
+
+    author = actor_name(actor)
+
+    def read(known: Overrides, now: datetime) -> Override:
+        return read_withdrawal(
+            override, known, reason=reason, source=source, author=author, now=now
+        )
+
+    _record(read, folder, yes=yes, as_json=as_json)
+
+
+@application.command("list")
+def show(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that were withdrawn, and the withdrawals.")
+    ] = False,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=read_instant, metavar="INSTANT", help="As it was believed to be at an instant."
+        ),
+    ] = None,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the overrides in force, now or as they were at an instant."""
+    from prometheus.cli import output
+    from prometheus.cli.places import find_place, opened
+    from prometheus.persistence.engine import reading
+    from prometheus.persistence.overrides import read_overrides
+
+    with opened(find_place(folder)) as engine, reading(engine) as connection:
+        overrides = read_overrides(connection)
+    if at is not None:
+        overrides = overrides.believed_at(at)
+    standing = overrides.standing()
+    rows = overrides.rows if everything else standing
+    if as_json:
+        output.print_json([{**_document(each), "in_force": each in standing} for each in rows])
+        return
+    if not rows:
+        print("No overrides.")
+        return
+    table = output.table("Id", "Of", "Session", "What", "Reason", "Source", "Announced", "By")
+    for each in rows:
+        what = _what(each) if each in standing or each.withdraws else f"{_what(each)} (withdrawn)"
+        table.add_row(
+            str(each.override_id),
+            each.target,
+            str(each.session),
+            what,
+            each.reason,
+            each.source,
+            output.utc(each.announced_at),
+            each.author,
+        )
+    output.console().print(table)
+
+
+# --- recording ----------------------------------------------------------------------------------
+
+
+def _record(
+    read: Callable[[Overrides, datetime], Override],
+    folder: Any,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Show what an override would change, ask, and record it as what it was shown as."""
+    from prometheus.cli import output
+    from prometheus.cli.places import find_place, opened
+    from prometheus.core.overrides import put_in_force
+    from prometheus.persistence.clock import read_now
+    from prometheus.persistence.engine import reading, writing
+    from prometheus.persistence.overrides import lock_overrides, read_overrides, record
+
+    place = find_place(folder)
+    with opened(place) as engine:
+        with reading(engine) as connection:
+            known = read_overrides(connection)
+            override = read(known, read_now(connection).market_at)
+            runs = _runs(connection, place, override, known)
+        states = _states(place, override, known)
+        if not as_json:
+            _print(override, states, runs)
+        recorded = yes or (not as_json and typer.confirm("Record it?"))
+        if recorded:
+            with writing(engine) as connection:
+                lock_overrides(connection)
+                latest = read_overrides(connection)
+                # Somebody else may have recorded one meanwhile: held against that again.
+                override = read(latest, read_now(connection).market_at)
+                record(connection, override)
+                put_in_force(latest.plus(override))
+    if as_json:
+        output.print_json(
+            {
+                "override": _document(override),
+                "recorded": recorded,
+                "states": {
+                    name: {
+                        when: [
+                            {"from": start, "to": end, "state": state}
+                            for start, end, state in intervals
+                        ]
+                        for when, intervals in zip(("before", "after"), both, strict=True)
+                    }
+                    for name, both in states.items()
+                },
+                "runs": [_run_document(run) for run in runs],
+            }
+        )
+    elif recorded:
+        print(f"Recorded as override {override.override_id}. In force with the next tick.")
+    else:
+        print("Nothing was recorded.")
+        raise typer.Exit(1)
+
+
+def _runs(
+    connection: Connection, place: Place, override: Override, known: Overrides
+) -> tuple[RunChange, ...]:
+    from prometheus.cli.pipelines import sound_pipelines
+    from prometheus.persistence.following import preview_override
+
+    pipelines, _ = sound_pipelines(place.settings)
+    makes_runs = place.settings.scheduler.create_runs
+    return preview_override(
+        connection,
+        override,
+        known,
+        pipelines=list(pipelines.values()) if makes_runs else [],
+        markets=place.settings.markets.enabled,
+    )
+
+
+def _states(place: Place, override: Override, known: Overrides) -> dict[str, tuple[Any, Any]]:
+    """Return the states of the session's date of what it is about and each market it touches."""
+    from prometheus.core.markets import get_market
+    from prometheus.core.trading_calendar import TradingCalendar
+
+    touched = [
+        name
+        for name in place.settings.markets.enabled
+        if override.market == name or override.exchange in get_market(name).members
+    ]
+    return {
+        name: (
+            _intervals(TradingCalendar(name, overrides=known), override),
+            _intervals(TradingCalendar(name, overrides=known.plus(override)), override),
+        )
+        for name in dict.fromkeys([override.target, *touched])
+    }
+
+
+def _intervals(calendar: Any, override: Override) -> list[tuple[datetime, datetime, MarketState]]:
+    from prometheus.core.market_state import iter_states
+
+    day = override.session
+    begin = min(exchange.midnight(day) for exchange in calendar.exchanges)
+    end = max(exchange.midnight(day + timedelta(days=1)) for exchange in calendar.exchanges)
+    found: list[tuple[datetime, datetime, MarketState]] = []
+    for at, state in iter_states(calendar, begin):
+        if found:
+            found[-1] = (found[-1][0], min(at, end), found[-1][2])
+        if at >= end:
+            break
+        found.append((at, end, state))
+    return found
+
+
+# --- what is printed ----------------------------------------------------------------------------
+
+
+def _what(override: Override) -> str:
+    from prometheus.persistence.overrides import written_breaks
+
+    if override.withdraws is not None:
+        return f"withdraws {override.withdraws}"
+    said = [str(override.kind)]
+    said += [f"open {override.open}"] if override.open else []
+    said += [f"close {override.close}"] if override.close else []
+    if override.breaks is not None:
+        said.append(f"breaks {written_breaks(override.breaks) or 'none'}")
+    said += [override.zone] if override.zone else []
+    return ", ".join(said)
+
+
+def _document(override: Override) -> dict[str, Any]:
+    from prometheus.persistence.overrides import written_breaks
+
+    return {
+        "id": override.override_id,
+        "exchange": override.exchange,
+        "market": override.market,
+        "session": override.session,
+        "kind": override.kind,
+        "open": override.open and str(override.open),
+        "close": override.close and str(override.close),
+        "breaks": written_breaks(override.breaks),
+        "zone": override.zone,
+        "reason": override.reason,
+        "source": override.source,
+        "announced_at": override.announced_at,
+        "author": override.author,
+        "recorded_at": override.recorded_at,
+        "withdraws": override.withdraws,
+    }
+
+
+def _run_document(run: RunChange) -> dict[str, Any]:
+    return {
+        "dag_id": run.dag_id,
+        "market": run.market_id,
+        "effect": run.effect,
+        "status": run.status,
+        "jobs": [
+            {
+                "job": job.job_id,
+                "before": job.before,
+                "after": job.after,
+                "window_before": job.window_before
+                and [
+                    job.window_before.opens_at.isoformat(),
+                    job.window_before.closes_at.isoformat(),
+                ],
+                "window_after": job.window_after
+                and [job.window_after.opens_at.isoformat(), job.window_after.closes_at.isoformat()],
+            }
+            for job in run.jobs
+        ],
+    }
+
+
+def _print(override: Override, states: dict[str, tuple[Any, Any]], runs: Any) -> None:
+    from prometheus.cli import output
+
+    console = output.console()
+    console.print(f"{override.target} {override.session}: {_what(override)}", style="bold")
+    console.print(f"  {override.reason}")
+    console.print()
+    for name, (before, after) in states.items():
+        if before == after and name != override.target:
+            continue
+        table = output.table(name, "as it is", "as it would be")
+        starts = sorted({at for intervals in (before, after) for at, _, _ in intervals})
+        for at in starts:
+            table.add_row(f"{at:%a %H:%M} UTC", *(_state_at(each, at) for each in (before, after)))
+        console.print(table)
+        console.print()
+    if not runs:
+        console.print("No run changes.")
+    for run in runs:
+        status = f", then {run.status}" if run.status is not None else ""
+        console.print(f"{run.dag_id}: {_EFFECTS[run.effect]}{status}")
+        for job in run.jobs:
+            line = _job_line(job)
+            if line:
+                console.print(f"  {line}")
+    console.print()
+
+
+_EFFECTS = {
+    "cancelled": "is cancelled",
+    "ends": "ends with what is running; the rest is cancelled",
+    "moves": "its windows move",
+    "reopens": "goes on",
+    "starts": "is made at once",
+    "vanishes": "will not be made",
+    "appears": "will be made when its session opens",
+}
+
+
+def _state_at(intervals: Any, at: datetime) -> str:
+    (state,) = (state for start, end, state in intervals if start <= at < end)
+    return str(state)
+
+
+def _job_line(job: Any) -> str | None:
+    from prometheus.cli import output
+
+    said = []
+    if job.before != job.after:
+        said.append(f"{job.before} -> {job.after}")
+    if job.window_after and job.window_before != job.window_after and job.after in _WAITING:
+        opens, closes = job.window_after.opens_at, job.window_after.closes_at
+        said.append(f"window {output.utc(opens)} to {output.utc(closes)}")
+    return f"{job.job_id}: {', '.join(said)}" if said else None
+
+
+_WAITING = ("PENDING", "QUEUED", "RUNNING")

@@ -1,0 +1,604 @@
+"""Overrides recorded while runs are open: they do what was shown before, within one tick."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, Row, select, update
+
+from prometheus.core.drafts import Draft, read_draft, read_withdrawal
+from prometheus.core.overrides import Override, OverrideKind, Overrides, put_in_force
+from prometheus.core.states import MarketState
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import OverrideError
+from prometheus.orchestration.following import Effect, RunChange
+from prometheus.orchestration.pipeline import Pipeline
+from prometheus.orchestration.planning import SessionRange
+from prometheus.persistence import clock, executions
+from prometheus.persistence.clock import read_now
+from prometheus.persistence.engine import create_engine, reading, writing
+from prometheus.persistence.executions import Failure, Refused, Started
+from prometheus.persistence.following import preview_override
+from prometheus.persistence.overrides import lock_overrides, read_overrides, record
+from prometheus.persistence.tables import audit, dag_runs, job_executions, market_clock
+from prometheus.verification import check
+from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.schedulers import (
+    RecordingBroker,
+    make_scheduler,
+    register_worker,
+)
+from tests.servers import wait_until
+
+MARKETS = ["US_EQ", "EU_EQ", "ASIA_EQ"]
+
+day = Pipeline("day", markets=[*MARKETS, "XIST"])
+
+
+@day.job(required_state=MarketState.PRE_OPEN)
+def opens(_ctx: Any) -> None: ...
+
+
+@day.job(required_state=MarketState.SESSION)
+def trades(_ctx: Any) -> None: ...
+
+
+@day.job(required_state=MarketState.POST_CLOSE, window="state")
+def closes(_ctx: Any) -> None: ...
+
+
+@day.job(required_state=MarketState.POST_CLOSE, after_previous=True)
+def settles(_ctx: Any) -> None: ...
+
+
+@day.job(required_state=MarketState.OVERNIGHT, after=[trades])
+def sums_up(_ctx: Any) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _no_override_stays_in_force() -> Iterator[None]:
+    put_in_force(Overrides())
+    yield
+    put_in_force(Overrides())
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+class Desk:
+    """A database whose market clock stands, a scheduler, and somebody who records overrides."""
+
+    def __init__(self, engine: Engine, at: str, *, markets: list[str] | None = None) -> None:
+        self.engine = engine
+        self.markets = markets or ["US_EQ"]
+        with writing(engine) as connection:
+            clock.start_replay(
+                connection,
+                market_at=utc(at),
+                speed=0,
+                only=SessionRange(utc(at).date(), date(2027, 1, 1)),
+                markets=self.markets,
+            )
+        self.scheduler = self.new_scheduler()
+        self.worker = register_worker(engine)
+        self.tick(at)
+
+    def new_scheduler(self) -> Any:
+        return make_scheduler(
+            self.engine,
+            RecordingBroker(),
+            pipelines={day.name: day},
+            markets=self.markets,
+            create_runs=True,
+        )
+
+    def tick(self, at: str | datetime) -> None:
+        """Tick at a market time, and stay there."""
+        instant = utc(at) if isinstance(at, str) else at
+        self._set(instant)
+        self.scheduler.tick()
+        self._set(instant)
+
+    def _set(self, instant: datetime) -> None:
+        with writing(self.engine) as connection:
+            connection.execute(update(market_clock).values(anchor_market_at=instant))
+
+    # --- recording ---------------------------------------------------------------------------
+
+    def draft(self, target: str, session: str, kind: str, **fields: Any) -> Draft:
+        words = {"reason": "a storm", "source": "the exchange", "author": "ann", **fields}
+        return Draft(target=target, session=session, kind=kind, **words)
+
+    def add(self, *words: str, **fields: Any) -> tuple[RunChange, ...]:
+        """Record an override; return what was shown before."""
+        known, now = self.known()
+        return self.record(read_draft(self.draft(*words, **fields), known, now=now))
+
+    def withdraw(self, override_id: int) -> tuple[RunChange, ...]:
+        known, now = self.known()
+        found = read_withdrawal(
+            str(override_id), known, reason="over", source="it", author="ann", now=now
+        )
+        return self.record(found)
+
+    def known(self) -> tuple[Overrides, datetime]:
+        with reading(self.engine) as connection:
+            return read_overrides(connection), read_now(connection).market_at
+
+    def record(self, override: Override) -> tuple[RunChange, ...]:
+        with reading(self.engine) as connection:
+            shown = preview_override(
+                connection,
+                override,
+                read_overrides(connection),
+                pipelines=[day],
+                markets=self.markets,
+            )
+        with writing(self.engine) as connection:
+            lock_overrides(connection)
+            record(connection, override)
+        return shown
+
+    # --- working -----------------------------------------------------------------------------
+
+    def start(self, execution_id: str) -> Started | Refused:
+        with writing(self.engine) as connection:
+            return executions.start(connection, execution_id, worker="w@h", incarnation=self.worker)
+
+    def succeed(self, execution_id: str) -> None:
+        with writing(self.engine) as connection:
+            assert executions.succeed(
+                connection, execution_id, incarnation=self.worker, result=None
+            )
+
+    def fail(self, execution_id: str) -> None:
+        with writing(self.engine) as connection:
+            executions.fail(
+                connection,
+                execution_id,
+                Failure("ValueError: boom", {"type": "ValueError"}),
+                draw_delay=lambda _: 0,
+                max_lost=3,
+            )
+
+    # --- looking -----------------------------------------------------------------------------
+
+    def rows(self) -> dict[tuple[str, str], Row[Any]]:
+        """The latest execution of each job of the last sessions."""
+        with reading(self.engine) as connection:
+            since = (read_now(connection).market_at - timedelta(days=8)).date()
+            found = connection.execute(
+                select(job_executions)
+                .where(job_executions.c.as_of_date >= since)
+                .order_by(job_executions.c.attempt_number)
+            )
+            return {(row.dag_id, row.job_id): row for row in found}
+
+    def statuses(self, dag_id: str) -> dict[str, str]:
+        return {job: row.status for (of, job), row in self.rows().items() if of == dag_id}
+
+    def runs(self) -> dict[str, Row[Any]]:
+        with reading(self.engine) as connection:
+            return {row.dag_id: row for row in connection.execute(select(dag_runs))}
+
+    def followed(self, dag_id: str) -> list[tuple[str, str]]:
+        """The versions that a run has changed between, from the audit."""
+        with reading(self.engine) as connection:
+            rows = connection.execute(
+                select(audit)
+                .where(audit.c.target == dag_id, audit.c.action == "calendar")
+                .order_by(audit.c.audit_id)
+            )
+            return [(row.details["from"], row.details["to"]) for row in rows]
+
+    def nothing_is_wrong(self) -> None:
+        with reading(self.engine) as connection:
+            report = check(connection, finished=False)
+        assert not report.violations, "\n".join(map(str, report.violations))
+
+
+RUN = "us_eq_day_2026-11-20"
+"""Of a Friday; the market opens at 14:30 and closes at 21:00 UTC."""
+
+
+def test_session_closed_before_anything_started_cancels_the_run_with_the_reason(
+    engine: Engine,
+) -> None:
+    desk = Desk(engine, "2026-11-20T13:45")
+    before = desk.runs()[RUN].calendar_version
+    assert desk.statuses(RUN)["opens"] == "QUEUED"
+    (shown,) = desk.add("US_EQ", "2026-11-20", "closed", reason="National Day of Mourning")
+    assert (shown.dag_id, shown.effect, shown.status) == (RUN, Effect.CANCELLED, "CANCELLED")
+
+    desk.tick("2026-11-20T13:45")
+
+    assert set(desk.statuses(RUN).values()) == {"CANCELLED"}
+    run = desk.runs()[RUN]
+    assert run.status == "CANCELLED"
+    assert run.calendar_version == f"{before}+override.1"
+    assert desk.followed(RUN) == [(before, f"{before}+override.1")]
+    assert {row.error_message for row in desk.rows().values()} == {
+        "session closed: National Day of Mourning (override 1)"
+    }
+    desk.nothing_is_wrong()
+
+
+def test_session_closed_after_a_start_lets_what_runs_finish_and_cancels_the_rest(
+    engine: Engine,
+) -> None:
+    desk = Desk(engine, "2026-11-20T15:00")
+    running = desk.rows()[RUN, "trades"].execution_id
+    assert isinstance(desk.start(running), Started)
+    (shown,) = desk.add("US_EQ", "2026-11-20", "closed")
+    assert (shown.effect, shown.status) == (Effect.ENDS, "OPEN")
+
+    desk.tick("2026-11-20T15:00")
+    statuses = desk.statuses(RUN)
+    assert statuses.pop("trades") == "RUNNING"
+    assert set(statuses.values()) == {"CANCELLED"}
+    assert desk.runs()[RUN].status == "OPEN"
+
+    desk.succeed(running)
+    desk.tick("2026-11-20T15:01")
+    assert desk.statuses(RUN)["trades"] == "SUCCESS"
+    assert desk.runs()[RUN].status == "CANCELLED"
+    desk.nothing_is_wrong()
+
+
+def test_attempt_that_fails_after_its_session_was_closed_is_not_tried_again(
+    engine: Engine,
+) -> None:
+    desk = Desk(engine, "2026-11-20T15:00")
+    running = desk.rows()[RUN, "trades"].execution_id
+    assert isinstance(desk.start(running), Started)
+    desk.add("US_EQ", "2026-11-20", "closed")
+    desk.tick("2026-11-20T15:00")
+    desk.fail(running)
+    retry = desk.rows()[RUN, "trades"].execution_id
+    assert retry != running
+    assert isinstance(desk.start(retry), Refused)
+
+    desk.tick("2026-11-20T15:01")
+    assert desk.statuses(RUN)["trades"] == "CANCELLED"
+    assert desk.runs()[RUN].status == "CANCELLED"
+    desk.nothing_is_wrong()
+
+
+def test_nothing_starts_by_a_window_that_an_override_has_moved_even_before_the_tick(
+    engine: Engine,
+) -> None:
+    desk = Desk(engine, "2026-11-20T15:00")
+    queued = desk.rows()[RUN, "trades"].execution_id
+    desk.add("US_EQ", "2026-11-20", "late_open", open="11:30")
+    assert desk.start(queued) == Refused("its run does not follow the calendar in force yet")
+
+
+def test_late_open_puts_what_was_queued_back_until_the_new_open(engine: Engine) -> None:
+    desk = Desk(engine, "2026-11-20T15:00")
+    (shown,) = desk.add("US_EQ", "2026-11-20", "late_open", open="11:30")
+    assert shown.effect is Effect.MOVES
+    moved = {job.job_id: job for job in shown.jobs}["trades"]
+    assert (moved.before, moved.after) == ("QUEUED", "PENDING")
+    assert moved.window_after is not None
+    assert moved.window_after.opens_at == utc("2026-11-20T16:30")
+
+    desk.tick("2026-11-20T15:00")
+    assert desk.statuses(RUN)["trades"] == "PENDING"
+    desk.tick("2026-11-20T16:30")
+    row = desk.rows()[RUN, "trades"]
+    assert (row.status, row.window_opens_at) == ("QUEUED", utc("2026-11-20T16:30"))
+    assert isinstance(desk.start(row.execution_id), Started)
+    desk.nothing_is_wrong()
+
+
+def test_early_close_starts_what_waits_for_it_and_expires_what_is_past(engine: Engine) -> None:
+    """POST_CLOSE lasts two hours: it is over at 18:00, three hours after a close at 15:00."""
+    desk = Desk(engine, "2026-11-20T18:00")
+    (shown,) = desk.add("US_EQ", "2026-11-20", "early_close", close="10:00")
+    after = {job.job_id: str(job.after) for job in shown.jobs}
+    assert after["closes"] == "EXPIRED"
+    assert after["settles"] == "QUEUED"
+
+    desk.tick("2026-11-20T18:00")
+    assert desk.statuses(RUN) == after
+    desk.nothing_is_wrong()
+
+
+def test_withdrawal_reopens_the_same_run(engine: Engine) -> None:
+    desk = Desk(engine, "2026-11-20T13:45")
+    desk.add("US_EQ", "2026-11-20", "closed")
+    desk.tick("2026-11-20T13:50")
+    assert desk.runs()[RUN].status == "CANCELLED"
+    # Another scheduler: this one has not seen what the first has.
+    desk.scheduler = desk.new_scheduler()
+    (shown,) = desk.withdraw(1)
+    assert (shown.effect, shown.status) == (Effect.REOPENS, "OPEN")
+
+    desk.tick("2026-11-20T13:55")
+    assert desk.runs()[RUN].status == "OPEN"
+    assert desk.statuses(RUN) == {job.job_id: str(job.after) for job in shown.jobs}
+    assert desk.rows()[RUN, "opens"].status == "QUEUED"
+    assert [row.attempt_number for row in desk.rows().values()] == [2] * 5
+    versions = [to.rpartition(".")[2] for _, to in desk.followed(RUN)]
+    assert versions == ["1", "2"]
+    desk.nothing_is_wrong()
+
+
+def test_special_session_makes_a_run_and_its_withdrawal_cancels_it(engine: Engine) -> None:
+    desk = Desk(engine, "2026-11-21T15:00")
+    (shown,) = desk.add("US_EQ", "2026-11-21", "special_session")
+    saturday = "us_eq_day_2026-11-21"
+    assert (shown.dag_id, shown.effect) == (saturday, Effect.STARTS)
+    desk.tick("2026-11-21T15:00")
+    assert desk.statuses(saturday)["trades"] == "QUEUED"
+
+    (gone,) = (change for change in desk.withdraw(1) if change.dag_id == saturday)
+    assert gone.effect is Effect.CANCELLED
+    desk.tick("2026-11-21T15:00")
+    assert desk.runs()[saturday].status == "CANCELLED"
+    assert desk.rows()[saturday, "trades"].error_message == "session closed: weekend"
+    desk.nothing_is_wrong()
+
+
+def test_override_of_one_exchange_leaves_a_market_alone_whose_other_is_open(
+    engine: Engine,
+) -> None:
+    desk = Desk(engine, "2026-11-20T15:00")
+    before = desk.statuses(RUN)
+    assert desk.add("XNYS", "2026-11-20", "closed") == ()
+    desk.tick("2026-11-20T15:00")
+    assert desk.statuses(RUN) == before
+    assert desk.runs()[RUN].calendar_version.endswith("+override.1")
+
+
+def test_retry_of_an_operator_in_a_closed_session_is_cancelled_again(engine: Engine) -> None:
+    from prometheus.persistence import operators
+
+    desk = Desk(engine, "2026-11-20T13:45")
+    desk.add("US_EQ", "2026-11-20", "closed")
+    desk.tick("2026-11-20T13:45")
+    with writing(engine) as connection:
+        operators.retry(connection, RUN, "opens", actor="bob")
+    desk.tick("2026-11-20T13:46")
+    assert desk.statuses(RUN)["opens"] == "CANCELLED"
+    assert desk.runs()[RUN].status == "CANCELLED"
+
+
+# --- real dates -----------------------------------------------------------------------------------
+
+
+def test_new_york_2025_01_09_is_not_run_once_it_is_announced(engine: Engine) -> None:
+    """What is known today is taken back first, to what was known before 2024-12-30."""
+    desk = Desk(engine, "2024-12-27T15:00")
+    day_of_mourning = "us_eq_day_2025-01-09"
+    (expected,) = desk.add("US_EQ", "2025-01-09", "special_session", reason="a Thursday")
+    assert (expected.dag_id, expected.effect) == (day_of_mourning, Effect.APPEARS)
+    desk.tick("2024-12-30T15:00")
+    shown = desk.add(
+        "US_EQ",
+        "2025-01-09",
+        "closed",
+        reason="National Day of Mourning for former President Jimmy Carter",
+        source="https://ir.theice.com/press/news-details/2024/",
+        announced_at="2024-12-30T15:00Z",
+    )
+    assert [(each.dag_id, each.effect) for each in shown] == [(day_of_mourning, Effect.VANISHES)]
+    for each in (8, 9, 10):
+        desk.tick(f"2025-01-{each:02}T15:00")
+    made = {run.as_of_date for run in desk.runs().values() if run.as_of_date.year == 2025}
+    assert date(2025, 1, 9) not in made
+    assert {date(2025, 1, 8), date(2025, 1, 10)} <= made
+    believed = desk.known()[0].believed_at(datetime.max.replace(tzinfo=UTC))
+    calendar = TradingCalendar("US_EQ", overrides=believed)
+    assert calendar.reason(date(2025, 1, 9)) == (
+        "National Day of Mourning for former President Jimmy Carter"
+    )
+
+
+def test_istanbul_2023_02_08_closes_during_its_session(engine: Engine) -> None:
+    """Trading began at 10:00 and was stopped for the earthquake; the day was then cancelled."""
+    desk = Desk(engine, "2023-02-07T20:00", markets=["XIST"])
+    run = "xist_day_2023-02-08"
+    desk.add("XIST", "2023-02-08", "special_session", reason="a Wednesday")
+    desk.tick("2023-02-08T07:30")  # 10:30 in Istanbul
+    running = desk.rows()[run, "trades"].execution_id
+    assert isinstance(desk.start(running), Started)
+    (shown,) = (
+        change
+        for change in desk.add("XIST", "2023-02-08", "closed", reason="Market Closed (Earthquake)")
+        if change.dag_id == run
+    )
+    assert shown.effect is Effect.ENDS
+    desk.tick("2023-02-08T08:00")
+    desk.succeed(running)
+    desk.tick("2023-02-08T08:01")
+    assert desk.runs()[run].status == "CANCELLED"
+    assert desk.statuses(run)["trades"] == "SUCCESS"
+    assert desk.rows()[run, "settles"].error_message == (
+        "session closed: Market Closed (Earthquake) (override 2)"
+    )
+    desk.nothing_is_wrong()
+
+
+# --- whatever is recorded -------------------------------------------------------------------------
+
+
+class Chance:
+    """A desk at which anything happens; what was shown is held against what came."""
+
+    def __init__(self, desk: Desk, seed: int) -> None:
+        self.desk = desk
+        self.chance = random.Random(seed)
+        self.effects: dict[str, int] = {}
+        self.will_be: dict[str, bool] = {}
+        """Runs that were shown to appear or vanish -> whether they are to be there."""
+
+    def work(self) -> None:
+        for row in list(self.desk.rows().values()):
+            lot = self.chance.random()
+            if row.status == "QUEUED" and lot < 0.5:
+                self.desk.start(row.execution_id)
+            elif row.status == "RUNNING" and lot < 0.4:
+                self.desk.succeed(row.execution_id)
+            elif row.status == "RUNNING" and lot < 0.5:
+                self.desk.fail(row.execution_id)
+
+    def override(self) -> Override:
+        known, now = self.desk.known()
+        while True:
+            standing = known.standing()
+            if standing and self.chance.random() < 0.3:
+                withdrawn = self.chance.choice(standing[-6:])
+                return read_withdrawal(
+                    str(withdrawn.override_id),
+                    known,
+                    reason="over",
+                    source="it",
+                    author="ann",
+                    now=now,
+                )
+            try:
+                return read_draft(self._draft(now), known, now=now)
+            except OverrideError:
+                continue
+
+    def _draft(self, now: datetime) -> Draft:
+        chance = self.chance
+        market = chance.choice(self.desk.markets)
+        target = chance.choice([market, *TradingCalendar(market).members])
+        kinds = [kind for kind in OverrideKind if kind is not OverrideKind.WITHDRAWN]
+        kind = chance.choice(kinds)
+        hours = [f"{chance.randrange(24):02}:{chance.choice((0, 15, 30)):02}" for _ in range(2)]
+        fields: dict[str, Any] = {}
+        if kind in ("late_open", "special_session", "changed_hours") and chance.random() < 0.7:
+            fields["open"] = min(hours)
+        if kind in ("early_close", "special_session", "changed_hours") and chance.random() < 0.7:
+            fields["close"] = max(hours)
+        if fields:
+            fields["zone"] = chance.choice(["UTC", "Europe/London", "Asia/Tokyo"])
+        session = (now + timedelta(days=chance.choice((-1, 0, 0, 0, 0, 0, 1, 2)))).date()
+        return self.desk.draft(target, session.isoformat(), str(kind), **fields)
+
+    def once(self, now: datetime) -> None:
+        """Work, record one override, and hold the tick against what was shown."""
+        desk = self.desk
+        self.work()
+        for _ in range(2):  # what has ended lets the same job of the next session start
+            desk.tick(now)
+        rows_before, runs_before = desk.rows(), desk.runs()
+        override = self.override()
+        shown = {change.dag_id: change for change in desk.record(override)}
+        desk.tick(now)
+        rows, runs = desk.rows(), desk.runs()
+        made = {dag_id for dag_id, each in shown.items() if each.effect is Effect.STARTS}
+        self.will_be |= dict.fromkeys(made, True)
+        assert runs.keys() - runs_before.keys() == made, (override, shown)
+        for dag_id, change in shown.items():
+            self.effects[change.effect] = self.effects.get(change.effect, 0) + 1
+            if change.effect in (Effect.APPEARS, Effect.VANISHES):
+                self.will_be[dag_id] = change.effect is Effect.APPEARS
+                assert dag_id not in runs
+                continue
+            assert runs[dag_id].status == change.status, (override, change)
+            for job in change.jobs:
+                row = rows[dag_id, job.job_id]
+                assert row.status == job.after, (override, change, job.job_id)
+                if row.status in ("QUEUED", "RUNNING") and job.window_after and not row.forced:
+                    window = job.window_after
+                    stored = row.window_opens_at, row.window_closes_at
+                    assert stored == (window.opens_at, window.closes_at), (override, change)
+        for (dag_id, job_id), row in rows.items():
+            if dag_id not in shown:
+                assert _told(row) == _told(rows_before[dag_id, job_id]), (override, row)
+
+    def end(self, now: datetime) -> None:
+        """Let everything come to its time."""
+        for offset in range(4):
+            self.desk.tick(now + timedelta(days=offset))
+        runs = self.desk.runs()
+        wrong = {dag_id for dag_id, there in self.will_be.items() if (dag_id in runs) != there}
+        assert not wrong
+
+
+def _told(row: Row[Any]) -> tuple[Any, ...]:
+    return row.execution_id, row.status, row.window_opens_at, row.window_closes_at
+
+
+def _at_random(engine: Engine, count: int, seed: int) -> None:
+    at = utc("2026-09-01T06:00")
+    chance = Chance(Desk(engine, at.isoformat()[:16], markets=MARKETS), seed)
+    for _ in range(count):
+        at += timedelta(minutes=chance.chance.randrange(30, 12 * 60))
+        chance.once(at)
+    chance.end(at)
+    if count >= 100:
+        assert set(chance.effects) == set(Effect)
+    chance.desk.nothing_is_wrong()
+
+
+def test_random_overrides_do_what_was_shown(engine: Engine) -> None:
+    _at_random(engine, 12 if engine.dialect.name == "postgresql" else 25, seed=3)
+
+
+@pytest.mark.slow
+def test_200_random_overrides_do_what_was_shown(sqlite_url: str) -> None:
+    engine = create_engine(sqlite_url)
+    _at_random(engine, 200, seed=4)
+    engine.dispose()
+
+
+# --- two beats ------------------------------------------------------------------------------------
+
+
+def test_override_is_in_force_within_a_tick_with_two_beats_whichever_leads(
+    any_installation: Installation,
+) -> None:
+    installation = any_installation
+    with writing(installation.engine) as connection:
+        clock.start_replay(
+            connection,
+            market_at=utc("2026-11-20T15:00"),
+            speed=1,
+            only=SessionRange(date(2026, 11, 20), date(2026, 11, 20)),
+            markets=["US_EQ"],
+        )
+    beats = [installation.beat() for _ in range(2)]
+    wait_until(lambda: installation.logged("leading"), timeout=90, message="one leads")
+    dag_id = installation.make_run("joined")
+    wait_until(
+        lambda: installation.statuses(dag_id)["left"] == ["QUEUED"], timeout=60, message="claimed"
+    )
+    _record(installation, read_draft, "closed")
+    wait_until(
+        lambda: installation.run_status(dag_id) == "CANCELLED", timeout=30, message="cancelled"
+    )
+    leader = next(beat for beat in beats if "leading" in beat.output())
+    leader.kill()
+    with reading(installation.engine) as connection:
+        known = read_overrides(connection)
+    back = read_withdrawal(
+        "1", known, reason="over", source="it", author="ann", now=known.rows[0].announced_at
+    )
+    with writing(installation.engine) as connection:
+        record(connection, back)
+    wait_until(lambda: installation.run_status(dag_id) == "OPEN", timeout=60, message="it goes on")
+
+
+def _record(installation: Installation, read: Any, kind: str) -> None:
+    draft = Draft(
+        target="US_EQ",
+        session="2026-11-20",
+        kind=kind,
+        reason="a storm",
+        source="the exchange",
+        author="ann",
+    )
+    with writing(installation.engine) as connection:
+        lock_overrides(connection)
+        known = read_overrides(connection)
+        record(connection, read(draft, known, now=read_now(connection).market_at))
