@@ -927,9 +927,9 @@ def _expiry_faults(case: Case, each: RunCase, row: Execution, at: datetime) -> I
     if row.forced or each.run.forced:
         yield _of("expired", row, "it expired with its window, but it is forced")
         return
-    closes = [each_window.closes_at for each_window in each.windows(row.job_id)]
-    if each.before and closes:
-        if not case.before(min(closes), case.history.market_at, case.tolerances.settle):
+    if each.before:
+        closes = [each_window.closes_at for each_window in each.windows(row.job_id)]
+        if closes and not case.before(min(closes), case.history.market_at, case.tolerances.settle):
             yield _of("expired", row, "none of its windows is over")
         return
     window = each.window_for(row)

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from prometheus.core.overrides import Overrides
 from prometheus.orchestration.dag import dag_id_for
 from prometheus.verification.windows import calendar_of, previous_session, window_of
 from tests.chaos.cluster import Cluster
@@ -140,7 +141,7 @@ def ready_at(
         if status != "SUCCESS" or ended_at is None:
             return None
         instants.append(ended_at)
-    calendar = calendar_of(run["market_id"])
+    calendar = calendar_of(run["market_id"], Overrides())
     assert calendar is not None
     session: date = run["session"]
     if job.get("after_previous"):
