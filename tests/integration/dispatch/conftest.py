@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import Row, select
 
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.persistence import runs
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.migrate import upgrade
@@ -86,7 +87,7 @@ class Installation:
                 dag,
                 opens_at=datetime.combine(session, time(), UTC),
                 trigger="operator",
-                calendar_version="test",
+                calendar_version=TradingCalendar(market).version,
                 parameters=parameters or {},
                 forced=True,
             )
