@@ -1,7 +1,7 @@
 """
 Keep what people say of single sessions.
 
-Revision ID: 0005ov
+Revision ID: 0005
 Revises: 0004
 """
 
@@ -10,7 +10,7 @@ from alembic import op
 
 from prometheus.persistence.metadata import UtcDateTime, database_now
 
-revision = "0005ov"
+revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
