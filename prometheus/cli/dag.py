@@ -39,7 +39,7 @@ def show(
             "--date",
             parser=read_date,
             metavar="DATE",
-            help="The session's date; by default the market's last session to have opened.",
+            help="The session's date; by default the pipeline's last session to have opened.",
         ),
     ] = None,
     pipeline: Annotated[str, typer.Option(help="The pipeline.")] = "daily",
@@ -71,6 +71,9 @@ def _document(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> dic
     return {
         "dag_id": dag.dag_id,
         "pipeline": dag.pipeline,
+        "sessions": str(dag.sessions),
+        "short_sessions": dag.sessions.short_sessions,
+        "included": _is_included(dag, calendar),
         "market": dag.market_id,
         "session": {
             "date": session.date,
@@ -81,7 +84,7 @@ def _document(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> dic
             "reason": session.reason,
             "closed_members": calendar.closed_members(dag.as_of_date),
         },
-        "opens_at": bounds.opens_at,
+        "opens_at": bounds.opens_at(dag),
         "jobs": [
             {
                 **dag.jobs[job_id].to_json(),
@@ -93,9 +96,20 @@ def _document(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> dic
     }
 
 
+def _is_included(dag: DAG, calendar: TradingCalendar) -> bool | None:
+    """Say whether the pipeline runs on the DAG's session; ``None`` if that is not known yet."""
+    from prometheus.errors import HorizonError
+
+    try:
+        return dag.sessions.includes(calendar, dag.as_of_date)
+    except HorizonError:
+        return None
+
+
 def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
     from prometheus.cli import output, sessions
     from prometheus.core.durations import format_duration
+    from prometheus.orchestration.session_rule import EVERY
 
     console = output.console()
     session = calendar.session(dag.as_of_date)
@@ -109,7 +123,14 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
     about += [
         remark.text for remark in sessions.remarks([dag.market_id], dag.as_of_date, dag.as_of_date)
     ]
-    about.append(f"the run opens {output.utc(bounds.opens_at)}")
+    if dag.sessions != EVERY:
+        included = {
+            True: "this is one of them",
+            False: "not on this one, unless told to by `prometheus run`",
+            None: "whether this is one is not known yet: the calendar ends too soon",
+        }[_is_included(dag, calendar)]
+        about.append(f"the pipeline runs on {dag.sessions.words}: {included}")
+    about.append(f"the run opens {output.utc(bounds.opens_at(dag))}")
     for line in about:
         console.print(f"  {line}")
     windows = {job_id: bounds.window(dag.jobs[job_id]) for job_id in dag.topological_order()}
@@ -126,7 +147,7 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
         after = [*job.dependencies]
         if job.after_previous:
             after.append("itself, in the previous session")
-        phase = f"{job.required_state}, " if job.required_state else ""
+        phase = "".join(f"{each}, " for each in (job.required_state, job.start) if each)
         cells = [
             job_id,
             "\n".join(after) or "-",

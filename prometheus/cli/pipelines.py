@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +52,14 @@ def sound_pipelines(settings: Settings) -> tuple[dict[str, Pipeline], list[str]]
     )
 
 
+def session_choices(pipelines: Mapping[str, Pipeline]) -> dict[str, tuple[str, str]]:
+    """Say of pipelines, by name, on which sessions they run and what they do on short ones."""
+    return {
+        pipeline.name: (str(pipeline.sessions), pipeline.sessions.short_sessions.value)
+        for pipeline in pipelines.values()
+    }
+
+
 def find_pipeline(pipelines: dict[str, Pipeline], name: str, market_id: str) -> Pipeline:
     """
     Find a pipeline that follows a market.
@@ -86,6 +95,8 @@ def find_dag(*, dag_id: str | None, market: str | None, day: date | None, pipeli
     calendar = TradingCalendar(market_id)
     if day is None:
         day = calendar.sessions_around(datetime.now(UTC), before=1, after=0)[-1].date
+        if not chosen.sessions.includes(calendar, day):
+            day = chosen.sessions.previous(calendar, day)
     calendar.session(day)  # says why there is none
     return chosen.dag(market_id, day)
 

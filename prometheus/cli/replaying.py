@@ -18,7 +18,7 @@ from prometheus.cli.board import Board, Expected
 from prometheus.cli.checked import print_violations, verdict
 from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import Lines, View, follow
-from prometheus.cli.pipelines import configured_pipelines
+from prometheus.cli.pipelines import configured_pipelines, session_choices
 from prometheus.cli.places import DatabaseError, Place, first_line, settings_for, with_url
 from prometheus.cli.progress import Progress
 from prometheus.cli.scheduling import read_crew
@@ -33,10 +33,10 @@ from prometheus.cli.summary import (
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError
-from prometheus.orchestration.dag import dag_id_for
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.orchestration.planning import SessionRange
+from prometheus.orchestration.planning import SessionRange, session_bounds
+from prometheus.orchestration.session_rule import EVERY
 from prometheus.persistence import migrate
 from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import create_engine, reading, writing
@@ -76,6 +76,8 @@ class Plan:
     markets: tuple[str, ...]
     pipelines: Mapping[str, tuple[str, ...]]
     """Pipeline -> those of its markets that are replayed."""
+    session_choices: Mapping[str, tuple[str, str]]
+    """Pipeline -> on which of their sessions it runs, and what it does on short ones."""
     dag_ids: frozenset[str]
     """The runs that must be finished for the replay to be."""
     market_at: datetime
@@ -117,7 +119,7 @@ def replay_sessions(request: Request) -> bool:
                 remarks=plan.remarks,
             )
             history = read_history(connection)
-        expect = Expectation(plan.pipelines, request.first, request.last)
+        expect = Expectation(plan.pipelines, request.first, request.last, plan.session_choices)
         report = judge(history, expect=expect)
     finally:
         engine.dispose()
@@ -144,6 +146,11 @@ def make_plan(request: Request) -> Plan:
     expected = _expected(pipelines.values(), markets, request)
     if not expected:
         told = "".join(f"\n  {remark}" for remark in remarks) or " They are weekends."
+        told += "".join(
+            f"\n  {pipeline.name} runs on {pipeline.sessions.words}"
+            for pipeline in pipelines.values()
+            if pipeline.sessions != EVERY
+        )
         raise ReplayError(
             f"No pipeline has a session of {', '.join(markets)} from {request.first} to "
             f"{request.last}.{told}"
@@ -167,6 +174,7 @@ def make_plan(request: Request) -> Plan:
             pipeline.name: tuple(market for market in pipeline.markets if market in markets)
             for pipeline in pipelines.values()
         },
+        session_choices=session_choices(pipelines),
         dag_ids=frozenset(dag_id for dag_id, _, _ in expected),
         market_at=min(opens_at for _, opens_at, _ in expected),
         remarks=remarks,
@@ -183,10 +191,9 @@ def _expected(
             if market_id not in markets:
                 continue
             calendar = TradingCalendar(market_id)
-            for day in calendar.trading_days(request.first, request.last):
-                phases = calendar.phases(day)
-                dag_id = dag_id_for(pipeline.name, market_id, day)
-                found.append((dag_id, phases.pre_open_at, phases.close_at))
+            for day in pipeline.sessions.sessions(calendar, request.first, request.last):
+                bounds, dag = session_bounds(calendar, day), pipeline.dag(market_id, day)
+                found.append((dag.dag_id, bounds.opens_at(dag), bounds.phases.close_at))
     return found
 
 

@@ -101,7 +101,7 @@ def _record(
 ) -> str:
     """Write the run, or new attempts of all its jobs, with the audit row, in one transaction."""
     dag = pipeline.dag(calendar.market_id, request.day)
-    opens_at = session_bounds(calendar, request.day).opens_at
+    opens_at = session_bounds(calendar, request.day).opens_at(dag)
     if opens_at > read_now(connection).market_at:
         raise RunRefusedError(
             f"The session {request.day} of {calendar.market_id} has not begun: a run of it opens "

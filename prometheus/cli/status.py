@@ -374,7 +374,7 @@ def _reasons(connection: Connection, dag_id: str, crew: Crew) -> dict[str, str]:
 
     def previous(dag: DAG) -> str | None:
         try:
-            before = TradingCalendar(dag.market_id).previous_trading_day(dag.as_of_date)
+            before = dag.sessions.previous(TradingCalendar(dag.market_id), dag.as_of_date)
         except HorizonError:
             return None
         return dag_id_for(dag.pipeline, dag.market_id, before)

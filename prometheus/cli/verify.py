@@ -68,16 +68,18 @@ def verify(
 
 
 def _expected(settings: Settings, first: date, last: date) -> Expectation:
-    from prometheus.cli.pipelines import configured_pipelines
+    from prometheus.cli.pipelines import configured_pipelines, session_choices
     from prometheus.verification import Expectation
 
+    pipelines = configured_pipelines(settings)
     return Expectation(
         {
             pipeline.name: [
                 market for market in pipeline.markets if market in settings.markets.enabled
             ]
-            for pipeline in configured_pipelines(settings).values()
+            for pipeline in pipelines.values()
         },
         first,
         last,
+        session_choices(pipelines),
     )

@@ -423,7 +423,7 @@ class Scheduler:
 
     def _previous_run(self, dag: DAG) -> str | None:
         try:
-            before = TradingCalendar(dag.market_id).previous_trading_day(dag.as_of_date)
+            before = dag.sessions.previous(TradingCalendar(dag.market_id), dag.as_of_date)
         except PrometheusError:
             return None
         return dag_id_for(dag.pipeline, dag.market_id, before)
@@ -552,7 +552,8 @@ class Scheduler:
                     continue
                 try:
                     self._plan_market(pipeline, market_id, now)
-                    opening = next_opening(TradingCalendar(market_id), now.market_at, only=now.only)
+                    calendar = TradingCalendar(market_id)
+                    opening = next_opening(pipeline, calendar, now.market_at, only=now.only)
                 except Exception as error:  # one market's trouble never delays another's
                     if _ends_tick(error):
                         raise
@@ -618,7 +619,7 @@ class Scheduler:
                 made = runs.create_run(
                     connection,
                     planned.dag,
-                    opens_at=planned.bounds.opens_at,
+                    opens_at=planned.bounds.opens_at(planned.dag),
                     trigger="catch_up" if planned.forced or planned.missed else "schedule",
                     calendar_version=calendar.version,
                     parameters=pipeline.parameters,

@@ -19,6 +19,8 @@ from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PipelineError, nearest
 from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.orchestration.session_rule import EVERY, SessionRule, ShortSessions
+from prometheus.orchestration.session_time import SessionTime
 
 __all__ = [
     "DAG",
@@ -66,6 +68,8 @@ class JobMetadata:
     """Job ids within the same DAG that must have succeeded."""
     required_state: MarketState | None = None
     """The phase of the run's own session that opens the job's window; none: when the run opens."""
+    start: SessionTime | None = None
+    """When its window opens, but not before that phase begins."""
     window: WindowRule = WindowRule.SESSION
     priority: JobPriority = JobPriority.STANDARD
     max_retries: int = 3
@@ -79,7 +83,10 @@ class JobMetadata:
     retry_cap: timedelta = timedelta(seconds=900)
     """Largest bound of a retry's delay."""
     after_previous: bool = False
-    """Wait until the same job of the market's previous session has finished."""
+    """
+    Wait until the same job of the session before has finished: of the market's previous session on
+    which the pipeline runs.
+    """
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as JSON values: durations in seconds, enums by name."""
@@ -100,18 +107,22 @@ class JobMetadata:
         # Left out where there is none: a new key would make every old run look changed.
         if self.queue_timeout is not None:
             data["queue_timeout_seconds"] = self.queue_timeout.total_seconds()
+        if self.start is not None:
+            data["start"] = str(self.start)
         return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> JobMetadata:
         """Read what `to_json` wrote."""
         state, queue_seconds = data["required_state"], data.get("queue_timeout_seconds")
+        start = data.get("start")
         return cls(
             job_id=data["job_id"],
             job_type=data["job_type"],
             market_id=data["market_id"],
             dependencies=tuple(data["dependencies"]),
             required_state=MarketState(state) if state else None,
+            start=SessionTime.parse(start) if start else None,
             window=WindowRule(data["window"]),
             priority=JobPriority[data["priority"]],
             max_retries=data["max_retries"],
@@ -135,6 +146,7 @@ class DAG:
         market_id: str,
         as_of_date: date,
         run_timeout: timedelta | None = None,
+        sessions: SessionRule = EVERY,
     ) -> None:
         """
         Args:
@@ -144,12 +156,14 @@ class DAG:
             market_id: Market whose sessions it follows, or ``GLOBAL``.
             as_of_date: The session's date.
             run_timeout: How long a run of it may take from when it was made; wall time.
+            sessions: On which of the market's sessions the pipeline runs.
         """
         self.dag_id = dag_id
         self.pipeline = pipeline
         self.market_id = market_id
         self.as_of_date = as_of_date
         self.run_timeout = run_timeout
+        self.sessions = sessions
         listed = tuple(jobs)
         self.jobs: Mapping[str, JobMetadata] = MappingProxyType({job.job_id: job for job in listed})
         count = Counter(job.job_id for job in listed)
@@ -307,7 +321,17 @@ class DAG:
         }
         if self.run_timeout is not None:
             definition["run_timeout_seconds"] = self.run_timeout.total_seconds()
+        if self.sessions.period is not None:
+            definition["sessions"] = str(self.sessions)
+        if self.sessions.short_sessions is not ShortSessions.RUN:
+            definition["short_sessions"] = self.sessions.short_sessions.value
         return definition
+
+
+def sessions_of(definition: Mapping[str, Any]) -> SessionRule:
+    """Read from a definition on which sessions its pipeline runs."""
+    short_sessions = ShortSessions(definition.get("short_sessions", ShortSessions.RUN))
+    return SessionRule.parse(definition.get("sessions", str(EVERY)), short_sessions)
 
 
 def definition_hash(definition: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.market_state import MarketState
 from prometheus.core.markets import get_market
 from prometheus.core.states import Buffer
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PipelineError, UnknownMarketError, nearest
 from prometheus.orchestration.dag import (
     DAG,
@@ -25,6 +26,8 @@ from prometheus.orchestration.dag import (
     WindowRule,
     dag_id_for,
 )
+from prometheus.orchestration.session_rule import EVERY, SessionRule, ShortSessions
+from prometheus.orchestration.session_time import SessionTime
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,6 +53,7 @@ class JobDefinition:
     """The function, or where to import it from: ``package.module:function``."""
     after: tuple[str, ...]
     required_state: MarketState | None
+    start: SessionTime | None
     window: WindowRule
     priority: JobPriority
     max_retries: int
@@ -77,6 +81,13 @@ class JobOptions(TypedDict, total=False):
     """Jobs of this pipeline that must succeed first: functions or names."""
     required_state: MarketState | str | None
     """Phase of the run's session in which its time to start begins; default: the run's opening."""
+    start: str | None
+    """
+    When that time begins, told by the session's open or close: ``"close+45m"``, ``"open-15m"``, at
+    most 24 h from it. An early close or a late open moves it. With a ``required_state`` it begins
+    when both have come; the end of its time is what it is without. On a session on which it ends
+    before it begins, the job expires; where it does so on every session, the pipeline is refused.
+    """
     window: WindowRule | str
     """Whether that time ends with the next session's PRE_OPEN (default) or with the phase."""
     priority: JobPriority | str
@@ -92,12 +103,15 @@ class JobOptions(TypedDict, total=False):
     retry_cap: timedelta | str
     """Largest bound; default 900 s."""
     after_previous: bool
-    """Also wait for the same job of the market's previous session; default no."""
+    """
+    Also wait for the same job of the market's previous session on which the pipeline runs; default
+    no.
+    """
 
 
 class Pipeline:
     """
-    A named set of jobs, run for each of its markets on each of their sessions.
+    A named set of jobs, run for each of its markets on each of their sessions, or on some of them.
 
     Nothing is checked while it is written; `faults` lists everything that is wrong at once.
     """
@@ -107,6 +121,8 @@ class Pipeline:
         name: str,
         *,
         markets: Iterable[str],
+        sessions: str = str(EVERY),
+        short_sessions: ShortSessions | str = ShortSessions.RUN,
         catch_up: CatchUp | str = CatchUp.LATEST,
         parameters: Mapping[str, Any] | None = None,
         on_failure: Callable[..., Any] | None = None,
@@ -116,6 +132,13 @@ class Pipeline:
         Args:
             name: Lower-case identifier, unique among the pipelines of an installation.
             markets: Markets whose sessions it follows.
+            sessions: On which of each market's sessions it runs: ``"every"``, or ``"first of
+                week"``, ``"last of week"``, ``"first of month"``, ``"3rd of month"``, ``"last of
+                month"`` and the like. Weeks begin on Monday; sessions are counted, not days, so
+                that a week of four has no 5th. The last session of a period that the calendar does
+                not know to its end waits for a calendar that does, and that is said.
+            short_sessions: ``"skip"`` for no run on a session with an early close or a late open,
+                also where it is the one that ``sessions`` chooses; no other takes its place.
             catch_up: What to do with sessions missed in an outage.
             parameters: JSON values handed to every job as ``ctx.parameters``.
             on_failure: Called in a worker with the job's context and the error's message, at most
@@ -133,6 +156,7 @@ class Pipeline:
         self._faults: list[str] = []
         self.catch_up = self._read(CatchUp, catch_up, "catch_up", CatchUp.LATEST, self.where)
         self.run_timeout = self._limit(run_timeout, "run_timeout", self.where)
+        self.sessions = self._session_rule(sessions, short_sessions)
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self._jobs)} jobs)"
@@ -195,6 +219,7 @@ class Pipeline:
         *,
         after: Iterable[Callable[..., Any] | str] = (),
         required_state: MarketState | str | None = None,
+        start: str | None = None,
         window: WindowRule | str = WindowRule.SESSION,
         priority: JobPriority | str = JobPriority.STANDARD,
         max_retries: int = 3,
@@ -219,6 +244,7 @@ class Pipeline:
                 else self._read(
                     MarketState, required_state, "required_state", MarketState.POST_CLOSE, where
                 ),
+                start=None if start is None else self._session_time(start, where),
                 window=self._read(WindowRule, window, "window", WindowRule.SESSION, where),
                 priority=self._priority(priority, where),
                 max_retries=max_retries,
@@ -255,6 +281,25 @@ class Pipeline:
             known = ", ".join(str(member.value) for member in kind)
             self._faults.append(f"{where}: {argument} is {value!r}; it must be one of {known}")
             return fallback
+
+    def _session_rule(self, text: str, short_sessions: ShortSessions | str) -> SessionRule:
+        short = self._read(
+            ShortSessions, short_sessions, "short_sessions", ShortSessions.RUN, self.where
+        )
+        try:
+            return SessionRule.parse(text, short)
+        except (ValueError, TypeError) as error:
+            wanted = error if type(error) is ValueError else f"it must be {SessionRule.FORMS}"
+            self._faults.append(f"{self.where}: sessions is {text!r}; {wanted}")
+            return SessionRule(short_sessions=short)
+
+    def _session_time(self, text: str, where: str) -> SessionTime | None:
+        try:
+            return SessionTime.parse(text)
+        except (ValueError, AttributeError, OverflowError) as error:
+            wanted = error if type(error) is ValueError else "it must be text, such as 'close+45m'"
+            self._faults.append(f"{where}: start is {text!r}; {wanted}")
+            return None
 
     def _priority(self, value: JobPriority | str, where: str) -> JobPriority:
         if isinstance(value, JobPriority):
@@ -307,12 +352,20 @@ class Pipeline:
             faults.append(f"{self.where}: it has no markets")
         if not self._jobs:
             faults.append(f"{self.where}: it has no jobs")
-        configurations = []
+        configurations, calendars = [], []
         for market in self.markets:
             try:
                 configurations.append(get_market(market).config)
+                if self.sessions.number > 1 or any(job.start for job in self._jobs):
+                    calendars.append(TradingCalendar(market))
             except UnknownMarketError as error:
                 faults.append(f"{self.where}: {error}")
+        faults += [
+            f"{self.where}: sessions is {str(self.sessions)!r}; no {self.sessions.period} of "
+            f"{calendar.market_id} has so many sessions"
+            for calendar in calendars
+            if not self.sessions.occurs(calendar)
+        ]
         try:
             json.dumps(self.parameters, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -349,6 +402,15 @@ class Pipeline:
                     f"{job.where}: job {job.name!r}: its window never opens, because "
                     f"{job.required_state} lasts no time on any session of its market"
                 )
+        faults += [
+            f"{lines[job.job_id]}: job {job.job_id!r}: its window never opens, because it is over "
+            f"before start={str(job.start)!r} on every session of {calendar.market_id}"
+            for calendar in calendars
+            for job in dag
+            if job.start is not None
+            and job.required_state is not MarketState.HOLIDAY
+            and not _opens(job, calendar)
+        ]
         return tuple(dict.fromkeys(faults))
 
     def check(self, *, visibility_timeout: timedelta = timedelta(hours=2)) -> None:
@@ -373,6 +435,7 @@ class Pipeline:
                     market_id=market_id,
                     dependencies=job.after,
                     required_state=job.required_state,
+                    start=job.start,
                     window=job.window,
                     priority=job.priority,
                     max_retries=job.max_retries,
@@ -388,10 +451,13 @@ class Pipeline:
             market_id=market_id,
             as_of_date=as_of_date,
             run_timeout=self.run_timeout,
+            sessions=self.sessions,
         )
 
 
 _E = TypeVar("_E", bound=StrEnum)
+_LOOKED_AT = timedelta(days=1100)
+"""Before a calendar's end, to see whether a job's window ever opens; the answer is soon yes."""
 _LONGEST_NAME = 100
 """Characters of a pipeline's or a job's name, which are columns of a table."""
 
@@ -492,6 +558,18 @@ def _duration_fault(argument: str, duration: timedelta) -> str | None:
 def _phase_is_empty(state: MarketState | None, pre_open: Buffer, post_close: Buffer) -> bool:
     return (state is MarketState.PRE_OPEN and not pre_open) or (
         state is MarketState.POST_CLOSE and not post_close
+    )
+
+
+def _opens(job: JobMetadata, calendar: TradingCalendar) -> bool:
+    """Say whether a job may start on any session of the last years that the calendar knows."""
+    from prometheus.orchestration.planning import session_bounds  # it plans what is defined here
+
+    start = max(calendar.first, calendar.horizon - _LOOKED_AT)
+    return any(
+        window.opens_at < window.closes_at
+        for day in calendar.trading_days(start, calendar.horizon)
+        for window in (session_bounds(calendar, day).window(job),)
     )
 
 

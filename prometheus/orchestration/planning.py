@@ -99,17 +99,31 @@ def plan_runs(
         Runs in the order of their sessions.
 
     Raises:
-        HorizonError: ``now`` is outside the calendar: which sessions there were is not known.
+        HorizonError: ``now`` is outside the calendar: which sessions there were is not known. Or
+            nothing else is left to do than a session of which it is not known whether the pipeline
+            runs on it, such as the last of a month whose end the calendar does not reach: it waits
+            for a calendar that does.
     """
     if (now - REACH).date() > calendar.horizon:
         raise HorizonError(market_id, now, calendar.first, calendar.horizon)
     due: list[tuple[DAG, SessionBounds]] = []
+    unknown: HorizonError | None = None
     for session_date in _sessions_since(calendar, first_seen_at, now, since):
         if session_date in existing:
             continue
         if only is not None and not only.first <= session_date <= only.last:
             continue
-        due.append((pipeline.dag(market_id, session_date), session_bounds(calendar, session_date)))
+        dag = pipeline.dag(market_id, session_date)
+        bounds = session_bounds(calendar, session_date)
+        if bounds.opens_at(dag) > now:
+            continue
+        try:
+            if not dag.sessions.includes(calendar, session_date):
+                continue
+        except HorizonError as error:
+            unknown = error
+            continue
+        due.append((dag, bounds))
     planned: list[PlannedRun] = []
     missed: list[tuple[DAG, SessionBounds, datetime]] = []
     for dag, bounds in due:
@@ -133,43 +147,53 @@ def plan_runs(
                 f"{last_chance:%Y-%m-%d %H:%M} UTC), and catch_up is {pipeline.catch_up}{limit}"
             )
             planned.append(PlannedRun(dag, bounds, missed=why))
+    if unknown is not None and not planned:
+        raise unknown
     return tuple(sorted(planned, key=lambda run: run.dag.as_of_date))
 
 
 def _sessions_since(
     calendar: TradingCalendar, first_seen_at: datetime, now: datetime, since: date
 ) -> list[date]:
-    """List the sessions that opened by ``now`` and had not ended long before ``first_seen_at``."""
+    """List the sessions from long before ``first_seen_at`` to those that may be open by ``now``."""
     # A window may reach to the next session's PRE_OPEN, and holidays can hold that off for a while.
     start = max(calendar.first, (first_seen_at - timedelta(days=14)).date(), since)
     end = min(calendar.horizon, (now + REACH).date())
-    return [
-        session_date
-        for session_date in calendar.trading_days(start, end)
-        if calendar.phases(session_date).pre_open_at <= now
-    ]
+    return calendar.trading_days(start, end)
 
 
 def next_opening(
-    calendar: TradingCalendar, now: datetime, *, only: SessionRange | None = None
+    pipeline: Pipeline,
+    calendar: TradingCalendar,
+    now: datetime,
+    *,
+    only: SessionRange | None = None,
 ) -> datetime | None:
     """
-    Return when the next run of a market opens, in market time.
+    Return when the next run of a pipeline in a market opens, in market time.
 
     Args:
         only: Sessions outside these bounds are never run.
 
     Returns:
-        ``None`` if no further session is known, or none is inside the bounds.
+        ``None`` if no further session of the pipeline is known, or none is inside the bounds.
     """
+    dag = pipeline.dag(calendar.market_id, date.min)
     session_date = max(calendar.first, (now - REACH).date())
     last = calendar.horizon
     if only is not None:
         session_date, last = max(session_date, only.first), min(last, only.last)
     while session_date <= last:
         if calendar.is_trading_day(session_date):
-            opens_at = calendar.phases(session_date).pre_open_at
-            if opens_at > now:
+            opens_at = session_bounds(calendar, session_date).opens_at(dag)
+            if opens_at > now and _may_include(dag, calendar, session_date):
                 return opens_at
         session_date += timedelta(days=1)
     return None
+
+
+def _may_include(dag: DAG, calendar: TradingCalendar, session_date: date) -> bool:
+    try:
+        return dag.sessions.includes(calendar, session_date)
+    except HorizonError:
+        return True  # `plan_runs` says that it is not known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -34,20 +35,20 @@ class SessionBounds:
     overnight_ends_at: datetime | None = None
     """End of the OVERNIGHT after it: PRE_OPEN, or the first midnight of a day without session."""
 
-    @property
-    def opens_at(self) -> datetime:
-        """When the session's run opens."""
-        return self.phases.pre_open_at
+    def opens_at(self, jobs: Iterable[JobMetadata]) -> datetime:
+        """Return when the session's run of these jobs opens: at PRE_OPEN, or with its first job."""
+        starts = [_opening(self.phases, job) for job in jobs if job.start is not None]
+        return min(self.phases.pre_open_at, *starts) if starts else self.phases.pre_open_at
 
     def window(self, job: JobMetadata) -> Window:
         """
         Return the window of a job of this session's run.
 
         An empty window (``opens_at >= closes_at``) means that the phase does not occur on this
-        session; the job then expires.
+        session, or is over when the job may start; the job then expires.
         """
         state = job.required_state
-        opens_at = _phase_start(self.phases, state)
+        opens_at = _opening(self.phases, job)
         if job.window is WindowRule.STATE and state is not None:
             return Window(opens_at, self._phase_end(state))
         if self.next_phases is None:
@@ -55,7 +56,7 @@ class SessionBounds:
         next_pre_open = self.next_phases.pre_open_at
         if next_pre_open <= self.phases.close_at:
             # Sessions follow each other without a gap: the same phase of the next one ends it.
-            return Window(opens_at, _phase_start(self.next_phases, state))
+            return Window(opens_at, _opening(self.next_phases, job))
         return Window(opens_at, next_pre_open)
 
     def _phase_end(self, state: MarketState) -> datetime:
@@ -71,6 +72,15 @@ class SessionBounds:
             case _:
                 unknown = self.phases.post_close_ends_at + UNKNOWN_NEXT_SESSION
                 return self.overnight_ends_at or following or unknown
+
+
+def _opening(phases: Phases, job: JobMetadata) -> datetime:
+    begins_at = _phase_start(phases, job.required_state)
+    if job.start is None:
+        return begins_at
+    # Nothing holds one without a phase: it may start before PRE_OPEN.
+    starts_at = job.start.of(phases)
+    return starts_at if job.required_state is None else max(starts_at, begins_at)
 
 
 def _phase_start(phases: Phases, state: MarketState | None) -> datetime:

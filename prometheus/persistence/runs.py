@@ -30,7 +30,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
 from prometheus.errors import PrometheusError
-from prometheus.orchestration.dag import DAG, JobMetadata, definition_hash
+from prometheus.orchestration.dag import DAG, JobMetadata, definition_hash, sessions_of
 from prometheus.orchestration.decisions import JobState, RunState, Start
 from prometheus.orchestration.following import CLOSED
 from prometheus.orchestration.lifecycle import (
@@ -291,6 +291,7 @@ def _read_dag(row: Row[Any]) -> DAG:
         market_id=row.market_id,
         as_of_date=row.as_of_date,
         run_timeout=None if limit is None else timedelta(seconds=limit),
+        sessions=sessions_of(definition),
     )
     dag.topological_order()  # raises if no decision could be made of it
     return dag
@@ -335,8 +336,8 @@ def read_open_runs(
     Read what a decision about open runs needs.
 
     Args:
-        previous_run: Of a run's DAG, the dag id that the market's previous session has or would
-            have; ``None`` where there is no previous session.
+        previous_run: Of a run's DAG, the dag id that the pipeline's session before has or would
+            have; ``None`` where there is none.
         dag_id: Only this run, if it is open.
     """
     if dag_id is None:

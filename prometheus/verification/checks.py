@@ -55,7 +55,8 @@ from prometheus.verification.windows import (
     Window,
     calendar_of,
     is_session,
-    previous_session,
+    runs_on,
+    session_before,
     window_of,
 )
 
@@ -114,7 +115,9 @@ class RunCase:
         if self.before:
             return None  # which of them held then is not looked for
         try:
-            return window_of(self.calendar, self.run.as_of_date, job.required_state, job.window)
+            return window_of(
+                self.calendar, self.run.as_of_date, job.required_state, job.window, job.start
+            )
         except (PrometheusError, ValueError):
             return None
 
@@ -321,6 +324,11 @@ def runs_are_of_sessions(case: Case) -> Iterator[Violation]:
         elif not traded and each.same_calendar and not _lost_its_session(each):
             reason = each.calendar.reason(run.as_of_date)
             yield _of_run("closed-day", run, f"{run.market_id} has no session then: {reason}")
+        elif traded and each.same_calendar and run.trigger != "operator":
+            stored = each.definition
+            if not runs_on(each.calendar, run.as_of_date, stored.sessions, stored.short_sessions):
+                message = f"its pipeline runs on {stored.sessions}, short sessions: "
+                yield _of_run("other-session", run, message + stored.short_sessions)
         name = f"{run.market_id.lower()}_{run.pipeline}_{run.as_of_date.isoformat()}"
         if run.dag_id != name:
             yield _of_run("run-name", run, f"it should be called {name}")
@@ -357,7 +365,7 @@ def _definition_fault(each: RunCase) -> str | None:
 
 
 def runs_are_not_early(case: Case) -> Iterator[Violation]:
-    """A scheduled run is made no earlier than its session opens for it."""
+    """A scheduled run is made no earlier than it opens, at PRE_OPEN or with its first job."""
     if not case.history.live:
         return  # when it was made is not known in market time
     for each in case.runs:
@@ -367,8 +375,10 @@ def runs_are_not_early(case: Case) -> Iterator[Violation]:
         if not (each.in_session and each.same_calendar):
             continue
         opens_at = each.calendar.phases(run.as_of_date).pre_open_at
+        early = [each.window(job.job_id) for job in each.jobs.values() if job.start is not None]
+        opens_at = min([opens_at, *(window.opens_at for window in early if window is not None)])
         if not each.before and not case.before(opens_at, run.created_at, case.tolerances.settle):
-            yield _of_run("run-early", run, f"made at {_at(run.created_at)}, before its PRE_OPEN")
+            yield _of_run("run-early", run, f"made at {_at(run.created_at)}, before it opens")
         if run.opens_at != opens_at:
             yield _of_run("run-opens", run, f"opens at {_at(run.opens_at)}, not {_at(opens_at)}")
 
@@ -421,7 +431,10 @@ def expected_runs_exist(case: Case) -> Iterator[Violation]:
             if calendar is None:
                 yield Violation("unknown-market", f"there is no market {market_id}")
                 continue
+            sessions, short_sessions = expect.sessions.get(pipeline, ("every", "run"))
             for day in calendar.trading_days(expect.since, expect.until):
+                if not runs_on(calendar, day, sessions, short_sessions):
+                    continue
                 if (pipeline, market_id, day) not in case.by_session:
                     message = f"{pipeline} has no run for {market_id} on {day}"
                     yield Violation("run-missing", message)
@@ -770,7 +783,8 @@ def _previous(case: Case, each: RunCase, job_id: str) -> Sequence[Execution]:
         return ()
     if each.before:  # which session was the one before has changed with them, perhaps
         return ()
-    day = previous_session(each.calendar, each.run.as_of_date)
+    stored = each.definition
+    day = session_before(each.calendar, each.run.as_of_date, stored.sessions, stored.short_sessions)
     if day is None:
         return ()
     found = case.by_session.get((each.run.pipeline, each.run.market_id, day))

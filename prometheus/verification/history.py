@@ -8,6 +8,7 @@ itself.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -44,6 +45,7 @@ class Job:
     retry_cap_seconds: float = 900
     after_previous: bool = False
     queue_timeout_seconds: float | None = None
+    start: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Definition:
     jobs: Mapping[str, Job] = field(default_factory=dict)
     """By id; empty where the stored definition can not be read."""
     run_timeout_seconds: float | None = None
+    sessions: str = "every"
+    short_sessions: str = "run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,7 @@ class History:
         return self.clock.market_time(self.wall_at)
 
 
+_SESSIONS = re.compile(r"every|(first|last|\d+(st|nd|rd|th)) of (week|month)")
 _RUNS = """
     SELECT dag_id, pipeline, market_id, as_of_date, status, forced, trigger,
            CAST(definition AS TEXT), definition_hash, calendar_version, opens_at, created_at,
@@ -265,11 +270,20 @@ def read_definition(text: str) -> Definition:
             retry_cap_seconds=each["retry_cap_seconds"],
             after_previous=each["after_previous"],
             queue_timeout_seconds=each.get("queue_timeout_seconds"),
+            start=each.get("start"),
         )
         if job.job_id in jobs:
             raise ValueError(f"job {job.job_id!r} is in it twice")
         jobs[job.job_id] = job
-    return Definition(jobs, document.get("run_timeout_seconds"))
+    sessions = document.get("sessions", "every")
+    if _SESSIONS.fullmatch(sessions) is None:
+        raise ValueError(f"{sessions!r} names no sessions")
+    return Definition(
+        jobs,
+        document.get("run_timeout_seconds"),
+        sessions,
+        document.get("short_sessions", "run"),
+    )
 
 
 def _run(row: Sequence[Any]) -> Run:

@@ -25,6 +25,8 @@ class Expectation:
     since: date
     until: date
     """Session dates, both included."""
+    sessions: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Pipeline -> on which sessions it runs and what it does on short ones; where not ``every``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

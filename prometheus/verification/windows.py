@@ -7,6 +7,7 @@ session".
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import lru_cache
@@ -18,6 +19,7 @@ from prometheus.core.trading_calendar import Phases, TradingCalendar
 from prometheus.errors import HorizonError, PrometheusError
 
 _A_DAY = timedelta(hours=24)
+_START = re.compile(r"(open|close)([+-])?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,55 @@ def calendar_of(market_id: str, overrides: Overrides) -> TradingCalendar | None:
         return None
 
 
+def runs_on(
+    calendar: TradingCalendar, day: date, sessions: str, short_sessions: str
+) -> bool | None:
+    """
+    Say whether a pipeline runs on the session that carries a date.
+
+    Args:
+        sessions: As a definition has it: ``every``, ``3rd of month``, ``last of week``.
+        short_sessions: ``run`` or ``skip``.
+
+    Returns:
+        ``None`` where the calendar does not know the whole week or month that decides.
+
+    Raises:
+        ValueError: ``sessions`` is nothing that is known.
+    """
+    session = calendar.session(day)
+    if short_sessions == "skip" and (session.early_close or session.late_open):
+        return False
+    if sessions == "every":
+        return True
+    which, _, period = sessions.partition(" of ")
+    if period == "week":
+        begin = date.fromisocalendar(*day.isocalendar()[:2], 1)
+        end = date.fromisocalendar(*day.isocalendar()[:2], 7)
+    elif period == "month":
+        begin = date(day.year, day.month, 1)
+        end = date(day.year + day.month // 12, day.month % 12 + 1, 1) - timedelta(days=1)
+    else:
+        raise ValueError(f"{sessions!r} names no sessions")
+    first, last = max(begin, calendar.first), min(end, calendar.horizon)
+    days = calendar.trading_days(first, last)
+    place = days.index(day)
+    if which == "last":
+        return None if place == len(days) - 1 and last < end else place == len(days) - 1
+    number = 1 if which == "first" else int(which.rstrip("stndrh"))
+    return None if first > begin else place + 1 == number
+
+
+def session_before(
+    calendar: TradingCalendar, day: date, sessions: str, short_sessions: str
+) -> date | None:
+    """Return the pipeline's session before a date, if the calendar knows it."""
+    before = previous_session(calendar, day)
+    while before is not None and not runs_on(calendar, before, sessions, short_sessions):
+        before = previous_session(calendar, before)
+    return before
+
+
 def is_session(calendar: TradingCalendar, day: date) -> bool | None:
     """Say whether a session carries a date; ``None`` where the calendar does not know."""
     try:
@@ -60,7 +111,11 @@ def previous_session(calendar: TradingCalendar, day: date) -> date | None:
 
 @lru_cache(maxsize=65_536)
 def window_of(
-    calendar: TradingCalendar, session: date, required_state: str | None, rule: str
+    calendar: TradingCalendar,
+    session: date,
+    required_state: str | None,
+    rule: str,
+    start: str | None = None,
 ) -> Window:
     """
     Work out the window of a job.
@@ -70,13 +125,14 @@ def window_of(
         session: The run's session date, which has a session.
         required_state: The phase that opens the window; ``None`` for the run's own opening.
         rule: ``session``, which lasts until the next session, or ``state``, until the phase ends.
+        start: When it may start, by its session's open or close: ``close+45m``.
 
     Raises:
         ValueError: HOLIDAY, which is no phase of a session.
     """
     phases = calendar.phases(session)
     following = _following(calendar, session)
-    opens_at = _beginning(phases, required_state)
+    opens_at = _beginning(phases, required_state, start)
     if rule == "state" and required_state is not None:
         closes_at = _end(calendar, phases, following, required_state)
     elif following is None:
@@ -84,7 +140,7 @@ def window_of(
     elif phases.close_at < following.pre_open_at:
         closes_at = following.pre_open_at
     else:  # no gap between the sessions
-        closes_at = _beginning(following, required_state)
+        closes_at = _beginning(following, required_state, start)
     return Window(opens_at, closes_at)
 
 
@@ -95,7 +151,21 @@ def _following(calendar: TradingCalendar, session: date) -> Phases | None:
         return None
 
 
-def _beginning(phases: Phases, state: str | None) -> datetime:
+def _beginning(phases: Phases, state: str | None, start: str | None) -> datetime:
+    begins_at = _phase_beginning(phases, state)
+    if start is None:
+        return begins_at
+    match = _START.fullmatch(start)
+    if match is None:
+        raise ValueError(f"{start!r} is no time of a session")
+    event, sign, days, hours, minutes, seconds = match.groups(default="0")
+    away = timedelta(days=int(days), hours=int(hours), minutes=int(minutes), seconds=float(seconds))
+    told = phases.open_at if event == "open" else phases.close_at
+    starts_at = told - away if sign == "-" else told + away
+    return starts_at if state is None else max(begins_at, starts_at)
+
+
+def _phase_beginning(phases: Phases, state: str | None) -> datetime:
     instants = {
         None: phases.pre_open_at,
         "PRE_OPEN": phases.pre_open_at,

@@ -173,6 +173,25 @@ def test_dag_show_has_the_windows_of_the_session(run_command: RunCommand) -> Non
     assert "Fri 13:00 New York" in run_command("dag", "show", *by_date).out
 
 
+def test_dag_show_says_on_which_sessions_a_pipeline_runs(
+    run_command: RunCommand, home: Path
+) -> None:
+    (home / "own.py").write_text(
+        "from prometheus import Pipeline\n"
+        "monthly = Pipeline('monthly', markets=['US_EQ'], sessions='last of month')\n"
+        "monthly.add('jobs:report', start='close+45m')\n"
+    )
+    modules = {"PROMETHEUS__PIPELINES__MODULES": "own.py"}
+    document = run_command(
+        "dag", "show", "us_eq_monthly_2012-11-23", "--json", env=modules
+    ).document
+    assert (document["sessions"], document["included"]) == ("last of month", False)
+    assert document["jobs"][0]["window"]["opens_at"] == "2012-11-23T18:45:00+00:00"
+    shown = run_command("dag", "show", "us_eq_monthly_2012-11-30", env=modules).out
+    assert "runs on the last session of each month: this is one of them" in shown
+    assert "close+45m, 2012-11-30 21:45 UTC" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [

@@ -153,7 +153,9 @@ def ready_at(
                 return None
             instants.append(ended_at)
     if not run["forced"]:
-        window = window_of(calendar, session, job.get("required_state"), job.get("window"))
+        window = window_of(
+            calendar, session, job.get("required_state"), job.get("window"), job.get("start")
+        )
         market_at, wall_at, speed = clock
         instants.append(wall_at + (window.opens_at - market_at).total_seconds() / speed)
     return max(instants)

@@ -546,7 +546,7 @@ class Bounds:
         self.opens_at = bounds.opens_at
 
     def window(self, job: JobMetadata) -> Window:
-        key = job.required_state, job.window
+        key = job.required_state, job.start, job.window
         window = self._windows.get(key)
         if window is None:
             window = self._windows[key] = self._bounds.window(job)

@@ -1,18 +1,27 @@
-"""What happens to the runs of a market when the database refuses them at first."""
+"""Which runs a tick makes: those that are due, also when the database refuses them at first."""
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, event, select
+from sqlalchemy import Engine, event, select, update
 from sqlalchemy.exc import OperationalError
 
+from prometheus.dispatch.scheduler import Pace
+from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange
 from prometheus.persistence import clock
 from prometheus.persistence.engine import reading, writing
-from prometheus.persistence.tables import dag_runs
-from tests.integration.dispatch.schedulers import RecordingBroker, make_scheduler
+from prometheus.persistence.metadata import database_now
+from prometheus.persistence.tables import dag_runs, market_clock
+from prometheus.verification import Expectation, check
+from tests.integration.dispatch.schedulers import (
+    RecordingBroker,
+    make_attempts,
+    make_scheduler,
+    register_worker,
+)
 from tests.integration.dispatch.trial import chain
 
 SESSION = date(2012, 11, 21)
@@ -58,6 +67,66 @@ def test_market_whose_planning_lost_against_others_is_planned_at_the_next_tick(
     assert _runs(engine) == ["us_eq_chain_2012-11-21"]
 
 
+def test_pipeline_of_some_sessions_runs_on_those_alone_and_waits_for_its_own_one_before(
+    engine: Engine,
+) -> None:
+    """The last of the month, 45 minutes after the close."""
+    monthly = Pipeline("monthly", markets=["US_EQ"], sessions="last of month")
+    monthly.add("jobs:report", start="close+45m", after_previous=True)
+    with writing(engine) as connection:
+        clock.start_replay(
+            connection,
+            market_at=datetime(2012, 11, 30, 21, 44, 30, tzinfo=UTC),
+            speed=1,
+            only=SessionRange(date(2012, 11, 26), date(2012, 12, 31)),
+            markets=["US_EQ"],
+        )
+    broker, attempts, worker = RecordingBroker(), make_attempts(engine), register_worker(engine)
+    scheduler = make_scheduler(
+        engine,
+        broker,
+        pipelines={monthly.name: monthly},
+        markets=["US_EQ"],
+        create_runs=True,
+        pace=Pace(plan_every=timedelta(0)),
+    )
+
+    def tick_at(market_at: datetime) -> list[str]:
+        with writing(engine) as connection:
+            connection.execute(
+                update(market_clock).values(
+                    anchor_market_at=market_at, anchor_wall_at=database_now()
+                )
+            )
+        broker.published.clear()
+        scheduler.tick()
+        return [each.execution_id for each in broker.published]
+
+    assert tick_at(datetime(2012, 11, 30, 21, 44, 30, tzinfo=UTC)) == []
+    assert _runs(engine) == ["us_eq_monthly_2012-11-30"]
+    (first,) = tick_at(datetime(2012, 11, 30, 21, 45, 30, tzinfo=UTC))
+    attempts.start(first, worker="test", incarnation=worker)
+    assert tick_at(datetime(2012, 12, 31, 21, 46, tzinfo=UTC)) == []
+    assert _runs(engine) == ["us_eq_monthly_2012-11-30", "us_eq_monthly_2012-12-31"]
+    attempts.succeed(first, incarnation=worker, result=None)
+    (second,) = tick_at(datetime(2012, 12, 31, 21, 47, tzinfo=UTC))
+    attempts.start(second, worker="test", incarnation=worker)
+    attempts.succeed(second, incarnation=worker, result=None)
+    tick_at(datetime(2012, 12, 31, 21, 48, tzinfo=UTC))
+    with reading(engine) as connection:
+        report = check(
+            connection,
+            expect=Expectation(
+                {"monthly": ["US_EQ"]},
+                date(2012, 11, 1),
+                date(2012, 12, 31),
+                {"monthly": ("last of month", "run")},
+            ),
+        )
+    assert report.violations == ()
+
+
 def _runs(engine: Engine) -> list[str]:
     with reading(engine) as connection:
-        return list(connection.execute(select(dag_runs.c.dag_id)).scalars())
+        query = select(dag_runs.c.dag_id).order_by(dag_runs.c.dag_id)
+        return list(connection.execute(query).scalars())

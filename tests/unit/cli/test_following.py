@@ -216,7 +216,7 @@ def _make_runs(engine: Engine, days: Sequence[int]) -> list[str]:
             create_run(
                 connection,
                 dag,
-                opens_at=bounds.opens_at,
+                opens_at=bounds.opens_at(dag),
                 trigger="operator",
                 calendar_version="test",
                 parameters={},

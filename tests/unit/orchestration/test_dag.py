@@ -29,7 +29,10 @@ from prometheus.orchestration.dag import (
     build_global_dag,
     build_market_dag,
     definition_hash,
+    sessions_of,
 )
+from prometheus.orchestration.session_rule import EVERY, SessionRule, ShortSessions
+from prometheus.orchestration.session_time import SessionTime
 
 DAY = date(2025, 12, 2)
 
@@ -295,6 +298,12 @@ metadata = st.builds(
     retry_base=seconds,
     retry_cap=seconds,
     after_previous=st.booleans(),
+    start=st.none()
+    | st.builds(
+        SessionTime,
+        st.sampled_from(["open", "close"]),
+        st.integers(-86_400, 86_400).map(lambda number: timedelta(seconds=number)),
+    ),
 )
 
 
@@ -327,6 +336,25 @@ class TestStored:
         # Stored with every run: a change here makes old runs look changed.
         again = build_market_dag("US_EQ", DAY).definition()
         assert definition_hash(again) == definition_hash(definition)
+        known = "f5fe19c50ac9b0bf478bbbfadd844d0c4781be8de61dfb79ea9cf066766fb604"
+        assert definition_hash(definition) == known
+
+    def test_sessions_and_starts_are_written_only_where_something_is_said_of_them(self) -> None:
+        plain = build_market_dag("US_EQ", DAY).definition()
+        assert sessions_of(plain) == EVERY
+        assert not any("start" in each for each in plain["jobs"])
+        monthly = DAG(
+            "d",
+            [job("a", start=SessionTime("close", timedelta(minutes=45)))],
+            pipeline="p",
+            market_id="US_EQ",
+            as_of_date=DAY,
+            sessions=SessionRule.parse("last of month", ShortSessions.SKIP),
+        )
+        stored = json.loads(json.dumps(monthly.definition()))
+        assert (stored["sessions"], stored["short_sessions"]) == ("last of month", "skip")
+        assert stored["jobs"][0]["start"] == "close+45m"
+        assert sessions_of(stored) == monthly.sessions
 
     @pytest.mark.parametrize(
         "change",
@@ -339,6 +367,7 @@ class TestStored:
             {"window": WindowRule.STATE},
             {"after_previous": True},
             {"queue_timeout": timedelta(minutes=10)},
+            {"start": SessionTime("open")},
         ],
     )
     def test_any_change_of_a_job_changes_the_hash(self, change: dict[str, Any]) -> None:

@@ -507,3 +507,41 @@ class TestEmptyPhases:
         )
         (fault,) = pipeline.faults()
         assert "job 'early': its window is over too soon: SESSION has ended when nothing" in fault
+
+
+class TestSessions:
+    def test_every_session_is_the_default(self) -> None:
+        assert str(Pipeline("p", markets=["US_EQ"]).sessions) == "every"
+
+    def test_faults_of_sessions_and_starts_are_told_with_their_lines(self) -> None:
+        first = line()
+        built = Pipeline(
+            "p", markets=["US_EQ"], sessions="24th of month", short_sessions="maybe"
+        )  # fmt: skip
+        second = line()
+        built.add("jobs:a", start="noon+1h")
+        built.add("jobs:b", start="close+3h", required_state="POST_CLOSE", window="state")
+        built.add("jobs:c", start="close+20h")
+        built.add("jobs:d", start=45)  # type: ignore[arg-type]
+        built.add("jobs:e", start="close+1h", required_state="SESSION", window="state")
+        said = [fault.removeprefix(f"{HERE}:") for fault in built.faults()]
+        assert [int(fault.partition(":")[0]) - first for fault in said[:1]] == [0]
+        assert "short_sessions is 'maybe'; it must be one of run, skip" in said[0]
+        assert said[1].startswith(f"{second}: start is 'noon+1h'; it must be 'open' or 'close'")
+        assert said[2].startswith(f"{second + 3}: start is 45; it must be text")
+        assert said[3].endswith(
+            "sessions is '24th of month'; no month of US_EQ has so many sessions"
+        )
+        never = "its window never opens, because it is over before start="
+        assert [fault for fault in said if never in fault] == [
+            f"{second + 1}: job 'b': {never}'close+3h' on every session of US_EQ",
+            f"{second + 4}: job 'e': {never}'close+1h' on every session of US_EQ",
+        ]
+        # That of c opens over weekends only, which is what it asks for.
+
+    def test_what_is_no_rule_is_refused(self) -> None:
+        for text in ("monthly", 3):
+            built = Pipeline("p", markets=["US_EQ"], sessions=text)  # type: ignore[arg-type]
+            built.add("jobs:a")
+            (fault,) = built.faults()
+            assert f"sessions is {text!r}; it must be 'every', or 'first'" in fault

@@ -53,6 +53,9 @@ def plan(
     )
 
 
+NIGHTLY = pipeline(CatchUp.LATEST)
+
+
 def shown(runs: tuple[PlannedRun, ...]) -> list[tuple[str, str]]:
     return [
         (run.dag.as_of_date.isoformat(), "missed" if run.missed else "forced" if run.forced else "")
@@ -295,24 +298,28 @@ class TestNextOpening:
         ],
     )
     def test_next_opening_is_the_next_sessions_pre_open(self, now: str, expected: str) -> None:
-        assert next_opening(US, at(now)) == at(expected)
+        assert next_opening(NIGHTLY, US, at(now)) == at(expected)
 
     def test_next_opening_keeps_to_a_replays_bounds(self) -> None:
         only = SessionRange(date(2012, 11, 21), date(2012, 11, 23))
-        assert next_opening(US, at("2012-10-01T00:00"), only=only) == at("2012-11-21T13:30")
-        assert next_opening(US, at("2012-11-22T00:00"), only=only) == at("2012-11-23T13:30")
-        assert next_opening(US, at("2012-11-23T13:30"), only=only) is None
+        assert next_opening(NIGHTLY, US, at("2012-10-01T00:00"), only=only) == at(
+            "2012-11-21T13:30"
+        )
+        assert next_opening(NIGHTLY, US, at("2012-11-22T00:00"), only=only) == at(
+            "2012-11-23T13:30"
+        )
+        assert next_opening(NIGHTLY, US, at("2012-11-23T13:30"), only=only) is None
 
     def test_replay_may_begin_with_the_calendars_first_date(self) -> None:
         only = SessionRange(US.first, US.first + timedelta(days=7))
         begin = datetime.combine(US.first, datetime.min.time(), UTC) - timedelta(days=1)
         first = US.trading_days(US.first, US.first + timedelta(days=7))[0]
-        assert next_opening(US, begin, only=only) == US.phases(first).pre_open_at
+        assert next_opening(NIGHTLY, US, begin, only=only) == US.phases(first).pre_open_at
 
     def test_there_is_none_past_the_horizon(self) -> None:
         end = datetime.combine(US.horizon, datetime.min.time(), UTC)
-        assert next_opening(US, end + timedelta(days=1)) is None
-        assert next_opening(US, end + timedelta(days=1000)) is None
+        assert next_opening(NIGHTLY, US, end + timedelta(days=1)) is None
+        assert next_opening(NIGHTLY, US, end + timedelta(days=1000)) is None
 
 
 @given(
@@ -339,7 +346,7 @@ def test_plans_are_in_order_new_and_never_of_the_future(
     assert days == sorted(set(days))
     assert existing.isdisjoint(days)
     assert all(US.is_trading_day(day) for day in days)
-    assert all(run.bounds.opens_at <= now for run in runs)
+    assert all(run.bounds.opens_at(run.dag) <= now for run in runs)
     assert sum(run.forced for run in runs) <= (10 if catch_up is CatchUp.ALL else 0)
     assert not any(run.forced and run.missed for run in runs)
     # Planned again after it was carried out, at the same instant: nothing is left to do.
@@ -354,3 +361,60 @@ def test_plans_are_in_order_new_and_never_of_the_future(
         )
         == ()
     )
+
+
+MONTHLY = Pipeline("monthly", markets=["US_EQ"], sessions="last of month", catch_up=CatchUp.ALL)
+MONTHLY.add("jobs:first", start="close+45m")
+
+
+def plan_monthly(
+    now: str,
+    *,
+    existing: tuple[str, ...] = (),
+    calendar: TradingCalendar = US,
+    first_seen: str = "2012-10-10T00:00",
+) -> list[tuple[str, str]]:
+    return shown(
+        plan_runs(
+            MONTHLY,
+            calendar,
+            "US_EQ",
+            existing={date.fromisoformat(day) for day in existing},
+            first_seen_at=at(first_seen),
+            now=at(now),
+        )
+    )
+
+
+class TestSessions:
+    def test_only_the_sessions_of_the_rule_have_runs_and_no_other_is_missed(self) -> None:
+        assert plan_monthly("2012-11-29T22:00", existing=("2012-10-31",)) == []
+        assert plan_monthly("2012-11-30T13:29", existing=("2012-10-31",)) == []
+        assert plan_monthly("2012-11-30T13:30", existing=("2012-10-31",)) == [("2012-11-30", "")]
+        assert plan_monthly("2012-12-10T22:00") == [
+            ("2012-10-31", "forced"),
+            ("2012-11-30", "forced"),
+        ]
+
+    def test_next_opening_is_that_of_the_next_session_of_the_rule(self) -> None:
+        assert next_opening(MONTHLY, US, at("2012-11-30T13:30")) == at("2012-12-31T13:30")
+
+    def test_run_of_a_job_before_pre_open_opens_with_it(self) -> None:
+        early = Pipeline("early", markets=["US_EQ"])
+        early.add("jobs:first", start="open-6h")
+        assert next_opening(early, US, at("2012-11-22T00:00")) == at("2012-11-23T08:30")
+        asked = {"existing": {date(2012, 11, 21)}, "first_seen_at": at("2012-11-21T15:00")}
+        before, then = (
+            plan_runs(early, US, "US_EQ", now=at(now), **asked)
+            for now in ("2012-11-23T08:29", "2012-11-23T08:30")
+        )
+        assert (shown(before), shown(then)) == ([], [("2012-11-23", "")])
+
+    def test_session_of_which_it_is_not_known_waits_and_is_said_after_those_that_are(self) -> None:
+        cut = TradingCalendar("US_EQ")
+        cut.horizon = date(2012, 12, 20)
+        seen = {"calendar": cut, "first_seen": "2012-11-20T00:00"}
+        assert plan_monthly("2012-12-19T22:00", existing=("2012-11-30",), **seen) == []
+        assert plan_monthly("2012-12-20T22:00", **seen) == [("2012-11-30", "forced")]
+        with pytest.raises(HorizonError, match="2012-12-31 is after the last date"):
+            plan_monthly("2012-12-20T22:00", existing=("2012-11-30",), **seen)

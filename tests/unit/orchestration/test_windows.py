@@ -8,6 +8,7 @@ Paris at 17:30 local time, both 16:30 UTC in winter; Tokyo at 15:00 until 2024-1
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -16,7 +17,9 @@ from prometheus.core.market_state import MarketState
 from prometheus.core.trading_calendar import Phases, TradingCalendar
 from prometheus.orchestration.dag import JobMetadata, WindowRule
 from prometheus.orchestration.planning import session_bounds
+from prometheus.orchestration.session_time import SessionTime
 from prometheus.orchestration.windows import SessionBounds, Window
+from prometheus.verification.windows import window_of
 
 SESSION, STATE = WindowRule.SESSION, WindowRule.STATE
 
@@ -176,3 +179,59 @@ def test_windows_of_a_job_never_overlap_nor_leave_a_session_out(market: str) -> 
             found = session_bounds(calendar, day).window(job(state))
             assert end <= found.opens_at < found.closes_at
             end = found.closes_at
+
+
+@pytest.mark.parametrize(
+    ("day", "start", "state", "rule", "opens", "closes"),
+    [
+        # The early close of 2012-11-23 moves what starts after it.
+        ("2012-11-21", "close+45m", None, SESSION, "2012-11-21T21:45", "2012-11-23T13:30"),
+        ("2012-11-23", "close+45m", None, SESSION, "2012-11-23T18:45", "2012-11-26T13:30"),
+        ("2012-11-23", "close-30m", "SESSION", STATE, "2012-11-23T17:30", "2012-11-23T18:00"),
+        ("2012-11-23", "open-15m", "PRE_OPEN", STATE, "2012-11-23T14:15", "2012-11-23T14:30"),
+        # Before PRE_OPEN, where no phase holds it; where one does, with the phase.
+        ("2012-11-23", "open-3h", None, SESSION, "2012-11-23T11:30", "2012-11-26T13:30"),
+        ("2012-11-23", "open-3h", "PRE_OPEN", SESSION, "2012-11-23T13:30", "2012-11-26T13:30"),
+        ("2012-11-23", "open", "POST_CLOSE", SESSION, "2012-11-23T18:00", "2012-11-26T13:30"),
+        # On the short session its phase is over before it may start.
+        ("2012-11-23", "open+5h", "SESSION", STATE, "2012-11-23T19:30", "2012-11-23T18:00"),
+    ],
+)
+def test_window_may_begin_relative_to_the_session(
+    day: str, start: str, state: str | None, rule: WindowRule, opens: str, closes: str
+) -> None:
+    made = replace(job(MarketState(state) if state else None, rule), start=SessionTime.parse(start))
+    calendar = TradingCalendar("US_EQ")
+    found = session_bounds(calendar, date.fromisoformat(day)).window(made)
+    assert (found.opens_at, found.closes_at) == (at(opens), at(closes))
+    anew = window_of(calendar, date.fromisoformat(day), state, rule.value, start)
+    assert (anew.opens_at, anew.closes_at) == (at(opens), at(closes))
+
+
+def test_run_opens_with_its_first_job_where_that_is_before_pre_open() -> None:
+    bounds = session_bounds(TradingCalendar("US_EQ"), date(2012, 11, 23))
+    early, late = (replace(job(None), start=SessionTime.parse(t)) for t in ("open-3h", "close+1h"))
+    assert bounds.opens_at([job(None), late]) == at("2012-11-23T13:30")
+    assert bounds.opens_at([late, early]) == at("2012-11-23T11:30")
+
+
+@pytest.mark.parametrize(
+    "text", ["open", "close", "open-15m", "close+45m", "close-1h30m", "open+1d", "open-45s"]
+)
+def test_start_is_written_as_it_is_read(text: str) -> None:
+    assert str(SessionTime.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("midnight+1h", "must be 'open' or 'close'"),
+        ("close45m", "must be 'open' or 'close'"),
+        ("close+45", "is not a duration"),
+        ("close+", "must be 'open' or 'close'"),
+        ("open-25h", "at most 1d from its session's open"),
+    ],
+)
+def test_start_that_is_no_time_of_a_session_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        SessionTime.parse(text)

@@ -787,6 +787,40 @@ def test_a_run_of_another_market_is_found() -> None:
     assert rules(sound(), expect=expect) == ["unknown-market"]
 
 
+def ruled(**rule: str) -> Mutation:
+    definition = {**DEFINITION, **rule}
+    return change_run(1, definition=json.dumps(definition), definition_hash=digest(definition))
+
+
+def test_a_run_of_a_session_that_its_pipeline_leaves_out_is_found() -> None:
+    assert rules(ruled(sessions="first of month")(sound())) == []
+    assert rules(ruled(sessions="2nd of month")(sound())) == ["other-session"]
+    assert rules(ruled(sessions="last of week")(sound())) == ["other-session"]
+    assert rules(ruled(short_sessions="skip")(sound())) == []
+    by_operator = change_run(1, trigger="operator", forced=True)
+    assert "other-session" not in rules(by_operator(ruled(sessions="2nd of week")(sound())))
+    assert rules(ruled(sessions="monthly")(sound())) == rules(
+        change_run(1, definition="{}")(sound())
+    )
+
+
+def test_a_run_that_opens_with_its_first_job_is_fine() -> None:
+    early = redefined(1, job_id="returns", start="open-1h30m")(sound())
+    assert "run-opens" in rules(early)
+    opened = run_changed(early, 1, opens_at=at("01 13:00"))
+    assert "run-opens" not in rules(opened)
+
+
+def test_sessions_that_a_pipeline_leaves_out_are_not_missing() -> None:
+    until = date(2025, 12, 31)
+    left_out = replace(FOUR_DAYS, until=until, sessions={"daily": ("first of month", "run")})
+    assert rules(sound(), expect=left_out) == []
+    weekly = replace(FOUR_DAYS, until=until, sessions={"daily": ("last of week", "skip")})
+    report = judge(sound(), expect=weekly)
+    missing = [each.message[-10:] for each in report.violations if each.rule == "run-missing"]
+    assert missing == ["2025-12-05", "2025-12-12", "2025-12-19", "2025-12-26"]
+
+
 # --- evidence of the jobs themselves -----------------------------------------------------------
 
 
