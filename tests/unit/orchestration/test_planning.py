@@ -403,9 +403,15 @@ class TestSessions:
         early = Pipeline("early", markets=["US_EQ"])
         early.add("jobs:first", start="open-6h")
         assert next_opening(early, US, at("2012-11-22T00:00")) == at("2012-11-23T08:30")
-        asked = {"existing": {date(2012, 11, 21)}, "first_seen_at": at("2012-11-21T15:00")}
         before, then = (
-            plan_runs(early, US, "US_EQ", now=at(now), **asked)
+            plan_runs(
+                early,
+                US,
+                "US_EQ",
+                existing={date(2012, 11, 21)},
+                first_seen_at=at("2012-11-21T15:00"),
+                now=at(now),
+            )
             for now in ("2012-11-23T08:29", "2012-11-23T08:30")
         )
         assert (shown(before), shown(then)) == ([], [("2012-11-23", "")])
@@ -413,8 +419,12 @@ class TestSessions:
     def test_session_of_which_it_is_not_known_waits_and_is_said_after_those_that_are(self) -> None:
         cut = TradingCalendar("US_EQ")
         cut.horizon = date(2012, 12, 20)
-        seen = {"calendar": cut, "first_seen": "2012-11-20T00:00"}
-        assert plan_monthly("2012-12-19T22:00", existing=("2012-11-30",), **seen) == []
-        assert plan_monthly("2012-12-20T22:00", **seen) == [("2012-11-30", "forced")]
+
+        def plan_cut(now: str, *existing: str) -> list[tuple[str, str]]:
+            seen = "2012-11-20T00:00"
+            return plan_monthly(now, existing=existing, calendar=cut, first_seen=seen)
+
+        assert plan_cut("2012-12-19T22:00", "2012-11-30") == []
+        assert plan_cut("2012-12-20T22:00") == [("2012-11-30", "forced")]
         with pytest.raises(HorizonError, match="2012-12-31 is after the last date"):
-            plan_monthly("2012-12-20T22:00", existing=("2012-11-30",), **seen)
+            plan_cut("2012-12-20T22:00", "2012-11-30")
