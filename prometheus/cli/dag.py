@@ -67,6 +67,8 @@ def show(
 
 
 def _document(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> dict[str, Any]:
+    from prometheus.orchestration.windows import run_opens_at
+
     session = calendar.session(dag.as_of_date)
     return {
         "dag_id": dag.dag_id,
@@ -84,7 +86,7 @@ def _document(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> dic
             "reason": session.reason,
             "closed_members": calendar.closed_members(dag.as_of_date),
         },
-        "opens_at": bounds.opens_at(dag),
+        "opens_at": run_opens_at(bounds.phases, dag),
         "jobs": [
             {
                 **dag.jobs[job_id].to_json(),
@@ -110,6 +112,7 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
     from prometheus.cli import output, sessions
     from prometheus.core.durations import format_duration
     from prometheus.orchestration.session_rule import EVERY
+    from prometheus.orchestration.windows import run_opens_at
 
     console = output.console()
     session = calendar.session(dag.as_of_date)
@@ -130,7 +133,7 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
             None: "whether this is one is not known yet: the calendar ends too soon",
         }[_is_included(dag, calendar)]
         about.append(f"the pipeline runs on {dag.sessions.words}: {included}")
-    about.append(f"the run opens {output.utc(bounds.opens_at(dag))}")
+    about.append(f"the run opens {output.utc(run_opens_at(bounds.phases, dag))}")
     for line in about:
         console.print(f"  {line}")
     windows = {job_id: bounds.window(dag.jobs[job_id]) for job_id in dag.topological_order()}

@@ -35,8 +35,9 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.orchestration.planning import SessionRange, session_bounds
+from prometheus.orchestration.planning import SessionRange
 from prometheus.orchestration.session_rule import EVERY
+from prometheus.orchestration.windows import run_opens_at
 from prometheus.persistence import migrate
 from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import create_engine, reading, writing
@@ -192,8 +193,8 @@ def _expected(
                 continue
             calendar = TradingCalendar(market_id)
             for day in pipeline.sessions.sessions(calendar, request.first, request.last):
-                bounds, dag = session_bounds(calendar, day), pipeline.dag(market_id, day)
-                found.append((dag.dag_id, bounds.opens_at(dag), bounds.phases.close_at))
+                phases, dag = calendar.phases(day), pipeline.dag(market_id, day)
+                found.append((dag.dag_id, run_opens_at(phases, dag), phases.close_at))
     return found
 
 

@@ -27,7 +27,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PipelineError, PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.orchestration.planning import session_bounds
+from prometheus.orchestration.windows import run_opens_at
 from prometheus.persistence import operators
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import reading, writing
@@ -101,7 +101,7 @@ def _record(
 ) -> str:
     """Write the run, or new attempts of all its jobs, with the audit row, in one transaction."""
     dag = pipeline.dag(calendar.market_id, request.day)
-    opens_at = session_bounds(calendar, request.day).opens_at(dag)
+    opens_at = run_opens_at(calendar.phases(request.day), dag)
     if opens_at > read_now(connection).market_at:
         raise RunRefusedError(
             f"The session {request.day} of {calendar.market_id} has not begun: a run of it opens "

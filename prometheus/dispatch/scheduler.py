@@ -619,7 +619,7 @@ class Scheduler:
                 made = runs.create_run(
                     connection,
                     planned.dag,
-                    opens_at=planned.bounds.opens_at(planned.dag),
+                    opens_at=planned.opens_at,
                     trigger="catch_up" if planned.forced or planned.missed else "schedule",
                     calendar_version=calendar.version,
                     parameters=pipeline.parameters,

@@ -11,7 +11,7 @@ from prometheus.core.trading_calendar import Phases, TradingCalendar
 from prometheus.errors import HorizonError
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.pipeline import CatchUp, Pipeline
-from prometheus.orchestration.windows import SessionBounds
+from prometheus.orchestration.windows import SessionBounds, run_opens_at
 
 MAX_CATCH_UP = 10
 """How many missed sessions in a row the policy ``all`` runs."""
@@ -32,6 +32,11 @@ class PlannedRun:
     """Caught up outside its windows, by the pipeline's policy."""
     missed: str | None = None
     """Why its jobs are EXPIRED from the start; ``None`` for a run that will be worked on."""
+
+    @property
+    def opens_at(self) -> datetime:
+        """When it opens, in market time."""
+        return run_opens_at(self.bounds.phases, self.dag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +113,21 @@ def plan_runs(
         raise HorizonError(market_id, now, calendar.first, calendar.horizon)
     due: list[tuple[DAG, SessionBounds]] = []
     unknown: HorizonError | None = None
+    jobs = tuple(pipeline.jobs.values())
     for session_date in _sessions_since(calendar, first_seen_at, now, since):
         if session_date in existing:
             continue
         if only is not None and not only.first <= session_date <= only.last:
             continue
-        dag = pipeline.dag(market_id, session_date)
-        bounds = session_bounds(calendar, session_date)
-        if bounds.opens_at(dag) > now:
+        if run_opens_at(calendar.phases(session_date), jobs) > now:
             continue
         try:
-            if not dag.sessions.includes(calendar, session_date):
+            if not pipeline.sessions.includes(calendar, session_date):
                 continue
         except HorizonError as error:
             unknown = error
             continue
-        due.append((dag, bounds))
+        due.append((pipeline.dag(market_id, session_date), session_bounds(calendar, session_date)))
     planned: list[PlannedRun] = []
     missed: list[tuple[DAG, SessionBounds, datetime]] = []
     for dag, bounds in due:
@@ -178,22 +182,22 @@ def next_opening(
     Returns:
         ``None`` if no further session of the pipeline is known, or none is inside the bounds.
     """
-    dag = pipeline.dag(calendar.market_id, date.min)
+    jobs = tuple(pipeline.jobs.values())
     session_date = max(calendar.first, (now - REACH).date())
     last = calendar.horizon
     if only is not None:
         session_date, last = max(session_date, only.first), min(last, only.last)
     while session_date <= last:
         if calendar.is_trading_day(session_date):
-            opens_at = session_bounds(calendar, session_date).opens_at(dag)
-            if opens_at > now and _may_include(dag, calendar, session_date):
+            opens_at = run_opens_at(calendar.phases(session_date), jobs)
+            if opens_at > now and _may_include(pipeline, calendar, session_date):
                 return opens_at
         session_date += timedelta(days=1)
     return None
 
 
-def _may_include(dag: DAG, calendar: TradingCalendar, session_date: date) -> bool:
+def _may_include(pipeline: Pipeline, calendar: TradingCalendar, session_date: date) -> bool:
     try:
-        return dag.sessions.includes(calendar, session_date)
+        return pipeline.sessions.includes(calendar, session_date)
     except HorizonError:
         return True  # `plan_runs` says that it is not known

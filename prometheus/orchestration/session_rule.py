@@ -8,15 +8,11 @@ from datetime import date, timedelta
 from enum import StrEnum
 from typing import ClassVar
 
-from dateutil.relativedelta import SU, relativedelta
-
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError
 
 _EVERY = "every"
 _FORM = re.compile(r"(first|last|([1-9]\d?)(st|nd|rd|th)) of (week|month)")
-_END = {"week": relativedelta(weekday=SU), "month": relativedelta(day=31)}
-"""From a day to the last of its week or month."""
 _LAST = -1
 
 
@@ -94,15 +90,14 @@ class SessionRule:
                 return False
         if self.period is None:
             return True
-        end = day + _END[self.period]
         if self.number != _LAST:
             return len(calendar.trading_days(self._start(day), day)) == self.number
-        known = min(end, calendar.horizon)
-        if day < known and calendar.trading_days(day + timedelta(days=1), known):
-            return False
-        if known < end:
-            raise HorizonError(calendar.market_id, end, calendar.first, calendar.horizon)
-        return True
+        try:
+            return self._start(calendar.next_trading_day(day)) != self._start(day)
+        except HorizonError:
+            if self._start(calendar.horizon + timedelta(days=1)) == self._start(day):
+                raise
+            return True
 
     def previous(self, calendar: TradingCalendar, day: date) -> date:
         """

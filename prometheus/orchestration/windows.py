@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from prometheus.core.market_state import MarketState
 from prometheus.core.trading_calendar import Phases
 from prometheus.orchestration.dag import JobMetadata, WindowRule
+
+if TYPE_CHECKING:
+    from prometheus.orchestration.pipeline import JobDefinition
 
 UNKNOWN_NEXT_SESSION = timedelta(hours=24)
 """How long a window stays open when the calendar does not know the next session."""
@@ -35,11 +39,6 @@ class SessionBounds:
     overnight_ends_at: datetime | None = None
     """End of the OVERNIGHT after it: PRE_OPEN, or the first midnight of a day without session."""
 
-    def opens_at(self, jobs: Iterable[JobMetadata]) -> datetime:
-        """Return when the session's run of these jobs opens: at PRE_OPEN, or with its first job."""
-        starts = [_opening(self.phases, job) for job in jobs if job.start is not None]
-        return min(self.phases.pre_open_at, *starts) if starts else self.phases.pre_open_at
-
     def window(self, job: JobMetadata) -> Window:
         """
         Return the window of a job of this session's run.
@@ -48,7 +47,7 @@ class SessionBounds:
         session, or is over when the job may start; the job then expires.
         """
         state = job.required_state
-        opens_at = _opening(self.phases, job)
+        opens_at = _opening(self.phases, job) if job.start else _phase_start(self.phases, state)
         if job.window is WindowRule.STATE and state is not None:
             return Window(opens_at, self._phase_end(state))
         if self.next_phases is None:
@@ -74,7 +73,13 @@ class SessionBounds:
                 return self.overnight_ends_at or following or unknown
 
 
-def _opening(phases: Phases, job: JobMetadata) -> datetime:
+def run_opens_at(phases: Phases, jobs: Iterable[JobMetadata | JobDefinition]) -> datetime:
+    """Return when a session's run of these jobs opens: at PRE_OPEN, or with its first job."""
+    starts = [_opening(phases, job) for job in jobs if job.start is not None]
+    return min(phases.pre_open_at, *starts) if starts else phases.pre_open_at
+
+
+def _opening(phases: Phases, job: JobMetadata | JobDefinition) -> datetime:
     begins_at = _phase_start(phases, job.required_state)
     if job.start is None:
         return begins_at

@@ -543,7 +543,7 @@ class Bounds:
     def __init__(self, bounds: SessionBounds) -> None:
         self._bounds = bounds
         self._windows: dict[object, Window] = {}
-        self.opens_at = bounds.opens_at
+        self.phases = bounds.phases
 
     def window(self, job: JobMetadata) -> Window:
         key = job.required_state, job.start, job.window

@@ -20,7 +20,8 @@ from prometheus.core.clock import MarketClock
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.dag import build_market_dag
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
-from prometheus.orchestration.planning import SessionRange, session_bounds
+from prometheus.orchestration.planning import SessionRange
+from prometheus.orchestration.windows import run_opens_at
 from prometheus.persistence import operators
 from prometheus.persistence.clock import Now, start_replay
 from prometheus.persistence.engine import reading, writing
@@ -212,11 +213,11 @@ def _make_runs(engine: Engine, days: Sequence[int]) -> list[str]:
     with writing(engine) as connection:
         for day in days:
             dag = build_market_dag("US_EQ", date(2012, 11, day))
-            bounds = session_bounds(TradingCalendar("US_EQ"), dag.as_of_date)
+            phases = TradingCalendar("US_EQ").phases(dag.as_of_date)
             create_run(
                 connection,
                 dag,
-                opens_at=bounds.opens_at(dag),
+                opens_at=run_opens_at(phases, dag),
                 trigger="operator",
                 calendar_version="test",
                 parameters={},

@@ -18,7 +18,7 @@ from prometheus.core.trading_calendar import Phases, TradingCalendar
 from prometheus.orchestration.dag import JobMetadata, WindowRule
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.session_time import SessionTime
-from prometheus.orchestration.windows import SessionBounds, Window
+from prometheus.orchestration.windows import SessionBounds, Window, run_opens_at
 from prometheus.verification.windows import window_of
 
 SESSION, STATE = WindowRule.SESSION, WindowRule.STATE
@@ -209,10 +209,10 @@ def test_window_may_begin_relative_to_the_session(
 
 
 def test_run_opens_with_its_first_job_where_that_is_before_pre_open() -> None:
-    bounds = session_bounds(TradingCalendar("US_EQ"), date(2012, 11, 23))
+    phases = TradingCalendar("US_EQ").phases(date(2012, 11, 23))
     early, late = (replace(job(None), start=SessionTime.parse(t)) for t in ("open-3h", "close+1h"))
-    assert bounds.opens_at([job(None), late]) == at("2012-11-23T13:30")
-    assert bounds.opens_at([late, early]) == at("2012-11-23T11:30")
+    assert run_opens_at(phases, [job(None), late]) == at("2012-11-23T13:30")
+    assert run_opens_at(phases, [late, early]) == at("2012-11-23T11:30")
 
 
 @pytest.mark.parametrize(
