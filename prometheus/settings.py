@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
@@ -339,6 +339,12 @@ class EodhdSettings(_Section):
         description="The most requests of one process in a minute; lower it where several "
         "processes use the token at once.",
     )
+    readiness: Literal["last_date", "tickers", "bulk"] = Field(
+        default="tickers",
+        description="How far a sensor looks whether a session's prices are there: last_date, of "
+        "three symbols (3 calls); tickers, how many of an exchange's have been updated too (5 "
+        "calls); bulk, whether all its rows are there and stay as they are too (100 calls).",
+    )
     url: str = Field(
         default=BASE_URL,
         description="Where the feed's interface is; https, or http on this machine.",
@@ -390,6 +396,7 @@ class EodhdSettings(_Section):
             symbols=self.symbols,
             codes=self.codes,
             factors=self.factors,
+            readiness=self.readiness,
         )
 
 

@@ -111,6 +111,7 @@ def _is_included(dag: DAG, calendar: TradingCalendar) -> bool | None:
 def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
     from prometheus.cli import output, sessions
     from prometheus.core.durations import format_duration
+    from prometheus.orchestration.sensor import show_limit
     from prometheus.orchestration.session_rule import EVERY
     from prometheus.orchestration.windows import run_opens_at
 
@@ -159,5 +160,10 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
             "\n".join(sessions.local_times(calendar.zones, window.opens_at)),
         ]
         cells += [output.utc(window.closes_at)] if len(ends) > 1 else []
-        table.add_row(*cells, f"{job.max_retries + 1} of {format_duration(job.timeout)}")
+        tries = f"{job.max_retries + 1} of {format_duration(job.timeout)}"
+        if job.sensor is not None:
+            pauses = f"{format_duration(job.sensor.every)} to {format_duration(job.sensor.up_to)}"
+            until = show_limit(job.sensor.give_up)
+            tries = f"asks every {pauses} until {until}, then {job.sensor.otherwise}"
+        table.add_row(*cells, tries)
     console.print(table)

@@ -324,6 +324,7 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
                 "worker": row.worker,
                 "error": row.error_message,
                 "result": row.result,
+                "polls": row.job_id in dag.sensors,
             }
         )
     waits = _reasons(connection, dag_id, crew)
@@ -407,6 +408,22 @@ def _shortened(result: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def _found_nothing(attempt: dict[str, Any]) -> str | None:
+    """Return the answer of a sensor's poll after which it asks again; ``None`` of all else."""
+    result = attempt["result"]
+    state = result.get("state") if attempt["polls"] and isinstance(result, dict) else None
+    return {"NOT_YET": "NOT YET", "LATE": "LATE"}.get(str(state))
+
+
+def _without_polls(attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out the polls that found nothing, but the last of a row of them."""
+    return [
+        attempt
+        for attempt, following in zip(attempts, [*attempts[1:], None], strict=True)
+        if not (_found_nothing(attempt) and following is not None and _found_nothing(following))
+    ]
+
+
 def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) -> None:
     from prometheus.cli import output, sessions
     from prometheus.orchestration.lifecycle import JobStatus, RunStatus
@@ -432,12 +449,12 @@ def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) ->
     )
     notes = []
     for job in found["jobs"]:
-        for number, attempt in enumerate(job["attempts"]):
+        for number, attempt in enumerate(_without_polls(job["attempts"])):
             market_at = attempt["started_market_at"]
             table.add_row(
                 job["job"] if number == 0 else "",
                 f"{attempt['attempt']}{', forced' if attempt['forced'] else ''}",
-                output.coloured(attempt["status"]),
+                output.coloured(_found_nothing(attempt) or attempt["status"]),
                 output.utc(market_at) if market_at else "-",
                 _lasted(attempt),
                 attempt["worker"] or "-",

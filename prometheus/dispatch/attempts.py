@@ -7,7 +7,7 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -26,12 +26,14 @@ from prometheus.persistence import executions
 from prometheus.persistence.engine import PATIENCE_SECONDS, is_unavailable, reading, writing
 from prometheus.persistence.executions import (
     HARD_LIMIT_GRACE,
+    Attempt,
     Cancelled,
     Failed,
     FailedForGood,
     FailOutcome,
     Failure,
     NotOurs,
+    Polled,
     Refused,
     Retried,
     Started,
@@ -152,6 +154,21 @@ class Attempts:
 
         return self._written(write, within=math.inf)
 
+    def poll(
+        self, execution_id: str, *, incarnation: str, ready: bool, found: Mapping[str, Any]
+    ) -> Polled | None:
+        """Report a sensor's answer, as `succeed` reports success; see `executions.poll`."""
+
+        def write(connection: Connection, again: bool) -> Polled | None:
+            outcome = executions.poll(
+                connection, execution_id, incarnation=incarnation, ready=ready, found=found
+            )
+            if outcome is None and again:
+                outcome = executions.polled(connection, execution_id, incarnation)
+            return outcome
+
+        return self._written(write, within=math.inf)
+
     def fail(
         self,
         execution_id: str,
@@ -238,6 +255,16 @@ class Attempts:
                 self.fail(execution_id, failure, incarnation=incarnation)
             except PrometheusError:  # a run that can not be read; the others can
                 log.exception("not_handed_back", extra={"execution": execution_id})
+
+    def results_of(self, attempt: Attempt, job_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Return what other jobs of an attempt's run have returned; see `executions.results_of`."""
+        with reading(self._engine) as connection:
+            return executions.results_of(connection, attempt.dag.dag_id, job_ids)
+
+    def earlier_results(self, attempt: Attempt, most: int) -> list[dict[str, Any]]:
+        """Return what the job returned in earlier sessions; see `executions.earlier_results`."""
+        with reading(self._engine) as connection:
+            return executions.earlier_results(connection, attempt, most)
 
     def cancel_asked(self, execution_id: str, incarnation: str) -> bool:
         """Say whether a running attempt should end; see `executions.cancel_asked`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date
@@ -59,12 +59,27 @@ class JobContext:
     asked_to_end: Callable[[], bool] = lambda: False
     """Answers `cancelled`."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    readiness: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """
+    What the sensors upstream have found, by name: ``state`` is READY, with ``late`` where it was
+    expected earlier, or MISSING, with ``stale`` or ``source``, where one gave up and the work goes
+    on all the same.
+    """
+    last_poll: Mapping[str, Any] | None = None
+    """Of a sensor: what its poll before this one has found; ``None`` for the first."""
+    earlier: Sequence[Mapping[str, Any]] = ()
+    """Of a sensor: what it found in up to 20 earlier sessions, the latest first."""
     logger: logging.Logger = field(default_factory=lambda: logging.getLogger("prometheus.job"))
 
     @property
     def session_date(self) -> date:
         """The date the run is for."""
         return self.session.date
+
+    @property
+    def stale(self) -> bool:
+        """Whether a sensor upstream gave up, and this works on what there was before."""
+        return any(found.get("stale") for found in self.readiness.values())
 
     @property
     def cancelled(self) -> bool:

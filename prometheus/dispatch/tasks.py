@@ -28,6 +28,7 @@ from prometheus.dispatch.publisher import ON_FAILURE, task_name
 from prometheus.errors import HorizonError, PrometheusError
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.pipeline import JobDefinition, Pipeline
+from prometheus.orchestration.sensor import Readiness
 from prometheus.persistence.engine import is_unavailable
 from prometheus.persistence.executions import (
     Attempt,
@@ -40,6 +41,9 @@ from prometheus.sources.protocol import Sources
 
 log = logging.getLogger(__name__)
 
+EARLIER = 20
+"""Sessions whose answers a sensor is told."""
+_UNWELCOME = (Readiness.LATE, Readiness.MISSING)
 MAX_RESULT = 65_536
 """Bytes of JSON that a job may return; more belongs in the job's own store."""
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -99,6 +103,13 @@ class Workplace:
             by = attempt.incarnation
             return by is not None and self.attempts.cancel_asked(attempt.execution_id, by)
 
+        dag, job = attempt.dag, attempt.job
+        sensors = dag.sensors and dag.sensors.intersection(dag.get_dependency_chain(job.job_id))
+        readiness = self.attempts.results_of(attempt, sensors) if sensors else {}
+        sources = self.sources()
+        for found in (readiness[name] for name in sorted(readiness) if name != job.job_id):
+            if "source" in found:
+                sources = sources.instead(dag.market_id, found["source"])
         context = JobContext(
             market_id=attempt.dag.market_id,
             session=session,
@@ -110,7 +121,10 @@ class Workplace:
             execution_id=attempt.execution_id,
             begin=begin,
             asked_to_end=AskedToEnd(ask),
-            sources=self.sources(),
+            sources=sources,
+            last_poll=readiness.pop(job.job_id, None),
+            earlier=self.attempts.earlier_results(attempt, EARLIER) if job.sensor else (),
+            readiness=readiness,
             parameters=attempt.parameters,
             logger=logging.getLogger(f"prometheus.job.{attempt.dag.pipeline}.{attempt.job.job_id}"),
         )
@@ -185,10 +199,20 @@ class JobTask(Task):
         process = os.getpid()
         with self.workplace.context(attempt) as context:
             try:
-                return self._checked(self.definition.resolve()(context))
+                result = self.definition.resolve()(context)
+                return self._checked(self._answer(result) if attempt.job.sensor else result)
             finally:
                 if os.getpid() != process:
                     os._exit(0)  # the job forked: a second one of us would report and take jobs
+
+    def _answer(self, result: Any) -> dict[str, Any]:
+        answer = {"ready": result} if isinstance(result, bool) else result
+        if not isinstance(answer, dict) or not isinstance(answer.get("ready"), bool):
+            raise JobResultError(
+                f"the sensor {self.name} returned {type(result).__name__}; return True or False, "
+                f"or a dict with 'ready' and what else is to be kept"
+            )
+        return answer
 
     def _checked(self, result: Any) -> Any:
         try:
@@ -264,6 +288,9 @@ class JobTask(Task):
         place = self.workplace
         attempt = place.running.pop(execution_id)
         with unlimited():
+            if attempt.job.sensor is not None:
+                self._polled(attempt, result)
+                return
             dag_id = place.attempts.succeed(
                 execution_id, incarnation=str(attempt.incarnation), result=result
             )
@@ -272,6 +299,24 @@ class JobTask(Task):
                 return
             log.info("attempt_returned", extra=_facts(attempt))
             place.advance_quietly(dag_id)
+
+    def _polled(self, attempt: Attempt, result: dict[str, Any]) -> None:
+        """Report a sensor's answer, and start what waited for its last one."""
+        place = self.workplace
+        outcome = place.attempts.poll(
+            attempt.execution_id,
+            incarnation=str(attempt.incarnation),
+            ready=result["ready"],
+            found={key: value for key, value in result.items() if key != "ready"},
+        )
+        if outcome is None:
+            log.warning("success_came_late", extra=_facts(attempt))
+            return
+        level = logging.WARNING if outcome.state in _UNWELCOME else logging.INFO
+        facts = {**_facts(attempt), "state": outcome.state, "detail": outcome.detail}
+        log.log(level, "sensor_polled", extra=facts)
+        if outcome.state not in (Readiness.NOT_YET, Readiness.LATE):
+            place.advance_quietly(outcome.dag_id)
 
     def failed_here(self, execution_id: str, error: BaseException, trace: str | None) -> None:
         """Report a failure in this process, unless `retry` has."""

@@ -19,6 +19,7 @@ from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PipelineError, nearest
 from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.orchestration.sensor import SensorRule
 from prometheus.orchestration.session_rule import EVERY, SessionRule, ShortSessions
 from prometheus.orchestration.session_time import SessionTime
 
@@ -88,9 +89,12 @@ class JobMetadata:
     which the pipeline runs.
     """
 
+    sensor: SensorRule | None = None
+    """How it asks again and gives up, if it is a sensor."""
+
     def to_json(self) -> dict[str, Any]:
         """Return the job as JSON values: durations in seconds, enums by name."""
-        data = {
+        data: dict[str, Any] = {
             "job_id": self.job_id,
             "job_type": self.job_type,
             "market_id": self.market_id,
@@ -109,6 +113,8 @@ class JobMetadata:
             data["queue_timeout_seconds"] = self.queue_timeout.total_seconds()
         if self.start is not None:
             data["start"] = str(self.start)
+        if self.sensor is not None:
+            data["sensor"] = self.sensor.to_json()
         return data
 
     @classmethod
@@ -131,6 +137,7 @@ class JobMetadata:
             retry_base=timedelta(seconds=data["retry_base_seconds"]),
             retry_cap=timedelta(seconds=data["retry_cap_seconds"]),
             after_previous=data["after_previous"],
+            sensor=SensorRule.from_json(data["sensor"]) if "sensor" in data else None,
         )
 
 
@@ -193,6 +200,11 @@ class DAG:
     def has_timeouts(self) -> bool:
         """Whether the run, or any of its jobs in its queue, may take too long."""
         return self.run_timeout is not None or any(job.queue_timeout is not None for job in self)
+
+    @cached_property
+    def sensors(self) -> frozenset[str]:
+        """The ids of the jobs that are sensors."""
+        return frozenset(job.job_id for job in self if job.sensor is not None)
 
     @cached_property
     def after_previous(self) -> tuple[str, ...]:

@@ -14,46 +14,72 @@ from prometheus.orchestration.pipeline import Pipeline
 
 _JOBS = "prometheus.pipelines.equities"
 
-daily = Pipeline("daily", markets=["US_EQ", "EU_EQ", "ASIA_EQ"])
 
-daily.add(
-    f"{_JOBS}.prices:ingest_prices",
-    required_state=MarketState.POST_CLOSE,
-    priority=JobPriority.CRITICAL,
-    max_retries=5,
-)
-daily.add(f"{_JOBS}.factors:ingest_factors", required_state=MarketState.POST_CLOSE)
-daily.add(
-    f"{_JOBS}.returns:compute_returns", after=["ingest_prices"], priority=JobPriority.CRITICAL
-)
-daily.add(
-    f"{_JOBS}.volatility:compute_volatility", after=["ingest_prices"], priority=JobPriority.CRITICAL
-)
-daily.add(
-    f"{_JOBS}.windows:build_numeric_windows",
-    after=["compute_returns", "compute_volatility"],
-    priority=JobPriority.CRITICAL,
-    timeout=timedelta(hours=2),
-)
-daily.add(
-    f"{_JOBS}.profiles:update_profiles",
-    after=["build_numeric_windows"],
-    required_state=MarketState.POST_CLOSE,
-)
-daily.add(
-    f"{_JOBS}.signals:run_signals",
-    after=["build_numeric_windows", "update_profiles"],
-    priority=JobPriority.CRITICAL,
-)
-daily.add(
-    f"{_JOBS}.universes:run_universes",
-    after=["run_signals"],
-    priority=JobPriority.CRITICAL,
-    after_previous=True,
-)
-daily.add(
-    f"{_JOBS}.books:run_books",
-    after=["run_universes"],
-    priority=JobPriority.CRITICAL,
-    after_previous=True,
-)
+def standard_pipeline(*, patient: bool = False) -> Pipeline:
+    """
+    Make the standard pipeline.
+
+    Args:
+        patient: With a sensor before ``ingest_prices``, which waits until the source has the
+            session's prices: polled from 20 minutes after the close, late 3 hours after it, and
+            given up after 8.
+    """
+    pipeline = Pipeline("daily", markets=["US_EQ", "EU_EQ", "ASIA_EQ"])
+    if patient:
+        pipeline.add_sensor(
+            f"{_JOBS}.readiness:prices_ready",
+            required_state=MarketState.POST_CLOSE,
+            start="close+20m",
+            expected="close+3h",
+            give_up="close+8h",
+            priority=JobPriority.CRITICAL,
+            max_retries=5,
+        )
+    pipeline.add(
+        f"{_JOBS}.prices:ingest_prices",
+        after=["prices_ready"] if patient else [],
+        required_state=MarketState.POST_CLOSE,
+        priority=JobPriority.CRITICAL,
+        max_retries=5,
+    )
+    pipeline.add(f"{_JOBS}.factors:ingest_factors", required_state=MarketState.POST_CLOSE)
+    pipeline.add(
+        f"{_JOBS}.returns:compute_returns", after=["ingest_prices"], priority=JobPriority.CRITICAL
+    )
+    pipeline.add(
+        f"{_JOBS}.volatility:compute_volatility",
+        after=["ingest_prices"],
+        priority=JobPriority.CRITICAL,
+    )
+    pipeline.add(
+        f"{_JOBS}.windows:build_numeric_windows",
+        after=["compute_returns", "compute_volatility"],
+        priority=JobPriority.CRITICAL,
+        timeout=timedelta(hours=2),
+    )
+    pipeline.add(
+        f"{_JOBS}.profiles:update_profiles",
+        after=["build_numeric_windows"],
+        required_state=MarketState.POST_CLOSE,
+    )
+    pipeline.add(
+        f"{_JOBS}.signals:run_signals",
+        after=["build_numeric_windows", "update_profiles"],
+        priority=JobPriority.CRITICAL,
+    )
+    pipeline.add(
+        f"{_JOBS}.universes:run_universes",
+        after=["run_signals"],
+        priority=JobPriority.CRITICAL,
+        after_previous=True,
+    )
+    pipeline.add(
+        f"{_JOBS}.books:run_books",
+        after=["run_universes"],
+        priority=JobPriority.CRITICAL,
+        after_previous=True,
+    )
+    return pipeline
+
+
+daily = standard_pipeline()

@@ -24,7 +24,10 @@ class JobStatus(StrEnum):
     FAILED = "FAILED"
     """It raised, ran out of time, or its worker was lost. A retry is a new execution."""
     SKIPPED = "SKIPPED"
-    """It can not run, because an upstream job did not succeed, or an operator said so."""
+    """
+    It can not run, because an upstream job did not succeed, or an operator said so; or it is a
+    sensor that gave up and is to be skipped then.
+    """
     CANCELLED = "CANCELLED"
     """An operator ended it, or its run had had its time."""
     EXPIRED = "EXPIRED"
@@ -49,7 +52,7 @@ _S = JobStatus
 ALLOWED: Mapping[JobStatus, frozenset[JobStatus]] = {
     _S.PENDING: frozenset({_S.QUEUED, _S.SKIPPED, _S.CANCELLED, _S.EXPIRED}),
     _S.QUEUED: frozenset({_S.RUNNING, _S.SKIPPED, _S.CANCELLED, _S.EXPIRED}),
-    _S.RUNNING: frozenset({_S.SUCCESS, _S.FAILED, _S.CANCELLED}),
+    _S.RUNNING: frozenset({_S.SUCCESS, _S.FAILED, _S.SKIPPED, _S.CANCELLED}),
     _S.SUCCESS: frozenset(),
     _S.FAILED: frozenset(),
     _S.SKIPPED: frozenset(),

@@ -26,6 +26,14 @@ from prometheus.orchestration.dag import (
     WindowRule,
     dag_id_for,
 )
+from prometheus.orchestration.sensor import (
+    CONTINUE_STALE,
+    FAIL,
+    SKIP,
+    USE,
+    SensorRule,
+    read_limit,
+)
 from prometheus.orchestration.session_rule import EVERY, SessionRule, ShortSessions
 from prometheus.orchestration.session_time import SessionTime
 
@@ -62,6 +70,7 @@ class JobDefinition:
     retry_base: timedelta
     retry_cap: timedelta
     after_previous: bool
+    sensor: SensorRule | None
     where: str
     """File and line of the definition, for messages."""
 
@@ -106,6 +115,31 @@ class JobOptions(TypedDict, total=False):
     """
     Also wait for the same job of the market's previous session on which the pipeline runs; default
     no.
+    """
+
+
+class SensorOptions(JobOptions, total=False):
+    """What can be said of a sensor besides; all of it may be left out."""
+
+    every: timedelta | str
+    """Pause before the second poll, doubled before each further one; default 5 minutes."""
+    up_to: timedelta | str
+    """Longest pause; default 15 minutes."""
+    expected: timedelta | str | None
+    """
+    After this it is LATE, which is said at every poll: a duration since the sensor's window opened,
+    or a time of the session (``"close+30m"``). Default: never.
+    """
+    give_up: timedelta | str
+    """
+    When the last poll is made, told likewise; default 6 hours. At least one is made. The sensor
+    gives up before that if its window ends.
+    """
+    otherwise: str
+    """
+    What becomes of it then: ``"fail"`` (default); ``"skip"``, and what depends on it is skipped
+    too; ``"continue_stale"``: it succeeds, and ``ctx.stale`` tells the jobs after it; or
+    ``"use:synthetic"`` and the like: it succeeds, and these jobs get that source.
     """
 
 
@@ -205,10 +239,76 @@ class Pipeline:
         where = _caller()
         self._define(path, name or path.rpartition(":")[2], where, **self._known(options, where))
 
-    def _known(self, options: JobOptions, where: str) -> JobOptions:
-        known = JobOptions.__optional_keys__
+    def sensor(
+        self, *, name: str | None = None, **options: Unpack[SensorOptions]
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """
+        Make a function a sensor: a job that is asked again until what it waits for has come.
+
+        The function returns True or False, or a dict with ``ready`` and what else is to be kept.
+        Each poll is an attempt of its own, so that waiting holds no worker. A poll that says no is
+        no failure; one that raises is, and is tried again as any job is.
+
+        Args:
+            name: The sensor's name; the function's name if not given.
+            options: See `SensorOptions`; ``timeout`` is 2 minutes here if it is not given.
+        """
+        where = _caller()
+
+        def register(function: Callable[P, R]) -> Callable[P, R]:
+            self._define_sensor(function, name or function.__name__, where, options)
+            return function
+
+        return register
+
+    def add_sensor(
+        self, path: str, *, name: str | None = None, **options: Unpack[SensorOptions]
+    ) -> None:
+        """
+        Define a sensor whose function is imported only by the worker that asks it.
+
+        Args:
+            path: ``package.module:function``.
+            name: The sensor's name; the function's name if not given.
+            options: See `sensor`.
+        """
+        self._define_sensor(path, name or path.rpartition(":")[2], _caller(), options)
+
+    def _define_sensor(
+        self, function: Callable[..., Any] | str, name: str, where: str, options: SensorOptions
+    ) -> None:
+        options = options.copy()
+        every = self._duration(options.pop("every", "5m"), "every", timedelta(minutes=5), where)
+        rule = SensorRule(
+            every=every,
+            up_to=self._duration(options.pop("up_to", "15m"), "up_to", every, where),
+            expected=self._session_limit(options.pop("expected", None), "expected", where),
+            give_up=self._session_limit(options.pop("give_up", "6h"), "give_up", where) or every,
+            otherwise=options.pop("otherwise", FAIL),
+        )
+        options.setdefault("timeout", timedelta(minutes=2))
+        known = self._known(options, where, SensorOptions.__optional_keys__, "a sensor")
+        self._define(function, name, where, sensor=rule, **known)
+
+    def _session_limit(
+        self, text: timedelta | str | None, argument: str, where: str
+    ) -> SessionTime | timedelta | None:
+        try:
+            return None if text is None else read_limit(text)
+        except (ValueError, AttributeError, OverflowError) as error:
+            wanted = error if type(error) is ValueError else "it must be text, such as 'close+6h'"
+            self._faults.append(f"{where}: {argument} is {text!r}; {wanted}")
+            return None
+
+    def _known(
+        self,
+        options: JobOptions,
+        where: str,
+        known: frozenset[str] = JobOptions.__optional_keys__,
+        what: str = "a job",
+    ) -> JobOptions:
         for unknown in (option for option in options if option not in known):
-            self._faults.append(f"{where}: a job has no {unknown}=.{nearest(unknown, known)}")
+            self._faults.append(f"{where}: {what} has no {unknown}=.{nearest(unknown, known)}")
         return cast("JobOptions", {key: options[key] for key in known if key in options})  # type: ignore[literal-required]
 
     def _define(
@@ -228,6 +328,7 @@ class Pipeline:
         retry_base: timedelta | str = timedelta(seconds=60),
         retry_cap: timedelta | str = timedelta(seconds=900),
         after_previous: bool = False,
+        sensor: SensorRule | None = None,
     ) -> None:
         if name in self._names:
             self._faults.append(f"{where}: job {name!r} is defined twice")
@@ -253,6 +354,7 @@ class Pipeline:
                 retry_base=self._duration(retry_base, "retry_base", timedelta(seconds=60), where),
                 retry_cap=self._duration(retry_cap, "retry_cap", timedelta(seconds=900), where),
                 after_previous=after_previous,
+                sensor=sensor,
                 where=where,
             )
         )
@@ -444,6 +546,7 @@ class Pipeline:
                     retry_base=job.retry_base,
                     retry_cap=job.retry_cap,
                     after_previous=job.after_previous,
+                    sensor=job.sensor,
                 )
                 for job in self._jobs
             ),
@@ -542,6 +645,19 @@ def _job_faults(job: JobDefinition) -> list[str]:
     ):
         if duration is not None and (wrong := _duration_fault(argument, duration)):
             faults.append(wrong)
+    if job.sensor is not None:
+        for argument, duration in (("every", job.sensor.every), ("up_to", job.sensor.up_to)):
+            if wrong := _duration_fault(argument, duration):
+                faults.append(wrong)
+        if job.sensor.up_to < job.sensor.every:
+            faults.append("up_to is shorter than every")
+        if job.sensor.otherwise not in (FAIL, SKIP, CONTINUE_STALE) and not (
+            job.sensor.otherwise.startswith(USE) and job.sensor.otherwise != USE
+        ):
+            faults.append(
+                f"otherwise is {job.sensor.otherwise!r}; it must be one of {FAIL}, {SKIP}, "
+                f"{CONTINUE_STALE}, or {USE} and the name of a source"
+            )
     if job.window is WindowRule.STATE and job.required_state is None:
         faults.append("window is 'state', which needs a required_state to end with")
     if job.retry_cap < job.retry_base:

@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -33,10 +33,19 @@ from prometheus.core.durations import format_duration
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import override_stamp
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import PrometheusError
+from prometheus.errors import HorizonError, NoSessionError, PrometheusError
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus, allowed_from
+from prometheus.orchestration.sensor import (
+    CONTINUE_STALE,
+    FAIL,
+    SKIP,
+    USE,
+    Readiness,
+    SensorRule,
+    show_limit,
+)
 from prometheus.orchestration.timeouts import RUN_TIMEOUT, Timeout, run_timeout, start_timeout
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.metadata import UtcDateTime, database_now
@@ -587,6 +596,177 @@ def succeeded(connection: Connection, execution_id: str, incarnation: str) -> st
             _e.incarnation == incarnation,
         )
     ).scalar_one_or_none()
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What a sensor's attempt came to."""
+
+    dag_id: str
+    state: Readiness | None
+    """``None`` when it was cancelled, or its end had been written before."""
+    detail: str = ""
+
+
+def poll(
+    connection: Connection,
+    execution_id: str,
+    *,
+    incarnation: str,
+    ready: bool,
+    found: Mapping[str, Any],
+) -> Polled | None:
+    """
+    End a sensor's RUNNING execution with its answer, and write the next poll if there is one.
+
+    One that has found nothing has done its work all the same: it is a SUCCESS, but not the job's
+    latest execution. It costs no retry, and gives back those that failures before it have cost.
+
+    Args:
+        ready: Whether what the sensor waits for has come.
+        found: JSON values that are kept in the result.
+
+    Returns:
+        ``None`` when the attempt is no longer this worker's to report.
+    """
+    now = read_now(connection)
+    row = connection.execute(_TO_FAIL, {"id": execution_id}).first()
+    if row is None or row.incarnation != incarnation:
+        return None
+    if row.cancel_asked_at is not None:
+        succeed(connection, execution_id, incarnation=incarnation, result=dict(found))
+        return Polled(row.dag_id, None)
+    dag = load_dag(connection, row.dag_id, row.definition_hash)
+    job = dag.jobs[row.job_id]
+    rule = job.sensor
+    if rule is None:
+        raise ValueError(f"{row.job_id} is no sensor")
+    try:
+        phases = TradingCalendar(dag.market_id).phases(dag.as_of_date)
+    except (HorizonError, NoSessionError):  # it is a session no more: nothing will come
+        expected_at, gives_up_at = None, now.market_at
+    else:
+        expected_at = rule.expected_at(phases, row.window_opens_at)
+        gives_up_at = rule.gives_up_at(phases, row.window_opens_at)
+    late = expected_at is not None and now.market_at > expected_at
+    if ready:
+        result = {**found, "state": Readiness.READY} | ({"late": True} if late else {})
+        succeed(connection, execution_id, incarnation=incarnation, result=result)
+        return Polled(row.dag_id, Readiness.READY)
+    next_at = min(now.market_at + rule.delay(row.attempt_number), gives_up_at)
+    forced = row.forced or row.run_forced
+    in_window = forced or next_at < row.window_closes_at
+    # A clock that jumps stands while anything is queued: what has not come by then never does.
+    if now.market_at < gives_up_at and in_window and not now.jumps:
+        state = Readiness.LATE if late else Readiness.NOT_YET
+        succeed(connection, execution_id, incarnation=incarnation, result={**found, "state": state})
+        _poll_again(connection, dag, job, row, now, next_at)
+        return Polled(row.dag_id, state)
+    return _give_up(connection, execution_id, row, rule, now, found)
+
+
+def _poll_again(
+    connection: Connection, dag: DAG, job: JobMetadata, row: Row[Any], now: Now, next_at: datetime
+) -> None:
+    delay = next_at - now.market_at
+    seconds = math.ceil(delay.total_seconds())
+    successor = new_execution(
+        dag,
+        job,
+        status=JobStatus.QUEUED,
+        attempt_number=row.attempt_number + 1,
+        lost=row.lost,
+        forced=row.forced,
+        window_opens_at=row.window_opens_at,
+        window_closes_at=row.window_closes_at,
+        scheduled_at=now.wall_at + now.clock.wall_delay(delay),
+        scheduled_market_at=next_at,
+        retry_bound_seconds=seconds,
+        retry_delay_seconds=seconds,
+    )
+    connection.execute(_NEXT_ATTEMPT, successor)
+
+
+def _give_up(
+    connection: Connection,
+    execution_id: str,
+    row: Row[Any],
+    rule: SensorRule,
+    now: Now,
+    found: Mapping[str, Any],
+) -> Polled:
+    detail = (
+        f"MISSING: it had not come at {now.market_at:%Y-%m-%d %H:%M:%S} UTC, when the sensor gave "
+        f"up (not tried again: give_up={show_limit(rule.give_up)}, otherwise={rule.otherwise})"
+    )
+    result: dict[str, Any] = {**found, "state": Readiness.MISSING}
+    status = {FAIL: JobStatus.FAILED, SKIP: JobStatus.SKIPPED}.get(rule.otherwise)
+    if status is None:
+        result["stale"] = rule.otherwise == CONTINUE_STALE
+        if rule.otherwise.startswith(USE):
+            result["source"] = rule.otherwise.removeprefix(USE)
+        succeed(connection, execution_id, incarnation=row.incarnation, result=result)
+    else:
+        connection.execute(
+            update(job_executions)
+            .where(_e.execution_id == execution_id)
+            .values(
+                status=status,
+                error_message=detail,
+                error_details={"type": "missing"},
+                result=result,
+                completed_at=now.wall_at,
+                updated_at=database_now(),
+            )
+        )
+    return Polled(row.dag_id, Readiness.MISSING, detail)
+
+
+def polled(connection: Connection, execution_id: str, incarnation: str) -> Polled | None:
+    """Return that a poll has been reported before by this worker, if it has."""
+    dag_id = connection.execute(
+        select(_e.dag_id).where(
+            _e.execution_id == execution_id,
+            _e.status.notin_([JobStatus.QUEUED, JobStatus.RUNNING]),
+            _e.incarnation == incarnation,
+        )
+    ).scalar_one_or_none()
+    return None if dag_id is None else Polled(dag_id, None)
+
+
+def results_of(
+    connection: Connection, dag_id: str, job_ids: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    """Return what the latest successes of some jobs of a run have returned, by job id."""
+    rows = connection.execute(
+        select(_e.job_id, _e.result)
+        .where(_e.dag_id == dag_id, _e.job_id.in_(job_ids), _e.status == JobStatus.SUCCESS)
+        .order_by(_e.attempt_number)
+    )
+    return {row.job_id: row.result for row in rows if isinstance(row.result, dict)}
+
+
+def earlier_results(connection: Connection, attempt: Attempt, most: int) -> list[dict[str, Any]]:
+    """Return what a job's successes in earlier sessions have returned, latest session first."""
+    dag = attempt.dag
+    rows = connection.execute(
+        select(_e.as_of_date, _e.result)
+        .join_from(job_executions, dag_runs)
+        .where(
+            _e.market_id == dag.market_id,
+            _e.as_of_date < dag.as_of_date,
+            _e.as_of_date >= dag.as_of_date - timedelta(days=3 * most),
+            _r.pipeline == dag.pipeline,
+            _e.job_id == attempt.job.job_id,
+            _e.status == JobStatus.SUCCESS,
+        )
+        .order_by(_e.as_of_date.desc(), _e.attempt_number.desc())
+    )
+    found: dict[date, dict[str, Any]] = {}
+    for row in rows:
+        if isinstance(row.result, dict):
+            found.setdefault(row.as_of_date, row.result)
+    return list(found.values())[:most]
 
 
 @dataclass(frozen=True, slots=True)

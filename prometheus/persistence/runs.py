@@ -532,7 +532,7 @@ def end_waiting(connection: Connection, reasons: Mapping[str, str], status: JobS
     run_of: dict[str, str] = {row.execution_id: row.dag_id for row in found}
     # An operator's new attempts are written under the same lock.
     lock_runs(connection, set(run_of.values()))
-    # RUNNING can be cancelled, but it has started.
+    # RUNNING can be cancelled, and a sensor skipped, but it has started.
     unstarted = [each for each in allowed_from(status) if each is not JobStatus.RUNNING]
     asked = {"ids": list(reasons), "from_statuses": unstarted}
     waiting = set(connection.execute(_LOCK_WAITING, asked).scalars())

@@ -15,8 +15,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from prometheus.errors import PipelineError
+from prometheus.errors import PipelineError, nearest
 from prometheus.orchestration.pipeline import Pipeline
+from prometheus.orchestration.sensor import USE
+from prometheus.sources.choice import SOURCE_NAMES
 
 ENTRY_POINT_GROUP = "prometheus.pipelines"
 _MOST_SYNTAX_ERRORS = 20
@@ -75,6 +77,7 @@ def find_pipelines(
                 own = list(pipeline.faults(visibility_timeout=visibility_timeout))
             except Exception as error:  # noqa: BLE001  of values of kinds that nobody thought of
                 own = [f"{pipeline.where}: {type(error).__name__}: {error}"]
+            own += _unknown_sources(pipeline)
             if not own and not of_place:
                 other = pipelines.setdefault(pipeline.name, pipeline)
                 if other is not pipeline:
@@ -83,6 +86,18 @@ def find_pipelines(
             of_pipelines += own
         faults += of_place + of_pipelines
     return pipelines, list(dict.fromkeys(faults))
+
+
+def _unknown_sources(pipeline: Pipeline) -> list[str]:
+    """List the sensors that would go on with a source that there is not."""
+    return [
+        f"{job.where}: job {job.name!r}: otherwise is {job.sensor.otherwise!r}, and there is no "
+        f"such source.{nearest(name, SOURCE_NAMES)}"
+        for job in pipeline.jobs.values()
+        if job.sensor is not None and str(job.sensor.otherwise).startswith(USE)
+        for name in (job.sensor.otherwise.removeprefix(USE),)
+        if name and name not in SOURCE_NAMES
+    ]
 
 
 def _load(name: str, folder: Path, faults: list[str]) -> list[Pipeline]:

@@ -7,10 +7,12 @@ the same question has the same answer until the feed itself revises its data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from prometheus.sources.errors import UnknownSourceError
 
 
 class Bar(NamedTuple):
@@ -143,6 +145,34 @@ class FactorSource(Protocol):
         ...
 
 
+class ReadinessCheck(Protocol):
+    """Whether a feed has the prices of a session."""
+
+    def __call__(
+        self,
+        market_id: str,
+        on: date,
+        *,
+        last: Mapping[str, Any] | None,
+        earlier: Sequence[Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """
+        Look, cheapest first.
+
+        Args:
+            on: The session.
+            last: What the look before this one returned.
+            earlier: What the last looks of earlier sessions returned, the latest first.
+
+        Returns:
+            JSON values: ``ready``, and what was found.
+
+        Raises:
+            SourceError: The feed does not answer.
+        """
+        ...
+
+
 class Sources(Protocol):
     """The feeds that were configured, by market."""
 
@@ -158,3 +188,19 @@ class Sources(Protocol):
     def factors(self, market_id: str) -> FactorSource:
         """Return the market's factor feed; raises like `prices`."""
         ...
+
+    def readiness(
+        self,
+        market_id: str,  # noqa: ARG002  a feed that waits for something has its own
+    ) -> ReadinessCheck | None:
+        """Return what knows whether a session's prices are there; ``None`` if they always are."""
+        return None
+
+    def instead(self, market_id: str, name: str) -> Sources:
+        """
+        Return the same feeds, but another one for a market.
+
+        Raises:
+            SourceConfigurationError: No source has this name, or it can not serve this market.
+        """
+        raise UnknownSourceError(market_id, name, ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import partial
 
 from prometheus.sources import bundled
 from prometheus.sources.choice import (
@@ -20,6 +21,7 @@ from prometheus.sources.protocol import (
     FactorSource,
     Instrument,
     PriceSource,
+    ReadinessCheck,
     SourceLabel,
     Split,
 )
@@ -74,6 +76,9 @@ class ConfiguredSources:
         session_dates: SessionDates,
     ) -> None:
         self._assignments = dict(assignments)
+        self._remade = partial(
+            build_sources, seed=seed, eodhd=eodhd, members=members, session_dates=session_dates
+        )
         self._members = members
         self._synthetic = SyntheticPrices(seed=seed, members=members, session_dates=session_dates)
         self._synthetic_factors = SyntheticFactors(
@@ -83,6 +88,7 @@ class ConfiguredSources:
             # httpx, only where it is needed
             from prometheus.sources.eodhd.client import EodhdClient
             from prometheus.sources.eodhd.prices import EodhdFactors, EodhdPrices
+            from prometheus.sources.eodhd.readiness import EodhdReadiness
 
             # One client, so that both feeds heed what one of them learns about limits.
             client = EodhdClient(
@@ -90,6 +96,9 @@ class ConfiguredSources:
             )
             self._eodhd = EodhdPrices(
                 client, eodhd.listings, members=members, named_codes=eodhd.named_codes
+            )
+            self._eodhd_readiness = EodhdReadiness(
+                client, eodhd.listings, members=members, depth=eodhd.readiness
             )
             self._eodhd_factors = EodhdFactors(
                 client, eodhd.factor_symbols, session_dates=session_dates
@@ -112,6 +121,12 @@ class ConfiguredSources:
         if self.source_name(market_id) == EODHD:
             return self._eodhd_factors
         return self._synthetic_factors
+
+    def readiness(self, market_id: str) -> ReadinessCheck | None:
+        return self._eodhd_readiness if self.source_name(market_id) == EODHD else None
+
+    def instead(self, market_id: str, name: str) -> ConfiguredSources:
+        return self._remade({**self._assignments, market_id: name})
 
     def _bundled_mics(self, market_id: str) -> list[str]:
         return [mic for mic in self._members(market_id) if mic in BUNDLED_EXCHANGES]

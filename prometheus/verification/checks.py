@@ -64,7 +64,7 @@ CHANGES: Mapping[str | None, frozenset[str]] = {
     None: frozenset({PENDING, QUEUED}),
     PENDING: frozenset({QUEUED, SKIPPED, CANCELLED, EXPIRED}),
     QUEUED: frozenset({RUNNING, SKIPPED, CANCELLED, EXPIRED}),
-    RUNNING: frozenset({SUCCESS, FAILED, CANCELLED}),
+    RUNNING: frozenset({SUCCESS, FAILED, SKIPPED, CANCELLED}),
 }
 """State -> those it may change to; a row that is not here never changes. ``None`` is no row."""
 
@@ -512,6 +512,8 @@ def attempts_follow_each_other(case: Case) -> Iterator[Violation]:
                     if not case.audited(row.dag_id, frozenset({"retry", "rerun"}), at, job_id):
                         message = "an operator's attempt without an audit row"
                         yield _of("operator-without-audit", following, message)
+                elif row.status == SUCCESS and _is_sensor(each, row):
+                    yield from _poll_faults(each, row, following)
                 elif row.status == SUCCESS:
                     message = f"attempt {row.attempt_number} had succeeded, and nobody asked for it"
                     yield _of("after-success", following, message)
@@ -538,6 +540,26 @@ def _by_calendar(row: Execution) -> str | None:
         return None
     message = row.error_message or ""
     return next((each for each in (_CLOSED, _MOVED) if message.startswith(each)), None)
+
+
+def _is_sensor(each: RunCase, row: Execution) -> bool:
+    job = each.jobs.get(row.job_id)
+    return job is not None and job.polls is not None
+
+
+def _poll_faults(each: RunCase, row: Execution, following: Execution) -> Iterator[Violation]:
+    """Look at a sensor's next poll after one that found nothing."""
+    if (following.retries, following.lost) != (0, row.lost):
+        words = f"a poll costs nothing, but they are {following.retries} and {following.lost}"
+        yield _of("counters", following, f"retries and lost workers: {words}")
+    every, up_to = each.jobs[row.job_id].polls or (0, 0)
+    most = min(up_to, every * 2.0 ** min(row.attempt_number - 1, 16))
+    delay = following.retry_delay_seconds or 0
+    if not 0 < delay <= most + 1:
+        yield _of("poll-delay", following, f"polled again after {delay} s, not 1 to {most:g} s")
+    window, at = each.window_for(following), following.scheduled_market_at
+    if window is not None and at is not None and at >= window.closes_at:
+        yield _of("retry-late", following, f"scheduled for {_at(at)}, past its window {window}")
 
 
 def _retry_faults(
@@ -606,15 +628,25 @@ def failures_say_why_they_are_final(case: Case) -> Iterator[Violation]:
                     yield _of("not-retried", row, "it gave up for its window, but it is forced")
 
 
+def _is_poll(each: RunCase, rows: Sequence[Execution], number: int) -> bool:
+    """Say whether an attempt is a sensor's that found nothing: another one follows it."""
+    return (
+        _is_sensor(each, rows[number])
+        and rows[number].status == SUCCESS
+        and number + 1 < len(rows)
+        and _is_retry(rows[number + 1])
+    )
+
+
 def successes_are_single(case: Case) -> Iterator[Violation]:
     """A job succeeds once; again only in an attempt that an operator began."""
     for each in case.runs:
         for rows in each.attempts.values():
             asked = True
             succeeded = False
-            for row in rows:
+            for number, row in enumerate(rows):
                 asked = asked or _is_operators(row)
-                if row.status == SUCCESS:
+                if row.status == SUCCESS and not _is_poll(each, rows, number):
                     if succeeded and not asked:
                         yield _of("success-twice", row, "the job had succeeded already")
                     succeeded, asked = True, False
@@ -829,7 +861,7 @@ _MUST_NOT = {
     RUNNING: ("completed_at", "error_message"),
     SUCCESS: ("error_message",),
     FAILED: (),
-    SKIPPED: ("started_at", "worker"),
+    SKIPPED: (),
     CANCELLED: (),
     EXPIRED: ("started_at", "worker"),
 }
@@ -882,7 +914,11 @@ def ends_have_causes(case: Case) -> Iterator[Violation]:
             for row in rows:
                 if row.completed_at is None:
                     continue
-                if row.status == SKIPPED and not _was_blocked(case, each, row, row.completed_at):
+                if row.status == SKIPPED and row.started_at is not None:
+                    job = each.jobs.get(row.job_id)
+                    if job is None or job.otherwise != "skip":
+                        yield _of("skipped", row, "it had started, and is no such sensor")
+                elif row.status == SKIPPED and not _was_blocked(case, each, row, row.completed_at):
                     yield _of("skipped", row, "no upstream job kept it from running")
                 elif (change := _by_calendar(row)) is not None:
                     if change == _CLOSED and not each.was_closed:
@@ -1100,7 +1136,10 @@ def _count(case: Case) -> Counts:
     successes = again = windows = 0
     for each in case.runs:
         for rows in each.attempts.values():
-            times = sum(row.status == SUCCESS for row in rows)
+            times = sum(
+                row.status == SUCCESS and not _is_poll(each, rows, number)
+                for number, row in enumerate(rows)
+            )
             successes += times > 0
             again += max(times - 1, 0)
             windows += sum(
@@ -1135,6 +1174,8 @@ def _tally(values: Iterator[str]) -> dict[str, int]:
 def _why_not(row: Execution) -> str:
     message = row.error_message or ""
     if row.status == FAILED:
+        if message.startswith("MISSING"):
+            return "failed: what it waited for did not come"
         if "workers were lost" in message:
             return "failed: its workers were lost too often"
         if "end of its window" in message:
@@ -1152,6 +1193,8 @@ def _why_not(row: Execution) -> str:
         if _UNKNOWN in message:
             return "expired: no worker knows the job"
         return "expired: its session was missed" if "missed" in message else "expired: a time limit"
+    if row.status == SKIPPED and row.started_at is not None:
+        return "skipped: what it waited for did not come"
     if row.status == SKIPPED:
         return "skipped: an upstream job did not succeed"
     if row.status == CANCELLED and _by_calendar(row) == _CLOSED:

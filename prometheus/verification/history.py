@@ -46,6 +46,10 @@ class Job:
     after_previous: bool = False
     queue_timeout_seconds: float | None = None
     start: str | None = None
+    polls: tuple[float, float] | None = None
+    """Of a sensor: seconds of its first and of its longest pause."""
+    otherwise: str | None = None
+    """Of a sensor: what it does when it gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +262,7 @@ def read_definition(text: str) -> Definition:
     document = json.loads(text)
     jobs: dict[str, Job] = {}
     for each in document["jobs"]:
+        sensor = each.get("sensor")
         job = Job(
             job_id=each["job_id"],
             dependencies=tuple(each["dependencies"]),
@@ -271,6 +276,8 @@ def read_definition(text: str) -> Definition:
             after_previous=each["after_previous"],
             queue_timeout_seconds=each.get("queue_timeout_seconds"),
             start=each.get("start"),
+            polls=(sensor["every_seconds"], sensor["up_to_seconds"]) if sensor else None,
+            otherwise=sensor["otherwise"] if sensor else None,
         )
         if job.job_id in jobs:
             raise ValueError(f"job {job.job_id!r} is in it twice")

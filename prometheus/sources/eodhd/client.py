@@ -155,6 +155,12 @@ class EodhdClient:
         await self._http.aclose()
 
     @property
+    def is_resting(self) -> bool:
+        """Whether it is the time of the server's daily maintenance."""
+        start, end = _MAINTENANCE
+        return start <= self._now().time() < end
+
+    @property
     def parked_until(self) -> datetime | None:
         """When questions will be asked again, while the day's quota is spent."""
         if self._parked_until is not None and self._now() >= self._parked_until:
@@ -296,14 +302,12 @@ class EodhdClient:
         if after is not None:
             times = f", {attempt} times" if attempt > 1 else ""
             raise TooManyRequestsError(question, f"{why}{times}", after)
-        start, end = _MAINTENANCE
-        resting = start <= self._now().time() < end
         raise UnreachableError(
             question,
             f"{why}, {attempt} times. "
             + (
                 "Its daily maintenance is from 05:30 to 06:00 GMT. "
-                if resting
+                if self.is_resting
                 else "Check the network and [eodhd] url. "
             )
             + "The job tries again.",

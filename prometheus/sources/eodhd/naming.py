@@ -66,6 +66,10 @@ _CODE = re.compile(r"([A-Z0-9]{4})=([A-Za-z0-9]+)")
 _FACTOR = re.compile(r"(\w+):([A-Z][A-Z0-9_]*)=([A-Za-z0-9][A-Za-z0-9._&-]*)\.([A-Za-z0-9]+)")
 
 
+READINESS = ("last_date", "tickers", "bulk")
+"""How far it is looked whether a session's prices are there, each with all before it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """A share as the feed knows it."""
@@ -100,6 +104,7 @@ class EodhdFeed:
     symbols: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
     factors: tuple[str, ...] = DEFAULT_FACTORS
+    readiness: str = READINESS[1]
     listings: tuple[Listing, ...] = field(init=False)
     named_codes: frozenset[str] = field(init=False)
     """Exchanges whose code was set by hand."""

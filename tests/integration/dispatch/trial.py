@@ -220,6 +220,52 @@ def always_fails(ctx: JobContext) -> None:
     raise RuntimeError("no")
 
 
+watchful = Pipeline("watchful", markets=MARKETS)
+
+
+@watchful.sensor(every="1s", up_to="1s", give_up="200d", max_retries=1, retry_base="1s")
+def sees_a_file(ctx: JobContext) -> dict[str, object]:
+    """Fails once in between, which is no answer."""
+    folder = Path(ctx.parameters["folder"])
+    if ctx.attempt_number == 2:
+        raise RuntimeError("the vendor is away")
+    return {
+        "ready": (folder / "come").exists(),
+        "after": dict(ctx.last_poll or {}).get("poll"),
+        "poll": ctx.attempt_number,
+    }
+
+
+@watchful.sensor(give_up="1s", otherwise="continue_stale")
+def never_comes(ctx: JobContext) -> bool:
+    return False
+
+
+@watchful.sensor(give_up="1s", otherwise="use:synthetic")
+def comes_elsewhere(ctx: JobContext) -> bool:
+    return False
+
+
+@watchful.sensor(give_up="1s", otherwise="skip")
+def is_done_without(ctx: JobContext) -> bool:
+    return False
+
+
+@watchful.job(after=[is_done_without])
+def is_not_run(ctx: JobContext) -> None: ...
+
+
+@watchful.job(after=[sees_a_file])
+def goes_on(ctx: JobContext) -> dict[str, object]:
+    return {"stale": ctx.stale, **ctx.readiness}
+
+
+@watchful.job(after=[goes_on, never_comes, comes_elsewhere])
+def goes_on_with_less(ctx: JobContext) -> dict[str, object]:
+    names = (ctx.sources.prices(ctx.market_id).name, ctx.sources.prices("EU_EQ").name)
+    return {"stale": ctx.stale, "sensors": sorted(ctx.readiness), "names": list(names)}
+
+
 impatient = Pipeline("impatient", markets=MARKETS, on_failure=tell)
 
 

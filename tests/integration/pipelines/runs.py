@@ -162,7 +162,7 @@ class ListedPrices:
 
 
 @dataclass
-class ListedSources:
+class ListedSources(Sources):
     """Serves one price feed for every market, and the shipped factors."""
 
     source: PriceSource

@@ -26,7 +26,7 @@ from prometheus.pipelines.equities.signals import run_signals
 from prometheus.pipelines.equities.storage import CHUNK
 from prometheus.pipelines.equities.windows import build_numeric_windows, decode
 from prometheus.sources.errors import SourceError
-from prometheus.sources.protocol import FactorReturn, FactorSource, PriceSource
+from prometheus.sources.protocol import FactorReturn, FactorSource, PriceSource, Sources
 from prometheus.sources.registry import build_sources
 from tests.integration.pipelines.runs import (
     DERIVED,
@@ -308,7 +308,7 @@ class _FailingFactors:
         raise SourceError(self.name, "the feed is down; try again")
 
 
-class _WithoutFactors:
+class _WithoutFactors(Sources):
     def prices(self, market_id: str) -> PriceSource:
         return build_sources().prices(market_id)
 

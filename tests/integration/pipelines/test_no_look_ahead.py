@@ -23,6 +23,7 @@ from prometheus.sources.protocol import (
     Instrument,
     PriceSource,
     SourceLabel,
+    Sources,
     Split,
 )
 from prometheus.sources.registry import build_sources
@@ -183,7 +184,7 @@ class _Foreseeing:
         return self._inner.splits(mic, symbols, start, end)
 
 
-class _ForeseeingSources:
+class _ForeseeingSources(Sources):
     def __init__(self, day: date, factor: float) -> None:
         self._prices = _Foreseeing(day, factor)
 

@@ -27,6 +27,7 @@ CHANGES = {
     (S.PENDING, S.EXPIRED),
     (S.QUEUED, S.RUNNING),
     (S.QUEUED, S.SKIPPED),
+    (S.RUNNING, S.SKIPPED),  # a sensor that gave up
     (S.QUEUED, S.CANCELLED),
     (S.QUEUED, S.EXPIRED),
     (S.RUNNING, S.SUCCESS),

@@ -13,8 +13,9 @@ import pytest
 import prometheus
 from prometheus.core.market_state import MarketState
 from prometheus.errors import PipelineError
-from prometheus.orchestration.dag import JobPriority, WindowRule
+from prometheus.orchestration.dag import JobMetadata, JobPriority, WindowRule
 from prometheus.orchestration.daily import daily
+from prometheus.orchestration.patient_daily import daily as patient_daily
 from prometheus.orchestration.pipeline import CatchUp, Pipeline
 
 HERE = __file__
@@ -545,3 +546,59 @@ class TestSessions:
             built.add("jobs:a")
             (fault,) = built.faults()
             assert f"sessions is {text!r}; it must be 'every', or 'first'" in fault
+
+
+class TestSensors:
+    def test_what_is_said_of_a_sensor_is_stored_with_its_run(self) -> None:
+        built = Pipeline("p", markets=["US_EQ"])
+
+        @built.sensor(start="close+20m", expected="close+30m", give_up="close+6h", otherwise="skip")
+        def ready(ctx: object) -> bool:
+            return True
+
+        built.add_sensor("jobs:other", every="1m", up_to="4m", give_up="90m", timeout="10s")
+        built.add("jobs:after", after=[ready, "other"])
+        assert built.faults() == ()
+        stored = built.dag("US_EQ", date(2025, 12, 2)).definition()["jobs"]
+        assert stored[0]["sensor"] == {
+            "every_seconds": 300.0,
+            "up_to_seconds": 900.0,
+            "expected": "close+30m",
+            "give_up": "close+6h",
+            "otherwise": "skip",
+        }
+        assert (stored[0]["start"], stored[0]["timeout_seconds"]) == ("close+20m", 120)
+        assert stored[1]["sensor"]["give_up"] == "1h30m"
+        assert stored[1]["timeout_seconds"] == 10
+        assert "sensor" not in stored[2]
+        read = [JobMetadata.from_json(each) for each in stored]
+        assert [job.to_json() for job in read] == stored
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"every": "0.5s"}, "every is 0.5s; it must be whole seconds, at least 1"),
+            ({"every": "20m"}, "up_to is shorter than every"),
+            ({"give_up": "noon"}, "give_up is 'noon'; 'noon' is not a duration"),
+            ({"expected": "close+2d"}, "expected is 'close+2d'; it must be at most 1d"),
+            ({"otherwise": "hope"}, "otherwise is 'hope'; it must be one of fail, skip"),
+            ({"otherwise": "use:"}, "otherwise is 'use:'; it must be one of fail, skip"),
+            ({"evry": "1m"}, "a sensor has no evry=. Did you mean 'every'?"),
+        ],
+    )
+    def test_fault_of_a_sensor_is_told_with_its_line(
+        self, options: dict[str, Any], said: str
+    ) -> None:
+        built = Pipeline("p", markets=["US_EQ"])
+        where = line()
+        built.add_sensor("jobs:ready", **options)
+        (fault,) = built.faults()
+        assert fault.startswith(f"{HERE}:{where}: ")
+        assert said in fault
+
+    def test_patient_daily_pipeline_waits_for_its_prices(self) -> None:
+        assert patient_daily.faults() == ()
+        jobs = patient_daily.jobs
+        assert set(jobs) == {*daily.jobs, "prices_ready"}
+        assert jobs["ingest_prices"].after == ("prices_ready",)
+        assert jobs["prices_ready"].resolve().__name__ == "prices_ready"

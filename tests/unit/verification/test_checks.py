@@ -331,7 +331,7 @@ MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
     ("a failure without an error", change("prices-1-1", error_message=None), ["columns"]),
     ("a start without a worker", change("report-1-1", worker=None), ["columns"]),
     ("an end without a reason", change("book-2-1", error_message=None), ["columns"]),
-    ("a skipped row that started", change("book-2-1", started_at=at("02 21:00:41")), ["columns"]),
+    ("a skipped row that started", change("book-2-1", started_at=at("02 21:00:41")), ["skipped"]),
     ("stamps out of order", change("report-1-1", created_at=at("01 14:30:02")), ["stamps"]),
     (
         "a start before its schedule",
@@ -809,6 +809,43 @@ def test_a_run_that_opens_with_its_first_job_is_fine() -> None:
     assert "run-opens" in rules(early)
     opened = run_changed(early, 1, opens_at=at("01 13:00"))
     assert "run-opens" not in rules(opened)
+
+
+SENSOR = {"every_seconds": 300.0, "up_to_seconds": 900.0, "expected": None, "give_up": "6h"}
+
+
+def polling(otherwise: str = "fail", **following: Any) -> History:
+    """On the 1st, prices are a sensor whose first poll finds nothing."""
+    history = redefined(1, job_id="prices", sensor={**SENSOR, "otherwise": otherwise})(sound())
+    history = changed(history, "prices-1-1", status="SUCCESS", error_message=None)
+    costs = {"retries": 0, "retry_bound_seconds": 300, "retry_delay_seconds": 300}
+    return changed(history, "prices-1-2", **{**costs, **following})
+
+
+def test_a_poll_that_finds_nothing_is_followed_by_another() -> None:
+    report = judge(polling())
+    assert report.violations == ()
+    assert report.counts.successes == judge(sound()).counts.successes
+    assert report.counts.again == judge(sound()).counts.again
+
+
+def test_a_poll_that_costs_something_or_comes_at_the_wrong_time_is_found() -> None:
+    assert rules(polling(retries=1)) == ["counters"]
+    assert rules(polling(lost=1)) == ["counters"]
+    assert rules(polling(retry_delay_seconds=400)) == ["poll-delay"]
+    assert rules(polling(retry_delay_seconds=0)) == ["poll-delay"]
+    assert "retry-late" in rules(polling(scheduled_market_at=at("02 13:30")))
+
+
+def test_a_sensor_that_is_skipped_when_it_gives_up_may_have_started() -> None:
+    gone = "MISSING: it had not come"
+
+    def skipped(otherwise: str) -> list[str]:
+        history = polling(otherwise)
+        return rules(changed(history, "prices-1-2", status="SKIPPED", error_message=gone))
+
+    assert "skipped" in skipped("fail")
+    assert "skipped" not in skipped("skip")
 
 
 def test_sessions_that_a_pipeline_leaves_out_are_not_missing() -> None:

@@ -1,0 +1,66 @@
+"""Sensors in real workers: they wait without holding one, and tell what comes after them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from prometheus.persistence.engine import reading
+from prometheus.verification import check
+from tests.integration.dispatch.conftest import Installation
+from tests.servers import REPOSITORY, wait_until
+
+
+def test_sensors_wait_give_up_and_tell_the_jobs_after_them(
+    any_installation: Installation, tmp_path: Path
+) -> None:
+    """One process is enough for four sensors that wait at once."""
+    installation = any_installation
+    installation.beat()
+    installation.worker(concurrency=1)
+    dag_id = installation.make_run("watchful", parameters={"folder": str(tmp_path)})
+    wait_until(
+        lambda: len(installation.attempts(dag_id, "sees_a_file")) > 4,
+        timeout=60,
+        message=lambda: str(installation.statuses(dag_id)),
+    )
+    shown = _status(installation, dag_id)
+    (tmp_path / "come").touch()
+    installation.wait_for_run(dag_id, "SUCCESS")
+
+    statuses = installation.statuses(dag_id)
+    # The vendor was away once; no other poll is a failure.
+    assert statuses["sees_a_file"].count("FAILED") == 1
+    assert set(statuses["sees_a_file"]) == {"SUCCESS", "FAILED"}
+    assert statuses["never_comes"] == statuses["comes_elsewhere"] == ["SUCCESS"]
+    assert statuses["is_done_without"] == statuses["is_not_run"] == ["SKIPPED"]
+    polls = installation.attempts(dag_id, "sees_a_file")
+    assert [row.result["after"] for row in polls if row.status == "SUCCESS"][2] == 3
+    assert polls[-1].result["state"] == "READY"
+    (then,) = installation.attempts(dag_id, "goes_on")
+    assert then.result == {"stale": False, "sees_a_file": polls[-1].result}
+    (last,) = installation.attempts(dag_id, "goes_on_with_less")
+    assert last.result["stale"] is True
+    assert last.result["sensors"] == ["comes_elsewhere", "never_comes", "sees_a_file"]
+    # Of US_EQ they would be the bundled ones.
+    assert last.result["names"][0] == last.result["names"][1]
+    with reading(installation.engine) as connection:
+        report = check(connection)
+    assert [each for each in report.violations if each.rule != "closed-day"] == []
+
+    lines = [line for line in shown.splitlines() if "sees_a_file" in line or "NOT YET" in line]
+    assert any("NOT YET" in line for line in lines)
+    assert shown.count("NOT YET") <= 2, "one line for all polls in a row"
+
+
+def _status(installation: Installation, dag_id: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "prometheus.cli", "status", dag_id],
+        env={**os.environ, **installation.env, "COLUMNS": "200", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout

@@ -1,0 +1,195 @@
+"""Polls of sensors in the store: what each costs, when the next one is, and how they give up."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+
+from prometheus.orchestration.dag import DAG, JobMetadata
+from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.orchestration.planning import SessionRange
+from prometheus.orchestration.sensor import Readiness, SensorRule
+from prometheus.persistence import clock, executions
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.executions import Polled, Refused
+from prometheus.persistence.runs import still_ready
+from tests.integration.persistence.world import HOUR, MINUTE, World, job
+
+SECOND = timedelta(seconds=1)
+
+
+def sensor(**rule: Any) -> JobMetadata:
+    values = {
+        "every": 5 * MINUTE,
+        "up_to": 15 * MINUTE,
+        "expected": None,
+        "give_up": 6 * HOUR,
+        "otherwise": "fail",
+        **rule,
+    }
+    return job("ready", sensor=SensorRule(**values), max_retries=2)
+
+
+def run(world: World, **rule: Any) -> DAG:
+    return world.run(sensor(**rule), job("prices", "ready"))
+
+
+def poll(world: World, execution_id: str, worker: str, ready: bool = False) -> Polled | None:
+    with writing(world.engine) as connection:
+        return executions.poll(
+            connection, execution_id, incarnation=worker, ready=ready, found={"seen": 3}
+        )
+
+
+def next_poll(world: World, dag: DAG, worker: str) -> str:
+    """Start the poll that waits for its time, as if that had come."""
+    row = world.latest(dag)["ready"]
+    world.change(row.execution_id, scheduled_at=world.now() - SECOND)
+    return world.running(dag, "ready", worker)
+
+
+def test_poll_that_finds_nothing_is_no_failure_and_the_next_one_waits(world: World) -> None:
+    dag, worker = run(world), world.worker()
+    first = world.running(dag, "ready", worker)
+    assert poll(world, first, worker) == Polled(dag.dag_id, Readiness.NOT_YET)
+
+    row, following = world.row(first), world.latest(dag)["ready"]
+    assert (row.status, row.error_message) == (JobStatus.SUCCESS, None)
+    assert row.result == {"seen": 3, "state": "NOT_YET"}
+    assert (following.status, following.attempt_number) == (JobStatus.QUEUED, 2)
+    assert (following.retries, following.lost) == (0, 0)
+    assert abs(following.scheduled_at - row.completed_at - 5 * MINUTE) < SECOND
+    assert following.window_closes_at == row.window_closes_at
+    # It holds no worker, and the job has not succeeded.
+    assert isinstance(world.start(following.execution_id, worker), Refused)
+    with writing(world.engine) as connection:
+        still = still_ready(connection, world.starts(dag, "prices"))
+    assert still == []
+    assert world.close(dag) is None
+
+
+def test_pauses_double_up_to_the_longest_and_the_last_poll_is_when_it_gives_up(
+    world: World,
+) -> None:
+    # The window has been open for an hour.
+    dag, worker = run(world, give_up=HOUR + 12 * MINUTE), world.worker()
+    pauses: list[float] = []
+    for _ in range(4):
+        execution_id = (
+            next_poll(world, dag, worker) if pauses else world.running(dag, "ready", worker)
+        )
+        poll(world, execution_id, worker)
+        pauses.append(world.latest(dag)["ready"].retry_delay_seconds / 60)
+    assert pauses == [5, 10, pytest.approx(12, abs=0.1), pytest.approx(12, abs=0.1)]
+
+
+def test_a_failure_costs_a_retry_and_an_answer_gives_it_back(world: World) -> None:
+    dag, worker = run(world), world.worker()
+    world.fail(world.running(dag, "ready", worker), incarnation=worker)
+    assert world.latest(dag)["ready"].retries == 1
+    poll(world, next_poll(world, dag, worker), worker)
+    assert world.latest(dag)["ready"].retries == 0
+
+
+@pytest.mark.parametrize(
+    ("expected", "late"), [(None, False), (2 * HOUR, False), (30 * MINUTE, True)]
+)
+def test_what_has_not_come_when_it_was_expected_is_late(
+    world: World, expected: timedelta | None, late: bool
+) -> None:
+    dag, worker = run(world, expected=expected), world.worker()
+    outcome = poll(world, world.running(dag, "ready", worker), worker)
+    assert outcome == Polled(dag.dag_id, Readiness.LATE if late else Readiness.NOT_YET)
+    outcome = poll(world, next_poll(world, dag, worker), worker, ready=True)
+    assert outcome == Polled(dag.dag_id, Readiness.READY)
+    result = {"seen": 3, "state": "READY"} | ({"late": True} if late else {})
+    assert world.latest(dag)["ready"].result == result
+    assert world.statuses(dag)["ready"] == JobStatus.SUCCESS
+
+
+def test_clock_that_jumps_waits_for_nothing(world: World) -> None:
+    """It stands while anything is queued, so that what has not come would never be given up."""
+    dag, worker = run(world), world.worker()
+    execution_id = world.running(dag, "ready", worker)
+    with writing(world.engine) as connection:
+        only = SessionRange(dag.as_of_date, dag.as_of_date)
+        clock.start_replay(connection, market_at=world.now(), speed=0, only=only, markets=[])
+    assert poll(world, execution_id, worker) == Polled(dag.dag_id, Readiness.MISSING, ANY)
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "status", "result", "run_status"),
+    [
+        ("fail", JobStatus.FAILED, {}, RunStatus.FAILED),
+        ("skip", JobStatus.SKIPPED, {}, RunStatus.SUCCESS),
+        ("continue_stale", JobStatus.SUCCESS, {"stale": True}, None),
+        ("use:synthetic", JobStatus.SUCCESS, {"stale": False, "source": "synthetic"}, None),
+    ],
+)
+def test_what_becomes_of_it_when_it_gives_up(
+    world: World,
+    otherwise: str,
+    status: JobStatus,
+    result: dict[str, Any],
+    run_status: RunStatus | None,
+) -> None:
+    # The window has been open for an hour: longer than it waits. Still it is polled once.
+    dag, worker = run(world, give_up=30 * MINUTE, otherwise=otherwise), world.worker()
+    execution_id = world.running(dag, "ready", worker)
+    outcome = poll(world, execution_id, worker)
+    assert outcome is not None
+    assert outcome.state is Readiness.MISSING
+    row = world.row(execution_id)
+    assert row.status == status
+    assert row.result == {"seen": 3, "state": "MISSING", **result}
+    assert len(world.rows(dag.dag_id)) == 2, "no further poll"
+    if run_status is None:
+        assert world.claim(world.starts(dag, "prices"))
+        with reading(world.engine) as connection:
+            assert executions.results_of(connection, dag.dag_id, ["ready"])["ready"] == row.result
+        return
+    assert "MISSING: it had not come at" in row.error_message
+    assert f"(not tried again: give_up=30m, otherwise={otherwise})" in row.error_message
+    waiting = {world.ids(dag)["prices"]: f"upstream ready is {status}"}
+    assert world.end_waiting(waiting, JobStatus.SKIPPED)
+    assert world.close(dag) is run_status
+
+
+def test_window_that_ends_before_the_next_poll_ends_the_waiting(world: World) -> None:
+    dag, worker = run(world), world.worker()
+    execution_id = world.running(dag, "ready", worker, closes=4 * MINUTE)
+    outcome = poll(world, execution_id, worker)
+    assert outcome is not None
+    assert outcome.state is Readiness.MISSING
+
+
+def test_sensor_of_a_day_that_is_a_session_no_more_gives_up(world: World) -> None:
+    saturday = date(2025, 12, 6)
+    dag, worker = world.run(sensor(), job("prices", "ready"), day=saturday), world.worker()
+    outcome = poll(world, world.running(dag, "ready", worker), worker)
+    assert outcome is not None
+    assert outcome.state is Readiness.MISSING
+
+
+def test_poll_that_was_cancelled_is_and_asks_no_more(world: World) -> None:
+    dag, worker = run(world), world.worker()
+    execution_id = world.running(dag, "ready", worker)
+    with writing(world.engine) as connection:
+        executions.ask_to_end(connection, {execution_id: "ann"}, grace=MINUTE)
+    assert poll(world, execution_id, worker) == Polled(dag.dag_id, None)
+    assert world.statuses(dag)["ready"] == JobStatus.CANCELLED
+    assert world.latest(dag)["ready"].attempt_number == 1
+
+
+def test_poll_is_reported_once_and_by_its_worker_alone(world: World) -> None:
+    dag, worker = run(world), world.worker()
+    execution_id = world.running(dag, "ready", worker)
+    assert poll(world, execution_id, world.worker(name="x@h")) is None
+    assert poll(world, execution_id, worker) is not None
+    assert poll(world, execution_id, worker) is None
+    assert world.latest(dag)["ready"].attempt_number == 2
+    with reading(world.engine) as connection:
+        assert executions.polled(connection, execution_id, worker) == Polled(dag.dag_id, None)
