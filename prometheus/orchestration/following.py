@@ -25,7 +25,7 @@ from prometheus.orchestration.decisions import (
 )
 from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus, run_status
 from prometheus.orchestration.planning import session_bounds
-from prometheus.orchestration.windows import SessionBounds, Window
+from prometheus.orchestration.windows import SessionBounds, Window, run_opens_at
 
 CLOSED = "session closed: "
 """How the reason of a job begins whose session there is no more; a session that is back brings
@@ -88,7 +88,7 @@ def follow(run: RunState, calendar: TradingCalendar, now: datetime) -> Following
             again.append(job_id)
         else:
             windows[state.execution_id] = window
-    return Following(cancelled, tuple(again), windows, bounds.opens_at)
+    return Following(cancelled, tuple(again), windows, run_opens_at(bounds.phases, run.dag))
 
 
 def why_closed(calendar: TradingCalendar, day: date) -> str:
