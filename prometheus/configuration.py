@@ -12,10 +12,10 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from prometheus.core import declarations
 from prometheus.core.declarations import Declaration, read_declarations
 from prometheus.core.markets import declare, shipped_markets
 from prometheus.errors import PrometheusError
@@ -38,7 +38,7 @@ class SettingsError(PrometheusError):
         super().__init__(f"settings: {count}." + "".join(f"\n  - {fault}" for fault in faults))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Configuration:
     """A file that was read."""
 
@@ -46,30 +46,35 @@ class Configuration:
     text: str
     tables: Mapping[str, Any]
 
-    @property
+    @cached_property
     def market_tables(self) -> dict[str, Any]:
         """Name -> the table below ``[markets.NAME]``."""
         section = self.tables.get(MARKETS)
         if not isinstance(section, dict):
             return {}  # the settings say that this cannot be
-        return {name: table for name, table in section.items() if isinstance(table, dict)}
+        return {name: table for name, table in section.items() if _is_table(table)}
+
+    def place(self, *path: str | int) -> str:
+        """Say where a value stands, by keys and positions: file, line, table and the rest."""
+        known = path
+        while known and known not in self._lines:
+            known = known[:-1]
+        is_market = path[0] == MARKETS and path[1:2] and path[1] in self.market_tables
+        depth = 2 if is_market else 1
+        table = ".".join(map(str, path[:depth]))
+        keys = [str(step + 1) if isinstance(step, int) else step for step in path[depth:]]
+        words = [f"[{table}]" if isinstance(self.tables.get(str(path[0])), dict) else table, *keys]
+        return f"{self.path}:{self._lines.get(known, 1)} {' '.join(words)}"
+
+    @cached_property
+    def _lines(self) -> Mapping[tuple[str | int, ...], int]:
+        return _lines(self.text)
 
     def declarations(self) -> tuple[tuple[Declaration, ...], list[str]]:
         """Read the markets it declares, and what is wrong with them."""
-        tables = self.market_tables
-        lines = _lines(self.text) if tables else {}
-
-        def where(path: declarations.Path) -> str:
-            known = (MARKETS, *path)
-            while known and known not in lines:
-                known = known[:-1]
-            keys = [str(step + 1) if isinstance(step, int) else step for step in path[1:]]
-            place = " ".join([f"[{MARKETS}.{path[0]}]", *keys])
-            return f"{self.path}:{lines.get(known, 1)} {place}"
-
         return read_declarations(
-            tables,
-            where=where,
+            self.market_tables,
+            where=lambda path: self.place(MARKETS, *path),
             grounds=f"by its own hours in {self.path.name}",
             shipped=shipped_markets(),
         )
@@ -110,6 +115,12 @@ def declare_markets(environ: Mapping[str, str] | None = None, cwd: Path | None =
     if faults:
         raise SettingsError(faults)
     declare(found)
+
+
+def _is_table(value: object) -> bool:
+    """Say whether a value is a table, or a list of them, as one with a bracket too many is."""
+    tables = value if isinstance(value, list) else [value]
+    return bool(tables) and all(isinstance(table, dict) for table in tables)
 
 
 def _lines(text: str) -> dict[tuple[str | int, ...], int]:

@@ -39,7 +39,8 @@ from prometheus.configuration import MARKETS, read_configuration
 from prometheus.configuration import SettingsError as SettingsError  # callers have it from here
 from prometheus.core.declarations import Declaration
 from prometheus.core.durations import format_duration, parse_duration
-from prometheus.core.markets import declare, get_market
+from prometheus.core.exchanges import exchange_mics
+from prometheus.core.markets import declare, get_market, shipped_markets
 from prometheus.core.sizes import Size, parse_size
 from prometheus.core.states import MarketStateConfig
 from prometheus.errors import PrometheusError, nearest
@@ -585,24 +586,24 @@ class _Reading:
         self.stand_ins = tuple(
             Declaration(name, ("24x7",), MarketStateConfig(), None, "")
             for name in configuration.market_tables
-            if name not in known
+            if name not in known and name not in (*shipped_markets(), *exchange_mics())
         )
-        path = configuration.path
         for name, table in configuration.tables.items():
             field = Settings.model_fields.get(name)
-            at = f"{path} [{name}]"
+            at = configuration.place(name)
             if field is None:
                 self.faults.append(f"{at}: no such section.{nearest(name, _sections())}")
             elif not _has_keys(field):
-                yield (name,), table, f"{path} {name}"
+                yield (name,), table, at
             elif not isinstance(table, dict):
-                self.faults.append(f"{path} {name}: must be a section: [{name}]")
+                self.faults.append(f"{at}: must be a section: [{name}]")
             else:
                 for key, value in table.items():
-                    if name == MARKETS and isinstance(value, dict):
+                    if name == MARKETS and key in configuration.market_tables:
                         continue  # a market that is declared
-                    if self._known(name, key, f"{at} {key}"):
-                        yield (name, key), value, f"{at} {key}"
+                    at = configuration.place(name, key)
+                    if self._known(name, key, at):
+                        yield (name, key), value, at
 
     def _secret_files(self) -> Iterator[tuple[tuple[str, ...], Any, str]]:
         for variable in sorted(self._environ):

@@ -39,6 +39,10 @@ HOLIDAYS_KNOWN_TO = date(2027, 12, 31)
 FIRST = date(1990, 1, 1)
 """From when hours without a date hold."""
 
+EARLIEST, LATEST = date(1900, 1, 1), date(2100, 12, 31)
+"""Between which a date in a declaration must be."""
+LONGEST_BUFFER = timedelta(hours=24)
+
 _BUFFERS = ("pre_open", "post_close")
 _OF_OWN_HOURS = ("zone", "hours", "cut", "holidays", "closed", "special", "last")
 _KEYS = ("members", *_OF_OWN_HOURS, *_BUFFERS)
@@ -46,6 +50,8 @@ _HOURS_KEYS = ("days", "open", "close", "breaks", "from")
 _SPECIAL_KEYS = ("open", "close", "breaks", "reason")
 _SOURCES = ("country", "market", "exchange")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+_KEPT = ("enabled", "GLOBAL", "celery", "unacked", "unacked_index", "unacked_mutex")
+"""A setting beside the markets, the DAG that spans them, and keys of Celery's in Redis."""
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _ONE_DAY = timedelta(days=1)
 _NOON = timedelta(hours=12)
@@ -260,6 +266,9 @@ class _Reading:
         before = len(self.faults)
         path = (name,)
         self._name(name, all_tables)
+        if not isinstance(table, dict):
+            self._fault(path, f"a market is one table: write [markets.{name}] once")
+            return None
         self._unknown_keys(path, table, _KEYS)
         members: tuple[str, ...] = ()
         own_hours = None
@@ -301,6 +310,9 @@ class _Reading:
                 f"letter first, at most 40",
             )
             return
+        if name.casefold() in (kept.casefold() for kept in _KEPT):
+            self._fault((name,), f"the name {name} is kept for something else. Choose another name")
+            return
         for other in (*self._shipped, *exchange_mics(), *all_tables):
             if other != name and other.casefold() == name.casefold():
                 self._fault((name,), f"{name!r} differs from {other!r} in its capitals only")
@@ -320,7 +332,11 @@ class _Reading:
             return ()
         for mic in dict.fromkeys(value):
             if mic not in exchange_mics():
-                self._fault(path, f"no exchange is called {mic!r}.{nearest(mic, exchange_mics())}")
+                hint = nearest(mic, exchange_mics())
+                if mic in self._shipped:
+                    mics = ", ".join(self._shipped[mic].members)
+                    hint = f" It is a market, and members are exchanges; those of {mic}: {mics}."
+                self._fault(path, f"no exchange is called {mic!r}.{hint}")
             if value.count(mic) > 1:
                 self._fault(path, f"{mic} is named twice")
         return tuple(value)
@@ -364,11 +380,19 @@ class _Reading:
             )
 
     def _buffer(self, path: Path, value: object) -> Buffer | None:
-        wanted = 'write a duration such as "90m" or "0s", or a local time such as "08:00"'
+        wanted = (
+            'write a duration such as "90m" or "0s", at most 1d, or a local time such as "08:00" '
+            'or "18:00-1d"'
+        )
         if isinstance(value, str):
             try:
-                return LocalTime.parse(value) if ":" in value else _whole(parse_duration(value))
-            except ValueError:
+                if ":" in value:
+                    clock = LocalTime.parse(value)
+                    if abs(clock.days) <= 1:
+                        return clock
+                else:
+                    return _short(parse_duration(value))
+            except (ValueError, OverflowError):
                 pass
         self._fault(path, f"{value!r} is no buffer; {wanted}")
         return None
@@ -383,7 +407,7 @@ class _Reading:
         timetables = self._cut(path, table) if "cut" in table else self._hours(path, table)
         days_off = self._days_off((*path, "holidays"), table.get("holidays", []))
         closed = self._closed((*path, "closed"), table.get("closed", {}))
-        special = self._special((*path, "special"), table.get("special", {}), timetables)
+        special = self._special((*path, "special"), table.get("special", {}), timetables, closed)
         for day in closed.keys() & special.keys():
             self._fault((*path, "special", str(day)), f"{day} is listed as closed too")
         last = None
@@ -572,14 +596,12 @@ class _Reading:
             self._fault(path, f"it needs one of {', '.join(_SOURCES)}, and has {len(kinds)}")
             return None
         (kind,) = kinds
-        code, subdivision = table[kind], table.get("subdivision")
-        source = DaysOff(kind, str(code), None if subdivision is None else str(subdivision))
+        code, subdivision = str(table[kind]), table.get("subdivision")
+        source = DaysOff(kind, code, None if subdivision is None else str(subdivision))
         if kind == "exchange":
             if code in exchange_mics():
                 return source
-            self._fault(
-                path, f"no exchange is called {code!r}.{nearest(str(code), exchange_mics())}"
-            )
+            self._fault(path, f"no exchange is called {code!r}.{nearest(code, exchange_mics())}")
             return None
         from holidays import list_supported_countries, list_supported_financial
 
@@ -589,7 +611,7 @@ class _Reading:
             else list_supported_financial(include_aliases=True)
         )
         if code not in supported:
-            self._fault(path, f"holidays has no {kind} {code!r}.{nearest(str(code), supported)}")
+            self._fault(path, f"holidays has no {kind} {code!r}.{nearest(code, supported)}")
             return None
         if subdivision is not None and subdivision not in supported[code]:
             self._fault(
@@ -614,9 +636,14 @@ class _Reading:
         return found
 
     def _special(
-        self, path: Path, value: object, timetables: tuple[tuple[date, Timetable], ...]
+        self,
+        path: Path,
+        value: object,
+        timetables: tuple[tuple[date, Timetable], ...],
+        closed: Mapping[date, str],
     ) -> dict[date, SpecialHours]:
-        found: dict[date, SpecialHours] = {}
+        found: dict[date, tuple[Path, Hours, SpecialHours]] = {}
+        week = OwnHours(ZoneInfo("UTC"), timetables, (), {}, {}, None, "").timetable
         table = self._table(path, value, '{ 2026-12-24 = { close = "13:00" } }') or {}
         for text, words in table.items():
             at = (*path, text)
@@ -627,20 +654,26 @@ class _Reading:
             self._unknown_keys(at, entry, _SPECIAL_KEYS)
             if day is None or not timetables:
                 continue
-            special = self._one_special(at, day, entry, timetables)
+            special = self._one_special(at, day, entry, week(day).get(day.weekday()))
             if special is not None:
-                found[day] = special
-        return found
+                found[day] = (at, *special)
+
+        def hours(day: date) -> Hours | None:
+            if day in found:
+                return found[day][1]
+            return None if day in closed else week(day).get(day.weekday())
+
+        for day, (at, _, _) in found.items():
+            for other in (day - _ONE_DAY, day + _ONE_DAY):
+                earlier, later = hours(min(day, other)), hours(max(day, other))
+                if earlier and later and earlier.close.offset > later.open.offset + _ONE_DAY:
+                    self._fault(at, f"its session overlaps that of {other}")
+                    break
+        return {day: special for day, (_, _, special) in found.items()}
 
     def _one_special(
-        self,
-        path: Path,
-        day: date,
-        entry: Mapping[str, Any],
-        timetables: tuple[tuple[date, Timetable], ...],
-    ) -> SpecialHours | None:
-        week = OwnHours(ZoneInfo("UTC"), timetables, (), {}, {}, None, "").timetable
-        usual = week(day).get(day.weekday())
+        self, path: Path, day: date, entry: Mapping[str, Any], usual: Hours | None
+    ) -> tuple[Hours, SpecialHours] | None:
         if usual is None and not ("open" in entry and "close" in entry):
             self._fault(path, f"{day:%A} has no hours; a session on it needs open and close")
             return None
@@ -650,19 +683,12 @@ class _Reading:
         hours = self._one(path, words)
         if hours is None:
             return None
-        for other, is_before in ((day - _ONE_DAY, True), (day + _ONE_DAY, False)):
-            neighbour = week(other).get(other.weekday())
-            if neighbour is None:
-                continue
-            earlier, later = (neighbour, hours) if is_before else (hours, neighbour)
-            if earlier.close.offset > later.open.offset + _ONE_DAY:
-                self._fault(path, f"its session overlaps that of {other}")
-                return None
-        return SpecialHours(
+        return hours, SpecialHours(
             reason=str(entry.get("reason", "special hours")),
             open=hours.open if "open" in entry else None,
             close=hours.close if "close" in entry else None,
-            breaks=hours.breaks if "breaks" in entry else None,
+            # A day without hours has no breaks of its own; other days' are none of its business.
+            breaks=hours.breaks if "breaks" in entry or usual is None else None,
         )
 
     # --- single values ----------------------------------------------------------------------
@@ -683,20 +709,25 @@ class _Reading:
         return None
 
     def _date(self, path: Path, value: object) -> date | None:
-        if isinstance(value, date) and not isinstance(value, datetime):
-            return value
+        day = None
         try:
             if isinstance(value, str):
-                return date.fromisoformat(value)
+                day = date.fromisoformat(value)
+            elif isinstance(value, date) and not isinstance(value, datetime):
+                day = value
         except ValueError:
             pass
-        self._fault(path, f"{value!r} is no date such as 2026-12-24")
-        return None
+        if day is None:
+            self._fault(path, f"{value!r} is no date such as 2026-12-24")
+        elif not EARLIEST <= day <= LATEST:
+            self._fault(path, f"{day} is too far off; write a date from {EARLIEST} to {LATEST}")
+            day = None
+        return day
 
 
-def _whole(duration: timedelta) -> timedelta:
-    if duration.microseconds:
-        raise ValueError("not whole seconds")
+def _short(duration: timedelta) -> timedelta:
+    if duration.microseconds or duration > LONGEST_BUFFER:
+        raise ValueError("not whole seconds, or too long")
     return duration
 
 

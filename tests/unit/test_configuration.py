@@ -174,9 +174,40 @@ def test_a_market_key_without_a_table_is_an_unknown_setting(tmp_path: Path) -> N
     with pytest.raises(SettingsError) as caught:
         load_settings({}, tmp_path)
     assert caught.value.faults == (
-        f"{path} [markets] MINE: no such key in markets. Known: enabled.",
-        f"{path} [markets] enabeld: no such key in markets. Did you mean 'enabled'?",
+        f"{path}:2 [markets] MINE: no such key in markets. Known: enabled.",
+        f"{path}:3 [markets] enabeld: no such key in markets. Did you mean 'enabled'?",
     )
+
+
+def test_a_bracket_too_many_is_told_by_commands_and_processes_alike(tmp_path: Path) -> None:
+    path = write(tmp_path, '[[markets.MINE]]\nmembers = ["XNYS"]\n')
+    for load in (declare_markets, load_settings):
+        with pytest.raises(SettingsError) as caught:
+            load({}, tmp_path)
+        assert caught.value.faults == (
+            f"{path}:1 [markets.MINE]: a market is one table: write [markets.MINE] once",
+        )
+
+
+def test_what_is_wrong_with_a_shipped_market_is_told_once(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """\
+[markets.US_EQ]
+pre_open = "soon"
+
+[sources]
+US_EQ = "eodhd"
+
+[eodhd]
+token = "abc"
+symbols = ["XNYS:IBM", "XNAS:AAPL"]
+""",
+    )
+    with pytest.raises(SettingsError) as caught:
+        load_settings({}, tmp_path)
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{path}:2 [markets.US_EQ] pre_open: 'soon' is no buffer")
 
 
 def test_the_examples_of_the_documentation_are_right(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_durations_that_are_none(text: str, tmp_path: Path) -> None:
 def test_a_number_in_toml_is_no_duration(tmp_path: Path) -> None:
     path = write(tmp_path, "[workers]\nlease = 30\n")
     assert faults({}, tmp_path) == [
-        f"{path} [workers] lease: 30 has no unit; write 45s, 30m, 2h, 1h30m or 1d"
+        f"{path}:2 [workers] lease: 30 has no unit; write 45s, 30m, 2h, 1h30m or 1d"
     ]
 
 
@@ -164,8 +164,8 @@ def test_unknown_names_say_the_nearest_known(tmp_path: Path) -> None:
         "PROMETHEUS_MULTIPROC_DIR": "not ours",
     }
     assert faults(environ, tmp_path) == [
-        f"{path} [databse]: no such section. Did you mean 'database'?",
-        f"{path} [workers] leese: no such key in workers. Did you mean 'lease'?",
+        f"{path}:1 [databse]: no such section. Did you mean 'database'?",
+        f"{path}:4 [workers] leese: no such key in workers. Did you mean 'lease'?",
         "PROMETHEUS_DATABASE_URL: not read. Did you mean 'PROMETHEUS__DATABASE__URL'?",
         "PROMETHEUS__BROKER__ULR: no such key in broker. Did you mean 'URL'?",
         "PROMETHEUS__BROKR__URL: no such section: 'BROKR'. Did you mean 'BROKER'?",
@@ -185,9 +185,9 @@ def test_all_faults_are_listed_with_where_they_are(tmp_path: Path) -> None:
     assert len(found) == 6
     assert found[0] == "PROMETHEUS__DATABASE__URL_FILE=nowhere: No such file or directory"
     text = "\n".join(found)
-    assert f"{path} [markets] enabled: No market or exchange is called 'US_EQQ'" in text
+    assert f"{path}:2 [markets] enabled: No market or exchange is called 'US_EQQ'" in text
     assert "Did you mean 'US_EQ'?" in text
-    assert f"{path} [sources] EUEQ: No market or exchange is called 'EUEQ'" in text
+    assert f"{path}:4 [sources] EUEQ: No market or exchange is called 'EUEQ'" in text
     assert "PROMETHEUS__WORKERS__CONCURRENCY: input should be a valid integer" in text
     assert "PROMETHEUS__WORKERS__MAX_LOST: input should be greater than or equal to 0" in text
     assert "PROMETHEUS__SCHEDULER__LEADER_ELECTION: input should be a valid boolean" in text
@@ -197,8 +197,8 @@ def test_values_that_contradict_each_other_name_both_places(tmp_path: Path) -> N
     path = write(tmp_path, '[scheduler]\nmax_wait = "20s"\n')
     (fault,) = faults({"PROMETHEUS__SCHEDULER__LEASE": "30s"}, tmp_path)
     assert fault == (
-        f"{path} [scheduler] max_wait and PROMETHEUS__SCHEDULER__LEASE: lease (30s) must be at "
-        "least twice max_wait (20s), or the lead would be lost between two ticks"
+        f"{path}:2 [scheduler] max_wait and PROMETHEUS__SCHEDULER__LEASE: lease (30s) must be "
+        "at least twice max_wait (20s), or the lead would be lost between two ticks"
     )
 
 
@@ -218,7 +218,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
 
 def test_a_section_must_be_a_table(tmp_path: Path) -> None:
     path = write(tmp_path, 'database = "sqlite:///x"\n')
-    assert faults({}, tmp_path) == [f"{path} database: must be a section: [database]"]
+    assert faults({}, tmp_path) == [f"{path}:1 database: must be a section: [database]"]
 
 
 def test_only_redis_can_be_the_broker_and_its_url_is_not_repeated(tmp_path: Path) -> None:
@@ -442,4 +442,4 @@ def test_memory_limit_that_can_not_be_used_is_a_fault(
 ) -> None:
     path = write(tmp_path, f"[workers]\nmemory_limit = {value}\n")
     (fault,) = faults({}, tmp_path)
-    assert fault.startswith(f"{path} [workers] memory_limit: {reason}")
+    assert fault.startswith(f"{path}:2 [workers] memory_limit: {reason}")

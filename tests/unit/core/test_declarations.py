@@ -500,6 +500,21 @@ def hours(**changes: Any) -> dict[str, Any]:
         ("CRYPTO", OWN, "CRYPTO.zone: the name CRYPTO is taken, by a market or an exchange"),
         ("crypto", OWN, "crypto: 'crypto' differs from 'CRYPTO' in its capitals only"),
         ("MY:EQ", OWN, "MY:EQ: 'MY:EQ' cannot be the name of a queue; write letters, digits and"),
+        ("Global", OWN, "Global: the name Global is kept for something else. Choose another name"),
+        ("unacked", OWN, "unacked: the name unacked is kept for something else."),
+        ("M", {"members": ["US_EQ"]}, "M.members: no exchange is called 'US_EQ'. It is a market, "),
+        ("M", {**OWN, "last": date(9999, 12, 31)}, "M.last: 9999-12-31 is too far off; write a "),
+        ("M", hours(**{"from": date.min}), "M.hours.0.from: 0001-01-01 is too far off; write a"),
+        ("M", {**OWN, "closed": [date.max]}, "M.closed.9999-12-31: 9999-12-31 is too far off;"),
+        ("M", {**OWN, "special": {"0001-01-01": {}}}, "M.special.0001-01-01: 0001-01-01 is too"),
+        ("M", {**OWN, "pre_open": "25h"}, "M.pre_open: '25h' is no buffer; write a duration such"),
+        ("M", {**OWN, "post_close": "99999999999d"}, "M.post_close: '99999999999d' is no buffer"),
+        ("M", {**OWN, "pre_open": "08:00-2d"}, "M.pre_open: '08:00-2d' is no buffer; write a"),
+        (
+            "M",
+            {**OWN, "special": {"2026-12-24": {"close": "10:00+1d"}}},
+            "M.special.2026-12-24: its session overlaps that of 2026-12-25",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_once(name: str, table: dict[str, Any], said: str) -> None:
@@ -516,3 +531,91 @@ def test_a_change_of_hours_in_the_middle_of_a_session_is_refused() -> None:
         "M.hours: from 2026-11-24 the session of Mon closes at 17:00, after that of Tue has "
         "opened at 16:00-1d"
     )
+
+
+LONG: dict[str, Any] = {"open": "09:00", "close": "12:00+1d"}
+"""From Friday the 18th, a day with hours, into Saturday the 19th, which has none."""
+
+
+@pytest.mark.parametrize(
+    ("special", "closed", "said"),
+    [
+        (
+            {"2026-12-18": LONG, "2026-12-19": {"open": "10:00", "close": "16:00"}},
+            [],
+            ["its session overlaps that of 2026-12-19", "its session overlaps that of 2026-12-18"],
+        ),
+        ({"2026-12-18": LONG, "2026-12-19": {"open": "12:00", "close": "16:00"}}, [], []),
+        ({"2026-12-17": LONG}, [], ["its session overlaps that of 2026-12-18"]),
+        ({"2026-12-17": LONG, "2026-12-18": {"open": "13:00"}}, [], []),
+        ({"2026-12-17": LONG}, ["2026-12-18"], []),
+    ],
+)
+def test_special_days_are_held_against_what_is_next_to_them(
+    special: dict[str, Any], closed: list[str], said: list[str]
+) -> None:
+    faults = read({"M": {**OWN, "special": special, "closed": closed}})[1]
+    assert [fault.partition(": ")[2] for fault in faults] == said
+
+
+def test_a_special_day_without_hours_has_the_breaks_that_it_names_alone() -> None:
+    table = hours(breaks=["12:00-13:00"])
+    saturday = {"open": "10:00", "close": "16:00"}
+    friday = {"close": "16:00"}
+    table["special"] = {
+        "2026-12-18": friday,
+        "2026-12-19": saturday,
+        "2026-12-26": saturday | {"breaks": "11:00-11:30"},
+    }
+    with declared({"M": table}):
+        calendar = TradingCalendar("M")
+        breaks = [calendar.session(date(2026, 12, day)).breaks for day in (18, 19, 26)]
+    assert breaks == [
+        ((utc("2026-12-18T12:00"), utc("2026-12-18T13:00")),),
+        (),
+        ((utc("2026-12-26T11:00"), utc("2026-12-26T11:30")),),
+    ]
+
+
+def test_a_market_may_be_declared_to_the_last_date_there_is_and_no_further() -> None:
+    with declared({"M": {**OWN, "last": date(2100, 12, 31)}}):
+        assert get_market_state("M", utc("2100-12-30T12:00")) is SESSION
+
+
+ODD: list[Any] = [
+    1, 1.5, float("nan"), True, "", " ", "x", "\0", "09:00-09:00", [], {}, [[]], [{}], [1],
+    {"x": 1}, date(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC), time(9), "24x7",
+    "99999d", "1900-01-01",
+]  # fmt: skip
+
+
+def test_whatever_a_value_is_it_is_read_or_refused() -> None:
+    """Nothing of a file ends a process with anything else than its faults."""
+    entry = WEEK | {"breaks": ["12:00-13:00"], "from": date(2026, 1, 1)}
+    whole: dict[str, Any] = {
+        "zone": "UTC",
+        "hours": [entry],
+        "pre_open": "1h",
+        "post_close": "1h",
+        "holidays": [{"country": "US", "subdivision": "CA"}],
+        "closed": {"2026-12-24": "Eve"},
+        "special": {"2026-12-23": {"close": "13:00", "reason": "Eve", "breaks": []}},
+        "last": date(2027, 1, 1),
+    }
+    tables: list[Any] = [*ODD]
+    for odd in ODD:
+        tables += [{**whole, key: odd} for key in (*whole, "cut", "members")]
+        tables += [{"zone": "UTC", "cut": odd}, {"members": odd}, {"members": [odd]}]
+        tables += [{**whole, "hours": [{**entry, key: odd}]} for key in entry]
+        tables += [{**whole, "hours": [odd]}, {**whole, "holidays": [odd]}]
+        tables += [{**whole, "holidays": {key: odd}} for key in ("country", "market", "exchange")]
+        tables += [{**whole, "holidays": {"country": "US", "subdivision": odd}}]
+        tables += [{**whole, "closed": {"2026-12-24": odd}}, {**whole, "closed": [odd]}]
+        tables += [{**whole, "special": {"2026-12-24": odd}}]
+        tables += [
+            {**whole, "special": {"2026-12-24": {key: odd}}}
+            for key in ("open", "close", "breaks", "reason")
+        ]
+    for table in tables:
+        found, faults = read({"M": table})
+        assert bool(found) != bool(faults), table
