@@ -16,9 +16,14 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, cast
 from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.market_state import MarketState
 from prometheus.core.markets import get_market
-from prometheus.core.states import Buffer
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import PipelineError, UnknownMarketError, nearest
+from prometheus.errors import (
+    HorizonError,
+    PipelineError,
+    SnapshotError,
+    UnknownMarketError,
+    nearest,
+)
 from prometheus.orchestration.dag import (
     DAG,
     JobMetadata,
@@ -454,14 +459,16 @@ class Pipeline:
             faults.append(f"{self.where}: it has no markets")
         if not self._jobs:
             faults.append(f"{self.where}: it has no jobs")
-        configurations, calendars = [], []
+        calendars = []
         for market in self.markets:
             try:
-                configurations.append(get_market(market).config)
-                if self.sessions.number > 1 or any(job.start for job in self._jobs):
+                get_market(market)
+                if self.sessions.number > 1 or any(map(_may_never_open, self._jobs)):
                     calendars.append(TradingCalendar(market))
             except UnknownMarketError as error:
                 faults.append(f"{self.where}: {error}")
+            except SnapshotError:
+                pass  # that market's alone, and said where its sessions are asked for
         faults += [
             f"{self.where}: sessions is {str(self.sessions)!r}; no {self.sessions.period} of "
             f"{calendar.market_id} has so many sessions"
@@ -496,22 +503,11 @@ class Pipeline:
                     f"broker's visibility timeout ({format_duration(visibility_timeout)}), or "
                     f"Redis would deliver the retry twice"
                 )
-            if job.window is WindowRule.STATE and any(
-                _phase_is_empty(job.required_state, config.pre_open, config.post_close)
-                for config in configurations
-            ):
-                faults.append(
-                    f"{job.where}: job {job.name!r}: its window never opens, because "
-                    f"{job.required_state} lasts no time on any session of its market"
-                )
         faults += [
-            f"{lines[job.job_id]}: job {job.job_id!r}: its window never opens, because it is over "
-            f"before start={str(job.start)!r} on every session of {calendar.market_id}"
+            f"{job.where}: job {job.name!r}: its window never opens, because {why}"
             for calendar in calendars
-            for job in dag
-            if job.start is not None
-            and job.required_state is not MarketState.HOLIDAY
-            and not _opens(job, calendar)
+            for job in self._jobs
+            if _may_never_open(job) and (why := _why_it_never_opens(job, calendar, self.sessions))
         ]
         return tuple(dict.fromkeys(faults))
 
@@ -671,22 +667,43 @@ def _duration_fault(argument: str, duration: timedelta) -> str | None:
     return f"{argument} is {format_duration(duration)}; it must be whole seconds, at least 1"
 
 
-def _phase_is_empty(state: MarketState | None, pre_open: Buffer, post_close: Buffer) -> bool:
-    return (state is MarketState.PRE_OPEN and not pre_open) or (
-        state is MarketState.POST_CLOSE and not post_close
-    )
+def _may_never_open(job: JobDefinition) -> bool:
+    """Say whether a job's window is looked for in a calendar: others always open."""
+    state = job.required_state
+    ends_with_phase = job.window is WindowRule.STATE and state is not None
+    return (job.start is not None or ends_with_phase) and state is not MarketState.HOLIDAY
 
 
-def _opens(job: JobMetadata, calendar: TradingCalendar) -> bool:
-    """Say whether a job may start on any session of the last years that the calendar knows."""
+def _why_it_never_opens(
+    job: JobDefinition, calendar: TradingCalendar, sessions: SessionRule
+) -> str | None:
+    """Say why a job may start on none of the last years' sessions that the calendar knows."""
     from prometheus.orchestration.planning import session_bounds  # it plans what is defined here
 
     start = max(calendar.first, calendar.horizon - _LOOKED_AT)
-    return any(
-        window.opens_at < window.closes_at
-        for day in calendar.trading_days(start, calendar.horizon)
-        for window in (session_bounds(calendar, day).window(job),)
-    )
+    looked_at = False
+    for day in calendar.trading_days(start, calendar.horizon):
+        try:
+            if not sessions.includes(calendar, day):
+                continue
+        except HorizonError:
+            continue
+        bounds = session_bounds(calendar, day)
+        window = bounds.window(job)
+        if bounds.next_phases is None:
+            continue  # whatever it is that ends the window is not known
+        if window.opens_at < window.closes_at:
+            return None
+        looked_at = True
+    if not looked_at:
+        # No such session in years, or none at all, which is a fault of its own.
+        return None if sessions == EVERY else _why_it_never_opens(job, calendar, EVERY)
+    of_market = f"of {calendar.market_id}"
+    if sessions.period is not None:
+        of_market += f" that is the {sessions}"
+    if job.start is not None:
+        return f"it is over before start={str(job.start)!r} on every session {of_market}"
+    return f"{job.required_state} lasts no time on any session {of_market}"
 
 
 def _caller() -> str:

@@ -11,6 +11,7 @@ from prometheus.core.trading_calendar import Phases, TradingCalendar
 from prometheus.errors import HorizonError
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.pipeline import CatchUp, Pipeline
+from prometheus.orchestration.session_time import FURTHEST
 from prometheus.orchestration.windows import SessionBounds, run_opens_at
 
 MAX_CATCH_UP = 10
@@ -19,7 +20,7 @@ ON_TIME = timedelta(minutes=5)
 """How long after its first window's opening a run still counts as on time."""
 
 REACH = timedelta(days=2)
-"""How far a session's instants can be from midnight UTC of its date."""
+"""How far a session's open and close can be from midnight UTC of its date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +163,9 @@ def _sessions_since(
     """List the sessions from long before ``first_seen_at`` to those that may be open by ``now``."""
     # A window may reach to the next session's PRE_OPEN, and holidays can hold that off for a while.
     start = max(calendar.first, (first_seen_at - timedelta(days=14)).date(), since)
-    end = min(calendar.horizon, (now + REACH).date())
-    return calendar.trading_days(start, end)
+    # A run may open as long before its session does as a job's start or PRE_OPEN reaches.
+    end = min(calendar.horizon, (now + REACH + FURTHEST).date())
+    return calendar.trading_days(start, end) if start <= end else []
 
 
 def next_opening(

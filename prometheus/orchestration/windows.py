@@ -39,7 +39,7 @@ class SessionBounds:
     overnight_ends_at: datetime | None = None
     """End of the OVERNIGHT after it: PRE_OPEN, or the first midnight of a day without session."""
 
-    def window(self, job: JobMetadata) -> Window:
+    def window(self, job: JobMetadata | JobDefinition) -> Window:
         """
         Return the window of a job of this session's run.
 

@@ -9,13 +9,14 @@ import sys
 import sysconfig
 import tokenize
 import traceback
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Iterable, Iterator
+from datetime import date, timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
 from prometheus.errors import PipelineError, nearest
+from prometheus.orchestration.dag import dag_id_for
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.sensor import USE
 from prometheus.sources.choice import SOURCE_NAMES
@@ -79,13 +80,37 @@ def find_pipelines(
                 own = [f"{pipeline.where}: {type(error).__name__}: {error}"]
             own += _unknown_sources(pipeline)
             if not own and not of_place:
-                other = pipelines.setdefault(pipeline.name, pipeline)
-                if other is not pipeline:
-                    also = f"pipeline {pipeline.name!r} is defined at {other.where} too"
-                    own = [f"{pipeline.where}: {also}"]
+                own = _taken_names(pipeline, pipelines.values())
+                if not own:
+                    pipelines[pipeline.name] = pipeline
             of_pipelines += own
         faults += of_place + of_pipelines
     return pipelines, list(dict.fromkeys(faults))
+
+
+def _taken_names(pipeline: Pipeline, others: Iterable[Pipeline]) -> list[str]:
+    """Say with which pipelines one shares its name, or the names of its runs."""
+    others = [other for other in others if other is not pipeline]
+    for other in others:
+        if other.name == pipeline.name:
+            also = f"pipeline {pipeline.name!r} is defined at {other.where} too"
+            return [f"{pipeline.where}: {also}"]
+    # The name of a run does not tell where the market's ends and the pipeline's begins.
+    taken = {name: (other, market) for other in others for market, name in _of_runs(other)}
+    return [
+        f"{pipeline.where}: its runs in {market} would be called {name}…, as those of "
+        f"{taken[name][0].name!r} in {taken[name][1]} are ({taken[name][0].where}); give one of "
+        f"them another name"
+        for market, name in _of_runs(pipeline)
+        if name in taken
+    ]
+
+
+def _of_runs(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
+    """Give a pipeline's markets, and how the names of its runs in each begin."""
+    for market in pipeline.markets:
+        name = dag_id_for(pipeline.name, market, date.min)
+        yield market, name.removesuffix(date.min.isoformat())
 
 
 def _unknown_sources(pipeline: Pipeline) -> list[str]:

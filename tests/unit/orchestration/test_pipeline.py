@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 import prometheus
+from prometheus.core.declarations import read_declarations
 from prometheus.core.market_state import MarketState
+from prometheus.core.markets import declare
 from prometheus.errors import PipelineError
 from prometheus.orchestration.dag import JobMetadata, JobPriority, WindowRule
 from prometheus.orchestration.daily import daily
@@ -471,32 +473,79 @@ class TestFaults:
 class TestEmptyPhases:
     """A phase that is empty on every session never opens a window that ends with it."""
 
-    @pytest.fixture
-    def without_buffers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from prometheus.core import markets
-        from prometheus.core.markets import Market
-        from prometheus.core.states import MarketStateConfig
+    @pytest.fixture(autouse=True)
+    def _without_a_phase(self) -> Iterator[None]:
+        own = {
+            "zone": "UTC",
+            "hours": {"days": "Mon-Fri", "open": "09:00", "close": "17:00"},
+        }
+        tables = {
+            "BARE": {**own, "pre_open": "0s", "post_close": "0s"},
+            # By the clock they last no time either.
+            "CLOCK": {**own, "pre_open": "09:00", "post_close": "17:00"},
+            "ALWAYS": {"zone": "UTC", "cut": "00:00"},
+        }
+        declarations, faults = read_declarations(tables, where=str, grounds="", shipped={})
+        assert faults == []
+        before = declare(declarations)
+        yield
+        declare(before)
 
-        market = Market("BARE", ("XNYS",), MarketStateConfig(timedelta(0), timedelta(0)))
-        monkeypatch.setitem(markets._known, "BARE", market)
-
-    @pytest.mark.usefixtures("without_buffers")
-    @pytest.mark.parametrize("state", ["PRE_OPEN", "POST_CLOSE"])
-    def test_window_that_never_opens_is_refused(self, state: str) -> None:
-        pipeline = Pipeline("mine", markets=["US_EQ", "BARE"])
+    @pytest.mark.parametrize(
+        ("market", "state"),
+        [
+            ("BARE", "PRE_OPEN"),
+            ("BARE", "POST_CLOSE"),
+            ("CLOCK", "PRE_OPEN"),
+            ("CLOCK", "POST_CLOSE"),
+            ("ALWAYS", "POST_CLOSE"),
+            ("ALWAYS", "OVERNIGHT"),
+        ],
+    )
+    def test_window_that_never_opens_is_refused(self, market: str, state: str) -> None:
+        pipeline = Pipeline("mine", markets=["US_EQ", market])
         pipeline.job(required_state=state, window="state")(nothing)
         (fault,) = pipeline.faults()
-        assert "its window never opens" in fault
-        assert state in fault
+        assert f"never opens, because {state} lasts no time on any session of {market}" in fault
 
-    @pytest.mark.usefixtures("without_buffers")
     @pytest.mark.parametrize(
-        ("state", "window"),
-        [("SESSION", "state"), ("OVERNIGHT", "state"), ("POST_CLOSE", "session")],
+        ("market", "state", "window"),
+        [
+            ("BARE", "SESSION", "state"),
+            ("BARE", "OVERNIGHT", "state"),
+            ("BARE", "POST_CLOSE", "session"),
+            ("CLOCK", "OVERNIGHT", "state"),
+            ("ALWAYS", "SESSION", "state"),
+            ("ALWAYS", "OVERNIGHT", "session"),
+        ],
     )
-    def test_window_that_opens_is_not(self, state: str, window: str) -> None:
-        pipeline = Pipeline("mine", markets=["BARE"])
+    def test_window_that_opens_is_not(self, market: str, state: str, window: str) -> None:
+        pipeline = Pipeline("mine", markets=[market])
         pipeline.job(required_state=state, window=window)(nothing)
+        assert pipeline.faults() == ()
+
+    @pytest.mark.parametrize(
+        ("sessions", "said"),
+        [
+            ("last of week", []),
+            ("every", []),
+            ("first of week", ["on every session of BARE that is the first of week"]),
+        ],
+    )
+    def test_start_is_looked_for_on_the_sessions_of_the_rule_alone(
+        self, sessions: str, said: list[str]
+    ) -> None:
+        """Twenty hours after a close the next session has begun, but for weekends."""
+        built = Pipeline("p", markets=["BARE"], sessions=sessions)
+        built.add("jobs:a", start="close+20h")
+        assert [fault.partition("start='close+20h' ")[2] for fault in built.faults()] == said
+
+    def test_market_whose_calendar_is_damaged_takes_no_pipeline_from_the_others(
+        self, break_sessions: Callable[[str], None]
+    ) -> None:
+        break_sessions("XWBO")
+        pipeline = Pipeline("mine", markets=["XWBO", "XSWX"])
+        pipeline.job(start="close+45m")(nothing)
         assert pipeline.faults() == ()
 
     def test_window_that_ends_before_an_upstream_may_start_is_refused(self) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prometheus.core.declarations import read_declarations
+from prometheus.core.markets import declare
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError
 from prometheus.orchestration.pipeline import CatchUp, Pipeline
@@ -286,6 +289,54 @@ class TestHorizon:
             pipeline(CatchUp.LATEST), US, "US_EQ", existing=(), first_seen_at=now, now=now
         )
         assert len(runs) == 1
+
+
+class TestFarFromMidnight:
+    """Markets whose sessions begin far from midnight UTC of their date."""
+
+    @pytest.fixture(autouse=True)
+    def _declared(self) -> Iterator[None]:
+        tables = {
+            # Opens at 11:00 the day before in Auckland: 22:00 UTC two days before its date.
+            "FAR": {
+                "zone": "Pacific/Auckland",
+                "hours": {"days": "Mon-Fri", "open": "12:00-1d", "close": "10:00"},
+                "pre_open": "24h",
+            },
+            "LATER": {
+                "zone": "UTC",
+                "hours": {
+                    "from": date(2027, 1, 4),
+                    "days": "Mon-Fri",
+                    "open": "09:00",
+                    "close": "17:00",
+                },
+            },
+        }
+        declarations, faults = read_declarations(tables, where=str, grounds="", shipped={})
+        assert faults == []
+        before = declare(declarations)
+        yield
+        declare(before)
+
+    @pytest.mark.parametrize("start", ["open-24h", None])
+    def test_run_is_made_when_it_opens(self, start: str | None) -> None:
+        calendar = TradingCalendar("FAR")
+        built = Pipeline("early", markets=["FAR"])
+        built.add("jobs:first", start=start)
+        opens_at = calendar.phases(date(2026, 11, 25)).open_at - timedelta(hours=24)
+        assert opens_at == at("2026-11-22T23:00")
+        assert next_opening(built, calendar, opens_at - timedelta(seconds=1)) == opens_at
+        runs = plan_runs(built, calendar, "FAR", existing=(), first_seen_at=opens_at, now=opens_at)
+        assert runs[-1].dag.as_of_date == date(2026, 11, 25)
+
+    def test_market_that_has_not_begun_has_no_runs_and_no_fault(self) -> None:
+        calendar = TradingCalendar("LATER")
+        now = at("2026-11-26T12:00")
+        built = Pipeline("later", markets=["LATER"])
+        built.add("jobs:first")
+        assert plan_runs(built, calendar, "LATER", existing=(), first_seen_at=now, now=now) == ()
+        assert next_opening(built, calendar, now) == at("2027-01-04T08:00")
 
 
 class TestNextOpening:

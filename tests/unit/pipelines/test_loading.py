@@ -12,6 +12,8 @@ from textwrap import dedent
 
 import pytest
 
+from prometheus.core.declarations import read_declarations
+from prometheus.core.markets import declare
 from prometheus.errors import PipelineError
 from prometheus.orchestration.daily import daily
 from prometheus.orchestration.pipeline import Pipeline
@@ -390,6 +392,28 @@ class TestFaults:
         (folder / "folder.py").mkdir()
         (fault,) = faults(folder, "folder.py")
         assert fault.startswith(f"{folder / 'folder.py'}: Is a directory")
+
+    def test_pipelines_whose_runs_would_have_one_name_are_told(
+        self, folder: Path, write: Write
+    ) -> None:
+        """Of a market called US, eq_good's; of US_EQ, good's: us_eq_good_ and the date."""
+        first = write("a.py", GOOD)
+        second = write(
+            "b.py", GOOD.replace('"good"', '"eq_good"').replace('"US_EQ"', '"EU_EQ", "US"')
+        )
+        tables = {"US": {"members": ["XNYS"]}}
+        declarations, wrong = read_declarations(tables, where=str, grounds="", shipped={})
+        assert wrong == []
+        before = declare(declarations)
+        try:
+            found = faults(folder, "a.py", "b.py")
+        finally:
+            declare(before)
+        (fault,) = found
+        assert fault == (
+            f"{second}:2: its runs in US would be called us_eq_good_…, as those of 'good' in US_EQ "
+            f"are ({first}:2); give one of them another name"
+        )
 
     def test_two_pipelines_of_one_name_are_told_with_both_places(
         self, folder: Path, write: Write
