@@ -596,7 +596,9 @@ class Scheduler:
         first_seen_at = self._first_seen.get(key)
         if first_seen_at is None:
             with self._writing() as connection:
-                first_seen_at = runs.first_seen(connection, pipeline.name, market_id, now.market_at)
+                first_seen_at = runs.first_seen(
+                    connection, pipeline.name, market_id, pipeline.sessions.words, now.market_at
+                )
             self._first_seen[key] = first_seen_at
         with reading(self._engine) as connection:
             existing = runs.sessions_with_runs(

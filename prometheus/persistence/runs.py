@@ -74,27 +74,37 @@ def _insert_new(dialect: str, table: Table) -> ReturningInsert[Any]:
     return statement
 
 
-_FIRST_SEEN = select(pipelines.c.first_seen_at).where(
+_FIRST_SEEN = select(pipelines.c.first_seen_at, pipelines.c.sessions).where(
     pipelines.c.name == bindparam("of"), pipelines.c.market_id == bindparam("market")
 )
 
 
 def first_seen(
-    connection: Connection, pipeline: str, market_id: str, market_at: datetime
+    connection: Connection, pipeline: str, market_id: str, sessions: str, market_at: datetime
 ) -> datetime:
     """
-    Return when this database first saw a pipeline in a market, in market time.
+    Return when this database first saw a pipeline run on some of a market's sessions.
 
     Args:
+        sessions: Which, in words. Of a pipeline that ran on others until now, those are no sessions
+            that it missed.
         market_at: Market time now, which is the answer, and is kept, if it never did.
     """
     asked = {"of": pipeline, "market": market_id}
-    seen: datetime | None = connection.execute(_FIRST_SEEN, asked).scalar_one_or_none()
+    seen = connection.execute(_FIRST_SEEN, asked).one_or_none()
     if seen is None:
-        values = {"name": pipeline, "market_id": market_id, "first_seen_at": market_at}
-        insert_new(connection, pipelines, values)
-        seen = connection.execute(_FIRST_SEEN, asked).scalar_one()
-    return seen
+        values = {"name": pipeline, "market_id": market_id, "sessions": sessions}
+        insert_new(connection, pipelines, {**values, "first_seen_at": market_at})
+        seen = connection.execute(_FIRST_SEEN, asked).one()
+    if seen.sessions != sessions:
+        connection.execute(
+            update(pipelines)
+            .where(pipelines.c.name == pipeline, pipelines.c.market_id == market_id)
+            .values(first_seen_at=market_at, sessions=sessions)
+        )
+        return market_at
+    at: datetime = seen.first_seen_at
+    return at
 
 
 def note_horizon(connection: Connection, market_id: str, level: str, day: date) -> bool:

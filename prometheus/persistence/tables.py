@@ -232,6 +232,13 @@ pipelines = Table(
     Column("name", String(100), primary_key=True),
     Column("market_id", String(40), primary_key=True),
     Column("first_seen_at", UtcDateTime, nullable=False, comment="market time"),
+    Column(
+        "sessions",
+        String(100),
+        nullable=False,
+        server_default="every session",
+        comment="those it has run on since then",
+    ),
 )
 
 audit = Table(

@@ -126,6 +126,40 @@ def test_pipeline_of_some_sessions_runs_on_those_alone_and_waits_for_its_own_one
     assert report.violations == ()
 
 
+def test_sessions_that_a_pipeline_did_not_run_on_are_none_that_it_missed(engine: Engine) -> None:
+    """It ran on the last of each month, and is made to run on all from 27 November on."""
+    with writing(engine) as connection:
+        clock.start_replay(
+            connection,
+            market_at=datetime(2012, 10, 31, 15, tzinfo=UTC),
+            speed=1,
+            only=SessionRange(date(2012, 10, 1), date(2012, 12, 31)),
+            markets=["US_EQ"],
+        )
+    for sessions, market_at in (
+        ("last of month", datetime(2012, 10, 31, 15, tzinfo=UTC)),
+        ("every", datetime(2012, 11, 27, 15, tzinfo=UTC)),
+        ("every", datetime(2012, 11, 29, 15, tzinfo=UTC)),
+    ):
+        pipeline = Pipeline("reports", markets=["US_EQ"], sessions=sessions, catch_up="all")
+        pipeline.add("jobs:report")
+        with writing(engine) as connection:
+            connection.execute(
+                update(market_clock).values(
+                    anchor_market_at=market_at, anchor_wall_at=database_now()
+                )
+            )
+        make_scheduler(
+            engine,
+            RecordingBroker(),
+            pipelines={pipeline.name: pipeline},
+            markets=["US_EQ"],
+            create_runs=True,
+        ).tick()
+    days = ("10-31", "11-27", "11-28", "11-29")  # the 28th was missed, and is caught up
+    assert _runs(engine) == [f"us_eq_reports_2012-{day}" for day in days]
+
+
 def _runs(engine: Engine) -> list[str]:
     with reading(engine) as connection:
         query = select(dag_runs.c.dag_id).order_by(dag_runs.c.dag_id)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from prometheus.orchestration.dag import DAG, definition_hash
 from prometheus.orchestration.decisions import RunState
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.orchestration.session_rule import EVERY, SessionRule, ShortSessions
 from prometheus.persistence import operators, runs
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import FailedForGood, Refused, Retried
@@ -115,13 +116,29 @@ class TestCreate:
 class TestFirstSeen:
     def test_a_pipeline_is_first_seen_once(self, world: World) -> None:
         first = world.now()
+        every = EVERY.words
         with writing(world.engine) as connection:
-            assert runs.first_seen(connection, "daily", "US_EQ", first) == first
+            assert runs.first_seen(connection, "daily", "US_EQ", every, first) == first
         with writing(world.engine) as connection:
             later = first + timedelta(days=3)
-            assert runs.first_seen(connection, "daily", "US_EQ", later) == first
-            assert runs.first_seen(connection, "other", "US_EQ", later) == later
-            assert runs.first_seen(connection, "daily", "EU_EQ", later) == later
+            assert runs.first_seen(connection, "daily", "US_EQ", every, later) == first
+            assert runs.first_seen(connection, "other", "US_EQ", every, later) == later
+            assert runs.first_seen(connection, "daily", "EU_EQ", every, later) == later
+
+    def test_a_pipeline_that_runs_on_other_sessions_is_seen_anew(self, world: World) -> None:
+        first = world.now()
+        monthly = SessionRule.parse("last of month", ShortSessions.SKIP).words
+        for words, days, seen in (
+            (monthly, 0, 0),
+            (monthly, 30, 0),
+            (EVERY.words, 60, 60),
+            (EVERY.words, 90, 60),
+        ):
+            with writing(world.engine) as connection:
+                found = runs.first_seen(
+                    connection, "daily", "US_EQ", words, first + timedelta(days=days)
+                )
+            assert found == first + timedelta(days=seen)
 
     def test_sessions_with_runs_are_those_of_the_pipeline_and_market(self, world: World) -> None:
         for number in range(4):
