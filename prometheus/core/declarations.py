@@ -603,22 +603,21 @@ class _Reading:
                 return source
             self._fault(path, f"no exchange is called {code!r}.{nearest(code, exchange_mics())}")
             return None
-        from holidays import list_supported_countries, list_supported_financial
+        from holidays.registry import EntityLoader  # listing what it supports imports all of it
 
-        supported: Mapping[str, list[str]] = (
-            list_supported_countries(include_aliases=True)
+        codes = (
+            EntityLoader.get_country_codes
             if kind == "country"
-            else list_supported_financial(include_aliases=True)
+            else EntityLoader.get_financial_codes
         )
-        if code not in supported:
+        if code not in (supported := list(codes())):
             self._fault(path, f"holidays has no {kind} {code!r}.{nearest(code, supported)}")
             return None
-        if subdivision is not None and subdivision not in supported[code]:
-            self._fault(
-                path,
-                f"holidays has no subdivision {subdivision!r} of {code}."
-                f"{nearest(str(subdivision), supported[code])}",
-            )
+        try:
+            source.listed()
+        except NotImplementedError:
+            hint = nearest(str(subdivision), DaysOff(kind, code).listed().subdivisions)
+            self._fault(path, f"holidays has no subdivision {subdivision!r} of {code}.{hint}")
             return None
         return source
 
