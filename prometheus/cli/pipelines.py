@@ -94,7 +94,8 @@ def find_dag(*, dag_id: str | None, market: str | None, day: date | None, pipeli
     chosen = find_pipeline(pipelines, pipeline, market_id)
     calendar = TradingCalendar(market_id)
     if day is None:
-        day = calendar.sessions_around(datetime.now(UTC), before=1, after=0)[-1].date
+        # Of a market that has not begun, its first.
+        day = calendar.sessions_around(datetime.now(UTC), before=1, after=1)[0].date
         if not chosen.sessions.includes(calendar, day):
             day = chosen.sessions.previous(calendar, day)
     calendar.session(day)  # says why there is none

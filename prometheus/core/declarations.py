@@ -139,8 +139,8 @@ class OwnHours:
                 found = timetable
         return found
 
-    def exchange(self, name: str) -> Exchange:
-        """Lay the hours out as those of an exchange."""
+    def known(self) -> tuple[date, date]:
+        """First and last date of which it is known whether there is a session."""
         believed = load_exchange("24x7").last
         if any(source.kind != "exchange" for source in self.days_off):
             believed = min(believed, HOLIDAYS_KNOWN_TO)
@@ -148,7 +148,11 @@ class OwnHours:
         for source in self.days_off:
             begins, ends = source.bounds()
             first, last = max(first, begins), min(last, ends)
+        return first, last
 
+    def exchange(self, name: str) -> Exchange:
+        """Lay the hours out as those of an exchange."""
+        first, last = self.known()
         closures: dict[date, str] = {}
         special: dict[date, SpecialHours] = {}
         for source in self.days_off:
@@ -413,11 +417,18 @@ class _Reading:
         last = None
         if "last" in table:
             last = self._date((*path, "last"), table["last"])
-        if last is not None and timetables and last < timetables[0][0]:
-            self._fault((*path, "last"), f"{last} is before the first hours, {timetables[0][0]}")
         if len(self.faults) > before or zone is None or not timetables:
             return None
-        return OwnHours(zone, timetables, days_off, closed, special, last, self._grounds)
+        own = OwnHours(zone, timetables, days_off, closed, special, last, self._grounds)
+        if last is not None or timetables[0][0] > FIRST:
+            begins, ends = own.known()
+            if begins > ends:
+                self._fault(
+                    (*path, "last" if last else "hours"),
+                    f"it is known from {begins} to {ends}, which is no day at all; last says how "
+                    f"far hours and rules hold",
+                )
+        return own
 
     def _zone(self, path: Path, table: Mapping[str, Any]) -> ZoneInfo | None:
         value = table.get("zone")

@@ -18,6 +18,10 @@ pre_open = "18:00-1d"
 hours = { days = "Mon-Fri", open = "20:00-1d", close = "04:00" }
 holidays = { market = "XNYS" }
 
+[markets.LATER]
+zone = "UTC"
+hours = { from = 2029-12-03, days = "Mon-Fri", open = "09:00", close = "17:00" }
+
 [pipelines]
 modules = ["mine.py"]
 """
@@ -25,7 +29,7 @@ modules = ["mine.py"]
 PIPELINE = """
 from prometheus import JobContext, MarketState, Pipeline
 
-mine = Pipeline("mine", markets=["CRYPTO", "NIGHT"])
+mine = Pipeline("mine", markets=["CRYPTO", "NIGHT", "LATER"])
 
 
 @mine.job(required_state=MarketState.SESSION)
@@ -53,9 +57,11 @@ def test_commands_know_the_markets_of_the_file(run_command: RunCommand) -> None:
     assert "by its own hours in prometheus.toml" in shown.out
     assert "Thanksgiving Day" in shown.out
     every = run_command("calendar", "at", "2026-11-24 12:45 Europe/Paris", "--json").document
-    assert [each["market"] for each in every][-2:] == ["CRYPTO", "NIGHT"]
+    assert [each["market"] for each in every][-3:] == ["CRYPTO", "NIGHT", "LATER"]
     plan = run_command("dag", "show", "night_mine_2026-11-24", "--json")
     assert plan.status == 0, plan.err
+    first = run_command("dag", "show", "--market", "LATER", "--pipeline", "mine", "--json")
+    assert first.document["session"]["date"] == "2029-12-03", "of a market that has not begun"
 
 
 def test_a_file_with_faults_is_refused_whole(run_command: RunCommand, home: Path) -> None:

@@ -489,7 +489,17 @@ def hours(**changes: Any) -> dict[str, Any]:
             {**OWN, "closed": ["2026-12-24"], "special": {"2026-12-24": {"close": "13:00"}}},
             "M.special.2026-12-24: 2026-12-24 is listed as closed too",
         ),
-        ("M", {**OWN, "last": date(1980, 1, 1)}, "M.last: 1980-01-01 is before the first hours"),
+        (
+            "M",
+            {**OWN, "last": date(1980, 1, 1)},
+            "M.last: it is known from 1990-01-01 to 1980-01-01",
+        ),
+        (
+            "M",
+            {**OWN, "last": date(2018, 6, 1), "holidays": {"market": "XPAR"}},
+            "M.last: it is known from 2019-01-01 to 2018-06-01, which is no day at all;",
+        ),
+        ("M", hours(**{"from": date(2090, 1, 1)}), "M.hours: it is known from 2090-01-01 to 20"),
         ("M", {**OWN, "pre_open": 30}, "M.pre_open: 30 is no buffer; write a duration such as"),
         ("M", {**OWN, "pre_open": "1.5s"}, "M.pre_open: '1.5s' is no buffer; write a duration"),
         ("M", {**OWN, "pre_open": "10:00"}, "M.pre_open: 10:00 is after the open, 09:00"),
