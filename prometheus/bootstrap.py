@@ -83,6 +83,7 @@ def make_runtime(settings: Settings) -> Runtime:
         settings.pipelines.modules,
         visibility_timeout=settings.broker.visibility_timeout,
         folder=Path.cwd(),
+        feed=settings.eodhd.feed(),
     )
     if not pipelines:
         raise PipelineError("pipelines", faults)

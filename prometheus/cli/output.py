@@ -16,6 +16,7 @@ from rich.text import Text
 
 from prometheus.core.states import MarketState
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.orchestration.sensor import Readiness
 
 STYLES: Mapping[str, str] = {
     MarketState.SESSION: "bold green",
@@ -32,8 +33,12 @@ STYLES: Mapping[str, str] = {
     JobStatus.SKIPPED: "magenta",
     JobStatus.CANCELLED: "magenta",
     RunStatus.OPEN: "bold cyan",
+    "NOT YET": "yellow",
+    Readiness.LATE: "bold yellow",
+    Readiness.READY: "green",
+    Readiness.MISSING: "bold red",
 }
-"""Market states, job states and run states in their colours."""
+"""Market states, job states, run states and what sensors say, in their colours."""
 
 _PLAIN_WIDTH = 160
 """Columns where nothing says how many there are: a pipe or a file has no right edge."""

@@ -40,6 +40,7 @@ def configured_pipelines(settings: Settings) -> dict[str, Pipeline]:
         settings.pipelines.modules,
         visibility_timeout=settings.broker.visibility_timeout,
         folder=Path.cwd(),
+        feed=settings.eodhd.feed(),
     )
 
 
@@ -49,6 +50,7 @@ def sound_pipelines(settings: Settings) -> tuple[dict[str, Pipeline], list[str]]
         settings.pipelines.modules,
         visibility_timeout=settings.broker.visibility_timeout,
         folder=Path.cwd(),
+        feed=settings.eodhd.feed(),
     )
 
 

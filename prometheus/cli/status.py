@@ -285,6 +285,7 @@ def _print_runs(console: Console, overview: dict[str, Any]) -> None:
 def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]:
     from sqlalchemy import select
 
+    from prometheus.cli import output
     from prometheus.cli.progress import UnknownRunError
     from prometheus.errors import nearest
     from prometheus.persistence.clock import read_now
@@ -328,6 +329,12 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
             }
         )
     waits = _reasons(connection, dag_id, crew)
+    now = read_now(connection)
+    for job_id, rows in attempts.items():
+        due_at = rows[-1]["scheduled_at"]
+        if rows[-1]["status"] == "QUEUED" and due_at > now.wall_at:
+            what = "it is asked again" if job_id in dag.sensors else "the next attempt is due"
+            waits[job_id] = f"{what} at {output.utc_seconds(due_at)}"
     return {
         "dag_id": dag_id,
         "pipeline": run.pipeline,
@@ -340,7 +347,7 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
         "opens_at": run.opens_at,
         "created_at": run.created_at,
         "completed_at": run.completed_at,
-        "market_at": read_now(connection).market_at,
+        "market_at": now.market_at,
         "jobs": [
             {
                 "job": job_id,
@@ -408,11 +415,15 @@ def _shortened(result: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _found_nothing(attempt: dict[str, Any]) -> str | None:
-    """Return the answer of a sensor's poll after which it asks again; ``None`` of all else."""
+def _answer(attempt: dict[str, Any]) -> str | None:
+    """Return what a sensor's poll has found; ``None`` of all else."""
     result = attempt["result"]
-    state = result.get("state") if attempt["polls"] and isinstance(result, dict) else None
-    return {"NOT_YET": "NOT YET", "LATE": "LATE"}.get(str(state))
+    says = attempt["polls"] and attempt["status"] == "SUCCESS" and isinstance(result, dict)
+    return str(result.get("state", "READY")).replace("_", " ") if says else None
+
+
+def _asks_again(attempt: dict[str, Any]) -> bool:
+    return _answer(attempt) in ("NOT YET", "LATE")
 
 
 def _without_polls(attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -420,8 +431,15 @@ def _without_polls(attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         attempt
         for attempt, following in zip(attempts, [*attempts[1:], None], strict=True)
-        if not (_found_nothing(attempt) and following is not None and _found_nothing(following))
+        if not (_asks_again(attempt) and following is not None and _asks_again(following))
     ]
+
+
+def _returned(attempt: dict[str, Any]) -> str:
+    result = attempt["result"]
+    if attempt["polls"] and isinstance(result, dict):  # the state is the attempt's status here
+        result = {key: value for key, value in result.items() if key != "state"} or None
+    return _shortened(result)
 
 
 def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) -> None:
@@ -454,11 +472,11 @@ def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) ->
             table.add_row(
                 job["job"] if number == 0 else "",
                 f"{attempt['attempt']}{', forced' if attempt['forced'] else ''}",
-                output.coloured(_found_nothing(attempt) or attempt["status"]),
+                output.coloured(_answer(attempt) or attempt["status"]),
                 output.utc(market_at) if market_at else "-",
                 _lasted(attempt),
                 attempt["worker"] or "-",
-                _shortened(attempt["result"]),
+                _returned(attempt),
             )
             if attempt["status"] == JobStatus.RUNNING and attempt["cancel_asked_at"]:
                 asked_at, cancel_at = attempt["cancel_asked_at"], attempt["cancel_at"]

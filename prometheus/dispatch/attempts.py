@@ -8,7 +8,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -257,14 +257,24 @@ class Attempts:
                 log.exception("not_handed_back", extra={"execution": execution_id})
 
     def results_of(self, attempt: Attempt, job_ids: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Return what other jobs of an attempt's run have returned; see `executions.results_of`."""
-        with reading(self._engine) as connection:
+        """
+        Return what jobs of an attempt's run have returned; see `executions.results_of`.
+
+        Waits while the database is away, as a job's transaction does.
+        """
+
+        def read(connection: Connection, _: bool) -> dict[str, dict[str, Any]]:
             return executions.results_of(connection, attempt.dag.dag_id, job_ids)
 
+        return self._written(read, within=math.inf, begin=reading)
+
     def earlier_results(self, attempt: Attempt, most: int) -> list[dict[str, Any]]:
-        """Return what the job returned in earlier sessions; see `executions.earlier_results`."""
-        with reading(self._engine) as connection:
+        """Return what the job returned in earlier sessions, likewise."""
+
+        def read(connection: Connection, _: bool) -> list[dict[str, Any]]:
             return executions.earlier_results(connection, attempt, most)
+
+        return self._written(read, within=math.inf, begin=reading)
 
     def cancel_asked(self, execution_id: str, incarnation: str) -> bool:
         """Say whether a running attempt should end; see `executions.cancel_asked`."""
@@ -341,7 +351,13 @@ class Attempts:
                 outage.is_over()
                 return connection
 
-    def _written(self, write: Callable[[Connection, bool], T], *, within: float) -> T:
+    def _written(
+        self,
+        write: Callable[[Connection, bool], T],
+        *,
+        within: float,
+        begin: Callable[[Engine], AbstractContextManager[Connection]] | None = None,
+    ) -> T:
         """
         Write in a transaction of its own, again and again while the database is away.
 
@@ -349,12 +365,13 @@ class Attempts:
             write: Told whether an earlier try may have been committed: when the answer to a COMMIT
                 is lost, nobody knows.
             within: Wall seconds after which the error is raised.
+            begin: Begins it; by default `writing`.
         """
         deadline = time.monotonic() + within
         outage = Outage()
         while True:
             try:
-                with writing(self._engine) as connection:
+                with (begin or writing)(self._engine) as connection:
                     written = write(connection, outage.lasts)
             except DBAPIError as error:
                 if not is_unavailable(error) or time.monotonic() >= deadline:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from prometheus.core.sessions import Session
+from prometheus.orchestration.sensor import Readiness
 from prometheus.sources.protocol import Sources
 
 LOOK_EVERY_SECONDS = 1.0
@@ -79,7 +80,10 @@ class JobContext:
     @property
     def stale(self) -> bool:
         """Whether a sensor upstream gave up, and this works on what there was before."""
-        return any(found.get("stale") for found in self.readiness.values())
+        return any(
+            found["state"] == Readiness.MISSING and found["stale"]
+            for found in self.readiness.values()
+        )
 
     @property
     def cancelled(self) -> bool:

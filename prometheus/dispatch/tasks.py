@@ -106,10 +106,12 @@ class Workplace:
         dag, job = attempt.dag, attempt.job
         sensors = dag.sensors and dag.sensors.intersection(dag.get_dependency_chain(job.job_id))
         readiness = self.attempts.results_of(attempt, sensors) if sensors else {}
+        last_poll = readiness.pop(job.job_id, None)
         sources = self.sources()
-        for found in (readiness[name] for name in sorted(readiness) if name != job.job_id):
-            if "source" in found:
-                sources = sources.instead(dag.market_id, found["source"])
+        for name, found in sorted(readiness.items()):
+            rule = dag.jobs[name].sensor
+            if found["state"] == Readiness.MISSING and rule is not None and rule.source is not None:
+                sources = sources.instead(dag.market_id, rule.source)
         context = JobContext(
             market_id=attempt.dag.market_id,
             session=session,
@@ -122,7 +124,7 @@ class Workplace:
             begin=begin,
             asked_to_end=AskedToEnd(ask),
             sources=sources,
-            last_poll=readiness.pop(job.job_id, None),
+            last_poll=last_poll,
             earlier=self.attempts.earlier_results(attempt, EARLIER) if job.sensor else (),
             readiness=readiness,
             parameters=attempt.parameters,

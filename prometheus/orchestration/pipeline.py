@@ -38,6 +38,7 @@ from prometheus.orchestration.sensor import (
     USE,
     SensorRule,
     read_limit,
+    show_limit,
 )
 from prometheus.orchestration.session_rule import EVERY, SessionRule, ShortSessions
 from prometheus.orchestration.session_time import SessionTime
@@ -129,7 +130,7 @@ class SensorOptions(JobOptions, total=False):
     every: timedelta | str
     """Pause before the second poll, doubled before each further one; default 5 minutes."""
     up_to: timedelta | str
-    """Longest pause; default 15 minutes."""
+    """Longest pause; default 15 minutes, or ``every`` if that is longer."""
     expected: timedelta | str | None
     """
     After this it is LATE, which is said at every poll: a duration since the sensor's window opened,
@@ -137,14 +138,15 @@ class SensorOptions(JobOptions, total=False):
     """
     give_up: timedelta | str
     """
-    When the last poll is made, told likewise; default 6 hours. At least one is made. The sensor
-    gives up before that if its window ends.
+    When the last poll is made, told likewise; default 6 hours. At least one is made, and in a run
+    that is made later than that, just one. The sensor gives up before that if its window ends.
     """
     otherwise: str
     """
     What becomes of it then: ``"fail"`` (default); ``"skip"``, and what depends on it is skipped
     too; ``"continue_stale"``: it succeeds, and ``ctx.stale`` tells the jobs after it; or
-    ``"use:synthetic"`` and the like: it succeeds, and these jobs get that source.
+    ``"use:synthetic"`` and the like: it succeeds, and these jobs get that source. One that fails
+    for good before, because it raises again and again, fails whatever is said here.
     """
 
 
@@ -250,7 +252,8 @@ class Pipeline:
         """
         Make a function a sensor: a job that is asked again until what it waits for has come.
 
-        The function returns True or False, or a dict with ``ready`` and what else is to be kept.
+        The function returns True or False, or a dict with ``ready`` and what else is to be kept:
+        ``why`` it is not, for example, which is shown. ``state`` is added to it.
         Each poll is an attempt of its own, so that waiting holds no worker. A poll that says no is
         no failure; one that raises is, and is tried again as any job is.
 
@@ -284,11 +287,19 @@ class Pipeline:
     ) -> None:
         options = options.copy()
         every = self._duration(options.pop("every", "5m"), "every", timedelta(minutes=5), where)
+        usual = max(every, timedelta(minutes=15))
+        limits = {
+            argument: self._session_limit(text, argument, where)
+            for argument, text in (
+                ("expected", options.pop("expected", None)),
+                ("give_up", options.pop("give_up", "6h")),
+            )
+        }
         rule = SensorRule(
             every=every,
-            up_to=self._duration(options.pop("up_to", "15m"), "up_to", every, where),
-            expected=self._session_limit(options.pop("expected", None), "expected", where),
-            give_up=self._session_limit(options.pop("give_up", "6h"), "give_up", where) or every,
+            up_to=self._duration(options.pop("up_to", usual), "up_to", usual, where),
+            expected=limits["expected"],
+            give_up=limits["give_up"] or timedelta(hours=6),
             otherwise=options.pop("otherwise", FAIL),
         )
         options.setdefault("timeout", timedelta(minutes=2))
@@ -298,12 +309,22 @@ class Pipeline:
     def _session_limit(
         self, text: timedelta | str | None, argument: str, where: str
     ) -> SessionTime | timedelta | None:
+        if text is None and argument == "expected":
+            return None
         try:
-            return None if text is None else read_limit(text)
-        except (ValueError, AttributeError, OverflowError) as error:
+            limit = read_limit(cast("str", text))
+        except (ValueError, AttributeError, TypeError, OverflowError) as error:
             wanted = error if type(error) is ValueError else "it must be text, such as 'close+6h'"
             self._faults.append(f"{where}: {argument} is {text!r}; {wanted}")
             return None
+        if isinstance(limit, timedelta) and not timedelta(0) < limit <= _LONGEST_WAIT:
+            most = format_duration(_LONGEST_WAIT)
+            self._faults.append(
+                f"{where}: {argument} is {text!r}; a duration must be more than nothing, and at "
+                f"most {most}"
+            )
+            return None
+        return limit
 
     def _known(
         self,
@@ -463,7 +484,9 @@ class Pipeline:
         for market in self.markets:
             try:
                 get_market(market)
-                if self.sessions.number > 1 or any(map(_may_never_open, self._jobs)):
+                if self.sessions.number > 1 or any(
+                    _may_never_open(job) or job.sensor is not None for job in self._jobs
+                ):
                     calendars.append(TradingCalendar(market))
             except UnknownMarketError as error:
                 faults.append(f"{self.where}: {error}")
@@ -508,6 +531,13 @@ class Pipeline:
             for calendar in calendars
             for job in self._jobs
             if _may_never_open(job) and (why := _why_it_never_opens(job, calendar, self.sessions))
+        ]
+        faults += [
+            f"{job.where}: job {job.name!r}: {wrong} on every session of {calendar.market_id}"
+            for calendar in calendars
+            for job in self._jobs
+            if job.sensor is not None and job.required_state is not MarketState.HOLIDAY
+            if (wrong := _sensor_time_fault(job, job.sensor, calendar))
         ]
         return tuple(dict.fromkeys(faults))
 
@@ -557,6 +587,8 @@ class Pipeline:
 _E = TypeVar("_E", bound=StrEnum)
 _LOOKED_AT = timedelta(days=1100)
 """Before a calendar's end, to see whether a job's window ever opens; the answer is soon yes."""
+_LONGEST_WAIT = timedelta(days=366)
+"""Of a sensor."""
 _LONGEST_NAME = 100
 """Characters of a pipeline's or a job's name, which are columns of a table."""
 
@@ -642,22 +674,30 @@ def _job_faults(job: JobDefinition) -> list[str]:
         if duration is not None and (wrong := _duration_fault(argument, duration)):
             faults.append(wrong)
     if job.sensor is not None:
-        for argument, duration in (("every", job.sensor.every), ("up_to", job.sensor.up_to)):
-            if wrong := _duration_fault(argument, duration):
-                faults.append(wrong)
-        if job.sensor.up_to < job.sensor.every:
-            faults.append("up_to is shorter than every")
-        if job.sensor.otherwise not in (FAIL, SKIP, CONTINUE_STALE) and not (
-            job.sensor.otherwise.startswith(USE) and job.sensor.otherwise != USE
-        ):
-            faults.append(
-                f"otherwise is {job.sensor.otherwise!r}; it must be one of {FAIL}, {SKIP}, "
-                f"{CONTINUE_STALE}, or {USE} and the name of a source"
-            )
+        faults += _sensor_faults(job.sensor)
     if job.window is WindowRule.STATE and job.required_state is None:
         faults.append("window is 'state', which needs a required_state to end with")
     if job.retry_cap < job.retry_base:
         faults.append("retry_cap is shorter than retry_base")
+    return faults
+
+
+def _sensor_faults(rule: SensorRule) -> list[str]:
+    faults = []
+    for argument, duration in (("every", rule.every), ("up_to", rule.up_to)):
+        if wrong := _duration_fault(argument, duration):
+            faults.append(wrong)
+        elif duration > _LONGEST_WAIT:
+            most = format_duration(_LONGEST_WAIT)
+            faults.append(f"{argument} is {format_duration(duration)}; it must be at most {most}")
+    if rule.up_to < rule.every:
+        up_to, every = format_duration(rule.up_to), format_duration(rule.every)
+        faults.append(f"up_to is {up_to}, and every is {every}; pauses only become longer")
+    if rule.otherwise not in (FAIL, SKIP, CONTINUE_STALE) and not rule.source:
+        faults.append(
+            f"otherwise is {rule.otherwise!r}; it must be one of {FAIL}, {SKIP}, "
+            f"{CONTINUE_STALE}, or {USE} and the name of a source"
+        )
     return faults
 
 
@@ -704,6 +744,35 @@ def _why_it_never_opens(
     if job.start is not None:
         return f"it is over before start={str(job.start)!r} on every session {of_market}"
     return f"{job.required_state} lasts no time on any session {of_market}"
+
+
+def _sensor_time_fault(
+    job: JobDefinition, rule: SensorRule, calendar: TradingCalendar
+) -> str | None:
+    """Say which times of a sensor are in no order in which they could mean something."""
+    from prometheus.orchestration.planning import session_bounds  # it plans what is defined here
+
+    start = max(calendar.first, calendar.horizon - _LOOKED_AT)
+    waits, can_be_late, looked_at = False, rule.expected is None, False
+    for day in calendar.trading_days(start, calendar.horizon):
+        bounds = session_bounds(calendar, day)
+        opens_at = bounds.window(job).opens_at
+        gives_up_at = rule.gives_up_at(bounds.phases, opens_at)
+        expected_at = rule.expected_at(bounds.phases, opens_at)
+        waits = waits or opens_at < gives_up_at
+        can_be_late = can_be_late or (
+            expected_at is not None and opens_at < expected_at < gives_up_at
+        )
+        if waits and can_be_late:
+            return None
+        looked_at = True
+    if not looked_at:
+        return None  # a calendar without a session is a fault of its own
+    give_up = f"give_up={show_limit(rule.give_up)!r}"
+    if not waits or rule.expected is None:
+        return f"{give_up} is over when it is first asked"
+    expected = f"expected={show_limit(rule.expected)!r}"
+    return f"{expected} is not between when it is first asked and {give_up}"
 
 
 def _caller() -> str:

@@ -45,6 +45,12 @@ class SensorRule:
     otherwise: str
     """After giving up: ``fail``, ``skip``, ``continue_stale``, or ``use:`` and a source."""
 
+    @property
+    def source(self) -> str | None:
+        """The source that the jobs after it get when it gives up, if they get one."""
+        text = str(self.otherwise)  # a declaration may have anything
+        return text.removeprefix(USE) if text.startswith(USE) else None
+
     def delay(self, attempt_number: int) -> timedelta:
         """Return the pause after an attempt that has found nothing."""
         doubled: int = 2 ** min(attempt_number - 1, 16)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -32,7 +33,7 @@ from sqlalchemy import (
 from prometheus.core.durations import format_duration
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import override_stamp
-from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.core.trading_calendar import Phases, TradingCalendar
 from prometheus.errors import HorizonError, NoSessionError, PrometheusError
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import Start
@@ -41,7 +42,6 @@ from prometheus.orchestration.sensor import (
     CONTINUE_STALE,
     FAIL,
     SKIP,
-    USE,
     Readiness,
     SensorRule,
     show_limit,
@@ -74,6 +74,8 @@ _CLOCKS_AGREE = timedelta(seconds=1)
 """By how much a worker's clock may be ahead of the database's before a retry is sent anew."""
 _LONGEST_WAIT = timedelta(days=366)
 """That an error can ask for: an instant at the end of time can not be reckoned with."""
+_LONGEST_REASON = 500
+"""Characters that are repeated of why a sensor says no; its result has all of them."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 _e = job_executions.c
@@ -606,6 +608,7 @@ class Polled:
     state: Readiness | None
     """``None`` when it was cancelled, or its end had been written before."""
     detail: str = ""
+    """Why it has not come, as the sensor says."""
 
 
 def poll(
@@ -641,28 +644,39 @@ def poll(
     rule = job.sensor
     if rule is None:
         raise ValueError(f"{row.job_id} is no sensor")
-    try:
+    why = str(found.get("why") or "")[:_LONGEST_REASON]
+    phases: Phases | None = None
+    with suppress(HorizonError, NoSessionError):  # without one, nothing will come
         phases = TradingCalendar(dag.market_id).phases(dag.as_of_date)
-    except (HorizonError, NoSessionError):  # it is a session no more: nothing will come
-        expected_at, gives_up_at = None, now.market_at
-    else:
-        expected_at = rule.expected_at(phases, row.window_opens_at)
-        gives_up_at = rule.gives_up_at(phases, row.window_opens_at)
+    expected_at = None if phases is None else rule.expected_at(phases, row.window_opens_at)
     late = expected_at is not None and now.market_at > expected_at
     if ready:
         result = {**found, "state": Readiness.READY} | ({"late": True} if late else {})
         succeed(connection, execution_id, incarnation=incarnation, result=result)
         return Polled(row.dag_id, Readiness.READY)
+    gives_up_at = rule.gives_up_at(phases, row.window_opens_at) if phases else now.market_at
     next_at = min(now.market_at + rule.delay(row.attempt_number), gives_up_at)
-    forced = row.forced or row.run_forced
-    in_window = forced or next_at < row.window_closes_at
-    # A clock that jumps stands while anything is queued: what has not come by then never does.
-    if now.market_at < gives_up_at and in_window and not now.jumps:
-        state = Readiness.LATE if late else Readiness.NOT_YET
-        succeed(connection, execution_id, incarnation=incarnation, result={**found, "state": state})
-        _poll_again(connection, dag, job, row, now, next_at)
-        return Polled(row.dag_id, state)
-    return _give_up(connection, execution_id, row, rule, now, found)
+    end = None
+    if phases is None:
+        end = "its session is none any more"
+    elif now.market_at >= gives_up_at:
+        end = f"give_up={show_limit(rule.give_up)}"
+    elif not (row.forced or row.run_forced) and next_at >= row.window_closes_at:
+        end = f"its window ends at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
+    elif now.jumps:  # the clock stands while anything is queued, and it would never come
+        end = "a clock that leaps waits for nothing"
+    if end is not None:
+        result = {**found, "state": Readiness.MISSING}
+        detail = (
+            f"MISSING: it had not come at {now.market_at:%Y-%m-%d %H:%M:%S} UTC, when the sensor "
+            f"gave up (not tried again: {end}, otherwise={rule.otherwise})"
+        )
+        detail += f": {why}" if why else ""
+        return _give_up(connection, execution_id, row, rule, now, result, detail)
+    state = Readiness.LATE if late else Readiness.NOT_YET
+    succeed(connection, execution_id, incarnation=incarnation, result={**found, "state": state})
+    _poll_again(connection, dag, job, row, now, next_at)
+    return Polled(row.dag_id, state, why)
 
 
 def _poll_again(
@@ -693,18 +707,14 @@ def _give_up(
     row: Row[Any],
     rule: SensorRule,
     now: Now,
-    found: Mapping[str, Any],
+    result: dict[str, Any],
+    detail: str,
 ) -> Polled:
-    detail = (
-        f"MISSING: it had not come at {now.market_at:%Y-%m-%d %H:%M:%S} UTC, when the sensor gave "
-        f"up (not tried again: give_up={show_limit(rule.give_up)}, otherwise={rule.otherwise})"
-    )
-    result: dict[str, Any] = {**found, "state": Readiness.MISSING}
     status = {FAIL: JobStatus.FAILED, SKIP: JobStatus.SKIPPED}.get(rule.otherwise)
     if status is None:
         result["stale"] = rule.otherwise == CONTINUE_STALE
-        if rule.otherwise.startswith(USE):
-            result["source"] = rule.otherwise.removeprefix(USE)
+        if rule.source is not None:
+            result["source"] = rule.source
         succeed(connection, execution_id, incarnation=row.incarnation, result=result)
     else:
         connection.execute(
@@ -734,39 +744,59 @@ def polled(connection: Connection, execution_id: str, incarnation: str) -> Polle
     return None if dag_id is None else Polled(dag_id, None)
 
 
+_later = job_executions.alias("later")
+# A sensor that waits for hours has hundreds of rows, and only the last ones are asked for.
+_RESULTS = select(_e.job_id, _e.result).where(
+    _e.dag_id == bindparam("of_run"),
+    _e.job_id.in_(_IDS),
+    _e.status == JobStatus.SUCCESS,
+    ~exists().where(
+        _later.c.dag_id == _e.dag_id,
+        _later.c.job_id == _e.job_id,
+        _later.c.attempt_number > _e.attempt_number,
+        _later.c.status == JobStatus.SUCCESS,
+    ),
+)
+_EARLIER = (
+    select(_e.result)
+    .join_from(dag_runs, job_executions)
+    .where(
+        _r.pipeline == bindparam("of_pipeline"),
+        _r.market_id == bindparam("of_market"),
+        _r.as_of_date < bindparam("before"),
+        _e.job_id == bindparam("of_job"),
+        ~exists().where(
+            _later.c.dag_id == _e.dag_id,
+            _later.c.job_id == _e.job_id,
+            _later.c.attempt_number > _e.attempt_number,
+        ),
+        _e.result.is_not(None),
+    )
+    .order_by(_r.as_of_date.desc())
+    .limit(bindparam("most"))
+)
+
+
 def results_of(
     connection: Connection, dag_id: str, job_ids: Collection[str]
 ) -> dict[str, dict[str, Any]]:
     """Return what the latest successes of some jobs of a run have returned, by job id."""
-    rows = connection.execute(
-        select(_e.job_id, _e.result)
-        .where(_e.dag_id == dag_id, _e.job_id.in_(job_ids), _e.status == JobStatus.SUCCESS)
-        .order_by(_e.attempt_number)
-    )
+    rows = connection.execute(_RESULTS, {"of_run": dag_id, "ids": list(job_ids)})
     return {row.job_id: row.result for row in rows if isinstance(row.result, dict)}
 
 
 def earlier_results(connection: Connection, attempt: Attempt, most: int) -> list[dict[str, Any]]:
-    """Return what a job's successes in earlier sessions have returned, latest session first."""
+    """Return what a job's last attempts in earlier sessions have returned, latest session first."""
     dag = attempt.dag
-    rows = connection.execute(
-        select(_e.as_of_date, _e.result)
-        .join_from(job_executions, dag_runs)
-        .where(
-            _e.market_id == dag.market_id,
-            _e.as_of_date < dag.as_of_date,
-            _e.as_of_date >= dag.as_of_date - timedelta(days=3 * most),
-            _r.pipeline == dag.pipeline,
-            _e.job_id == attempt.job.job_id,
-            _e.status == JobStatus.SUCCESS,
-        )
-        .order_by(_e.as_of_date.desc(), _e.attempt_number.desc())
-    )
-    found: dict[date, dict[str, Any]] = {}
-    for row in rows:
-        if isinstance(row.result, dict):
-            found.setdefault(row.as_of_date, row.result)
-    return list(found.values())[:most]
+    asked = {
+        "of_pipeline": dag.pipeline,
+        "of_market": dag.market_id,
+        "before": dag.as_of_date,
+        "of_job": attempt.job.job_id,
+        "most": most,
+    }
+    found = connection.execute(_EARLIER, asked).scalars()
+    return [result for result in found if isinstance(result, dict)]
 
 
 @dataclass(frozen=True, slots=True)

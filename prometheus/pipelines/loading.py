@@ -15,11 +15,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from prometheus.errors import PipelineError, nearest
+from prometheus.errors import PipelineError, UnknownMarketError, nearest
 from prometheus.orchestration.dag import dag_id_for
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.orchestration.sensor import USE
-from prometheus.sources.choice import SOURCE_NAMES
+from prometheus.sources.choice import SOURCE_NAMES, choose_sources
+from prometheus.sources.eodhd.naming import EodhdFeed
+from prometheus.sources.errors import SourceConfigurationError, UnknownSourceError
 
 ENTRY_POINT_GROUP = "prometheus.pipelines"
 _MOST_SYNTAX_ERRORS = 20
@@ -27,7 +28,11 @@ _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "
 
 
 def load_pipelines(
-    names: Iterable[str], *, visibility_timeout: timedelta, folder: Path
+    names: Iterable[str],
+    *,
+    visibility_timeout: timedelta,
+    folder: Path,
+    feed: EodhdFeed | None = None,
 ) -> dict[str, Pipeline]:
     """
     Load and check pipelines, all or none.
@@ -36,6 +41,7 @@ def load_pipelines(
         names: As for `find_pipelines`.
         visibility_timeout: The broker's; no retry may wait that long.
         folder: As for `find_pipelines`.
+        feed: Likewise.
 
     Returns:
         Pipelines by name, those of the settings before those of entry points.
@@ -43,14 +49,20 @@ def load_pipelines(
     Raises:
         PipelineError: With every fault of every pipeline, with file and line.
     """
-    pipelines, faults = find_pipelines(names, visibility_timeout=visibility_timeout, folder=folder)
+    pipelines, faults = find_pipelines(
+        names, visibility_timeout=visibility_timeout, folder=folder, feed=feed
+    )
     if faults:
         raise PipelineError("pipelines", faults)
     return pipelines
 
 
 def find_pipelines(
-    names: Iterable[str], *, visibility_timeout: timedelta, folder: Path
+    names: Iterable[str],
+    *,
+    visibility_timeout: timedelta,
+    folder: Path,
+    feed: EodhdFeed | None = None,
 ) -> tuple[dict[str, Pipeline], list[str]]:
     """
     Load and check pipelines; those with faults are left out, so that they hold up no other.
@@ -60,6 +72,7 @@ def find_pipelines(
             of a Python file, relative to ``folder``.
         visibility_timeout: The broker's; no retry may wait that long.
         folder: Where relative paths start; also where modules are looked for first.
+        feed: What is configured of eodhd.com, for sensors that would go on with it.
 
     Returns:
         The sound pipelines by name, those of the settings before those of entry points; and every
@@ -75,10 +88,12 @@ def find_pipelines(
         of_pipelines: list[str] = []
         for pipeline in _load(name, folder, of_place):
             try:
-                own = list(pipeline.faults(visibility_timeout=visibility_timeout))
+                own = [
+                    *pipeline.faults(visibility_timeout=visibility_timeout),
+                    *_unserved(pipeline, feed),
+                ]
             except Exception as error:  # noqa: BLE001  of values of kinds that nobody thought of
                 own = [f"{pipeline.where}: {type(error).__name__}: {error}"]
-            own += _unknown_sources(pipeline)
             if not own and not of_place:
                 own = _taken_names(pipeline, pipelines.values())
                 if not own:
@@ -113,16 +128,23 @@ def _of_runs(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
         yield market, name.removesuffix(date.min.isoformat())
 
 
-def _unknown_sources(pipeline: Pipeline) -> list[str]:
-    """List the sensors that would go on with a source that there is not."""
-    return [
-        f"{job.where}: job {job.name!r}: otherwise is {job.sensor.otherwise!r}, and there is no "
-        f"such source.{nearest(name, SOURCE_NAMES)}"
-        for job in pipeline.jobs.values()
-        if job.sensor is not None and str(job.sensor.otherwise).startswith(USE)
-        for name in (job.sensor.otherwise.removeprefix(USE),)
-        if name and name not in SOURCE_NAMES
-    ]
+def _unserved(pipeline: Pipeline, feed: EodhdFeed | None) -> Iterator[str]:
+    """List the sensors that would go on with a source which there is not, or not for a market."""
+    for job in pipeline.jobs.values():
+        if job.sensor is None or not job.sensor.source:
+            continue
+        for market_id in pipeline.markets:
+            try:
+                choose_sources({market_id: job.sensor.source}, eodhd=feed)
+            except UnknownMarketError:
+                continue  # told of the pipeline
+            except UnknownSourceError as error:
+                wrong = f"there is no such source.{nearest(error.name, SOURCE_NAMES)}"
+            except SourceConfigurationError as error:
+                wrong = str(error)
+            else:
+                continue
+            yield f"{job.where}: job {job.name!r}: otherwise is {job.sensor.otherwise!r}; {wrong}"
 
 
 def _load(name: str, folder: Path, faults: list[str]) -> list[Pipeline]:

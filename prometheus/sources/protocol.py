@@ -165,10 +165,11 @@ class ReadinessCheck(Protocol):
             earlier: What the last looks of earlier sessions returned, the latest first.
 
         Returns:
-            JSON values: ``ready``, and what was found.
+            JSON values: ``ready``, ``why`` it is not, and what was found. Not ready, too, where the
+            feed does not answer.
 
         Raises:
-            SourceError: The feed does not answer.
+            PrometheusError: The feed refuses to answer, and asking again does not help.
         """
         ...
 

@@ -15,7 +15,7 @@ def prices_ready(ctx: JobContext) -> dict[str, Any]:
         ``ready``, and what was found: at once for a source that has all its sessions.
 
     Raises:
-        SourceError: The feed does not answer.
+        PrometheusError: The feed refuses to answer.
     """
     check = ctx.sources.readiness(ctx.market_id)
     if check is None:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from prometheus.sources.eodhd.client import EodhdClient
-from prometheus.sources.eodhd.errors import AccessRefusedError, NotFoundError, QuotaSpentError
+from prometheus.sources.eodhd.errors import AccessRefusedError, EodhdError, NotFoundError
 from prometheus.sources.eodhd.naming import READINESS, Listing
 from prometheus.sources.sessions import Members, SessionDates, session_dates
 
@@ -30,7 +30,10 @@ class EodhdReadiness:
 
     The newest date of three symbols (a call each); how many of the exchange's tickers have been
     updated, against the sessions before (5 calls); how many rows the bulk file has, likewise, and
-    whether two looks in a row have found the same (100 calls).
+    whether two looks in a row have found the same (100 calls). Of a session that a later one has
+    followed, nothing is counted, nor waited for to change: counts are of the newest.
+
+    That the feed does not answer is no failure of the sensor, but one more reason to wait.
     """
 
     def __init__(
@@ -70,8 +73,10 @@ class EodhdReadiness:
             return {"ready": False, "why": "the feed's daily maintenance is until 06:00 GMT"}
         try:
             return asyncio.run(self._look(market_id, on, last or {}, earlier))
-        except QuotaSpentError as error:
-            return {"ready": False, "why": str(error)}  # a wait, not an error
+        except EodhdError as error:
+            if not error.retryable:
+                raise
+            return {"ready": False, "why": str(error)}
 
     async def _look(
         self,
@@ -88,9 +93,11 @@ class EodhdReadiness:
                 if here and self._session_dates(mic, on, on):
                     codes.setdefault(here[0].code, []).extend(here)
             for code, listings in codes.items():
-                if why := await self._missing_symbols(code, listings, on):
+                newest = await self._newest(code, listings)
+                if why := _missing(newest, on):
                     return {**found, "ready": False, "why": why}
-                if "tickers" in self._looks:
+                settled = any(day > on for day in newest.values())
+                if "tickers" in self._looks and not settled:
                     share = await self._share(code)
                     found[f"share:{code}"] = share
                     if why := _too_few(f"share:{code}", share, earlier, USUAL_SHARE):
@@ -100,23 +107,22 @@ class EodhdReadiness:
                     found |= {f"rows:{code}": rows, f"digest:{code}": digest}
                     if why := _too_few(f"rows:{code}", rows, earlier, 1):
                         return {**found, "ready": False, "why": why}
-                    if rows is not None and last.get(f"digest:{code}") != digest:
+                    same = settled or last.get(f"digest:{code}") == digest
+                    if rows is not None and not same:
                         why = f"the bulk file of {code} is not yet known to stay as it is"
                         return {**found, "ready": False, "why": why}
         return found
 
-    async def _missing_symbols(
-        self, code: str, listings: Sequence[Listing], on: date
-    ) -> str | None:
-        missing = []
+    async def _newest(self, code: str, listings: Sequence[Listing]) -> dict[str, date]:
+        """Return the date of the newest bar of some symbols that the feed knows."""
+        newest = {}
         for listing in listings[:BELLWETHERS]:
             try:
-                newest = await self._client.last_date(listing.symbol, code)
+                found = await self._client.last_date(listing.symbol, code)
             except NotFoundError:
                 continue  # whatever it is, it is not late
-            if newest < on:
-                missing.append(f"{listing.symbol}.{code} ({newest.isoformat()})")
-        return f"of {', '.join(missing)} there is no newer bar" if missing else None
+            newest[f"{listing.symbol}.{code}"] = found
+        return newest
 
     async def _share(self, code: str) -> float | None:
         try:
@@ -134,6 +140,12 @@ class EodhdReadiness:
             return None, ""
         text = "\n".join(sorted(map(repr, rows)))
         return len(rows), hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _missing(newest: Mapping[str, date], on: date) -> str | None:
+    """Say which symbols have no bar of a session yet."""
+    missing = [f"{name} ({day.isoformat()})" for name, day in newest.items() if day < on]
+    return f"of {', '.join(missing)} there is no newer bar" if missing else None
 
 
 def _too_few(

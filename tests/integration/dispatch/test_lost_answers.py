@@ -196,6 +196,8 @@ def test_start_result_and_job_wait_for_the_database_and_say_so_once(
     with shut_for_a_while(gate), attempts.transaction(execution_id, incarnation) as connection:
         connection.exec_driver_sql("UPDATE market_clock SET speed = 2")
     with shut_for_a_while(gate):
+        assert attempts.results_of(outcome.attempt, ["a_sensor"]) == {}
+    with shut_for_a_while(gate):
         assert not attempts.cancel_asked(execution_id, incarnation)
         assert attempts.succeed(execution_id, incarnation=incarnation, result=1) == dag_id
     engine.dispose()
@@ -203,6 +205,7 @@ def test_start_result_and_job_wait_for_the_database_and_say_so_once(
     assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
     said = [record.message for record in caplog.records if record.message.startswith("database_")]
     assert said == [
+        *("database_unavailable", "database_back"),
         *("database_unavailable", "database_back"),
         *("database_unavailable", "database_back"),
         *("database_unavailable", "database_unavailable", "database_back"),

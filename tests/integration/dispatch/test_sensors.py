@@ -26,7 +26,14 @@ def test_sensors_wait_give_up_and_tell_the_jobs_after_them(
         timeout=60,
         message=lambda: str(installation.statuses(dag_id)),
     )
-    shown = _status(installation, dag_id)
+    shown = ""
+
+    def tells_when_it_asks_again() -> bool:
+        nonlocal shown
+        shown = _status(installation, dag_id)
+        return "sees_a_file waits: it is asked again at 20" in shown
+
+    wait_until(tells_when_it_asks_again, timeout=60, message=lambda: shown)
     (tmp_path / "come").touch()
     installation.wait_for_run(dag_id, "SUCCESS")
 
@@ -53,6 +60,9 @@ def test_sensors_wait_give_up_and_tell_the_jobs_after_them(
     lines = [line for line in shown.splitlines() if "sees_a_file" in line or "NOT YET" in line]
     assert any("NOT YET" in line for line in lines)
     assert shown.count("NOT YET") <= 2, "one line for all polls in a row"
+    (gave_up,) = (line for line in shown.splitlines() if line.startswith("never_comes"))
+    assert gave_up.split()[2] == "MISSING"
+    assert gave_up.rstrip().endswith('{"stale": true}')
 
 
 def _status(installation: Installation, dag_id: str) -> str:

@@ -223,7 +223,7 @@ def always_fails(ctx: JobContext) -> None:
 watchful = Pipeline("watchful", markets=MARKETS)
 
 
-@watchful.sensor(every="1s", up_to="1s", give_up="200d", max_retries=1, retry_base="1s")
+@watchful.sensor(every="2s", up_to="2s", give_up="200d", max_retries=1, retry_base="1s")
 def sees_a_file(ctx: JobContext) -> dict[str, object]:
     """Fails once in between, which is no answer."""
     folder = Path(ctx.parameters["folder"])
@@ -233,6 +233,9 @@ def sees_a_file(ctx: JobContext) -> dict[str, object]:
         "ready": (folder / "come").exists(),
         "after": dict(ctx.last_poll or {}).get("poll"),
         "poll": ctx.attempt_number,
+        # Words of our own too, which must mean nothing here.
+        "source": "a folder",
+        "stale": True,
     }
 
 

@@ -119,6 +119,10 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "skip": lambda c: runs.end_waiting(c, {ids["g"]: "up"}, JobStatus.SKIPPED),
         "expire": lambda c: runs.end_waiting(c, {ids["g"]: "late"}, JobStatus.EXPIRED),
         "close": lambda c: runs.close_run(c, dag.dag_id),
+        "answers of sensors": lambda c: executions.results_of(c, dag.dag_id, ["a", "b"]),
+        "answers before": lambda c: executions.earlier_results(
+            c, executions.Attempt(ids["a"], dag, dag.jobs["a"], 1, {}, worker), 20
+        ),
         "existing": lambda c: runs.sessions_with_runs(c, "old", "US_EQ", DAY),
     }
 

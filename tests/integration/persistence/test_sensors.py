@@ -14,7 +14,7 @@ from prometheus.orchestration.planning import SessionRange
 from prometheus.orchestration.sensor import Readiness, SensorRule
 from prometheus.persistence import clock, executions
 from prometheus.persistence.engine import reading, writing
-from prometheus.persistence.executions import Polled, Refused
+from prometheus.persistence.executions import Attempt, Polled, Refused
 from prometheus.persistence.runs import still_ready
 from tests.integration.persistence.world import HOUR, MINUTE, World, job
 
@@ -37,10 +37,12 @@ def run(world: World, **rule: Any) -> DAG:
     return world.run(sensor(**rule), job("prices", "ready"))
 
 
-def poll(world: World, execution_id: str, worker: str, ready: bool = False) -> Polled | None:
+def poll(
+    world: World, execution_id: str, worker: str, ready: bool = False, **found: Any
+) -> Polled | None:
     with writing(world.engine) as connection:
         return executions.poll(
-            connection, execution_id, incarnation=worker, ready=ready, found={"seen": 3}
+            connection, execution_id, incarnation=worker, ready=ready, found={"seen": 3, **found}
         )
 
 
@@ -120,6 +122,19 @@ def test_clock_that_jumps_waits_for_nothing(world: World) -> None:
     assert poll(world, execution_id, worker) == Polled(dag.dag_id, Readiness.MISSING, ANY)
 
 
+def test_pause_is_market_time_in_a_replay_that_is_faster(world: World) -> None:
+    dag, worker = run(world), world.worker()
+    execution_id = world.running(dag, "ready", worker)
+    with writing(world.engine) as connection:
+        only = SessionRange(dag.as_of_date, dag.as_of_date)
+        clock.start_replay(connection, market_at=world.now(), speed=60, only=only, markets=[])
+    assert poll(world, execution_id, worker) == Polled(dag.dag_id, Readiness.NOT_YET)
+    following = world.latest(dag)["ready"]
+    wait = following.scheduled_at - world.row(execution_id).completed_at
+    assert abs(wait - timedelta(seconds=5)) < SECOND
+    assert following.retry_delay_seconds == 300
+
+
 @pytest.mark.parametrize(
     ("otherwise", "status", "result", "run_status"),
     [
@@ -152,7 +167,7 @@ def test_what_becomes_of_it_when_it_gives_up(
             assert executions.results_of(connection, dag.dag_id, ["ready"])["ready"] == row.result
         return
     assert "MISSING: it had not come at" in row.error_message
-    assert f"(not tried again: give_up=30m, otherwise={otherwise})" in row.error_message
+    assert row.error_message.endswith(f"up (not tried again: give_up=30m, otherwise={otherwise})")
     waiting = {world.ids(dag)["prices"]: f"upstream ready is {status}"}
     assert world.end_waiting(waiting, JobStatus.SKIPPED)
     assert world.close(dag) is run_status
@@ -161,9 +176,19 @@ def test_what_becomes_of_it_when_it_gives_up(
 def test_window_that_ends_before_the_next_poll_ends_the_waiting(world: World) -> None:
     dag, worker = run(world), world.worker()
     execution_id = world.running(dag, "ready", worker, closes=4 * MINUTE)
-    outcome = poll(world, execution_id, worker)
+    outcome = poll(world, execution_id, worker, why="no bar of IBM")
     assert outcome is not None
     assert outcome.state is Readiness.MISSING
+    row = world.row(execution_id)
+    assert row.error_message == outcome.detail
+    ends = f"its window ends at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
+    assert outcome.detail.endswith(f"(not tried again: {ends}, otherwise=fail): no bar of IBM")
+
+
+def test_why_it_has_not_come_is_told_and_cut(world: World) -> None:
+    dag, worker = run(world), world.worker()
+    outcome = poll(world, world.running(dag, "ready", worker), worker, why="x" * 600)
+    assert outcome == Polled(dag.dag_id, Readiness.NOT_YET, "x" * 500)
 
 
 def test_sensor_of_a_day_that_is_a_session_no_more_gives_up(world: World) -> None:
@@ -172,6 +197,28 @@ def test_sensor_of_a_day_that_is_a_session_no_more_gives_up(world: World) -> Non
     outcome = poll(world, world.running(dag, "ready", worker), worker)
     assert outcome is not None
     assert outcome.state is Readiness.MISSING
+    assert "(not tried again: its session is none any more, otherwise=fail)" in outcome.detail
+
+
+def test_only_the_last_answers_are_asked_for(world: World) -> None:
+    """Of a sensor that waits for hours there are hundreds."""
+    worker = world.worker()
+    for day, polls in ((1, 3), (2, 2)):
+        dag = world.run(sensor(), job("prices", "ready"), day=date(2025, 12, day))
+        for number in range(polls):
+            execution_id = (
+                next_poll(world, dag, worker) if number else world.running(dag, "ready", worker)
+            )
+            poll(world, execution_id, worker, ready=number == polls - 1, number=number)
+    dag = world.run(sensor(), job("prices", "ready"), day=date(2025, 12, 3))
+    execution_id = world.running(dag, "ready", worker)
+    with reading(world.engine) as connection:
+        attempt = Attempt(execution_id, dag, dag.jobs["ready"], 1, {}, worker)
+        earlier = executions.earlier_results(connection, attempt, 20)
+        assert executions.earlier_results(connection, attempt, 1) == earlier[:1]
+        last = executions.results_of(connection, "us_eq_test_2025-12-01", ["ready", "prices"])
+    assert [found["number"] for found in earlier] == [1, 2]
+    assert last == {"ready": {"seen": 3, "number": 2, "state": "READY"}}
 
 
 def test_poll_that_was_cancelled_is_and_asks_no_more(world: World) -> None:

@@ -11,11 +11,12 @@ from pydantic import SecretStr
 
 from prometheus.pipelines.equities.readiness import prices_ready
 from prometheus.sources.eodhd.client import EodhdClient
+from prometheus.sources.eodhd.errors import AccessRefusedError
 from prometheus.sources.eodhd.naming import EodhdFeed
 from prometheus.sources.eodhd.readiness import EodhdReadiness
 from prometheus.sources.registry import build_sources
 from prometheus.sources.sessions import members
-from tests.eodhd.server import TOKEN, Imitation
+from tests.eodhd.server import TOKEN, Answer, Imitation
 from tests.integration.pipelines.runs import context
 
 WEDNESDAY = date(2012, 11, 21)
@@ -84,6 +85,32 @@ def test_maintenance_is_waited_for_and_nothing_is_asked(server: Imitation) -> No
     found = check("US_EQ", WEDNESDAY, last=None, earlier=())
     assert found == {"ready": False, "why": "the feed's daily maintenance is until 06:00 GMT"}
     assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(429, b"", (("Retry-After", "600"),)), Answer(200, b"<html>moved</html>")]
+)
+def test_feed_that_does_not_answer_is_waited_for(server: Imitation, answer: Answer) -> None:
+    """For hours, perhaps: as failures they would use up all retries in the first of them."""
+    server.answers.append(answer)
+    found = look(server)
+    assert found["ready"] is False
+    assert found["why"].startswith("eodhd eod/IBM.US: ")
+
+
+def test_feed_that_refuses_the_token_is_not_waited_for(server: Imitation) -> None:
+    server.token = "another"
+    with pytest.raises(AccessRefusedError):
+        look(server)
+
+
+def test_of_a_session_before_the_newest_nothing_is_counted(server: Imitation) -> None:
+    """A backfill asks at any hour, when the newest session's count may have just begun."""
+    server.now = datetime(2012, 11, 21, 22, tzinfo=UTC)
+    before = date(2012, 11, 20)
+    assert look(server, day=before) == {"ready": True}
+    found = look(server, "bulk", day=before)
+    assert (found["ready"], found["rows:US"] > 0) == (True, True)
 
 
 def test_quota_that_is_spent_is_a_wait_and_no_failure(server: Imitation) -> None:

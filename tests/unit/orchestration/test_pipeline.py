@@ -606,6 +606,7 @@ class TestSensors:
             return True
 
         built.add_sensor("jobs:other", every="1m", up_to="4m", give_up="90m", timeout="10s")
+        built.add_sensor("jobs:seldom", every="30m")
         built.add("jobs:after", after=[ready, "other"])
         assert built.faults() == ()
         stored = built.dag("US_EQ", date(2025, 12, 2)).definition()["jobs"]
@@ -619,7 +620,8 @@ class TestSensors:
         assert (stored[0]["start"], stored[0]["timeout_seconds"]) == ("close+20m", 120)
         assert stored[1]["sensor"]["give_up"] == "1h30m"
         assert stored[1]["timeout_seconds"] == 10
-        assert "sensor" not in stored[2]
+        assert stored[2]["sensor"]["up_to_seconds"] == 1800
+        assert "sensor" not in stored[3]
         read = [JobMetadata.from_json(each) for each in stored]
         assert [job.to_json() for job in read] == stored
 
@@ -627,7 +629,15 @@ class TestSensors:
         ("options", "said"),
         [
             ({"every": "0.5s"}, "every is 0.5s; it must be whole seconds, at least 1"),
-            ({"every": "20m"}, "up_to is shorter than every"),
+            ({"every": "9d", "up_to": "10m"}, "up_to is 10m, and every is 9d; pauses only become"),
+            ({"up_to": "367d"}, "up_to is 367d; it must be at most 366d"),
+            ({"give_up": None}, "give_up is None; it must be text, such as 'close+6h'"),
+            ({"give_up": "0s"}, "give_up is '0s'; a duration must be more than nothing"),
+            ({"give_up": "999999d"}, "give_up is '999999d'; a duration must be more than nothing"),
+            ({"otherwise": 5}, "otherwise is 5; it must be one of fail, skip"),
+            ({"start": "close+9m", "give_up": "close+9m"}, "give_up='close+9m' is over when it is"),
+            ({"expected": "6h"}, "is not between when it is first asked and give_up='6h' on every"),
+            ({"start": "close", "expected": "open+1h"}, "expected='open+1h' is not between when"),
             ({"give_up": "noon"}, "give_up is 'noon'; 'noon' is not a duration"),
             ({"expected": "close+2d"}, "expected is 'close+2d'; it must be at most 1d"),
             ({"otherwise": "hope"}, "otherwise is 'hope'; it must be one of fail, skip"),

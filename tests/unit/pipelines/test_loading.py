@@ -11,6 +11,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from pydantic import SecretStr
 
 from prometheus.core.declarations import read_declarations
 from prometheus.core.markets import declare
@@ -18,6 +19,7 @@ from prometheus.errors import PipelineError
 from prometheus.orchestration.daily import daily
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.pipelines.loading import find_pipelines, load_pipelines
+from prometheus.sources.eodhd.naming import EodhdFeed
 
 HEAD = "from prometheus import Pipeline\n"
 Write = Callable[[str, str], Path]
@@ -326,6 +328,43 @@ class TestFaults:
         ]
         assert len(faults) == len(said)
         assert all(text in fault for text, fault in zip(said, faults, strict=True))
+
+    def test_sensor_that_would_go_on_with_a_source_that_can_not_serve_it_is_refused(
+        self, folder: Path, write: Write
+    ) -> None:
+        path = write(
+            "watch.py",
+            """
+            watch = Pipeline("watch", markets=["US_EQ", "EU_EQ", "NO_EQ"])
+            watch.add_sensor("jobs:a", otherwise="use:synthetic")
+            watch.add_sensor("jobs:b", otherwise="use:synthetc")
+            watch.add_sensor("jobs:c", otherwise="use:bundled")
+            watch.add_sensor("jobs:d", otherwise="use:eodhd")
+            """,
+        )
+        said = faults(folder, "watch.py")
+        assert [fault for fault in said if "NO_EQ" in fault] == [said[0]]
+        b, c, d, d_europe = said[1:]
+        assert b == (
+            f"{path}:{number_of(path, 'jobs:b')}: job 'b': otherwise is 'use:synthetc'; there is "
+            f"no such source. Did you mean 'synthetic'?"
+        )
+        assert "job 'c': otherwise is 'use:bundled'; EU_EQ: the source 'bundled' has prices" in c
+        assert "job 'd': otherwise is 'use:eodhd'; US_EQ: the source 'eodhd' needs a token" in d
+        assert "EU_EQ: the source 'eodhd' needs a token" in d_europe
+
+        write(
+            "served.py",
+            """
+            served = Pipeline("served", markets=["US_EQ"])
+            served.add_sensor("jobs:d", otherwise="use:eodhd")
+            """,
+        )
+        feed = EodhdFeed(SecretStr("token"), symbols=("XNYS:IBM",))
+        found, left = find_pipelines(
+            ["served.py"], visibility_timeout=timedelta(hours=2), folder=folder, feed=feed
+        )
+        assert (list(found), left) == (["served"], [])
 
     def test_file_that_raises_is_told_with_its_own_line_not_a_librarys(
         self, folder: Path, write: Write
