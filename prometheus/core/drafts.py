@@ -248,6 +248,8 @@ def _against_sessions(
     day, kind = override.session, override.kind
     faults: list[str] = []
     for exchange in before.exchanges:
+        if exchange.is_session(day) == (kind is OverrideKind.SPECIAL_SESSION):
+            continue  # it says nothing of this one
         zone = ZoneInfo(override.zone) if override.zone else exchange.zone
         new_open = override.open and override.open.on(day, zone)
         new_close = override.close and override.close.on(day, zone)

@@ -80,6 +80,10 @@ class Override:
         """The exchange or market it is about."""
         return self.exchange or self.market or ""
 
+    def touches(self, market: Market) -> bool:
+        """Say whether it is about a market, or about one of its exchanges."""
+        return self.exchange in market.members or self.market == market.market_id
+
 
 @dataclass(frozen=True, eq=False)
 class Overrides:
@@ -91,6 +95,13 @@ class Overrides:
         init=False, repr=False
     )
     """Exchange and market, one of which is ``None`` -> the overrides of it that hold."""
+    _laid: dict[tuple[Exchange, str], Exchange] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    """What `over` has answered: every calendar asks, and of few exchanges."""
+    _stamps: dict[tuple[str, tuple[str, ...]], int] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         standing: dict[tuple[str | None, str | None], tuple[Override, ...]] = {}
@@ -129,25 +140,34 @@ class Overrides:
 
     def touching(self, market: Market) -> tuple[Override, ...]:
         """Those about a market or one of its exchanges, whether or not they hold."""
-        return tuple(
-            each
-            for each in self.rows
-            if each.exchange in market.members or each.market == market.market_id
-        )
+        return tuple(each for each in self.rows if each.touches(market))
 
     def stamp(self, market: Market) -> int:
         """The last that touches a market; 0 if none does. It names what holds there."""
-        return max((each.override_id for each in self.touching(market)), default=0)
+        key = market.market_id, market.members
+        if key not in self._stamps:
+            ids = (each.override_id for each in self.touching(market))
+            self._stamps[key] = max(ids, default=0)
+        return self._stamps[key]
+
+    def on(self, market: Market, day: date) -> tuple[Override, ...]:
+        """Those that hold of the session of a market, or of one of its exchanges, oldest first."""
+        keys = [*((mic, None) for mic in market.members), (None, market.market_id)]
+        found = [each for key in keys for each in self._standing.get(key, ())]
+        of_day = (each for each in found if each.session == day)
+        return tuple(sorted(of_day, key=lambda each: each.override_id))
 
     def over(self, exchange: Exchange, market: Market) -> Exchange:
         """An exchange as it is seen through a market; the same value for the same overrides."""
         if not self.rows:
             return exchange
-        found = self._standing.get((exchange.mic, None), ())
-        found += self._standing.get((None, market.market_id), ())
-        if not found:
-            return exchange
-        return _overlaid(exchange, tuple(sorted(found, key=lambda each: each.override_id)))
+        key = exchange, market.market_id
+        if key not in self._laid:
+            found = self._standing.get((exchange.mic, None), ())
+            found += self._standing.get((None, market.market_id), ())
+            in_order = tuple(sorted(found, key=lambda each: each.override_id))
+            self._laid[key] = _overlaid(exchange, in_order) if found else exchange
+        return self._laid[key]
 
 
 @lru_cache(maxsize=256)

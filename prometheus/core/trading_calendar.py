@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from prometheus.core.exchanges import WEEKEND, Exchange, load_exchange, snapshot_version
 from prometheus.core.instants import as_day, as_utc
 from prometheus.core.markets import Market, get_market
-from prometheus.core.overrides import Overrides, in_force, stamped
+from prometheus.core.overrides import Override, Overrides, in_force, stamped
 from prometheus.core.sessions import Session
 from prometheus.core.states import MarketStateConfig
 from prometheus.errors import HorizonError, NoSessionError
@@ -253,6 +253,10 @@ class TradingCalendar:
             if reason is not None:
                 closed[exchange.mic] = reason
         return closed
+
+    def overrides_on(self, day: date) -> tuple[Override, ...]:
+        """List the overrides of a date's session that hold, oldest first."""
+        return self.overrides.on(self._market, day)
 
     @property
     def zones(self) -> Mapping[str, ZoneInfo]:

@@ -265,8 +265,7 @@ class Scheduler:
                     behind.append(state.dag.dag_id)
             except PrometheusError:
                 continue  # is said where the market is worked on
-        reopens, self._reopens = self._reopens, False
-        if reopens:
+        if self._reopens:
             sessions = {
                 (market_id, each.session)
                 for market_id in self._markets
@@ -274,14 +273,17 @@ class Scheduler:
             }
             with reading(self._engine) as connection:
                 behind += following.runs_closed_by_calendar(connection, sessions)
+        reopens, all_followed = self._reopens, True
         for dag_id in behind:
             try:
                 self._follow_calendar(dag_id)
             except Exception as error:  # one run's trouble never delays another's
                 if _ends_tick(error):
                     raise
-                self._reopens = reopens
+                all_followed = False
                 _say("calendar_not_followed", error, dag=dag_id)
+        # Not before: a database that goes away in the midst of it is back by a later tick.
+        self._reopens = reopens and not all_followed
         return bool(behind)
 
     def _follow_calendar(self, dag_id: str) -> None:

@@ -18,7 +18,7 @@ from celery.exceptions import Ignore, Retry
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from prometheus.core.overrides import Overrides
+from prometheus.core.markets import get_market
 from prometheus.core.sessions import Session
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import START_WITHIN, Attempts, failure_of
@@ -423,9 +423,13 @@ def _facts(attempt: Attempt) -> dict[str, object]:
 
 def _sessions(dag: DAG) -> tuple[Session, Session | None]:
     calendar = TradingCalendar(dag.market_id)
-    if not calendar.is_trading_day(dag.as_of_date):
-        # Closed while it ran, and then it failed: what is told of it still has a session.
-        calendar = TradingCalendar(dag.market_id, overrides=Overrides())
+    # Closed or taken back while it ran, and then it failed: what is told of it still has the
+    # session that there was last.
+    for each in reversed(calendar.overrides.touching(get_market(dag.market_id))):
+        if calendar.is_trading_day(dag.as_of_date):
+            break
+        then = calendar.overrides.until(each.override_id - 1)
+        calendar = TradingCalendar(dag.market_id, overrides=then)
     session = calendar.session(dag.as_of_date)
     try:
         return session, calendar.session(calendar.previous_trading_day(dag.as_of_date))

@@ -93,14 +93,9 @@ def follow(run: RunState, calendar: TradingCalendar, now: datetime) -> Following
 
 def why_closed(calendar: TradingCalendar, day: date) -> str:
     """Say why there is no session, and which override says so if one does."""
-    ids = [
-        each.override_id
-        for each in calendar.overrides.standing()
-        if each.session == day
-        and (each.exchange in calendar.members or each.market == calendar.market_id)
-    ]
+    overrides = calendar.overrides_on(day)
     reason = calendar.reason(day) or "no session"
-    return f"{reason} (override {ids[-1]})" if ids else reason
+    return f"{reason} (override {overrides[-1].override_id})" if overrides else reason
 
 
 def is_behind(run: RunState, calendar: TradingCalendar) -> bool:

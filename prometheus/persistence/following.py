@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from datetime import date, timedelta
 from typing import Any
 
@@ -11,13 +12,14 @@ from sqlalchemy import Connection, insert, or_, select, update
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import Override, Overrides
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import HorizonError
+from prometheus.errors import HorizonError, PrometheusError
 from prometheus.orchestration.dag import DAG, dag_id_for
 from prometheus.orchestration.decisions import RunState
 from prometheus.orchestration.following import CLOSED, Effect, Following, RunChange, preview
 from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus, RunStatus
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import PlannedRun, plan_runs
+from prometheus.orchestration.windows import run_opens_at
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.runs import (
@@ -90,11 +92,7 @@ def preview_override(
         The runs of which anything changes, by id; those that are not there yet included.
     """
     now = read_now(connection)
-    touched = [
-        market_id
-        for market_id in markets
-        if override.market == market_id or override.exchange in get_market(market_id).members
-    ]
+    touched = [market_id for market_id in markets if override.touches(get_market(market_id))]
     before = {each: TradingCalendar(each, overrides=overrides) for each in touched}
     after = {each: TradingCalendar(each, overrides=overrides.plus(override)) for each in touched}
 
@@ -133,8 +131,8 @@ def preview_override(
 def _previous_run(calendars: Mapping[str, TradingCalendar]) -> Callable[[DAG], str | None]:
     def of(dag: DAG) -> str | None:
         try:
-            day = calendars[dag.market_id].previous_trading_day(dag.as_of_date)
-        except (KeyError, HorizonError):
+            day = dag.sessions.previous(calendars[dag.market_id], dag.as_of_date)
+        except (KeyError, PrometheusError):
             return None
         return dag_id_for(dag.pipeline, dag.market_id, day)
 
@@ -164,33 +162,49 @@ def _made(
     )
     due: list[dict[str, PlannedRun]] = []
     for calendar in (before, after):
-        planned = plan_runs(
-            pipeline,
-            calendar,
-            market_id,
-            existing=existing,
-            first_seen_at=seen_at,
-            now=now.market_at,
-            only=now.only,
-        )
+        planned: tuple[PlannedRun, ...] = ()
+        with suppress(HorizonError):  # as in the scheduler: nothing is made of what is not known
+            planned = plan_runs(
+                pipeline,
+                calendar,
+                market_id,
+                existing=existing,
+                first_seen_at=seen_at,
+                now=now.market_at,
+                only=now.only,
+            )
         due.append({run.dag.dag_id: run for run in planned})
-    for dag_id in due[0].keys() - due[1].keys():
-        yield RunChange(dag_id, market_id, Effect.VANISHES)
+    to_come = [_to_come(pipeline, calendar, day, now) for calendar in (before, after)]
     for dag_id in due[1].keys() - due[0].keys():
         status = RunStatus.FAILED if due[1][dag_id].missed else RunStatus.OPEN
         yield RunChange(dag_id, market_id, Effect.STARTS, status)
-    dag_id = dag_id_for(pipeline.name, market_id, day)
-    inside = now.only is None or now.only.first <= day <= now.only.last
-    if day in existing or not inside or dag_id in due[0] or dag_id in due[1]:
-        return
-    will = [
-        calendar.is_trading_day(day) and calendar.phases(day).pre_open_at > now.market_at
-        for calendar in (before, after)
-    ]
-    if will == [True, False]:
+    was, will = ({*due[0], *to_come[0]}, {*due[1], *to_come[1]})
+    has_run = {dag_id_for(pipeline.name, market_id, each) for each in existing}
+    for dag_id in was - will - has_run:
         yield RunChange(dag_id, market_id, Effect.VANISHES)
-    elif will == [False, True]:
+    for dag_id in (to_come[1] - to_come[0]) - has_run:
         yield RunChange(dag_id, market_id, Effect.APPEARS)
+
+
+def _to_come(pipeline: Pipeline, calendar: TradingCalendar, day: date, now: Now) -> set[str]:
+    """
+    Find the runs of a pipeline that will be made, as far as the session of a date has a say in it.
+
+    It decides about its own, and which others are the first or last of their week or month.
+    """
+    reach = timedelta(days=31)
+    first, last = max(calendar.first, day - reach), min(calendar.horizon, day + reach)
+    if now.only is not None:
+        first, last = max(first, now.only.first), min(last, now.only.last)
+    found = set()
+    jobs = tuple(pipeline.jobs.values())
+    for each in calendar.trading_days(first, last) if first <= last else ():
+        if run_opens_at(calendar.phases(each), jobs) <= now.market_at:
+            continue
+        with suppress(HorizonError):
+            if pipeline.sessions.includes(calendar, each):
+                found.add(dag_id_for(pipeline.name, calendar.market_id, each))
+    return found
 
 
 def lock_run(connection: Connection, run: RunState) -> None:

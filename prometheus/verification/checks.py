@@ -142,7 +142,7 @@ class RunCase:
                 continue
             if is_session(calendar, self.run.as_of_date):
                 day, state = self.run.as_of_date, job.required_state
-                found.append(window_of(calendar, day, state, job.window))
+                found.append(window_of(calendar, day, state, job.window, job.start))
         return found
 
     @property

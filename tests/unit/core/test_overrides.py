@@ -20,7 +20,7 @@ from prometheus.core.market_state import (
     get_next_state_transition,
     iter_states,
 )
-from prometheus.core.markets import get_market
+from prometheus.core.markets import Market, get_market
 from prometheus.core.overrides import (
     Override,
     OverrideKind,
@@ -29,6 +29,7 @@ from prometheus.core.overrides import (
     override_stamp,
     put_in_force,
 )
+from prometheus.core.states import MarketStateConfig
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import OverrideError
 
@@ -166,6 +167,14 @@ def test_what_an_override_does_not_touch_is_not_worked_out_again() -> None:
     new_york, paris = load_exchange("XNYS"), load_exchange("XPAR")
     assert one.over(paris, eu) is paris
     assert one.over(new_york, us) is two.over(new_york, us)
+    assert one.stamp(us) == two.stamp(us) == 1
+
+
+def test_market_that_is_declared_anew_is_asked_about_anew() -> None:
+    overrides = laid(draft("XPAR", "2026-11-20", "closed"))
+    before, after = (Market("MINE", (mic,), MarketStateConfig()) for mic in ("XNYS", "XPAR"))
+    assert [overrides.stamp(each) for each in (before, after)] == [0, 1]
+    assert [len(overrides.on(each, FRIDAY)) for each in (before, after)] == [0, 1]
 
 
 # --- whatever they say ----------------------------------------------------------------------------
@@ -339,6 +348,14 @@ def test_refused(wrong: Draft, said: str) -> None:
         read_draft(wrong, Overrides(), now=NOW)
     (fault,) = refused.value.faults
     assert said in fault
+
+
+def test_member_that_is_closed_anyway_is_not_held_against_new_hours() -> None:
+    """Tokyo, where it is a holiday, would close at 06:30 UTC."""
+    monday = date(2026, 11, 23)
+    overrides = laid(draft("ASIA_EQ", str(monday), "changed_hours", open="07:00", zone="UTC"))
+    session = TradingCalendar("ASIA_EQ", overrides=overrides).session(monday)
+    assert session.open == datetime(2026, 11, 23, 7, tzinfo=UTC)
 
 
 def test_only_what_holds_can_be_withdrawn_and_only_once() -> None:
