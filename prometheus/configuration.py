@@ -23,6 +23,12 @@ from prometheus.errors import PrometheusError
 CONFIG_VARIABLE = "PROMETHEUS_CONFIG"
 CONFIG_NAME = "prometheus.toml"
 MARKETS = "markets"
+PREFIX = "PROMETHEUS__"
+FILE_SUFFIX = "_FILE"
+DATABASE_NAME = "prometheus.db"
+"""The SQLite file in the data folder, used when no database URL is set."""
+DATA_FOLDER = Path(".prometheus")
+"""The data folder, where no other is set."""
 
 _HEADER = re.compile(r"\s*(\[\[?.+?\]\]?)\s*(?:#.*)?")
 _KEY = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[\w"'-]+)*)\s*=""")
@@ -121,6 +127,35 @@ def _is_table(value: object) -> bool:
     """Say whether a value is a table, or a list of them, as one with a bracket too many is."""
     tables = value if isinstance(value, list) else [value]
     return bool(tables) and all(isinstance(table, dict) for table in tables)
+
+
+def database_url(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+    """
+    Find the database as the settings do, and look at nothing else of them.
+
+    Raises:
+        SettingsError: The file that says it cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    cwd = cwd or Path.cwd()
+    configuration = read_configuration(environ, cwd)
+    tables = configuration.tables if configuration is not None else {}
+
+    def setting(section: str, key: str) -> str:
+        variable = f"{PREFIX}{section}__{key}".upper()
+        if value := environ.get(variable):
+            return value
+        if file := environ.get(f"{variable}{FILE_SUFFIX}"):
+            try:
+                return (cwd / Path(file).expanduser()).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise SettingsError([f"{variable}{FILE_SUFFIX}={file}: {reason}"]) from None
+        table = tables.get(section)
+        return str(table.get(key, "")) if isinstance(table, dict) else ""
+
+    folder = cwd / Path(setting("data", "folder") or DATA_FOLDER).expanduser()
+    return setting("database", "url") or f"sqlite:///{folder / DATABASE_NAME}"
 
 
 def _lines(text: str) -> dict[tuple[str | int, ...], int]:

@@ -35,7 +35,14 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from prometheus.configuration import MARKETS, read_configuration
+from prometheus.configuration import (
+    DATA_FOLDER,
+    DATABASE_NAME,
+    FILE_SUFFIX,
+    MARKETS,
+    PREFIX,
+    read_configuration,
+)
 from prometheus.configuration import SettingsError as SettingsError  # callers have it from here
 from prometheus.core.declarations import Declaration
 from prometheus.core.durations import format_duration, parse_duration
@@ -52,11 +59,6 @@ from prometheus.sources.eodhd.naming import (
     REQUESTS_PER_MINUTE,
     EodhdFeed,
 )
-
-PREFIX = "PROMETHEUS__"
-FILE_SUFFIX = "_FILE"
-DATABASE_NAME = "prometheus.db"
-"""The SQLite file in the data folder, used when no database URL is set."""
 
 LEAST_MEMORY = parse_size("256MB")
 
@@ -191,7 +193,7 @@ class DataSettings(_Section):
     """Files of this installation."""
 
     folder: Path = Field(
-        default=Path(".prometheus"),
+        default=DATA_FOLDER,
         description="Folder for the SQLite database, logs and what the embedded stack needs; "
         "relative to the current folder.",
     )

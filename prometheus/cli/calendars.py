@@ -52,6 +52,7 @@ class Kind(StrEnum):
     """Before the first or after the last date that is known."""
 
 
+_OVERRIDDEN = "!"
 _MARKS = {Kind.SPECIAL: "*", Kind.PARTIAL: "~", Kind.HOLIDAY: "x", Kind.UNKNOWN: "?"}
 """What follows a date in the table of a year: colours alone would say nothing in a file."""
 
@@ -76,6 +77,13 @@ class Day:
     """MIC -> why it has no session."""
     reason: str | None
     """Why it is closed, or its hours special."""
+    overrides: tuple[int, ...] = ()
+    """Ids of the overrides that say so."""
+
+    @property
+    def mark(self) -> str:
+        """What follows it in the table of a year."""
+        return _OVERRIDDEN if self.overrides else _MARKS.get(self.kind, " ")
 
 
 @application.callback()
@@ -93,10 +101,11 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a year of a market: its closed days, early closes and special sessions, named."""
-    from prometheus.cli import output
+    from prometheus.cli import output, recorded
     from prometheus.core.trading_calendar import TradingCalendar
     from prometheus.errors import HorizonError
 
+    recorded.follow_overrides()
     calendar = TradingCalendar(market)
     first, last = date(year, 1, 1), date(year, 12, 31)
     if last < calendar.first or first > calendar.horizon:
@@ -138,11 +147,12 @@ def following(
 
     Ends with 1 if a market's calendar has no answer for that time, or ends before the next session.
     """
-    from prometheus.cli import output
+    from prometheus.cli import output, recorded
     from prometheus.core.markets import markets
     from prometheus.core.trading_calendar import TradingCalendar
     from prometheus.errors import HorizonError, SnapshotError, UnknownMarketError
 
+    recorded.follow_overrides()
     instant = at or datetime.now(UTC)
     answers: dict[str, dict[str, Any]] = {}
     calendars = {}
@@ -290,22 +300,24 @@ application.command("sync")(syncing.sync)
 
 def describe(calendar: TradingCalendar, day: date) -> Day:
     """Say what a date is to a market; one that is not known is no error here."""
+    from prometheus.cli.recorded import overrides_on
     from prometheus.core.exchanges import WEEKEND
 
     if not calendar.first <= day <= calendar.horizon:
         return Day(day, Kind.UNKNOWN, None, {}, None)
     closed = calendar.closed_members(day)
+    overrides = tuple(overrides_on(calendar, [day]))
     if not calendar.is_trading_day(day):
         reason = calendar.reason(day)
         kind = Kind.WEEKEND if reason == WEEKEND else Kind.HOLIDAY
-        return Day(day, kind, None, closed, reason)
+        return Day(day, kind, None, closed, reason, overrides)
     session = calendar.session(day)
     usual = calendar.in_week(day)
     if session.early_close or session.late_open or session.reason or not usual:
         kind = Kind.SPECIAL
     else:
         kind = Kind.PARTIAL if closed else Kind.SESSION
-    return Day(day, kind, session, closed, session.reason)
+    return Day(day, kind, session, closed, session.reason, overrides)
 
 
 def find_next(calendar: TradingCalendar, instant: datetime) -> dict[str, Day | None]:
@@ -350,6 +362,7 @@ def _document(day: Day) -> dict[str, Any]:
         "kind": day.kind,
         "reason": day.reason,
         "closed_members": day.closed_members,
+        "overrides": list(day.overrides),
         "session": session
         and {
             "open": session.open,
@@ -363,17 +376,18 @@ def _document(day: Day) -> dict[str, Any]:
 
 def _words(zones: Mapping[str, ZoneInfo], day: Day) -> str:
     """Say of a day what is special about it."""
-    from prometheus.cli import sessions
+    from prometheus.cli import recorded, sessions
 
+    overrides = recorded.by_overrides(day.overrides)
     if day.session is None:
-        return day.reason or ""
+        return "; ".join(filter(None, [day.reason, overrides]))
     said = [sessions.special(day.session) or ""]
     if day.kind is Kind.SPECIAL:
         local = (sessions.local_times(zones, at) for at in (day.session.open, day.session.close))
         said.append(" to ".join(", ".join(each) for each in local))
     names = sessions.cities(zones)
     said += [f"{names[mic]} closed ({reason})" for mic, reason in day.closed_members.items()]
-    return "; ".join(filter(None, said))
+    return "; ".join(filter(None, [*said, overrides]))
 
 
 def _lines(calendar: TradingCalendar, day: Day | None) -> list[str]:
@@ -409,7 +423,7 @@ def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
         grid.add_row(*months[row : row + across])
         grid.add_row()
     console.print(grid)
-    shown = {day.kind for day in days}
+    shown = {day.kind for day in days if not day.overrides}
     meaning = {
         Kind.HOLIDAY: "closed",
         Kind.SPECIAL: "special hours",
@@ -417,15 +431,17 @@ def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
         Kind.UNKNOWN: "not known",
     }
     legend = [f"{_MARKS[kind]} {text}" for kind, text in meaning.items() if kind in shown]
+    if any(day.overrides for day in days):
+        legend.append(f"{_OVERRIDDEN} changed by an override")
     if legend:
         console.print("   ".join(legend))
         console.print()
     table = output.table("", "", "")
     table.show_header = False
     for day in days:
-        if day.kind in (Kind.HOLIDAY, Kind.SPECIAL, Kind.PARTIAL):
+        if day.overrides or day.kind in (Kind.HOLIDAY, Kind.SPECIAL, Kind.PARTIAL):
             table.add_row(
-                Text(_MARKS[day.kind], _STYLES[day.kind]),
+                Text(day.mark, _STYLES[day.kind]),
                 f"{day.date:%a} {day.date}",
                 _words(calendar.zones, day),
             )
@@ -442,6 +458,6 @@ def _month(year: int, month: int, days: list[Day]) -> Text:
         weekday = day.date.weekday()
         if weekday == 0 or day.date.day == 1:
             text.append("\n" + "    " * weekday)
-        text.append(f"{day.date.day:2}{_MARKS.get(day.kind, ' ')}", style=_STYLES[day.kind])
+        text.append(f"{day.date.day:2}{day.mark}", style=_STYLES[day.kind])
         text.append(" " if weekday < 6 else "")
     return text

@@ -87,6 +87,7 @@ def diff(
 
     Hours differ where the two do not trade at the same instants, whatever their clocks show.
     """
+    from prometheus.cli.recorded import follow_overrides
     from prometheus.core.trading_calendar import TradingCalendar
     from prometheus.errors import HorizonError
 
@@ -101,6 +102,7 @@ def diff(
     else:
         year = year or datetime.now(UTC).year
         first, last = date(year, 1, 1), date(year, 12, 31)
+    follow_overrides()
     calendars = TradingCalendar(left), TradingCalendar(right)
     for calendar in calendars:
         if last < calendar.first or first > calendar.horizon:
@@ -115,6 +117,7 @@ def diff(
 
 def compare(left: TradingCalendar, right: TradingCalendar, first: date, last: date) -> Comparison:
     """Compare two calendars from one date to another, as far as both are known."""
+    from prometheus.cli.recorded import with_overrides
     from prometheus.core.exchanges import WEEKEND
 
     found = Comparison(max(first, left.first, right.first), min(last, left.horizon, right.horizon))
@@ -125,16 +128,16 @@ def compare(left: TradingCalendar, right: TradingCalendar, first: date, last: da
         trades = left.is_trading_day(day), right.is_trading_day(day)
         counts = [number + traded for number, traded in zip(counts, trades, strict=True)]
         if trades == (True, False):
-            found.only[0][day] = right.reason(day) or WEEKEND
+            found.only[0][day] = with_overrides(right.reason(day) or WEEKEND, right, day)
         elif trades == (False, True):
-            found.only[1][day] = left.reason(day) or WEEKEND
+            found.only[1][day] = with_overrides(left.reason(day) or WEEKEND, left, day)
         elif trades == (True, True):
             found.common += 1
             sessions = left.session(day), right.session(day)
             hours = _hours(left, sessions[0]), _hours(right, sessions[1])
             if any(each.early_close or each.late_open for each in sessions):
                 if hours[0].utc != hours[1].utc:
-                    reasons = sessions[0].reason, sessions[1].reason
+                    reasons = _reason(left, sessions[0]), _reason(right, sessions[1])
                     found.special.append(Special(day, hours, reasons))
             elif ordinary and ordinary[-1].hours == hours:
                 before = ordinary[-1]
@@ -145,6 +148,12 @@ def compare(left: TradingCalendar, right: TradingCalendar, first: date, last: da
     found.sessions = counts[0], counts[1]
     found.spans = [span for span in ordinary if span.hours[0].utc != span.hours[1].utc]
     return found
+
+
+def _reason(calendar: TradingCalendar, session: Session) -> str | None:
+    from prometheus.cli.recorded import with_overrides
+
+    return session.reason and with_overrides(session.reason, calendar, session.date)
 
 
 def _hours(calendar: TradingCalendar, session: Session) -> Hours:

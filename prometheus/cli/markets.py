@@ -45,12 +45,13 @@ def markets(
 
 def show(names: list[str] | None, instant: datetime, *, as_json: bool) -> None:
     """Print what markets are doing at an instant, all markets where none are named."""
-    from prometheus.cli import output
+    from prometheus.cli import output, recorded
     from prometheus.core.market_state import MarketStatus, describe_market
     from prometheus.core.markets import get_market
     from prometheus.core.markets import markets as known_markets
     from prometheus.errors import HorizonError, SnapshotError
 
+    recorded.follow_overrides()
     chosen = [get_market(name) for name in names] if names else list(known_markets())
     answers: dict[str, MarketStatus | HorizonError | SnapshotError] = {}
     for market in chosen:
@@ -87,6 +88,7 @@ def document(status: MarketStatus) -> dict[str, Any]:
         "in_break": status.in_break,
         "session_date": status.session_date,
         "next_session_date": status.next_session_date,
+        "overrides": _overrides(status),
         "members": {
             mic: {"state": state, "closed": status.closed_members.get(mic)}
             for mic, state in status.members.items()
@@ -115,23 +117,32 @@ def _table(answers: dict[str, Any]) -> RenderableType:
     return table
 
 
-def session_words(status: MarketStatus) -> str:
-    """Write the session a market is in, or why it has none."""
-    from prometheus.cli import sessions
+def _overrides(status: MarketStatus) -> list[int]:
+    """Return the ids of the overrides of the session a market is in, or of its local dates."""
+    from prometheus.cli.recorded import overrides_on
     from prometheus.core.trading_calendar import TradingCalendar
 
+    calendar = TradingCalendar(status.market_id)
+    today = {status.at.astimezone(zone).date() for zone in calendar.zones.values()}
+    return overrides_on(calendar, [status.session_date] if status.session_date else sorted(today))
+
+
+def session_words(status: MarketStatus) -> str:
+    """Write the session a market is in, or why it has none."""
+    from prometheus.cli import recorded, sessions
+    from prometheus.core.trading_calendar import TradingCalendar
+
+    overrides = recorded.by_overrides(_overrides(status))
     if status.session_date is None:
         following = status.next_session_date
-        text = status.reason or "between sessions"
+        text = "\n".join(filter(None, [status.reason or "between sessions", overrides]))
         return f"{text}\nnext session {following}" if following else text
     session = TradingCalendar(status.market_id).session(status.session_date)
     lines = [f"{status.session_date}  {sessions.hours(session)}"]
     if status.in_break:
         lines.append("in the lunch break")
     remark = sessions.special(session)
-    if remark:
-        lines.append(remark)
-    return "\n".join(lines)
+    return "\n".join(filter(None, [*lines, remark, overrides]))
 
 
 def next_words(status: MarketStatus) -> list[str]:

@@ -45,10 +45,14 @@ _PLAIN_WIDTH = 160
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Make a console that colours only on a terminal, and never guesses what to highlight."""
+    """
+    Make a console that colours only on a terminal, and never guesses what to highlight.
+
+    What it prints says nothing of styles: a reason with brackets in it is a reason with brackets.
+    """
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _PLAIN_WIDTH
-    return Console(stderr=stderr, highlight=False, width=width)
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prometheus.cli.places import Place
     from prometheus.core.market_state import MarketState
     from prometheus.core.overrides import Override, Overrides
+    from prometheus.core.trading_calendar import TradingCalendar
     from prometheus.orchestration.following import RunChange
 
 application = typer.Typer(
@@ -203,7 +204,7 @@ def _record(
     """Show what an override would change, ask, and record it as what it was shown as."""
     from prometheus.cli import output
     from prometheus.cli.places import find_place, opened
-    from prometheus.core.overrides import put_in_force
+    from prometheus.errors import OverrideError
     from prometheus.persistence.clock import read_now
     from prometheus.persistence.engine import reading, writing
     from prometheus.persistence.overrides import lock_overrides, read_overrides, record
@@ -222,10 +223,13 @@ def _record(
             with writing(engine) as connection:
                 lock_overrides(connection)
                 latest = read_overrides(connection)
-                # Somebody else may have recorded one meanwhile: held against that again.
+                if not yes and latest.latest != known.latest:
+                    by = latest.rows[-1].author
+                    fault = f"{by} has recorded override {latest.latest} meanwhile: look again"
+                    what = f"override of {override.target} on {override.session}"
+                    raise OverrideError(what, [fault])
                 override = read(latest, read_now(connection).market_at)
                 record(connection, override)
-                put_in_force(latest.plus(override))
     if as_json:
         output.print_json(
             {
@@ -274,25 +278,40 @@ def _states(place: Place, override: Override, known: Overrides) -> dict[str, tup
     from prometheus.core.trading_calendar import TradingCalendar
 
     touched = [
-        name
-        for name in place.settings.markets.enabled
-        if override.market == name or override.exchange in get_market(name).members
+        name for name in place.settings.markets.enabled if override.touches(get_market(name))
     ]
-    return {
-        name: (
-            _intervals(TradingCalendar(name, overrides=known), override),
-            _intervals(TradingCalendar(name, overrides=known.plus(override)), override),
-        )
-        for name in dict.fromkeys([override.target, *touched])
-    }
+    states = {}
+    for name in dict.fromkeys([override.target, *touched]):
+        calendars = [
+            TradingCalendar(name, overrides=each) for each in (known, known.plus(override))
+        ]
+        begin, end = _span(calendars, override.session)
+        before, after = (_intervals(each, begin, end) for each in calendars)
+        states[name] = before, after
+    return states
 
 
-def _intervals(calendar: Any, override: Override) -> list[tuple[datetime, datetime, MarketState]]:
+def _span(calendars: list[TradingCalendar], day: date) -> tuple[datetime, datetime]:
+    """Find when a date begins and ends, and its session where that reaches further."""
+    begins = [calendar.midnight(day) for calendar in calendars]
+    ends = [
+        exchange.midnight(day + timedelta(days=1))
+        for calendar in calendars
+        for exchange in calendar.exchanges
+    ]
+    for calendar in calendars:
+        if calendar.is_trading_day(day):
+            phases = calendar.phases(day)
+            begins.append(phases.pre_open_at)
+            ends.append(phases.post_close_ends_at)
+    return min(begins), max(ends)
+
+
+def _intervals(
+    calendar: TradingCalendar, begin: datetime, end: datetime
+) -> list[tuple[datetime, datetime, MarketState]]:
     from prometheus.core.market_state import iter_states
 
-    day = override.session
-    begin = min(exchange.midnight(day) for exchange in calendar.exchanges)
-    end = max(exchange.midnight(day + timedelta(days=1)) for exchange in calendar.exchanges)
     found: list[tuple[datetime, datetime, MarketState]] = []
     for at, state in iter_states(calendar, begin):
         if found:
@@ -375,6 +394,8 @@ def _print(override: Override, states: dict[str, tuple[Any, Any]], runs: Any) ->
     console.print()
     for name, (before, after) in states.items():
         if before == after and name != override.target:
+            console.print(f"{name} does not change.")
+            console.print()
             continue
         table = output.table(name, "as it is", "as it would be")
         starts = sorted({at for intervals in (before, after) for at, _, _ in intervals})

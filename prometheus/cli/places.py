@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from prometheus.configuration import DATABASE_NAME
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_url
-from prometheus.settings import DATABASE_NAME, Settings, load_settings
+from prometheus.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

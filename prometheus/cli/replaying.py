@@ -30,6 +30,7 @@ from prometheus.cli.summary import (
     program,
     short,
 )
+from prometheus.configuration import DATABASE_NAME
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError
@@ -42,7 +43,7 @@ from prometheus.persistence import migrate
 from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.tables import dag_runs
-from prometheus.settings import DATABASE_NAME, Settings, listing
+from prometheus.settings import Settings, listing
 from prometheus.verification import Expectation, Report, judge, read_history
 
 REPLAYS = "replays"

@@ -200,7 +200,8 @@ def _dates(text: str) -> list[date]:
     return [date.fromisoformat(day) for day in text.split()]
 
 
-def _breaks(text: str) -> tuple[Break, ...]:
+def parse_breaks(text: str) -> tuple[Break, ...]:
+    """Read ``"11:30-12:30"``, several with blanks between."""
     pairs = (re.fullmatch(r"(.+?(?:[+-]\dd)?)-(\d\d:.+)", pause) for pause in text.split())
     return tuple(
         (LocalTime.parse(pair[1]), LocalTime.parse(pair[2])) for pair in pairs if pair is not None
@@ -222,7 +223,7 @@ def parse_exchange(document: Mapping[str, Any]) -> Exchange:
         hours = Hours(
             LocalTime.parse(entry["open"]),
             LocalTime.parse(entry["close"]),
-            _breaks(entry["breaks"]),
+            parse_breaks(entry["breaks"]),
         )
         ordinary[entry.get("days", "")].append((date.fromisoformat(entry["from"]), hours))
     special: dict[date, SpecialHours] = {}
@@ -231,7 +232,7 @@ def parse_exchange(document: Mapping[str, Any]) -> Exchange:
             reason=entry["reason"],
             open=LocalTime.parse(entry["open"]) if "open" in entry else None,
             close=LocalTime.parse(entry["close"]) if "close" in entry else None,
-            breaks=_breaks(entry["breaks"]) if "breaks" in entry else None,
+            breaks=parse_breaks(entry["breaks"]) if "breaks" in entry else None,
         )
         special.update(dict.fromkeys(_dates(entry["dates"]), special_hours))
     weeks = tuple((date.fromisoformat(e["from"]), e["days"]) for e in document["weeks"])

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from sqlalchemy import Connection, insert, select
 
-from sqlalchemy import Connection, Row, insert, select
-
-from prometheus.core.exchanges import Break, LocalTime
-from prometheus.core.overrides import (
-    Override,
-    OverrideKind,
-    Overrides,
-    in_force,
-    put_in_force,
-)
+from prometheus.core.exchanges import Break
+from prometheus.core.overrides import Override, Overrides, in_force, put_in_force
 from prometheus.persistence.clock import Now
+from prometheus.persistence.stored import COLUMNS, override_of
 from prometheus.persistence.tables import audit, calendar_overrides
 
-_BREAK = re.compile(r"(.+?(?:[+-]\dd)?)-(\d\d:.+)")
+_o = calendar_overrides.c
+_ALL = select(*(_o[name] for name in COLUMNS)).order_by(_o.override_id)
 
 
 def read_overrides(connection: Connection) -> Overrides:
     """Read all that were recorded, in that order."""
-    rows = connection.execute(select(calendar_overrides).order_by(calendar_overrides.c.override_id))
-    return Overrides(tuple(_override(row) for row in rows))
+    return Overrides(tuple(map(override_of, connection.execute(_ALL))))
 
 
 def refresh(connection: Connection, now: Now) -> bool:
@@ -92,28 +84,3 @@ def written_breaks(breaks: tuple[Break, ...] | None) -> str | None:
     if breaks is None:
         return None
     return " ".join(f"{start}-{end}" for start, end in breaks)
-
-
-def _override(row: Row[Any]) -> Override:
-    return Override(
-        override_id=row.override_id,
-        exchange=row.exchange,
-        market=row.market_id,
-        session=row.session,
-        kind=OverrideKind(row.kind),
-        open=LocalTime.parse(row.opens) if row.opens else None,
-        close=LocalTime.parse(row.closes) if row.closes else None,
-        breaks=None if row.breaks is None else _breaks(row.breaks),
-        zone=row.zone,
-        reason=row.reason,
-        source=row.source,
-        announced_at=row.announced_at,
-        author=row.author,
-        recorded_at=row.recorded_at,
-        withdraws=row.withdraws,
-    )
-
-
-def _breaks(text: str) -> tuple[Break, ...]:
-    pairs = (_BREAK.fullmatch(pause) for pause in text.split())
-    return tuple((LocalTime.parse(pair[1]), LocalTime.parse(pair[2])) for pair in pairs if pair)

@@ -22,6 +22,7 @@ from prometheus.bootstrap import Runtime, make_runtime
 from prometheus.cli.options import Instant
 from prometheus.cli.progress import Progress, read_progress
 from prometheus.cli.stack import Interrupted, Stack, worker_program
+from prometheus.configuration import DATABASE_NAME
 from prometheus.core.market_state import get_market_state
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.lifecycle import LIVE, JobStatus
@@ -30,7 +31,7 @@ from prometheus.persistence import migrate
 from prometheus.persistence.clock import read_now, start_replay
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.leases import wall_time
-from prometheus.settings import DATABASE_NAME, load_settings
+from prometheus.settings import load_settings
 
 MOST_TICKS = 40
 PAUSE = timedelta(milliseconds=500)

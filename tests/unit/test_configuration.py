@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prometheus.configuration import SettingsError, declare_markets
+from prometheus.configuration import SettingsError, database_url, declare_markets
 from prometheus.core.market_state import MarketState, get_market_state
 from prometheus.core.markets import declare, get_market
 from prometheus.core.trading_calendar import TradingCalendar
@@ -222,3 +222,29 @@ def test_the_examples_of_the_documentation_are_right(tmp_path: Path) -> None:
     assert TradingCalendar("METALS").session(date(2026, 11, 26)).early_close
     assert TradingCalendar("COIN").session(date(2026, 11, 26)).close.hour == 22
     assert TradingCalendar("NORDIC").phases(date(2026, 11, 26)).post_close_ends_at.hour == 19
+
+
+@pytest.mark.parametrize(
+    ("variables", "toml"),
+    [
+        ({}, ""),
+        ({"PROMETHEUS__DATABASE__URL": ""}, '[database]\nurl = "sqlite:////of/toml.db"'),
+        ({"PROMETHEUS__DATABASE__URL": "sqlite:////of/variable.db"}, "[database]\nurl = 'x'"),
+        ({"PROMETHEUS__DATABASE__URL_FILE": "secret"}, '[database]\nurl = "sqlite:////a.db"'),
+        ({"PROMETHEUS__DATA__FOLDER": "~/elsewhere"}, '[data]\nfolder = "here"'),
+        ({}, '[data]\nfolder = "here"'),
+    ],
+)
+def test_database_is_found_where_the_settings_have_it(
+    tmp_path: Path, variables: dict[str, str], toml: str
+) -> None:
+    (tmp_path / "prometheus.toml").write_text(toml)
+    (tmp_path / "secret").write_text("postgresql://ada:s3cret@host/rows\n")
+    known = load_settings(variables, tmp_path).database.url.get_secret_value()
+    assert database_url(variables, tmp_path) == known
+
+
+def test_file_with_the_database_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    variables = {"PROMETHEUS__DATABASE__URL_FILE": "nowhere"}
+    with pytest.raises(SettingsError, match="URL_FILE=nowhere: No such file"):
+        database_url(variables, tmp_path)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from prometheus.configuration import DATABASE_NAME
 from prometheus.masking import safe_url
 from prometheus.settings import (
-    DATABASE_NAME,
     Settings,
     SettingsError,
     fields,

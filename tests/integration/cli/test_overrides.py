@@ -1,0 +1,174 @@
+"""``prometheus calendar override``, and the commands that show what it has changed."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from prometheus.cli.application import make_application
+from prometheus.core.drafts import Draft, read_draft
+from prometheus.core.overrides import Overrides, put_in_force
+from prometheus.errors import OverrideError
+from prometheus.persistence.clock import read_now
+from prometheus.persistence.engine import create_engine, writing
+from prometheus.persistence.overrides import read_overrides, record
+
+OVERRIDE = ("calendar", "override")
+REASON = "a storm [/b] :cloud:"
+"""It says nothing of styles or pictures."""
+CLOSED = ("XNYS", "2027-01-05", "closed", "--reason", REASON, "--source", "nyse.com")
+
+
+class Run(Protocol):
+    """The type of the fixture ``run``."""
+
+    def __call__(self, *arguments: str, fails: bool = False) -> Any: ...
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sqlite_url: str) -> Iterator[Run]:
+    """A function that runs ``prometheus`` in this process, as if it had just begun."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROMETHEUS__DATABASE__URL", sqlite_url)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str, fails: bool = False) -> Any:
+        put_in_force(Overrides())
+        done = CliRunner().invoke(make_application(arguments), arguments)
+        assert (done.exception is not None) == fails, done.exception or done.output
+        return done
+
+    yield run
+    put_in_force(Overrides())
+
+
+def test_override_is_shown_before_it_is_recorded_then_everywhere_and_goes_as_it_came(
+    run: Run,
+) -> None:
+    # Without --yes, --json only shows.
+    shown = json.loads(run(*OVERRIDE, "add", *CLOSED, "--json").stdout)
+    assert shown["recorded"] is False
+    assert [each["state"] for each in shown["states"]["XNYS"]["after"]] == ["HOLIDAY"]
+    # The other exchange of the market is open.
+    assert shown["states"]["US_EQ"]["before"] == shown["states"]["US_EQ"]["after"]
+    assert json.loads(run(*OVERRIDE, "list", "--json").stdout) == []
+
+    added = run(*OVERRIDE, "add", *CLOSED, "--yes", "--as", "ada").stdout
+    assert f"  {REASON}\n" in added
+    assert "US_EQ does not change." in added
+    assert "Recorded as override 1" in added
+    (listed,) = json.loads(run(*OVERRIDE, "list", "--json").stdout)
+    assert (listed["exchange"], listed["author"], listed["in_force"]) == ("XNYS", "ada", True)
+    again = run(*OVERRIDE, "add", *CLOSED, "--yes", fails=True)
+    assert "closed on 2027-01-05 already" in str(again.exception)
+
+    year = run("calendar", "show", "XNYS", "2027").stdout
+    assert "! changed by an override" in year
+    assert f"!  Tue 2027-01-05  {REASON}; override 1" in year
+    days = json.loads(run("calendar", "show", "US_EQ", "2027", "--json").stdout)["days"]
+    (changed,) = (day for day in days if day["overrides"])
+    assert changed["date"] == "2027-01-05"
+    assert (changed["kind"], changed["closed_members"]) == ("partial", {"XNYS": REASON})
+    monday = "2027-01-04T22:00Z"
+    assert f"{REASON}; override 1" in run("calendar", "next", "XNYS", "--at", monday).stdout
+    noon = "2027-01-05T17:00Z"
+    assert "override 1" in run("calendar", "at", noon, "XNYS").stdout
+    (answer,) = json.loads(run("markets", "XNYS", "--at", noon, "--json").stdout)
+    assert (answer["state"], answer["overrides"]) == ("HOLIDAY", [1])
+    differs = run("calendar", "diff", "XNYS", "XNAS", "2027").stdout
+    assert f"XNYS closed: {REASON} (override 1)" in differs
+
+    gone = run(*OVERRIDE, "withdraw", "1", "--reason", "it passed", "--yes").stdout
+    assert "Recorded as override 2" in gone
+    assert "No overrides." in run(*OVERRIDE, "list").stdout
+    assert "override" not in run("calendar", "show", "XNYS", "2027").stdout
+
+
+def test_preview_shows_a_session_that_begins_the_evening_before(run: Run) -> None:
+    words = ("US_FUT", "2027-01-05", "closed", "--reason", "a storm", "--source", "cme.com")
+    states = json.loads(run(*OVERRIDE, "add", *words, "--json").stdout)["states"]["US_FUT"]
+    evenings = [f"2027-01-0{day}T23:00:00+00:00" for day in (4, 5)]  # 17:00 in Chicago
+    began, begin = (
+        {each["from"] for each in states[when] if each["state"] == "SESSION"}
+        for when in ("before", "after")
+    )
+    assert began >= set(evenings)
+    assert not {at for at in begin if evenings[0] <= at < evenings[1]}
+
+
+def test_what_was_shown_is_not_recorded_once_somebody_else_has_been_there(
+    run: Run, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(_question: str) -> bool:
+        engine = create_engine(sqlite_url)
+        other = Draft(
+            target="XNAS",
+            session="2027-01-05",
+            kind="closed",
+            reason="a storm",
+            source="it",
+            author="bob",
+        )
+        with writing(engine) as connection:
+            now = read_now(connection).market_at
+            record(connection, read_draft(other, read_overrides(connection), now=now))
+        engine.dispose()
+        return True
+
+    monkeypatch.setattr(typer, "confirm", meanwhile)
+    refused = run(*OVERRIDE, "add", *CLOSED, fails=True)
+    assert isinstance(refused.exception, OverrideError)
+    assert "bob has recorded override 1 meanwhile: look again" in str(refused.exception)
+    assert len(json.loads(run(*OVERRIDE, "list", "--json").stdout)) == 1
+
+
+def test_override_with_ten_faults_gets_ten_messages_and_the_last_good_calendar_stays(
+    run: Run,
+) -> None:
+    run(*OVERRIDE, "add", *CLOSED, "--yes")
+    times = ("--open", "9", "--close", "25:00", "--breaks", "noon", "--zone", "Mars")
+    wrong = ("add", "XNSY", "5.1.2027", "clsoed", *times, "--announced-at", "2026-01-01")
+    refused = run(*OVERRIDE, *wrong, "--yes", fails=True)
+    assert isinstance(refused.exception, OverrideError)
+    assert len(set(refused.exception.faults)) == 10
+    (standing,) = json.loads(run(*OVERRIDE, "list", "--json").stdout)
+    assert (standing["id"], standing["kind"]) == (1, "closed")
+    assert "override 1" in run("calendar", "show", "XNYS", "2027").stdout
+
+
+def test_database_that_does_not_answer_is_told_of_and_the_shipped_calendar_is_shown(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.db"
+    broken.write_text("this is no database" * 100)
+    for url, said in (
+        ("postgresql://ada:s3cret@127.0.0.1:1/prometheus", "does not answer: "),
+        ("postgresql://ada:s3cret%zz@127.0.0.1:1/prometheus", "has a URL that psycopg"),
+        (f"sqlite:///{broken}", "does not answer: file is not a database"),
+    ):
+        monkeypatch.setenv("PROMETHEUS__DATABASE__URL", url)
+        done = run("calendar", "show", "XNYS", "2027")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("Overrides are not shown: ")
+        assert said in line
+        assert "s3cret" not in line
+        assert "251 sessions" in done.stdout
+
+
+def test_place_without_a_database_shows_the_shipped_calendar_and_makes_none(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("PROMETHEUS__DATABASE__URL")
+    assert run("markets", "XNYS").stderr == ""
+    assert not (tmp_path / ".prometheus").exists()
+    empty = tmp_path / "empty.db"
+    sqlite3.connect(empty).close()
+    monkeypatch.setenv("PROMETHEUS__DATABASE__URL", f"sqlite:///{empty}")
+    assert run("markets", "XNYS").stderr == ""
