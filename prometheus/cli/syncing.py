@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from prometheus.core.holidays import Difference, Holiday, HolidayState
+    from prometheus.core.overrides import Override
     from prometheus.errors import PrometheusError
     from prometheus.persistence.holidays import StoredHoliday
     from prometheus.settings import Settings
@@ -67,8 +68,8 @@ def sync(
 
     What it says is stored as a proposal, for a person to decide on: with --confirm or --reject, one
     exchange and --reason nothing is asked, and what was proposed of those dates is decided. The
-    decision is kept and audited; no calendar follows it yet. Ends with 1 if an exchange's holidays
-    did not come.
+    decision is kept and audited, and the calendar follows what was confirmed by an override, in
+    force from the next tick on. Ends with 1 if an exchange's holidays did not come.
     """
     from prometheus.cli.places import find_place, opened
 
@@ -206,25 +207,32 @@ def _decide(
     from prometheus.cli import output
     from prometheus.cli.operate import actor_name
     from prometheus.core.holidays import HolidayState
+    from prometheus.persistence.clock import read_now
     from prometheus.persistence.engine import writing
-    from prometheus.persistence.holidays import decide_holidays
+    from prometheus.persistence.holidays import decide_holidays, follow_confirmed
 
     decided: list[StoredHoliday] = []
+    followed: dict[date, Override] = {}
     with writing(engine) as connection:
         for days, state in (
             (confirmed, HolidayState.CONFIRMED),
             (rejected, HolidayState.REJECTED),
         ):
-            if days:
-                decided += decide_holidays(
-                    connection, exchange, days, state, actor=actor_name(actor), reason=reason
-                )
+            if not days:
+                continue
+            decided_now = decide_holidays(
+                connection, exchange, days, state, actor=actor_name(actor), reason=reason
+            )
+            if state is HolidayState.CONFIRMED:
+                now = read_now(connection).market_at
+                followed = follow_confirmed(connection, decided_now, now)
+            decided += decided_now
     if as_json:
         output.print_json(
             [
                 {
                     "exchange": exchange,
-                    "date": each.holiday.day,
+                    "date": day,
                     "proposed": each.holiday.words,
                     "name": each.holiday.name,
                     "source": each.source,
@@ -233,16 +241,20 @@ def _decide(
                     "decided_at": each.decided_at,
                     "decided_by": each.decided_by,
                     "reason": each.reason,
+                    "override": followed[day].override_id if day in followed else None,
                 }
                 for each in decided
+                for day in [each.holiday.day]
             ]
         )
         return
     for each in decided:
-        print(
-            f"{exchange} {each.holiday.day}: {each.holiday.words} ({each.holiday.name}), "
-            f"{each.state} by {each.decided_by}."
-        )
+        day = each.holiday.day
+        told = f"{exchange} {day}: {each.holiday.words} ({each.holiday.name}), {each.state} by "
+        told += f"{each.decided_by}."
+        if day in followed:
+            told += f" Override {followed[day].override_id}, in force with the next tick."
+        print(told)
 
 
 def _report(found: list[Synced], year: int, *, as_json: bool) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from datetime import date, time, timedelta
 from enum import StrEnum
 
+from prometheus.core.drafts import Draft
 from prometheus.core.exchanges import WEEKEND
+from prometheus.core.overrides import OverrideKind, Overrides
 from prometheus.core.trading_calendar import TradingCalendar
 
 
@@ -37,7 +39,7 @@ class HolidayState(StrEnum):
     PROPOSED = "proposed"
     """Nothing yet."""
     CONFIRMED = "confirmed"
-    """It is true. Kept and told; no calendar follows it yet, so it goes on being a difference."""
+    """It is true: the calendar follows it, by an override, as far as it is known that far."""
     REJECTED = "rejected"
     """It is not, and is not proposed again."""
 
@@ -128,9 +130,55 @@ def find_differences(
     return tuple(sorted(found, key=lambda difference: difference.day))
 
 
+def override_for(
+    mic: str, holiday: Holiday, overrides: Overrides, *, source: str, reason: str, author: str
+) -> Draft | None:
+    """
+    Write what a person has confirmed as the override that makes the calendar say so.
+
+    Args:
+        mic: The exchange.
+        holiday: What was confirmed.
+        overrides: What has been recorded so far.
+        source: The feed.
+        reason: Why it was confirmed.
+        author: Who did.
+
+    Returns:
+        ``None`` where the calendar says so already, or does not know the date.
+    """
+    calendar = TradingCalendar(mic, overrides=overrides)
+    in_force = _in_force(calendar, holiday.day)
+    if in_force == _NOT_KNOWN or _agree(calendar, holiday, in_force):
+        return None
+    (exchange,) = calendar.exchanges
+    close = holiday.close
+    if holiday.kind is HolidayKind.CLOSED:
+        kind = OverrideKind.CLOSED
+    elif in_force == "closed":
+        kind = OverrideKind.SPECIAL_SESSION
+    elif close is not None and in_force == "open":
+        kind = OverrideKind.EARLY_CLOSE
+    else:
+        kind = OverrideKind.CHANGED_HOURS
+        close = close or exchange.ordinary(holiday.day).close.at
+    return Draft(
+        target=mic,
+        session=holiday.day.isoformat(),
+        kind=kind,
+        close=None if close is None else close.isoformat("minutes"),
+        reason=holiday.name,
+        source=f"{source}, confirmed: {reason}",
+        author=author,
+    )
+
+
+_NOT_KNOWN = "not known"
+
+
 def _in_force(calendar: TradingCalendar, day: date) -> str:
     if not calendar.first <= day <= calendar.horizon:
-        return "not known"
+        return _NOT_KNOWN
     if not calendar.is_trading_day(day):
         return "closed"
     session = calendar.session(day)

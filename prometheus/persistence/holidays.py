@@ -4,12 +4,11 @@ What feeds say of holidays: kept as proposals, decided by people.
 Of an exchange, a date and a feed there is at most one proposal, the feed's last word. A decision is
 a row that never changes: while the feed goes on saying what was decided, it proposes nothing; when
 it says something else, that is a new proposal, and what was confirmed stays so until somebody
-confirms another word. No calendar follows what was confirmed yet.
+confirms another word.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -18,9 +17,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from prometheus.core.holidays import Holiday, HolidayKind, HolidayState
+from prometheus.core.drafts import read_draft
+from prometheus.core.holidays import Holiday, HolidayKind, HolidayState, override_for
+from prometheus.core.markets import get_market
+from prometheus.core.overrides import Override
 from prometheus.errors import PrometheusError
 from prometheus.persistence.metadata import database_now
+from prometheus.persistence.overrides import lock_overrides, read_overrides, record
 from prometheus.persistence.tables import audit, market_holidays
 
 _h = market_holidays.c
@@ -203,25 +206,46 @@ def decide_holidays(
     return decided
 
 
-def confirmed_holidays(connection: Connection) -> dict[str, tuple[Holiday, ...]]:
+def follow_confirmed(
+    connection: Connection, confirmed: Iterable[StoredHoliday], now: datetime
+) -> dict[date, Override]:
     """
-    Return what people have confirmed of what feeds say.
+    Record the overrides by which calendars follow what was confirmed, in the same transaction.
+
+    Args:
+        confirmed: By `decide_holidays`, of one exchange.
+        now: Market time.
 
     Returns:
-        MIC -> by date, one word a date: the one that was confirmed last. ``bank`` and ``open`` say
-        that there is a session of ordinary hours.
+        Date -> its override, of those that the calendar did not say already.
+
+    Raises:
+        DecisionError: An override of a person says otherwise, and is the stronger.
+        OverrideError: It cannot be so.
     """
-    found: dict[str, dict[date, Holiday]] = defaultdict(dict)
-    for row in connection.execute(
-        select(market_holidays)
-        .where(_h.state == HolidayState.CONFIRMED)
-        .order_by(_h.decided_at, _h.holiday_id)
-    ):
-        found[row.exchange][row.date] = _stored(row).holiday
-    return {
-        exchange: tuple(words[day] for day in sorted(words))
-        for exchange, words in sorted(found.items())
-    }
+    lock_overrides(connection)
+    overrides = read_overrides(connection)
+    recorded: dict[date, Override] = {}
+    for each in confirmed:
+        day = each.holiday.day
+        draft = override_for(
+            each.exchange,
+            each.holiday,
+            overrides,
+            source=each.source,
+            reason=each.reason or "",
+            author=each.decided_by or "",
+        )
+        if draft is None:
+            continue
+        if standing := overrides.on(get_market(each.exchange), day):
+            number = standing[-1].override_id
+            fault = f"override {number} says otherwise of {day}: withdraw that first"
+            raise DecisionError(each.exchange, [fault])
+        recorded[day] = read_draft(draft, overrides, now=now)
+        record(connection, recorded[day])
+        overrides = overrides.plus(recorded[day])
+    return recorded
 
 
 def _same(left: Holiday, right: Holiday) -> bool:

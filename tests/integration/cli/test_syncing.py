@@ -12,10 +12,13 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, func, select
 
 from prometheus.cli.syncing import Synced, exchanges, synchronize
+from prometheus.core.drafts import Draft, read_draft
 from prometheus.core.holidays import HolidayState
+from prometheus.core.overrides import Overrides, put_in_force
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.persistence.engine import reading, writing
-from prometheus.persistence.holidays import confirmed_holidays, decide_holidays
+from prometheus.persistence.holidays import DecisionError, decide_holidays, follow_confirmed
+from prometheus.persistence.overrides import read_overrides, record
 from prometheus.persistence.tables import market_holidays
 from prometheus.sources.eodhd.client import EodhdClient
 from tests.eodhd.server import TOKEN, Answer, Imitation
@@ -28,6 +31,7 @@ def server() -> Iterator[Imitation]:
     """The imitation, in November 2012."""
     with Imitation() as imitation:
         yield imitation
+    put_in_force(Overrides())
 
 
 async def _at_once(seconds: float) -> None: ...
@@ -66,16 +70,39 @@ def test_a_difference_waits_for_a_person_and_flips_no_market(
     waits = ("XNYS", STORM, "closed", "open")
     assert differences(sync(engine, server, "XNYS")) == [(*waits, "proposed")]
     assert TradingCalendar("XNYS").is_trading_day(STORM)
-    with reading(engine) as connection:
-        assert confirmed_holidays(connection) == {}
     with writing(engine) as connection:
-        decide_holidays(
+        assert read_overrides(connection).rows == ()
+        decided = decide_holidays(
             connection, "XNYS", [STORM], HolidayState.CONFIRMED, actor="ana", reason="circular"
         )
-    assert differences(sync(engine, server, "XNYS")) == [(*waits, "confirmed")]
-    with reading(engine) as connection:
-        [[word]] = confirmed_holidays(connection).values()
-    assert (word.day, word.words, word.name) == (STORM, "closed", "Storm")
+        follow_confirmed(connection, decided, server.now)
+        known = read_overrides(connection)
+    calendar = TradingCalendar("US_EQ", overrides=known)
+    assert calendar.closed_members(STORM) == {"XNYS": "Storm"}
+    (override,) = calendar.overrides_on(STORM)
+    assert (override.author, override.source) == ("ana", "eodhd, confirmed: circular")
+    put_in_force(known)
+    assert differences(sync(engine, server, "XNYS")) == []
+
+
+def test_what_a_person_has_said_of_a_day_is_stronger_than_a_feed(
+    engine: Engine, server: Imitation
+) -> None:
+    server.extra_closures["US", STORM] = "Storm"
+    words = {"reason": "a test", "source": "nyse.com", "author": "bob"}
+    short = Draft(target="XNYS", session=str(STORM), kind="early_close", close="12:00", **words)
+    with writing(engine) as connection:
+        record(connection, read_draft(short, Overrides(), now=server.now))
+    sync(engine, server, "XNYS")
+    with (
+        pytest.raises(DecisionError, match="override 1 says otherwise"),
+        writing(engine) as connection,
+    ):
+        decided = decide_holidays(
+            connection, "XNYS", [STORM], HolidayState.CONFIRMED, actor="ana", reason="circular"
+        )
+        follow_confirmed(connection, decided, server.now)
+    assert [row.state for row in contents(engine) if row.date == STORM] == ["proposed"]
 
 
 def test_a_holiday_that_the_feed_leaves_out_is_proposed_as_a_session(

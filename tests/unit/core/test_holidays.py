@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import date, time
+from datetime import UTC, date, datetime, time
 
-from prometheus.core.holidays import Difference, Holiday, HolidayKind, find_differences
+import pytest
+
+from prometheus.core.drafts import read_draft
+from prometheus.core.holidays import (
+    Difference,
+    Holiday,
+    HolidayKind,
+    find_differences,
+    override_for,
+)
+from prometheus.core.overrides import Overrides, put_in_force
 from prometheus.core.trading_calendar import TradingCalendar
 
 THANKSGIVING, DAY_AFTER = date(2012, 11, 22), date(2012, 11, 23)
+TUESDAY = date(2012, 11, 27)
 FIRST, LAST = date(2012, 11, 1), date(2012, 11, 30)
 
 
@@ -97,3 +108,34 @@ def test_what_lies_beyond_the_calendar_is_shown_as_not_known() -> None:
     late = horizon.replace(year=horizon.year + 1)
     assert differences(closed(late), first=late, last=late) == [(late, "closed", "not known")]
     assert differences(first=late, last=late) == []
+
+
+@pytest.mark.parametrize(
+    ("holiday", "kind", "close"),
+    [
+        (closed(TUESDAY), "closed", None),
+        (early(TUESDAY, time(13)), "early_close", "13:00"),
+        (early(DAY_AFTER, time(12)), "changed_hours", "12:00"),
+        (Holiday(DAY_AFTER, "none", HolidayKind.OPEN), "changed_hours", "16:00"),
+        (Holiday(THANKSGIVING, "none", HolidayKind.OPEN), "special_session", None),
+        (early(THANKSGIVING, time(13)), "special_session", "13:00"),
+    ],
+)
+def test_what_is_confirmed_becomes_an_override_after_which_nothing_differs(
+    holiday: Holiday, kind: str, close: str | None
+) -> None:
+    draft = override_for("XNYS", holiday, Overrides(), source="feed", reason="so", author="ana")
+    assert draft is not None
+    assert (draft.kind, draft.close, draft.source) == (kind, close, "feed, confirmed: so")
+    now = datetime(2012, 11, 1, tzinfo=UTC)
+    put_in_force(Overrides().plus(read_draft(draft, Overrides(), now=now)))
+    try:
+        assert differences(holiday, first=holiday.day, last=holiday.day) == []
+    finally:
+        put_in_force(Overrides())
+
+
+def test_what_is_so_already_or_is_past_the_horizon_becomes_no_override() -> None:
+    for holiday in (closed(THANKSGIVING), early(DAY_AFTER, time(13)), closed(date(2199, 1, 1))):
+        words = {"source": "feed", "reason": "so", "author": "ana"}
+        assert override_for("XNYS", holiday, Overrides(), **words) is None
