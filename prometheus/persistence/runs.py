@@ -91,7 +91,7 @@ def first_seen(
         market_at: Market time now, which is the answer, and is kept, if it never did.
     """
     asked = {"of": pipeline, "market": market_id}
-    seen = connection.execute(_FIRST_SEEN, asked).one_or_none()
+    seen = connection.execute(_FIRST_SEEN, asked).first()
     if seen is None:
         values = {"name": pipeline, "market_id": market_id, "sessions": sessions}
         insert_new(connection, pipelines, {**values, "first_seen_at": market_at})

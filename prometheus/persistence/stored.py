@@ -79,7 +79,7 @@ def read_stored(url: str) -> Overrides:
         url: Of SQLite or PostgreSQL, with its password.
 
     Returns:
-        None where there is no database yet, or none of our tables in it.
+        No override where there is no database yet, or none of our tables in it.
 
     Raises:
         StoredOverridesError: The database does not answer, or has what cannot be read.
