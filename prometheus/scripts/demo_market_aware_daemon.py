@@ -1,4 +1,4 @@
-"""Let the scheduler tick for some seconds, with a real Redis and a real worker, and count.
+"""Let the scheduler tick until all is done, with a real Redis and a real worker, and count.
 
 python -m prometheus.scripts.demo_market_aware_daemon
 python -m prometheus.scripts.demo_market_aware_daemon 2012-11-23T18:00Z
@@ -33,7 +33,8 @@ from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.leases import wall_time
 from prometheus.settings import load_settings
 
-MOST_TICKS = 40
+MOST_TICKS = 240
+"""A slow machine needs half a minute until its worker is there, and more for the jobs."""
 PAUSE = timedelta(milliseconds=500)
 """Shorter than the scheduler would wait by itself, so that there is something to see."""
 SHOWN = (
@@ -65,16 +66,17 @@ def tick(runtime: Runtime, since: datetime) -> Progress:
         return read_progress(connection, since=since)
 
 
-def show(number: int, progress: Progress, markets: Sequence[str]) -> None:
-    """Print how many jobs of each market are in which state."""
-    print(f"\ntick {number}, {progress.now.market_at:%Y-%m-%d %H:%M:%S} UTC")
+def describe(progress: Progress, markets: Sequence[str]) -> list[str]:
+    """Write how many jobs of each market are in which state."""
+    lines = []
     for market_id in markets:
         state = get_market_state(market_id, progress.now.market_at)
         runs = progress.of_market(market_id)
         counts = {status: sum(run.counts().get(status, 0) for run in runs) for status in SHOWN}
         numbers = "  ".join(f"{status} {counts[status]}" for status in SHOWN)
         names = ", ".join(run.dag_id for run in runs) or "no session is due"
-        print(f"  {market_id:<8} {state:<10}  {numbers}  ({names})")
+        lines.append(f"  {market_id:<8} {state:<10}  {numbers}  ({names})")
+    return lines
 
 
 def settled(progress: Progress) -> bool:
@@ -101,16 +103,24 @@ def ticks(folder: Path, at: datetime | None) -> int:
                 since = wall_time(connection)
                 live = read_now(connection).clock.is_live
             print("Ticks of the scheduler, " + ("live." if live else "at the time you gave."))
+            shown: list[str] = []
             for number in range(1, MOST_TICKS + 1):
                 progress = tick(runtime, since)
-                show(number, progress, markets)
+                lines = describe(progress, markets)
+                if lines != shown:
+                    print(f"\ntick {number}, {progress.now.market_at:%Y-%m-%d %H:%M:%S} UTC")
+                    print("\n".join(lines))
+                    shown = lines
                 if settled(progress):
                     break
                 stack.pause(PAUSE)
         finally:
             runtime.engine.dispose()
             runtime.app.close()
-    print("\nWhat is PENDING waits for its market; everything else is done.")
+    if settled(progress):
+        print("\nWhat is PENDING waits for its market; everything else is done.")
+    else:
+        print(f"\nThe demonstration ends after {MOST_TICKS} ticks, though jobs are still at work.")
     return sum(len(run.named(JobStatus.FAILED)) for run in progress.runs)
 
 

@@ -253,7 +253,7 @@ def test_demonstrations_run(home: Path, module: str, text: str) -> None:
         env={**os.environ, **environment()},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
