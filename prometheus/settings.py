@@ -498,6 +498,8 @@ def load_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = N
         settings = Settings.model_validate(values)
     except ValidationError as error:
         reading.faults += map(reading.fault_of, error.errors(include_url=False))
+    else:
+        reading.faults += reading.faults_between_sections(settings)
     if settings is None or reading.faults:
         declare(before)
         raise SettingsError(reading.faults)
@@ -572,6 +574,20 @@ class _Reading:
         return (
             f"{at}: {message}" if _is_secret(path) else f"{at}: {message}, not {error['input']!r}"
         )
+
+    def faults_between_sections(self, settings: Settings) -> list[str]:
+        """Return what is wrong with values of which each alone is right."""
+        lease, pause = settings.workers.lease, settings.scheduler.max_wait
+        if lease >= 4 * pause:
+            return []
+        names = "workers.lease", "scheduler.max_wait"
+        at = " and ".join(dict.fromkeys(self.origins.get(name, name) for name in names))
+        fault = (
+            f"{at}: the lease of workers ({format_duration(lease)}) must be at least four times "
+            f"the scheduler's max_wait ({format_duration(pause)}), or it could not tell its own "
+            f"pauses from an outage in which healthy workers could not renew"
+        )
+        return [fault]
 
     def _file(self) -> Iterator[tuple[tuple[str, ...], Any, str]]:
         try:

@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 from celery import bootsteps
+from celery.signals import worker_shutting_down
 from celery.worker import state
 
 from prometheus.dispatch.publisher import BrokerUnavailableError
@@ -40,10 +41,17 @@ class Hearing(bootsteps.StartStopStep):
         super().__init__(worker, **kwargs)
         self._worker = worker
         self._stopping = threading.Event()
+        self._begins_anew = True
         self._queues: list[str] = []
         self._looks: dict[str, tuple[bytes, int]] = {}
         """By queue, what waits at its front, and the number of looks at which it did."""
         self._said = False
+        worker_shutting_down.connect(self._end_for_good)
+
+    def _end_for_good(self, **_: Any) -> None:
+        """Not begin anew after all: somebody has asked this worker to stop meanwhile."""
+        atexit.unregister(begin_anew)
+        self._begins_anew = False
 
     def start(self, worker: Any) -> None:  # noqa: ARG002
         """Begin to look; in a thread, because the event loop may be what is deaf."""
@@ -92,4 +100,6 @@ class Hearing(bootsteps.StartStopStep):
             if not self._stopping.wait(STOPS_WITHIN):
                 log.error("worker_stuck")
                 kill_children()
-                begin_anew()
+                if self._begins_anew:
+                    begin_anew()
+                os._exit(os.EX_OK)

@@ -32,7 +32,7 @@ from prometheus.dispatch.publisher import BrokerUnavailableError
 from prometheus.dispatch.tasks import JobTask
 from prometheus.errors import PrometheusError
 from prometheus.persistence import leases, migrate
-from prometheus.persistence.engine import is_unavailable, writing
+from prometheus.persistence.engine import is_contended, is_unavailable, writing
 from workers.app import runtime, say_what_will_not_run
 from workers.processes import begin_anew, end_when_stuck, kill_children, kill_group
 
@@ -223,7 +223,8 @@ class Heartbeat(bootsteps.StartStopStep):
                 outage.is_over()
             except Exception as error:  # without this thread the worker would be given up
                 if isinstance(error, DBAPIError) and is_unavailable(error):
-                    if time.monotonic() >= renew_at:
+                    # Somebody who holds a row for longer than we wait is no reason to leave.
+                    if time.monotonic() >= renew_at and not is_contended(error):
                         self._listen(False)
                     self._try_now.wait(outage.goes_on(error))
                     self._try_now.clear()

@@ -23,7 +23,13 @@ from prometheus.dispatch.limits import message_of
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
 from prometheus.persistence import executions
-from prometheus.persistence.engine import PATIENCE_SECONDS, is_unavailable, reading, writing
+from prometheus.persistence.engine import (
+    PATIENCE_SECONDS,
+    is_contended,
+    is_unavailable,
+    reading,
+    writing,
+)
 from prometheus.persistence.executions import (
     HARD_LIMIT_GRACE,
     Attempt,
@@ -79,6 +85,7 @@ class Outage:
 
     def __init__(self) -> None:
         self._pause = 0.0
+        self._told = False
 
     @property
     def lasts(self) -> bool:
@@ -87,16 +94,18 @@ class Outage:
 
     def goes_on(self, error: DBAPIError) -> float:
         """Note a try that failed; return the seconds until the next."""
-        if not self.lasts:
+        if not (self._told or is_contended(error)):
             log.warning("database_unavailable", extra={"error": str(error.orig)})
+            self._told = True
         self._pause = min(2 * self._pause or FIRST_PAUSE, LONGEST_PAUSE)
         return self._pause
 
     def is_over(self) -> None:
         """Note a try that succeeded."""
-        if self.lasts:
+        if self._told:
             log.warning("database_back")
         self._pause = 0.0
+        self._told = False
 
 
 class Attempts:
@@ -253,7 +262,9 @@ class Attempts:
         for execution_id in left:
             try:
                 self.fail(execution_id, failure, incarnation=incarnation)
-            except PrometheusError:  # a run that can not be read; the others can
+            except Exception as error:  # a run that can not be read, a row that is held: not all
+                if is_unavailable(error) and not is_contended(error):
+                    raise
                 log.exception("not_handed_back", extra={"execution": execution_id})
 
     def results_of(self, attempt: Attempt, job_ids: Collection[str]) -> dict[str, dict[str, Any]]:

@@ -47,7 +47,7 @@ from prometheus.orchestration.planning import REACH, next_opening, plan_runs, se
 from prometheus.persistence import clock, executions, following, leases, overrides, runs
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.engine import is_contended, is_unavailable, reading, writing
-from prometheus.persistence.executions import Publication
+from prometheus.persistence.executions import NotOurs, Publication
 from prometheus.persistence.operators import CANCEL_GRACE
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Broker(Cage, Protocol):
         self, at: datetime, owner: str, epoch: int, reachable_since: datetime | None
     ) -> None: ...
 
-    def read_mark(self) -> Mark | None: ...
+    def read_mark(self, *, within: timedelta | None = None) -> Mark | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +191,7 @@ class Scheduler:
         self._overrides: int | None = None
         self._reopens = False
         self._broker_away = False
+        self._broker_lost_at: datetime | None = None
         self._warned: dict[str, tuple[HorizonLevel, date]] = {}
         self._reachable_since: datetime | None = None
         self._reached_at: datetime | None = None
@@ -421,7 +422,9 @@ class Scheduler:
     def _lose_broker(self, error: BrokerUnavailableError) -> None:
         # Each further try may take as long as a time-out; the next tick is soon enough.
         self._broker_away = True
-        log.warning("broker_unavailable", extra={"error": str(error)})
+        if self._broker_lost_at is None:
+            log.warning("broker_unavailable", extra={"error": str(error)})
+            self._broker_lost_at = self._reached_at
 
     def _previous_run(self, dag: DAG) -> str | None:
         try:
@@ -472,6 +475,9 @@ class Scheduler:
         advanced = self.advance()
         self._tell_failures(now)
         self._look_for_deaf_queues(now)
+        if self._broker_lost_at is not None and not self._broker_away:
+            log.warning("broker_back")
+            self._broker_lost_at = None
         self._ticked_at = now.wall_at
         if now.jumps:
             return self._jump(now, advanced)
@@ -487,14 +493,11 @@ class Scheduler:
             self._plan_at = self._opening_at = None
 
     def _lead(self) -> bool:
-        with writing(self._engine) as connection:
-            leadership = leases.lead(
-                connection,
-                LEADERSHIP,
-                self._owner,
-                lease=self._pace.lease,
-                ticked_at=self._ticked_at,
-            )
+        leadership = self._ask_to_lead()
+        if self._has_more(leadership):
+            facts = {"epoch": leadership.epoch, "leader": leadership.owner}
+            log.warning("leader_without_broker", extra=facts)
+            leadership = self._ask_to_lead(instead_of=leadership.epoch)
         self._note_reachable(leadership.at)
         self._epoch = leadership.epoch if leadership.leads else None
         if leadership.leads != self._leads:
@@ -502,8 +505,33 @@ class Scheduler:
             event = "leading" if leadership.leads else "standing_by"
             log.info(event, extra={"epoch": leadership.epoch, "leader": leadership.owner})
             self._plan_at = self._opening_at = None
+            self._broker_lost_at = None
             self._overrides = None  # who led before may not have come to follow them
         return leadership.leads
+
+    def _ask_to_lead(self, *, instead_of: int | None = None) -> leases.Leadership:
+        with writing(self._engine) as connection:
+            return leases.lead(
+                connection,
+                LEADERSHIP,
+                self._owner,
+                lease=self._pace.lease,
+                ticked_at=self._ticked_at,
+                broker_lost_at=self._broker_lost_at,
+                instead_of=instead_of,
+            )
+
+    def _has_more(self, leadership: leases.Leadership) -> bool:
+        """Say whether another leads who has had no broker for a lease, and this has one."""
+        lost_at = leadership.broker_lost_at
+        if lost_at is None or leadership.at - lost_at <= self._pace.lease:
+            return False
+        try:
+            # Where it hangs, a standby must be back in time for the lead of one that dies.
+            self._broker.read_mark(within=self._pace.max_wait / 2)
+        except BrokerUnavailableError:
+            return False  # nobody has it: who leads goes on with all that needs none
+        return True
 
     def _hold_lead(self, connection: Connection) -> None:
         """
@@ -530,8 +558,10 @@ class Scheduler:
     def _note_reachable(self, at: datetime) -> None:
         """Note that the database answered; a standby does too, so that it can rescue at once."""
         since, before = self._reachable_since, self._reached_at
-        # Also where the clock was set back, which is not waited for.
-        if since is None or before is None or at < since or at - before > self._pace.lease:
+        # A gap in which a worker's lease may have run out, or nearly. Also where the clock was set
+        # back, which is not waited for.
+        gap = min(self._pace.lease, self._pace.worker_lease / 2)
+        if since is None or before is None or at < since or at - before > gap:
             self._reachable_since = at
         self._reached_at = at
 
@@ -656,20 +686,17 @@ class Scheduler:
         """End the leases that have run out, and return what was running under them, or lost."""
         # First their leases end, so that none can renew between the finding and the failing.
         with self._writing() as connection:
-            for worker in leases.give_up_workers(connection, now.wall_at):
-                log.warning("worker_lost", extra={"worker": worker})
+            lost = leases.give_up_workers(connection, now.wall_at)
+        for worker in lost:
+            log.warning("worker_lost", extra={"worker": worker})
         with reading(self._engine) as connection:
             return self._find_orphans(connection, now)
 
     def _rescue(self, orphans: Sequence[leases.Orphan]) -> None:
         for orphan in orphans:
-            log.warning(
-                "execution_rescued",
-                extra={"execution": orphan.execution_id, "reason": orphan.message},
-            )
             failure = executions.Failure(orphan.message, {"type": "orphan"}, lost=True)
             try:
-                self._attempts.fail(orphan.execution_id, failure, guard=self._hold_lead)
+                outcome = self._attempts.fail(orphan.execution_id, failure, guard=self._hold_lead)
             except Exception as error:  # a run that can not be read never delays another's
                 if _ends_tick(error):
                     raise
@@ -677,7 +704,10 @@ class Scheduler:
                     self._not_rescued.add(orphan.execution_id)
                     _say("not_rescued", error, execution=orphan.execution_id)
                 continue
-            self.totals["rescued"] += 1
+            if not isinstance(outcome, NotOurs):  # its worker reported meanwhile
+                self.totals["rescued"] += 1
+                facts = {"execution": orphan.execution_id, "reason": orphan.message}
+                log.warning("execution_rescued", extra=facts)
 
     def _refill(self, now: Now) -> None:
         """Fill a broker that has lost everything, and leave the mark that tells so next time."""

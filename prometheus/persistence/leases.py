@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence.metadata import database_later, database_now
+from prometheus.persistence.metadata import UtcDateTime, database_later, database_now
 from prometheus.persistence.runs import insert_new, lock_in_order
 from prometheus.persistence.tables import (
     in_state,
@@ -275,18 +275,33 @@ class Leadership:
     """Whether the one who asked does."""
     at: datetime
     """Wall time of the answer."""
+    broker_lost_at: datetime | None = None
+    """Since when somebody else, who leads, can not reach the broker."""
 
 
 _KEEP_LEAD = (
     update(leases)
     .where(leases.c.name == bindparam("what"), leases.c.owner == bindparam("who"))
-    .values(expires_at=_UNTIL, ticked_at=bindparam("ticked"))
+    .values(
+        expires_at=_UNTIL,
+        ticked_at=bindparam("ticked"),
+        broker_lost_at=bindparam("lost", type_=UtcDateTime),
+    )
     .returning(leases.c.epoch, database_now().label("at"))
 )
 _TAKE_LEAD = (
     update(leases)
-    .where(leases.c.name == bindparam("what"), leases.c.expires_at <= database_now())
-    .values(owner=bindparam("who"), epoch=leases.c.epoch + 1, expires_at=_UNTIL, ticked_at=None)
+    .where(
+        leases.c.name == bindparam("what"),
+        or_(leases.c.expires_at <= database_now(), leases.c.epoch == bindparam("instead_of")),
+    )
+    .values(
+        owner=bindparam("who"),
+        epoch=leases.c.epoch + 1,
+        expires_at=_UNTIL,
+        ticked_at=None,
+        broker_lost_at=None,
+    )
 )
 _LEADER = select(leases).where(leases.c.name == bindparam("what"))
 _LEADER_NOW = _LEADER.add_columns(database_now().label("at"))
@@ -299,6 +314,8 @@ def lead(
     *,
     lease: timedelta,
     ticked_at: datetime | None = None,
+    broker_lost_at: datetime | None = None,
+    instead_of: int | None = None,
 ) -> Leadership:
     """
     Take, keep or look at the lead; by the database's clock.
@@ -307,12 +324,16 @@ def lead(
 
     Args:
         ticked_at: When the one who asks last completed a tick; kept with the lead, if it is his.
+        broker_lost_at: Since when he can not reach the broker; likewise.
+        instead_of: An epoch whose leader is replaced although its lease has not run out.
     """
     asked = {"what": name, "who": owner, "lease_seconds": lease.total_seconds()}
-    kept = connection.execute(_KEEP_LEAD, {**asked, "ticked": ticked_at}).first()
+    kept = connection.execute(
+        _KEEP_LEAD, {**asked, "ticked": ticked_at, "lost": broker_lost_at}
+    ).first()
     if kept is not None:
         return Leadership(owner, kept.epoch, leads=True, at=kept.at)
-    connection.execute(_TAKE_LEAD, asked)
+    connection.execute(_TAKE_LEAD, {**asked, "instead_of": instead_of})
     row = connection.execute(_LEADER_NOW, {"what": name}).first()
     if row is None:
         until = wall_time(connection) + lease
@@ -320,7 +341,7 @@ def lead(
             connection, leases, {"name": name, "owner": owner, "epoch": 1, "expires_at": until}
         )
         row = connection.execute(_LEADER_NOW, {"what": name}).one()
-    return Leadership(row.owner, row.epoch, row.owner == owner, row.at)
+    return Leadership(row.owner, row.epoch, row.owner == owner, row.at, row.broker_lost_at)
 
 
 _KEEP_EPOCH = (

@@ -210,6 +210,7 @@ leases = Table(
     Column("epoch", Integer, nullable=False, comment="grows with every change of owner"),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("ticked_at", UtcDateTime, comment="last complete tick of the owner"),
+    Column("broker_lost_at", UtcDateTime, comment="since when the owner can not reach the broker"),
 )
 
 market_clock = Table(

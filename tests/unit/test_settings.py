@@ -202,6 +202,17 @@ def test_values_that_contradict_each_other_name_both_places(tmp_path: Path) -> N
     )
 
 
+def test_sections_that_contradict_each_other_name_both_places(tmp_path: Path) -> None:
+    path = write(tmp_path, '[scheduler]\nmax_wait = "8s"\nlease = "20s"\n')
+    (fault,) = faults({}, tmp_path)
+    assert fault == (
+        f"workers.lease and {path}:2 [scheduler] max_wait: the lease of workers (30s) must be at "
+        "least four times the scheduler's max_wait (8s), or it could not tell its own pauses from "
+        "an outage in which healthy workers could not renew"
+    )
+    assert load_settings({"PROMETHEUS__WORKERS__LEASE": "32s"}, tmp_path).workers.lease
+
+
 @pytest.mark.parametrize("text", ["[broker\n", "seed = \n", b"\xff\xfe"])
 def test_a_file_that_is_not_toml(text: str | bytes, tmp_path: Path) -> None:
     path = tmp_path / "prometheus.toml"

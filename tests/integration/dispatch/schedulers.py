@@ -57,7 +57,7 @@ class RecordingBroker:
     ) -> None:
         self.mark = Mark(at, owner, epoch, reachable_since)
 
-    def read_mark(self) -> Mark | None:
+    def read_mark(self, *, within: timedelta | None = None) -> Mark | None:
         return self.mark
 
 

@@ -315,6 +315,7 @@ def test_on_failure_is_called_once_for_a_final_failure(
 
 SHORT_LEASE = {
     "PROMETHEUS__WORKERS__LEASE": "6s",
+    "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
     "PROMETHEUS__WORKERS__RENEWAL": "1s",
 }
 

@@ -28,7 +28,11 @@ from tests.servers import (
 )
 
 LEASE = timedelta(seconds=9)
-SHORT_LEASE = {"PROMETHEUS__WORKERS__LEASE": "9s", "PROMETHEUS__WORKERS__RENEWAL": "1s"}
+SHORT_LEASE = {
+    "PROMETHEUS__WORKERS__LEASE": "9s",
+    "PROMETHEUS__WORKERS__RENEWAL": "1s",
+    "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
+}
 
 
 @pytest.fixture

@@ -28,7 +28,11 @@ from tests.integration.dispatch.schedulers import (
 from tests.servers import Process, is_alive, is_written, wait_until
 
 ORPHANED_CHILD = Path(__file__).parent / "orphaned_child.py"
-SHORT_LEASE = {"PROMETHEUS__WORKERS__LEASE": "6s", "PROMETHEUS__WORKERS__RENEWAL": "1s"}
+SHORT_LEASE = {
+    "PROMETHEUS__WORKERS__LEASE": "6s",
+    "PROMETHEUS__WORKERS__RENEWAL": "1s",
+    "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
+}
 
 
 def running(folder: Path, attempt: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -16,7 +17,7 @@ from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler, register_worker, take
-from tests.servers import Gate, RedisServer, wait_until
+from tests.servers import Gate, Process, RedisServer, wait_until
 
 
 @pytest.fixture
@@ -120,10 +121,9 @@ def test_worker_whose_consumer_was_cancelled_begins_anew_and_works_on(
     assert worker.output().count("worker_deaf") == 1
 
 
-@pytest.mark.promise("P4")
-def test_worker_whose_event_loop_stands_still_begins_anew(
-    installation: Installation, tmp_path: Path
-) -> None:
+def _worker_that_stands_still(
+    installation: Installation, tmp_path: Path, *, stops_within: int
+) -> Process:
     stuck = tmp_path / "stuck.py"
     stuck.write_text(
         "import pathlib, time\n"
@@ -133,7 +133,7 @@ def test_worker_whose_event_loop_stands_still_begins_anew(
         "@worker_ready.connect(weak=False)\n"
         "def stand_still(sender, **_):\n"
         "    from workers import hearing\n"
-        "    hearing.LOOK_EVERY, hearing.STOPS_WITHIN = 0.3, 2\n"
+        f"    hearing.LOOK_EVERY, hearing.STOPS_WITHIN = 0.3, {stops_within}\n"
         "    first = pathlib.Path(__file__).with_name('first')\n"
         "    if not first.exists():\n"
         "        first.touch()\n"
@@ -143,6 +143,14 @@ def test_worker_whose_event_loop_stands_still_begins_anew(
     installation.beat()
     worker = installation.worker()
     wait_until((tmp_path / "first").exists, timeout=60, message="its event loop stands still")
+    return worker
+
+
+@pytest.mark.promise("P4")
+def test_worker_whose_event_loop_stands_still_begins_anew(
+    installation: Installation, tmp_path: Path
+) -> None:
+    worker = _worker_that_stands_still(installation, tmp_path, stops_within=2)
     dag_id = installation.make_run("joined")
 
     worker.wait_for("worker_stuck", timeout=60)
@@ -150,6 +158,20 @@ def test_worker_whose_event_loop_stands_still_begins_anew(
     installation.wait_for_run(dag_id, "SUCCESS", timeout=90)
     first, second = installation.workers()
     assert first.pid == second.pid == worker.pid
+
+
+def test_worker_that_is_told_to_stop_while_it_begins_anew_stops(
+    installation: Installation, tmp_path: Path
+) -> None:
+    worker = _worker_that_stands_still(installation, tmp_path, stops_within=15)
+    installation.make_run("joined")
+    worker.wait_for("worker_restarts", timeout=60)
+
+    worker.send(signal.SIGTERM)
+
+    assert worker.wait(timeout=60) == 0
+    assert "worker_stuck" in worker.output()
+    assert len(installation.workers()) == 1
 
 
 def test_worker_whose_connections_died_without_a_word_works_on(

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from sqlalchemy import text
 
-from prometheus.dispatch.scheduler import LEADERSHIP
+from prometheus.dispatch.publisher import Publisher
+from prometheus.dispatch.scheduler import LEADERSHIP, Pace
 from prometheus.persistence import leases, operators
 from prometheus.persistence.engine import reading, writing
 from tests.integration.dispatch.conftest import Installation
-from tests.servers import Process, is_written, wait_until
+from tests.integration.dispatch.schedulers import celery_app, make_scheduler
+from tests.servers import Gate, Process, RedisServer, is_written, wait_until
 
 FREEZING_BEAT = Path(__file__).parent / "freezing_beat.py"
 LEASE = timedelta(seconds=10)
@@ -45,6 +49,7 @@ def test_leader_frozen_before_it_ends_an_attempt_leaves_it_as_it_is_when_it_wake
     if point == "rescues":
         installation.settings |= {
             "PROMETHEUS__WORKERS__LEASE": "6s",
+            "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
             "PROMETHEUS__WORKERS__RENEWAL": "1s",
         }
     beat = _freezing_beat(installation, point)
@@ -130,6 +135,55 @@ def _writes_nothing_when_it_wakes(installation: Installation, beat: Process) -> 
         message="it stands by",
     )
     assert _written(installation) == before
+
+
+@pytest.mark.promise("P4")
+def test_standby_takes_over_from_a_leader_that_alone_has_lost_redis(
+    installation: Installation, spare_redis: RedisServer
+) -> None:
+    """And not from one that has lost it as everybody has: there is much to do without it."""
+    pace = Pace(lease=timedelta(seconds=1), max_wait=timedelta(milliseconds=200))
+    with Gate(("127.0.0.1", spare_redis.port)) as gate, ExitStack() as stack:
+        schedulers = []
+        for url in (spare_redis.url_at(gate.port), spare_redis.url):
+            installation.redis_url = url
+            app = stack.enter_context(celery_app(installation))
+            schedulers.append(
+                make_scheduler(installation.engine, Publisher(app), pace=pace, election=True)
+            )
+        leader, standby = schedulers
+
+        def tick() -> bool:
+            for scheduler in schedulers:
+                scheduler.tick()
+            return standby.totals["ticks"] > 0
+
+        tick()
+        gate.shut()
+        dag_id = installation.make_run("joined")
+        wait_until(tick, timeout=30, message="the standby leads")
+        ticks = leader.totals["ticks"]
+        wait_until(
+            lambda: tick() and {row.publish_count for row in _queued(installation, dag_id)} == {1},
+            timeout=30,
+            message="it sends what the other had claimed",
+        )
+        assert leader.totals["ticks"] == ticks  # it has learnt that it does not lead
+
+        spare_redis.stop()
+        led, until = standby.totals["ticks"], time.monotonic() + 3
+
+        def both_are_without() -> bool:
+            tick()
+            return time.monotonic() > until
+
+        wait_until(both_are_without, timeout=60, message="three leases pass")
+        assert standby.totals["ticks"] > led
+        assert leader.totals["ticks"] == ticks
+
+
+def _queued(installation: Installation, dag_id: str) -> list[Any]:
+    return [row for row in installation.attempts(dag_id) if row.status == "QUEUED"]
 
 
 def _freezing_beat(installation: Installation, point: str) -> Process:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from prometheus.core.durations import parse_duration
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.persistence.engine import reading
 from prometheus.persistence.leases import wall_time
@@ -36,17 +37,17 @@ def test_scheduler_that_has_just_started_gives_nobody_up_for_one_lease(
 
 
 @pytest.mark.promise("P4")
+@pytest.mark.parametrize("lead", ["1s", "6s"])
 def test_scheduler_that_has_just_got_the_database_back_gives_nobody_up_for_one_lease(
-    spare_installation: tuple[Installation, PostgresServer],
+    spare_installation: tuple[Installation, PostgresServer], lead: str
 ) -> None:
     """The workers could not reach it either, and renew as soon as they can."""
     installation, server = spare_installation
-    gap = timedelta(seconds=1)
-    scheduler = _rescuer(installation, lease=gap)
+    scheduler = _rescuer(installation, lease=parse_duration(lead))
     _tick_for_one_lease(installation, scheduler)
 
     server.stop()
-    _fail_to_tick_for(gap, scheduler)
+    _fail_to_tick_for(LEASE / 2, scheduler)
     server.start()
     dag_id = _lose_an_attempt(installation)
     back_at = _now(installation)

@@ -14,7 +14,11 @@ from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler
 from tests.servers import PostgresServer, wait_until
 
-SHORT_LEASE = {"PROMETHEUS__WORKERS__LEASE": "5s", "PROMETHEUS__WORKERS__RENEWAL": "1s"}
+SHORT_LEASE = {
+    "PROMETHEUS__WORKERS__LEASE": "5s",
+    "PROMETHEUS__WORKERS__RENEWAL": "1s",
+    "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
+}
 
 
 @contextmanager

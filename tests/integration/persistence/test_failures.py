@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
 from prometheus.dispatch.attempts import Attempts
 from prometheus.orchestration.planning import SessionRange
@@ -139,6 +139,27 @@ class TestSuccessor:
         assert isinstance(outcome, Retried)
         assert outcome.countdown == 17
         assert world.latest(dag)["a"].retry_delay_seconds == 17
+
+
+class TestHandBack:
+    def test_row_that_somebody_holds_keeps_no_other_from_being_handed_back(
+        self, world: World
+    ) -> None:
+        if not world.is_postgresql:
+            pytest.skip("on SQLite nobody can hold a single row")
+        dag = world.run(job("a"), job("b"))
+        worker = world.worker()
+        held, free = (world.running(dag, name, worker) for name in ("a", "b"))
+        attempts = Attempts(world.engine, max_lost=3, worker_lease=timedelta(seconds=5))
+        with writing(world.engine) as other:
+            other.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            of = job_executions.c.execution_id == held
+            other.execute(job_executions.select().where(of).with_for_update())
+            attempts.hand_back(worker)
+        status = {row.execution_id: row.status for row in world.rows()}
+        assert (status[held], status[free]) == ("RUNNING", "FAILED")
+        attempts.hand_back(worker)
+        assert [row.status for row in world.rows()].count("RUNNING") == 0
 
 
 class TestNoMore:

@@ -76,6 +76,22 @@ class TestLead:
         assert taken is not None
         assert taken["ticked_at"] is None
 
+    def test_leader_without_a_broker_is_replaced_by_whoever_names_its_epoch(
+        self, world: World
+    ) -> None:
+        lost = world.now()
+        with writing(world.engine) as connection:
+            leases.lead(connection, "beat", "one", lease=TEN)
+            leases.lead(connection, "beat", "one", lease=TEN, broker_lost_at=lost)
+            seen = leases.lead(connection, "beat", "two", lease=TEN)
+            assert (seen.leads, seen.broker_lost_at) == (False, lost)
+            assert not leases.lead(connection, "beat", "two", lease=TEN, instead_of=7).leads
+            taken = leases.lead(connection, "beat", "two", lease=TEN, instead_of=seen.epoch)
+            late = leases.lead(connection, "beat", "three", lease=TEN, instead_of=seen.epoch)
+            assert not leases.keep_lead(connection, "beat", "one", seen.epoch, lease=TEN)
+        assert (taken.leads, taken.epoch, taken.broker_lost_at) == (True, seen.epoch + 1, None)
+        assert (late.leads, late.owner) == (False, "two")
+
     def test_leader_at_work_keeps_the_lead_of_its_own_epoch_only(self, world: World) -> None:
         def keep(owner: str, epoch: int) -> bool:
             with writing(world.engine) as connection:
