@@ -714,14 +714,33 @@ class Scheduler:
         if self._broker_away:
             return
         try:
-            if self._broker.read_mark() is None:
+            mark = self._broker.read_mark()
+            if mark is None:
                 self._reconcile(now, everything=True)
             # Not where something could not be sent: then the next tick must still miss the mark.
             if not self._broker_away:
-                since = self._reachable_since
+                since = self._rescues_since(mark, now)
                 self._broker.leave_mark(now.wall_at, self._owner, self._epoch or 0, since)
         except BrokerUnavailableError as error:
             self._lose_broker(error)
+
+    def _rescues_since(self, mark: Mark | None, now: Now) -> datetime | None:
+        """
+        Return since when a scheduler has had the database: this one, or another that lives.
+
+        Without election several leave their mark in turn, and each of them rescues: a worker that
+        is cut off must go by the one that does so first.
+        """
+        since = self._reachable_since
+        if (
+            since is None
+            or mark is None
+            or mark.owner == self._owner
+            or mark.reachable_since is None
+            or abs(now.wall_at - mark.at) > self._pace.lease
+        ):
+            return since
+        return min(since, mark.reachable_since)
 
     def _reconcile(self, now: Now, *, everything: bool = False) -> None:
         """
