@@ -122,7 +122,7 @@ def replay_sessions(request: Request) -> bool:
             )
             history = read_history(connection)
         expect = Expectation(plan.pipelines, request.first, request.last, plan.session_choices)
-        report = judge(history, expect=expect)
+        report = judge(history, expect=expect, max_lost=plan.settings.workers.max_lost)
     finally:
         engine.dispose()
     _tell(request, plan, summary, report)

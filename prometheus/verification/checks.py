@@ -6,6 +6,7 @@ They know the tables and the documented promises, and nothing of the code that k
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 import re
@@ -55,6 +56,7 @@ from prometheus.verification.windows import (
     Window,
     calendar_of,
     is_session,
+    limit_of,
     runs_on,
     session_before,
     window_of,
@@ -72,7 +74,40 @@ _PRIORITIES = {"CRITICAL": 1, "STANDARD": 2, "OPTIONAL": 3}
 _WINDOW_CLOSED = "its window closed"
 _CLOSED = "session closed: "
 _MOVED = "its window moved: "
-_NO_MORE = "not tried again"
+_UTC = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC"
+_RETRIES, _LOST_TOO_OFTEN, _WINDOW, _RUN, _NO_HELP = "retries", "lost", "window", "run", "no help"
+_NO_MORE = {
+    reason: re.compile(rf" \(not tried again: {words}\)\Z")
+    for reason, words in {
+        _RETRIES: r"attempt (\d+), max_retries is (\d+)",
+        _LOST_TOO_OFTEN: r"(\d+) workers were lost with it",
+        _WINDOW: rf"the retry at {_UTC} would be at or past the end of its window, {_UTC}",
+        _RUN: (
+            rf"the retry at {_UTC} would be at or past the end of its run, {_UTC} "
+            r"\(run_timeout [^()]+\)"
+        ),
+        _NO_HELP: "the error says that it would not help",
+    }.items()
+}
+"""Why a failed attempt has no next one -> what is written behind its error then, and only there."""
+_FINALLY = {
+    _RETRIES: "no retry was left",
+    _LOST_TOO_OFTEN: "its workers were lost too often",
+    _WINDOW: "no time was left in its window",
+    _RUN: "no time was left in its run",
+    _NO_HELP: "its error said that trying again would not help",
+}
+"""The same, as it is counted."""
+_MISSING = re.compile(
+    rf"MISSING: it had not come at {_UTC}, when the sensor gave up "
+    r"\(not tried again: (.+?), otherwise=(\w+)\)(: |\Z)"
+)
+"""What a sensor's attempt says that gave up; what the sensor itself has to say follows."""
+_WINDOW_ENDS = re.compile(rf"its window ends at {_UTC}")
+_RAISED = re.compile(r"([^\W\d][\w.<>]*): ")
+"""How the message of an error that a job raised begins: with its class."""
+_GIVEN_UP = re.compile(rf"worker lost: host .+, pid \d+, last seen {_UTC}")
+_OVERRAN = "ended without a report by its hard limit"
 _NOT_BEFORE = re.compile(r" \(next try not before (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC\)$")
 """How the reason ends when the error asked for a wait, from whose end the delay counts."""
 _LIMIT = re.compile(r"missed|time-?out|timed out|longer than|limit")
@@ -145,6 +180,15 @@ class RunCase:
                 found.append(window_of(calendar, day, state, job.window, job.start))
         return found
 
+    def gives_up_at(self, execution: Execution) -> datetime | None:
+        """Work out when a sensor makes its last poll; ``None`` where that is not possible."""
+        job, opens_at = self.jobs[execution.job_id], execution.window_opens_at
+        if job.give_up is None or opens_at is None or self.calendar is None or self.before:
+            return None
+        if not (self.in_session and self.same_calendar):
+            return None
+        return limit_of(self.calendar.phases(self.run.as_of_date), job.give_up, opens_at)
+
     @property
     def was_closed(self) -> bool:
         """Whether a calendar that it followed has no session of its date."""
@@ -168,6 +212,7 @@ class Case:
     starts: Sequence[StartRecord]
     expect: Expectation | None
     tolerances: Tolerances
+    max_lost: int | None
     as_of: datetime
     """Wall time up to which a scheduler is known to have been at work."""
 
@@ -193,6 +238,7 @@ def check(
     expect: Expectation | None = None,
     tolerances: Tolerances = DEFAULT,
     now: datetime | None = None,
+    max_lost: int | None = None,
 ) -> Report:
     """
     Read a database and look for everything that must not be.
@@ -207,10 +253,18 @@ def check(
         expect: Which sessions must have a run.
         tolerances: How much time is forgiven.
         now: Wall time, where it is not the database's.
+        max_lost: How often the worker of a job could be lost, where that setting is known and was
+            the same all the time.
     """
     history = read_history(connection)
     return judge(
-        history, finished=finished, starts=starts, expect=expect, tolerances=tolerances, now=now
+        history,
+        finished=finished,
+        starts=starts,
+        expect=expect,
+        tolerances=tolerances,
+        now=now,
+        max_lost=max_lost,
     )
 
 
@@ -222,10 +276,17 @@ def judge(
     expect: Expectation | None = None,
     tolerances: Tolerances = DEFAULT,
     now: datetime | None = None,
+    max_lost: int | None = None,
 ) -> Report:
     """Do what `check` does, of a history that has been read. Pure."""
     case = make_case(
-        history, finished=finished, starts=starts, expect=expect, tolerances=tolerances, now=now
+        history,
+        finished=finished,
+        starts=starts,
+        expect=expect,
+        tolerances=tolerances,
+        now=now,
+        max_lost=max_lost,
     )
     violations = [violation for rule in RULES for violation in rule(case)]
     return Report(tuple(violations), _count(case))
@@ -239,6 +300,7 @@ def make_case(
     expect: Expectation | None,
     tolerances: Tolerances,
     now: datetime | None,
+    max_lost: int | None,
 ) -> Case:
     """Sort a history by what belongs together."""
     attempts: dict[str, dict[str, list[Execution]]] = defaultdict(lambda: defaultdict(list))
@@ -294,6 +356,7 @@ def make_case(
         starts=starts,
         expect=expect,
         tolerances=tolerances,
+        max_lost=max_lost,
         as_of=min(wall_at, history.ticked_at or wall_at),
     )
 
@@ -496,6 +559,7 @@ def attempts_follow_each_other(case: Case) -> Iterator[Violation]:
     """An attempt begins when the one before has ended, and has a right to begin at all."""
     for each in case.runs:
         for rows in each.attempts.values():
+            yield from _count_faults(rows)
             for row, following in pairwise(rows):
                 if row.completed_at is None:
                     continue  # found as two-live
@@ -523,6 +587,15 @@ def attempts_follow_each_other(case: Case) -> Iterator[Violation]:
                     yield _of("successor", following, message)
                 else:
                     yield from _retry_faults(case, each, row, following)
+
+
+def _count_faults(rows: Sequence[Execution]) -> Iterator[Violation]:
+    """Look for a first attempt, or an operator's, that does not begin to count at nothing."""
+    for before, row in zip((None, *rows), rows, strict=False):
+        goes_on = _is_retry(row) or (before is not None and _by_calendar(before) is not None)
+        if not goes_on and (row.retries, row.lost) != (0, 0):
+            words = f"with {row.retries} retries and {row.lost} lost workers behind it"
+            yield _of("counters", row, f"it begins {words}, not with none")
 
 
 def _again_faults(each: RunCase, row: Execution, following: Execution) -> Iterator[Violation]:
@@ -575,25 +648,17 @@ def _retry_faults(
         words = f"retries and lost workers grew by {grown}, not {due}, though: {message}"
         yield _of("counters", following, words)
     elif job is not None:
-        most = 0
-        if due == (1, 0):
-            # No cap is as great as 2 ** 32, and a float ends at 2 ** 1024.
-            doubled = job.retry_base_seconds * 2.0 ** min(row.retries, 32)
-            most = int(min(job.retry_cap_seconds, doubled))
-            if row.retries >= job.max_retries:
-                limit = f"max_retries is {job.max_retries}"
-                yield _of("counters", following, f"retry {following.retries}, but {limit}")
+        most = _longest_delay(job, row)
+        if due == (1, 0) and row.retries >= job.max_retries:
+            limit = f"max_retries is {job.max_retries}"
+            yield _of("counters", following, f"retry {following.retries}, but {limit}")
         if bound != most:
             yield _of("retry-delay", following, f"its delay is bounded by {bound} s, not {most} s")
     if not 0 <= delay <= (bound or 0):
         yield _of("retry-delay", following, f"its delay is {delay} s, not 0 to {bound} s")
     if case.history.live and following.scheduled_at is not None and row.completed_at is not None:
         told = _NOT_BEFORE.search(message)
-        begins = (
-            row.completed_at
-            if told is None
-            else datetime.strptime(told[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
-        )
+        begins = row.completed_at if told is None else _told(told[1])
         waited = following.scheduled_at - begins
         if abs(waited - timedelta(seconds=delay)) > case.tolerances.settle:
             yield _of("retry-delay", following, f"scheduled {waited} later, not {delay} s")
@@ -601,6 +666,15 @@ def _retry_faults(
     at = following.scheduled_market_at
     if window is not None and at is not None and at >= window.closes_at:
         yield _of("retry-late", following, f"scheduled for {_at(at)}, past its window {window}")
+
+
+def _longest_delay(job: Job, row: Execution) -> int:
+    """Return the bound of the delay after an attempt, in seconds."""
+    if _cost(row.error_message or "") != (1, 0):
+        return 0
+    # No cap is as great as 2 ** 32, and a float ends at 2 ** 1024.
+    doubled = job.retry_base_seconds * 2.0 ** min(row.retries, 32)
+    return int(min(job.retry_cap_seconds, doubled))
 
 
 def _cost(message: str) -> tuple[int, int]:
@@ -611,22 +685,163 @@ def _cost(message: str) -> tuple[int, int]:
 
 
 def failures_say_why_they_are_final(case: Case) -> Iterator[Violation]:
-    """A failed attempt has a next one, or says why not, and that is true."""
+    """
+    A failed attempt has a next one, or says why not, and that is true.
+
+    As far as rows can tell: that an error asked not to be tried again, or to be tried much later,
+    is believed of any class but Python's own, which can not; and how often a worker may be lost is
+    a setting, held against it only where that was given.
+    """
     for each in case.runs:
-        for job_id, rows in each.attempts.items():
-            job = each.jobs.get(job_id)
+        for rows in each.attempts.values():
             for index, row in enumerate(rows):
                 is_last = index + 1 == len(rows) or _is_operators(rows[index + 1])
-                if row.status != FAILED or not is_last:
-                    continue
-                message = row.error_message or ""
-                if _NO_MORE not in message:
-                    yield _of("not-retried", row, "it failed, and no next attempt was written")
-                elif "max_retries is" in message and job and row.retries < job.max_retries:
-                    left = f"only {row.retries} of {job.max_retries} retries were used"
-                    yield _of("not-retried", row, left)
-                elif "end of its window" in message and (row.forced or each.run.forced):
-                    yield _of("not-retried", row, "it gave up for its window, but it is forced")
+                if row.status == FAILED and is_last:
+                    for fault in _final_faults(case, each, row):
+                        yield _of("not-retried", row, fault)
+
+
+def _final_faults(case: Case, each: RunCase, row: Execution) -> Iterator[str]:
+    message, job = row.error_message or "", each.jobs.get(row.job_id)
+    if _MISSING.match(message) is not None:
+        yield from _missing_faults(case, each, row)
+        return
+    reason, said = _why_final(message)
+    cost = _cost(message)
+    longest = timedelta(seconds=_longest_delay(job, row)) if job is not None else None
+    if reason is None:
+        yield "it failed, and no next attempt was written"
+    elif reason == _RETRIES:
+        if cost != (1, 0):
+            yield f"such an end costs no retry: {message}"
+        elif int(said[0]) != row.attempt_number:
+            yield f"it is attempt {row.attempt_number}, not {said[0]}"
+        elif job is not None and int(said[1]) != job.max_retries:
+            yield f"max_retries is {job.max_retries}, not {said[1]}"
+        elif job is not None and row.retries < job.max_retries:
+            yield f"only {row.retries} of {job.max_retries} retries were used"
+    elif reason == _LOST_TOO_OFTEN:
+        if cost != (0, 1) or int(said[0]) != row.lost + 1:
+            with_it = row.lost + cost[1]
+            yield f"{with_it} workers were lost with it, and not {said[0]} by this end: {message}"
+        elif case.max_lost is not None and row.lost < case.max_lost:
+            yield f"only {said[0]} workers were lost with it, but max_lost is {case.max_lost}"
+    elif reason == _NO_HELP:
+        if not _may_say_more(message):
+            yield f"such an error can not say that trying again would not help: {message}"
+    elif reason == _WINDOW:
+        closes_at = row.window_closes_at
+        if row.forced or each.run.forced:
+            yield "it gave up for its window, but it is forced"
+        elif closes_at is not None and _told(said[1]) != closes_at.replace(microsecond=0):
+            yield f"its window closes at {_at(closes_at)}, not at {said[1]} UTC"
+        else:
+            yield from _late_faults(case, row, said, _market_end(case, row), longest)
+    elif reason == _RUN:
+        ends = [end for name, end in _timeouts(each, row) if name == "run_timeout"]
+        if not ends:
+            yield "it gave up for its run's run_timeout, which does not count for it"
+        elif _told(said[1]) != ends[0].replace(microsecond=0):
+            yield f"its run's time ends at {_at(ends[0])}, not at {said[1]} UTC"
+        else:
+            delay = longest and case.history.clock.wall_delay(longest)
+            yield from _late_faults(case, row, said, row.completed_at, delay)
+
+
+def _why_final(message: str) -> tuple[str | None, Sequence[str]]:
+    """Read why there is no next attempt: which of the reasons, and its numbers and instants."""
+    for reason, pattern in _NO_MORE.items():
+        if (found := pattern.search(message)) is not None:
+            return reason, found.groups()
+    return None, ()
+
+
+def _late_faults(
+    case: Case,
+    row: Execution,
+    said: Sequence[str],
+    ended_at: datetime | None,
+    longest: timedelta | None,
+) -> Iterator[str]:
+    """
+    Find what is wrong with a retry that would have been too late.
+
+    Args:
+        said: When it would have been, and what it had to be before; in full seconds.
+        ended_at: When the attempt failed, by the same clock; ``None`` where that is not known.
+        longest: What it could have to wait after that; ``None`` likewise.
+    """
+    retry_at, end = map(_told, said)
+    if retry_at < end:
+        yield f"its retry at {_at(retry_at)} would have been in time, before {_at(end)}"
+    if ended_at is None or longest is None:
+        return
+    # Only on the clock of the wall can an error ask for a wait, and how long is not written down.
+    asked = case.history.live and _may_say_more(row.error_message or "")
+    if retry_at < ended_at - _INSTANT or not (asked or retry_at <= ended_at + longest):
+        words = f"0 to {longest.total_seconds():g} s after {_at(ended_at)}"
+        yield f"its retry would have been {words}, not at {_at(retry_at)}"
+
+
+def _market_end(case: Case, row: Execution) -> datetime | None:
+    """Return the market time at which an attempt ended; ``None`` where that is not known."""
+    clock, at = case.history.clock, row.completed_at
+    if at is None or clock.stands:
+        return None
+    if clock.anchor_wall_at is not None and at < clock.anchor_wall_at:
+        return None  # it followed the clock that this one replaced
+    return clock.market_time(at)
+
+
+def _may_say_more(message: str) -> bool:
+    """
+    Say whether an attempt's error may have said that trying again helps later, or not at all.
+
+    Only one that a job raised can, and none of Python's own.
+    """
+    raised = _RAISED.match(message)
+    return raised is not None and not hasattr(builtins, raised[1])
+
+
+def _missing_faults(case: Case, each: RunCase, row: Execution) -> Iterator[str]:
+    """Find what is wrong with a sensor's attempt that gave up."""
+    said = _MISSING.match(row.error_message or "")
+    job = each.jobs.get(row.job_id)
+    if job is None:
+        return
+    due = {FAILED: "fail", SKIPPED: "skip"}.get(row.status)
+    if said is None or job.polls is None or not job.otherwise == said[3] == due:
+        yield f"it is no sensor that may so give up: {row.error_message}"
+        return
+    at, end = _told(said[1]), said[2]
+    ended_at = _market_end(case, row)
+    settle = case.tolerances.settle * max(case.history.clock.speed, 1)
+    if ended_at is not None and abs(at - ended_at) > settle:
+        yield f"it gave up at {_at(ended_at)}, not at {_at(at)}"
+    elif end == f"give_up={job.give_up}":
+        gives_up_at = each.gives_up_at(row)
+        if gives_up_at is not None and at < gives_up_at.replace(microsecond=0):
+            yield f"it was not to give up before {_at(gives_up_at)}"
+    elif (found := _WINDOW_ENDS.fullmatch(end)) is not None:
+        closes_at = row.window_closes_at
+        every, up_to = job.polls
+        longest = timedelta(seconds=min(up_to, every * 2.0 ** min(row.attempt_number - 1, 16)))
+        if row.forced or each.run.forced:
+            yield "it gave up for its window, but it is forced"
+        elif closes_at is None or _told(found[1]) != closes_at.replace(microsecond=0):
+            yield f"its window does not close at {found[1]} UTC"
+        elif at + longest + _INSTANT < closes_at:
+            yield f"it could have asked again, {longest} later, before {_at(closes_at)}"
+    elif end == "its session is none any more":
+        if each.in_session and not each.was_closed:
+            yield "its session was never closed"
+    elif end != "a clock that leaps waits for nothing" or case.history.live:
+        yield f"it had no reason to give up: {end}"
+
+
+def _told(text: str) -> datetime:
+    """Read an instant as messages have it."""
+    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
 
 
 def _is_poll(each: RunCase, rows: Sequence[Execution], number: int) -> bool:
@@ -764,6 +979,36 @@ def market_time_is_true(case: Case) -> Iterator[Violation]:
                 continue  # it followed the clock that this one replaced
             if not -ahead <= clock.market_time(wall_at) - market_at <= settle:
                 yield _of("market-time", row, f"{name} at {_at(wall_at)}, market {_at(market_at)}")
+
+
+def workers_were_there(case: Case) -> Iterator[Violation]:
+    """What started was started by a worker that was there; none was given up while it still was."""
+    settle = case.tolerances.settle
+    for row in case.history.executions:
+        message = row.error_message or ""
+        if row.status == FAILED and message.startswith(_OVERRAN):
+            limit, at = row.hard_limit_at, row.completed_at
+            if limit is not None and at is not None and not case.before(limit, at):
+                yield _of("rescued-early", row, f"it was given up before its limit, {_at(limit)}")
+        worker = case.history.workers.get(row.incarnation or "")
+        if worker is None or row.started_at is None:
+            continue  # of one of which there is no record nothing is known
+        since, until = worker.started_at, worker.ended_at
+        if not case.before(since, row.started_at, settle) or (
+            until is not None and not case.before(row.started_at, until, settle)
+        ):
+            words = (
+                f"{worker.worker} was there from {_at(since)} to {_at(until) if until else 'now'}"
+            )
+            yield _of("worker-gone", row, f"started at {_at(row.started_at)}, but {words}")
+        if (
+            row.status == FAILED
+            and _GIVEN_UP.match(message) is not None
+            and row.completed_at is not None
+            and (until is None or not case.before(until, row.completed_at))
+        ):
+            message = f"given up at {_at(row.completed_at)}, but its worker was still there"
+            yield _of("rescued-early", row, message)
 
 
 def upstream_came_first(case: Case) -> Iterator[Violation]:
@@ -919,6 +1164,9 @@ def ends_have_causes(case: Case) -> Iterator[Violation]:
                     job = each.jobs.get(row.job_id)
                     if job is None or job.otherwise != "skip":
                         yield _of("skipped", row, "it had started, and is no such sensor")
+                    else:
+                        for fault in _missing_faults(case, each, row):
+                            yield _of("skipped", row, fault)
                 elif row.status == SKIPPED and not _was_blocked(case, each, row, row.completed_at):
                     yield _of("skipped", row, "no upstream job kept it from running")
                 elif (change := _by_calendar(row)) is not None:
@@ -997,6 +1245,7 @@ def nothing_is_stuck(case: Case) -> Iterator[Violation]:
     """What is open waits for something, and no longer than it may."""
     if case.finished:
         return  # then nothing may be open at all
+    idle = _idle_since(case)
     for each in case.runs:
         if each.run.status != OPEN:
             continue
@@ -1007,15 +1256,41 @@ def nothing_is_stuck(case: Case) -> Iterator[Violation]:
                 yield _of_run("stuck", each.run, "all its jobs have ended, but it is open")
             continue
         for row in latest:
-            yield from _stuck(case, each, row)
+            yield from _stuck(case, each, row, idle)
 
 
-def _stuck(case: Case, each: RunCase, row: Execution) -> Iterator[Violation]:
+def _idle_since(case: Case) -> Mapping[str, datetime]:
+    """Return since when a worker that lives, and takes from a queue, has had nothing to run."""
+    since = {
+        worker.incarnation: worker.started_at
+        for worker in case.history.workers.values()
+        if worker.ended_at is None and worker.expires_at > case.as_of
+    }
+    for row in case.history.executions:
+        if row.incarnation not in since:
+            continue
+        if row.completed_at is None:
+            del since[row.incarnation]
+        else:
+            since[row.incarnation] = max(since[row.incarnation], row.completed_at)
+    idle: dict[str, datetime] = {}
+    for incarnation, at in since.items():
+        for queue in case.history.workers[incarnation].queues:
+            idle[queue] = min(at, idle.get(queue, at))
+    return idle
+
+
+def _stuck(
+    case: Case, each: RunCase, row: Execution, idle: Mapping[str, datetime]
+) -> Iterator[Violation]:
     late_by = case.tolerances.stuck
     window = each.window_for(row)
     if row.status == RUNNING:
+        seen_at = max(at for at in (row.started_at, row.named_at, row.created_at) if at is not None)
         if row.hard_limit_at is not None and row.hard_limit_at + late_by < case.as_of:
             yield _of("stuck", row, f"its hard limit was at {_at(row.hard_limit_at)}")
+        elif seen_at + late_by < case.as_of:
+            yield _of("stuck", row, f"no worker has said that it runs it since {_at(seen_at)}")
     elif row.status in (PENDING, QUEUED):
         if window is not None and case.history.live and window.closes_at + late_by < case.as_of:
             yield _of("stuck", row, f"its window {window} has closed")
@@ -1023,6 +1298,22 @@ def _stuck(case: Case, each: RunCase, row: Execution) -> Iterator[Violation]:
             since = _free_since(case, each, row, window)
             if since is not None and since + case.tolerances.forgotten < case.as_of:
                 yield _of("forgotten", row, f"nothing has kept it waiting since {_at(since)}")
+        elif row.queue in idle and (due_at := _due_at(case, each, row, window)) is not None:
+            since = max(due_at, idle[row.queue])
+            if since + late_by < case.as_of:
+                message = f"due since {_at(due_at)}, and a worker has had nothing to do"
+                yield _of("stuck", row, f"{message} since {_at(idle[row.queue])}")
+
+
+def _due_at(case: Case, each: RunCase, row: Execution, window: Window | None) -> datetime | None:
+    """Return since when a worker could have started a QUEUED job; ``None`` if that is not known."""
+    if row.scheduled_at is None or row.forced or each.run.forced:
+        return row.scheduled_at
+    if window is None:
+        return None
+    if not case.history.live:
+        return row.scheduled_at  # its window was open when it was claimed
+    return max(row.scheduled_at, window.opens_at) if window.opens_at < window.closes_at else None
 
 
 def _free_since(
@@ -1118,6 +1409,7 @@ RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
     starts_keep_to_windows,
     starts_keep_to_timeouts,
     market_time_is_true,
+    workers_were_there,
     upstream_came_first,
     previous_came_first,
     rows_are_whole,
@@ -1135,6 +1427,7 @@ RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
 def _count(case: Case) -> Counts:
     latest = [rows[-1] for each in case.runs for rows in each.attempts.values()]
     successes = again = windows = 0
+    without: list[Execution] = []
     for each in case.runs:
         for rows in each.attempts.values():
             times = sum(
@@ -1142,6 +1435,7 @@ def _count(case: Case) -> Counts:
                 for number, row in enumerate(rows)
             )
             successes += times > 0
+            without += rows[-1:] if not times else []
             again += max(times - 1, 0)
             windows += sum(
                 row.started_at is not None and each.window_for(row) is not None for row in rows
@@ -1155,12 +1449,7 @@ def _count(case: Case) -> Counts:
         runs_by_state=_tally(each.run.status for each in case.runs),
         jobs_by_state=_tally(row.status for row in latest),
         executions_by_state=_tally(row.status for row in case.history.executions),
-        without_success=_tally(
-            _why_not(rows[-1])
-            for each in case.runs
-            for rows in each.attempts.values()
-            if not any(row.status == SUCCESS for row in rows)
-        ),
+        without_success=_tally(map(_why_not, without)),
         windows=windows,
         other_calendar=sum(not each.same_calendar for each in case.runs),
         starts=len(case.starts),
@@ -1175,15 +1464,9 @@ def _tally(values: Iterator[str]) -> dict[str, int]:
 def _why_not(row: Execution) -> str:
     message = row.error_message or ""
     if row.status == FAILED:
-        if message.startswith("MISSING"):
+        if _MISSING.match(message) is not None:
             return "failed: what it waited for did not come"
-        if "workers were lost" in message:
-            return "failed: its workers were lost too often"
-        if "end of its window" in message:
-            return "failed: no time was left in its window"
-        if "end of its run" in message:
-            return "failed: no time was left in its run"
-        return "failed: no retry was left"
+        return f"failed: {_FINALLY.get(_why_final(message)[0] or '', 'without a reason')}"
     if row.status == EXPIRED:
         if message.startswith(_WINDOW_CLOSED):
             return "expired: its window closed"

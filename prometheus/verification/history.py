@@ -50,6 +50,8 @@ class Job:
     """Of a sensor: seconds of its first and of its longest pause."""
     otherwise: str | None = None
     """Of a sensor: what it does when it gives up."""
+    give_up: str | None = None
+    """Of a sensor: until when it asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,18 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True)
+class Worker:
+    """A row of ``worker_incarnations``: one process of a worker, from its start to its end."""
+
+    incarnation: str
+    worker: str
+    queues: tuple[str, ...]
+    started_at: datetime
+    expires_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """A row of ``audit``: what an operator did."""
 
@@ -167,6 +181,8 @@ class History:
     """``None`` where no trigger wrote them."""
     overrides: Overrides = field(default_factory=Overrides)
     """Of calendars, where the table is there."""
+    workers: Mapping[str, Worker] = field(default_factory=dict)
+    """By incarnation."""
 
     @property
     def live(self) -> bool:
@@ -202,6 +218,10 @@ _OVERRIDES = """
     SELECT override_id, exchange, market_id, session, kind, opens, closes, breaks, zone, reason,
            source, announced_at, author, recorded_at, withdraws
     FROM calendar_overrides ORDER BY override_id
+"""
+_WORKERS = """
+    SELECT incarnation, worker, CAST(queues AS TEXT), started_at, expires_at, ended_at
+    FROM worker_incarnations
 """
 _CHANGES = "SELECT execution_id, old, new, at, seq FROM status_changes ORDER BY seq"
 _NOW = {
@@ -239,6 +259,10 @@ def read_history(connection: Connection) -> History:
     overrides = Overrides()
     if tables.has_table("calendar_overrides"):
         overrides = Overrides(tuple(map(_override, _rows(connection, _OVERRIDES))))
+    workers = {
+        row[0]: Worker(row[0], row[1], tuple(json.loads(row[2])), *map(_instant, row[3:]))
+        for row in _rows(connection, _WORKERS)
+    }
     market_at, wall_at, speed = next(_rows(connection, _CLOCK))
     return History(
         runs=runs,
@@ -249,6 +273,7 @@ def read_history(connection: Connection) -> History:
         ticked_at=_instant(next(_rows(connection, _TICKED))[0]),
         changes=changes,
         overrides=overrides,
+        workers=workers,
     )
 
 
@@ -278,6 +303,7 @@ def read_definition(text: str) -> Definition:
             start=each.get("start"),
             polls=(sensor["every_seconds"], sensor["up_to_seconds"]) if sensor else None,
             otherwise=sensor["otherwise"] if sensor else None,
+            give_up=sensor["give_up"] if sensor else None,
         )
         if job.job_id in jobs:
             raise ValueError(f"job {job.job_id!r} is in it twice")

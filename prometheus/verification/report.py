@@ -38,7 +38,8 @@ class Tolerances:
     forgotten: timedelta = timedelta(minutes=5)
     """After which an open job must have moved, once nothing keeps it waiting."""
     stuck: timedelta = timedelta(minutes=15)
-    """After its window's end or hard limit, by when an open job must have ended."""
+    """After its window's end or hard limit, by when an open job must have ended; and how long none
+    may wait in the queue of a worker that has nothing to do, or run with no worker that says so."""
     clock_steps: timedelta = timedelta(0)
     """How far the database's clock may have been set back meanwhile."""
 

@@ -19,7 +19,7 @@ from prometheus.core.trading_calendar import Phases, TradingCalendar
 from prometheus.errors import HorizonError, PrometheusError
 
 _A_DAY = timedelta(hours=24)
-_START = re.compile(r"(open|close)([+-])?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?")
+_TIME = re.compile(r"(?:(open|close)([+-])?)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +155,24 @@ def _beginning(phases: Phases, state: str | None, start: str | None) -> datetime
     begins_at = _phase_beginning(phases, state)
     if start is None:
         return begins_at
-    match = _START.fullmatch(start)
+    starts_at = limit_of(phases, start, begins_at)
+    return starts_at if state is None else max(begins_at, starts_at)
+
+
+def limit_of(phases: Phases, text: str, since: datetime) -> datetime:
+    """
+    Read a time of a session: ``close+45m``, or ``6h`` after an instant.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = _TIME.fullmatch(text)
     if match is None:
-        raise ValueError(f"{start!r} is no time of a session")
+        raise ValueError(f"{text!r} is no time of a session")
     event, sign, days, hours, minutes, seconds = match.groups(default="0")
     away = timedelta(days=int(days), hours=int(hours), minutes=int(minutes), seconds=float(seconds))
-    told = phases.open_at if event == "open" else phases.close_at
-    starts_at = told - away if sign == "-" else told + away
-    return starts_at if state is None else max(begins_at, starts_at)
+    told = {"open": phases.open_at, "close": phases.close_at}.get(event, since)
+    return told - away if sign == "-" else told + away
 
 
 def _phase_beginning(phases: Phases, state: str | None) -> datetime:

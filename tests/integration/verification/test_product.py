@@ -14,7 +14,7 @@ from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange
-from prometheus.persistence import executions, operators
+from prometheus.persistence import executions, leases, operators
 from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.executions import Failure, Started
@@ -217,6 +217,72 @@ class TestOperators:
         world.running(dag, "a", world.worker())
         assert rules(world.engine) == {"unfinished"}
         assert rules(world.engine, finished=False) == set()
+
+
+class TestFinalFailures:
+    def test_what_the_product_says_of_them_is_true(self, world: World) -> None:
+        dag = world.run(
+            job("retries", max_retries=0), job("lost"), job("window"), job("waits"), job("no_help"),
+            run_timeout=timedelta(hours=3),
+        )  # fmt: skip
+        other = world.run(job("run"), pipeline="other", run_timeout=timedelta(seconds=50))
+        worker = world.worker()
+        world.fail(world.running(dag, "retries", worker))
+        for _ in range(3):
+            world.fail(world.running(dag, "lost", worker), LOST, max_lost=2)
+        world.fail(world.running(dag, "window", worker, closes=timedelta(seconds=50)))
+        tomorrow = world.now() + timedelta(days=1)
+        waits = Failure("SpentError: no", {"type": "SpentError"}, not_before=tomorrow)
+        world.fail(world.running(dag, "waits", worker), waits)
+        barred = Failure("BarredError: no", {"type": "BarredError"}, final=True)
+        world.fail(world.running(dag, "no_help", worker), barred)
+        world.fail(world.running(other, "run", worker))
+        world.close(dag)
+        world.close(other)
+        report = checked(world.engine, max_lost=2)
+        assert report.violations == ()
+        assert report.counts.without_success == {
+            "failed: its error said that trying again would not help": 1,
+            "failed: its workers were lost too often": 1,
+            "failed: no retry was left": 1,
+            "failed: no time was left in its run": 1,
+            "failed: no time was left in its window": 2,
+        }
+        assert rules(world.engine, max_lost=3) == {"not-retried"}
+        for job_id in ("window", "run"):
+            break_it(
+                world.engine,
+                "UPDATE job_executions SET error_message = 'no (not tried again: soon)'"
+                f" WHERE job_id = '{job_id}'",
+            )
+        assert rules(world.engine) == {"not-retried"}
+
+    @pytest.mark.parametrize("ended", [True, False])
+    def test_an_attempt_that_is_taken_from_a_worker_that_is_there_is_found(
+        self, world: World, ended: bool
+    ) -> None:
+        dag = world.run(job("a", max_retries=0))
+        worker = world.worker(lease=timedelta(0))
+        execution_id = world.running(dag, "a", worker)
+        with writing(world.engine) as connection:
+            now = leases.wall_time(connection)
+            if ended:
+                leases.give_up_workers(connection, now)
+            (orphan,) = leases.find_orphans(connection, now, over_limit_by=timedelta(minutes=1))
+        lost = Failure(orphan.message, {"type": "orphan"}, lost=True)
+        world.fail(execution_id, lost, max_lost=0)
+        world.close(dag)
+        assert rules(world.engine) == (set() if ended else {"rescued-early"})
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_a_job_whose_message_was_lost_is_found(world: World, forced: bool) -> None:
+    dag = world.run(job("a"), forced=forced)
+    world.worker(lease=timedelta(hours=1))
+    world.claim(world.starts(dag, "a", forced=forced))
+    found = rules(world.engine, finished=False)
+    later = world.now() + timedelta(minutes=20)
+    assert rules(world.engine, finished=False, now=later) == found | {"stuck"}
 
 
 class TestTriggers:

@@ -16,7 +16,7 @@ import pytest
 
 from prometheus.core.clock import MarketClock
 from prometheus.verification import Expectation, StartRecord, Tolerances, checks, judge
-from prometheus.verification.history import Change, History
+from prometheus.verification.history import Change, History, Worker
 from tests.unit.verification.histories import (
     DEFINITION,
     JOBS,
@@ -125,6 +125,16 @@ def again(history: History) -> History:
     return run_changed(history, 1, completed_at=at("01 22:00:45"), updated_at=at("01 22:00:45"))
 
 
+PAST_WINDOW = (
+    " (not tried again: the retry at 2025-12-03 13:30:10 UTC would be at or past the end of its "
+    "window, 2025-12-03 13:30:00 UTC)"
+)
+PAST_RUN = (
+    " (not tried again: the retry at 2025-12-02 21:30:10 UTC would be at or past the end of its "
+    "run, 2025-12-02 21:30:01 UTC (run_timeout 8h))"
+)
+NO_HELP = " (not tried again: the error says that it would not help)"
+
 MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
     # Runs.
     ("two runs of a session", second_run, ["run-twice"]),
@@ -232,6 +242,8 @@ MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
         change("prices-1-1", error_message="handed back: worker stopped"),
         ["counters"],
     ),
+    ("a first attempt with retries behind it", change("returns-2-1", retries=1), ["counters"]),
+    ("an operator's that goes on counting", change("returns-2-2", lost=1), ["counters"]),
     ("a retry too many", redefined(1, job_id="prices", max_retries=0), ["counters"]),
     ("a wrong bound", change("prices-1-2", retry_bound_seconds=120), ["retry-delay"]),
     (
@@ -249,7 +261,7 @@ MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
     (
         "a failure without a next attempt",
         change("prices-1-2", forced=True, retry_bound_seconds=None),
-        ["not-retried", "operator-without-audit"],
+        ["counters", "not-retried", "operator-without-audit"],
     ),
     (
         "retries that were left",
@@ -262,7 +274,7 @@ MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
             changed(
                 history,
                 "returns-2-1",
-                error_message="x (not tried again: at or past the end of its window)",
+                error_message=f"ValueError: no{PAST_WINDOW}",
             ),
             2,
             forced=True,
@@ -407,6 +419,188 @@ MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
 )
 def test_one_broken_fact_is_found(mutation: Mutation, found: list[str]) -> None:
     assert rules(mutation(sound())) == sorted(found)
+
+
+def unfounded(
+    message: str,
+    ended: str = "02 21:00:41",
+    *,
+    run_timeout: float | None = None,
+    clock: MarketClock | None = None,
+    max_lost: int | None = None,
+    **values: Any,
+) -> list[str]:
+    """Let an attempt of returns on the 2nd fail for good; say what is found of its reason."""
+    jobs = [{**each, "max_retries": 9} if each["job_id"] == "returns" else each for each in JOBS]
+    definition = {**DEFINITION, "jobs": jobs, "run_timeout_seconds": run_timeout}
+    history = run_changed(
+        sound(), 2, definition=json.dumps(definition), definition_hash=digest(definition)
+    )
+    began = at(ended) - SECOND
+    history = changed(
+        history, "returns-2-1", error_message=message, started_at=began, started_market_at=began,
+        completed_at=at(ended), updated_at=at(ended), **values,
+    )  # fmt: skip
+    history = replace(history, clock=clock or history.clock)
+    found = judge(history, max_lost=max_lost).violations
+    return [each.message for each in found if each.rule == "not-retried"]
+
+
+LATE = "03 13:29:40"
+"""20 seconds before the window of the 2nd closes."""
+LEAPS = MarketClock(at("11 12:00"), at("01 12:00"), 0)
+LOST_3 = "worker lost: host h, pid 1, last seen never"
+
+
+@pytest.mark.parametrize(
+    ("message", "asked"),
+    [
+        ("ValueError: no (not tried again: attempt 1, max_retries is 9)", {"retries": 9}),
+        (f"ValueError: no{PAST_WINDOW}", {"ended": LATE}),
+        (f"handed back: worker stopped{PAST_WINDOW}", {"ended": "03 13:30:10"}),
+        # How long such an error asked to wait is not written down.
+        (f"QuotaSpentError: no{PAST_WINDOW}", {}),
+        (f"ValueError: no{PAST_RUN}", {"ended": "02 21:29:40", "run_timeout": 28_800}),
+        (f"{LOST_3} (not tried again: 4 workers were lost with it)", {"lost": 3}),
+        (f"{LOST_3} (not tried again: 4 workers were lost with it)", {"lost": 3, "max_lost": 3}),
+        (f"BarredError: no{NO_HELP}", {}),
+        # What the clock said then is not known.
+        (f"ValueError: no{PAST_WINDOW}", {"clock": LEAPS}),
+        (f"ValueError: no{PAST_WINDOW}", {"clock": MarketClock(at("11 12:00"), at("11 12:00"), 1)}),
+    ],
+)  # fmt: skip
+def test_a_failure_is_final_for_a_reason_that_is_true(message: str, asked: dict[str, Any]) -> None:
+    assert unfounded(message, **asked) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "asked", "found"),
+    [
+        # What the job itself says is no reason, wherever it says it.
+        ("ValueError: the order was not tried again", {}, "no next attempt was written"),
+        ("ValueError: at the end of its window", {}, "no next attempt was written"),
+        (f"ValueError:{NO_HELP} nor did", {}, "no next attempt was written"),
+        (f"ValueError: no{NO_HELP}", {}, "such an error can not say"),
+        (f"timed out after 60 s{NO_HELP}", {}, "such an error can not say"),
+        (
+            "ValueError: no (not tried again: attempt 1, max_retries is 9)", {"retries": 8},
+            "only 8 of 9 retries were used",
+        ),
+        (
+            "ValueError: no (not tried again: attempt 1, max_retries is 8)", {"retries": 9},
+            "max_retries is 9, not 8",
+        ),
+        (
+            "ValueError: no (not tried again: attempt 2, max_retries is 9)", {"retries": 9},
+            "it is attempt 1, not 2",
+        ),
+        (
+            f"{LOST_3} (not tried again: attempt 1, max_retries is 9)", {"retries": 9},
+            "such an end costs no retry",
+        ),
+        (
+            f"{LOST_3} (not tried again: 4 workers were lost with it)", {},
+            "1 workers were lost with it, and not 4",
+        ),
+        (
+            "ValueError: no (not tried again: 4 workers were lost with it)", {"lost": 3},
+            "3 workers were lost with it, and not 4",
+        ),
+        (
+            f"{LOST_3} (not tried again: 4 workers were lost with it)",
+            {"lost": 3, "max_lost": 4},
+            "only 4 workers were lost with it, but max_lost is 4",
+        ),
+        (f"ValueError: no{PAST_WINDOW}", {}, "not at 2025-12-03 13:30:10"),
+        (f"ValueError: no{PAST_WINDOW}", {"ended": "03 13:30:12"}, "not at 2025-12-03 13:30:10"),
+        (f"{LOST_3}{PAST_WINDOW}", {"ended": LATE}, "not at 2025-12-03 13:30:10"),
+        (f"ValueError: no{PAST_WINDOW}", {"ended": LATE, "forced": True}, "but it is forced"),
+        (
+            f"ValueError: no{PAST_WINDOW}",
+            {"ended": LATE, "window_closes_at": at("03 13:31")},
+            "its window closes at 2025-12-03 13:31:00",
+        ),
+        (
+            f"ValueError: no{PAST_WINDOW.replace('13:30:10', '13:29:59')}", {"ended": LATE},
+            "would have been in time",
+        ),
+        (
+            f"ValueError: no{PAST_WINDOW.replace('13:30:10', '13:29:59')}", {"clock": LEAPS},
+            "would have been in time",
+        ),
+        (
+            # In a replay no error can ask for a wait.
+            f"QuotaSpentError: no{PAST_WINDOW}",
+            {"clock": MarketClock(at("01 12:00"), at("01 12:00"), 1)},
+            "not at 2025-12-03 13:30:10",
+        ),
+        (f"ValueError: no{PAST_RUN}", {"ended": "02 21:29:40"}, "which does not count for it"),
+        (
+            f"ValueError: no{PAST_RUN}",
+            {"ended": "02 21:29:40", "run_timeout": 28_860},
+            "its run's time ends at 2025-12-02 21:31:01",
+        ),
+        (
+            f"ValueError: no{PAST_RUN}",
+            {"ended": "02 21:29:40", "run_timeout": 28_800, "forced": True},
+            "which does not count for it",
+        ),
+        (
+            f"ValueError: no{PAST_RUN}", {"run_timeout": 28_800},
+            "not at 2025-12-02 21:30:10",
+        ),
+        (
+            f"ValueError: no{PAST_RUN.replace('21:30:10', '21:29:59')}",
+            {"ended": "02 21:29:40", "run_timeout": 28_800},
+            "would have been in time",
+        ),
+    ],
+)  # fmt: skip
+def test_a_failure_that_is_final_for_no_true_reason_is_found(
+    message: str, asked: dict[str, Any], found: str
+) -> None:
+    (fault,) = unfounded(message, **asked)
+    assert found in fault
+
+
+def workers(incarnation: str = "i", **values: Any) -> dict[str, Worker]:
+    there = {
+        "worker": "worker@host",
+        "queues": ("US_EQ",),
+        "started_at": at("01 13:00"),
+        "expires_at": at("06 00:00"),
+        "ended_at": None,
+    }
+    return {incarnation: Worker(incarnation, **{**there, **values})}
+
+
+def test_a_start_by_a_worker_that_was_not_there_is_found() -> None:
+    assert rules(replace(sound(), workers=workers())) == []
+    assert rules(replace(sound(), workers=workers("another"))) == []
+    assert rules(replace(sound(), workers=workers(ended_at=at("04 08:00")))) == ["worker-gone"]
+    assert rules(replace(sound(), workers=workers(started_at=at("01 20:00")))) == ["worker-gone"]
+
+
+@pytest.mark.parametrize(
+    ("ended_at", "found"),
+    [("02 21:00:34", []), ("02 21:00:36", ["rescued-early"]), (None, ["rescued-early"])],
+)
+def test_an_attempt_that_was_taken_from_a_worker_before_its_end_is_found(
+    ended_at: str | None, found: list[str]
+) -> None:
+    history = changed(
+        sound(), "prices-2-1", incarnation="lost",
+        error_message="worker lost: host h, pid 1, last seen 2025-12-02 21:00:04 UTC",
+    )  # fmt: skip
+    lost = workers("lost", ended_at=at(ended_at) if ended_at else None)
+    assert rules(replace(history, workers=workers() | lost)) == found
+
+
+def test_an_attempt_that_was_given_up_before_its_limit_is_found() -> None:
+    message = "ended without a report by its hard limit on worker@host"
+    history = changed(sound(), "prices-2-1", error_message=message)
+    assert rules(history) == ["rescued-early"]
+    assert rules(changed(history, "prices-2-1", hard_limit_at=at("02 21:00:34"))) == []
 
 
 def test_every_rule_is_broken_somewhere_in_this_file() -> None:
@@ -703,7 +897,8 @@ def test_a_job_that_waits_for_its_window_is_not_forgotten() -> None:
 def test_a_job_below_a_failure_must_be_skipped() -> None:
     history = changed(
         still_open(), "returns-5-1", status="FAILED", completed_at=at("05 21:01:05"),
-        updated_at=at("05 21:01:05"), error_message="no (not tried again: max_retries is 0)",
+        updated_at=at("05 21:01:05"),
+        error_message="E: no (not tried again: attempt 1, max_retries is 0)",
     )  # fmt: skip
     assert rules(history, finished=False, now=at("05 21:05")) == []
     assert rules(history, finished=False, now=at("05 21:07")) == ["forgotten"]
@@ -738,8 +933,62 @@ def test_work_is_late_only_as_far_as_a_scheduler_was_there() -> None:
 
 
 def test_a_job_past_its_limit_is_stuck() -> None:
-    assert rules(still_open(), finished=False, now=at("05 21:17")) == []
-    assert rules(still_open(), finished=False, now=at("05 21:18")) == ["stuck"]
+    history = changed(still_open(), "returns-5-1", named_at=at("05 21:16"))
+    assert rules(history, finished=False, now=at("05 21:17")) == []
+    assert rules(history, finished=False, now=at("05 21:18")) == ["stuck"]
+
+
+def test_a_job_that_no_worker_names_is_stuck() -> None:
+    history = changed(still_open(), "returns-5-1", hard_limit_at=at("06 21:00"))
+    assert rules(history, finished=False, now=at("05 21:16")) == []
+    assert rules(history, finished=False, now=at("05 21:17")) == ["stuck"]
+    named = changed(history, "returns-5-1", named_at=at("05 21:10"))
+    assert rules(named, finished=False, now=at("05 21:17")) == []
+
+
+def queued(**values: Any) -> History:
+    """On the 5th, returns waits in its queue, and a worker that takes from it has run the rest."""
+    history = changed(
+        still_open(), "returns-5-1", status="QUEUED", started_at=None, started_market_at=None,
+        worker=None, named_at=None, incarnation=None, hard_limit_at=None, **values,
+    )  # fmt: skip
+    return replace(history, workers=workers(expires_at=at("05 22:00")))
+
+
+@pytest.mark.parametrize("values", [{}, {"forced": True}])
+def test_a_job_whose_message_is_lost_is_stuck(values: dict[str, Any]) -> None:
+    history = queued(**values)
+    asked: dict[str, Any] = {"finished": False, "now": at("05 21:17")}
+    assert rules(history, finished=False, now=at("05 21:16")) == ["forced"] * len(values)
+    assert "stuck" in rules(history, **asked)
+    assert "stuck" in rules(run_changed(history, 5, forced=True, trigger="operator"), **asked)
+    # Nothing is known of one that is not due yet, or that nobody could have taken.
+    for waits in (
+        changed(history, "returns-5-1", scheduled_at=at("05 21:03")),
+        replace(history, workers=workers(expires_at=at("05 21:10"))),
+        replace(history, workers=workers(expires_at=at("05 22:00"), ended_at=at("05 21:10"))),
+        replace(history, workers=workers(expires_at=at("05 22:00"), queues=("EU_EQ",))),
+        replace(history, workers=workers(expires_at=at("05 22:00"), started_at=at("05 21:05"))),
+        with_rows(history, done("report", 4, "05 21:05:00")),
+        with_rows(history, row("report", 4, "RUNNING", scheduled="04 15:00", started="04 15:00")),
+    ):
+        assert "stuck" not in {
+            found.rule for found in judge(waits, **asked).violations if found.job_id == "returns"
+        }
+
+
+def test_a_job_whose_message_is_lost_is_stuck_in_a_replay() -> None:
+    history = replace(queued(), clock=MarketClock(at("05 21:01:02"), at("05 21:01:02"), 0))
+    assert rules(history, finished=False, now=at("05 21:16")) == []
+    assert rules(history, finished=False, now=at("05 21:17")) == ["stuck"]
+
+
+def test_a_job_whose_window_was_moved_waits_for_it() -> None:
+    history = queued(window_opens_at=at("05 22:00"))
+    moved = run_changed(history, 5, calendar_version="older")
+    assert "stuck" not in rules(moved, finished=False, now=at("05 21:17"))
+    forced = changed(moved, "returns-5-1", forced=True)
+    assert "stuck" in rules(forced, finished=False, now=at("05 21:17"))
 
 
 def test_a_job_past_its_window_is_stuck() -> None:
@@ -814,9 +1063,10 @@ def test_a_run_that_opens_with_its_first_job_is_fine() -> None:
 SENSOR = {"every_seconds": 300.0, "up_to_seconds": 900.0, "expected": None, "give_up": "6h"}
 
 
-def polling(otherwise: str = "fail", **following: Any) -> History:
+def polling(otherwise: str = "fail", *, give_up: str = "6h", **following: Any) -> History:
     """On the 1st, prices are a sensor whose first poll finds nothing."""
-    history = redefined(1, job_id="prices", sensor={**SENSOR, "otherwise": otherwise})(sound())
+    sensor = {**SENSOR, "otherwise": otherwise, "give_up": give_up}
+    history = redefined(1, job_id="prices", sensor=sensor)(sound())
     history = changed(history, "prices-1-1", status="SUCCESS", error_message=None)
     costs = {"retries": 0, "retry_bound_seconds": 300, "retry_delay_seconds": 300}
     return changed(history, "prices-1-2", **{**costs, **following})
@@ -838,14 +1088,70 @@ def test_a_poll_that_costs_something_or_comes_at_the_wrong_time_is_found() -> No
 
 
 def test_a_sensor_that_is_skipped_when_it_gives_up_may_have_started() -> None:
-    gone = "MISSING: it had not come"
+    gone = missing("give_up=1s", "skip")
 
     def skipped(otherwise: str) -> list[str]:
-        history = polling(otherwise)
+        history = polling(otherwise, give_up="1s")
         return rules(changed(history, "prices-1-2", status="SKIPPED", error_message=gone))
 
     assert "skipped" in skipped("fail")
     assert "skipped" not in skipped("skip")
+
+
+def missing(end: str, otherwise: str = "fail", at: str = "21:00:38") -> str:
+    return (
+        f"MISSING: it had not come at 2025-12-01 {at} UTC, when the sensor gave up "
+        f"(not tried again: {end}, otherwise={otherwise}): the feed says no"
+    )
+
+
+CLOSES = "its window ends at 2025-12-02 13:30:00 UTC"
+
+
+@pytest.mark.parametrize(
+    ("message", "give_up", "values", "found"),
+    [
+        (missing("give_up=1s"), "1s", {}, ""),
+        (missing("give_up=close+30s"), "close+30s", {}, ""),
+        (missing("give_up=6h"), "6h", {}, "not to give up before 2025-12-02 03:00:00"),
+        (missing("give_up=open+7h"), "open+7h", {}, "not to give up before 2025-12-01 21:30:00"),
+        (missing("give_up=1s"), "6h", {}, "it had no reason to give up: give_up=1s"),
+        (missing("give_up=1s", at="21:10:00"), "1s", {}, "it gave up at 2025-12-01 21:00:38"),
+        (missing("give_up=1s", "skip"), "1s", {}, "it is no sensor that may so give up"),
+        (missing(CLOSES), "6h", {}, "it could have asked again, 0:10:00 later"),
+        (missing(CLOSES), "6h", {"window_closes_at": at("01 21:05")}, "does not close at"),
+        (missing(CLOSES), "6h", {"forced": True}, "it is forced"),
+        (missing("its session is none any more"), "6h", {}, "its session was never closed"),
+        (missing("a clock that leaps waits for nothing"), "6h", {}, "it had no reason to give up"),
+        (f"ValueError: {missing('give_up=1s')}", "1s", {}, "no next attempt was written"),
+    ],
+)
+def test_what_a_sensor_says_when_it_gives_up_is_held_against_its_rule(
+    message: str, give_up: str, values: dict[str, Any], found: str
+) -> None:
+    history = polling(give_up=give_up)
+    history = changed(history, "prices-1-2", status="FAILED", error_message=message, **values)
+    faults = [each.message for each in judge(history).violations if each.rule == "not-retried"]
+    assert [found in fault for fault in faults] == [True] * bool(found)
+    if not found:
+        assert "failed: what it waited for did not come" in judge(history).counts.without_success
+
+
+def test_a_sensor_gives_up_for_its_window_when_the_next_poll_would_be_past_it() -> None:
+    late = at("02 13:25")
+    history = changed(
+        polling(), "prices-1-2", status="FAILED", started_at=late, started_market_at=late,
+        completed_at=late, updated_at=late, error_message=missing(CLOSES).replace(
+            "2025-12-01 21:00:38", "2025-12-02 13:25:00"
+        ),
+    )  # fmt: skip
+    assert "not-retried" not in rules(history)
+
+
+def test_a_sensor_gives_up_at_once_where_the_clock_leaps() -> None:
+    message = missing("a clock that leaps waits for nothing")
+    history = changed(polling(), "prices-1-2", status="FAILED", error_message=message)
+    assert "not-retried" not in rules(replace(history, clock=LEAPS))
 
 
 def test_sessions_that_a_pipeline_leaves_out_are_not_missing() -> None:
