@@ -16,7 +16,7 @@ from celery.signals import beat_init
 from sqlalchemy.exc import DBAPIError
 
 from prometheus.persistence import migrate
-from prometheus.persistence.engine import is_contended, is_unavailable
+from prometheus.persistence.engine import is_unavailable
 from prometheus.persistence.migrate import DatabaseRevisionError
 from workers.app import runtime, say_what_will_not_run
 from workers.processes import end_when_stuck
@@ -88,10 +88,7 @@ class MarketScheduler(Scheduler):
                 self._away_for = None
                 log.warning("database_back")
         except Exception as error:  # a beat that ends is worse than any error
-            if isinstance(error, DBAPIError) and is_contended(error):
-                log.warning("tick_held_up", extra={"error": str(error.orig)})
-                wait = AFTER_AN_ERROR
-            elif isinstance(error, DBAPIError) and is_unavailable(error):
+            if isinstance(error, DBAPIError) and is_unavailable(error):
                 wait = self._wait_for_database(error)
             else:
                 log.exception("tick_failed")

@@ -70,6 +70,24 @@ def test_standby_that_takes_the_lead_rescues_at_once(installation: Installation)
     assert standby.totals["rescued"] == 1
 
 
+def test_mark_of_a_scheduler_that_has_just_begun_tells_of_the_other_that_rescues(
+    installation: Installation,
+) -> None:
+    """Without election; a worker that is cut off goes by the mark."""
+    broker = RecordingBroker()
+    old, new = (make_scheduler(installation.engine, broker) for _ in range(2))
+    old.tick()
+    first = broker.mark
+    new.tick()
+    second = broker.mark
+
+    assert first is not None
+    assert second is not None
+    assert first.owner != second.owner
+    assert second.at > first.at
+    assert second.reachable_since == first.reachable_since
+
+
 def _rescuer(
     installation: Installation,
     *,
