@@ -41,17 +41,20 @@ class Hearing(bootsteps.StartStopStep):
         super().__init__(worker, **kwargs)
         self._worker = worker
         self._stopping = threading.Event()
-        self._begins_anew = True
+        self._is_told_to_stop = False
         self._queues: list[str] = []
         self._looks: dict[str, tuple[bytes, int]] = {}
         """By queue, what waits at its front, and the number of looks at which it did."""
         self._said = False
-        worker_shutting_down.connect(self._end_for_good)
+        worker_shutting_down.connect(self._note_stop)
 
-    def _end_for_good(self, **_: Any) -> None:
-        """Not begin anew after all: somebody has asked this worker to stop meanwhile."""
-        atexit.unregister(begin_anew)
-        self._begins_anew = False
+    def _note_stop(self, **_: Any) -> None:
+        self._is_told_to_stop = True
+
+    def _begin_anew(self) -> None:
+        """Become a new process, unless somebody has asked this worker to stop meanwhile."""
+        if not self._is_told_to_stop:
+            begin_anew()
 
     def start(self, worker: Any) -> None:  # noqa: ARG002
         """Begin to look; in a thread, because the event loop may be what is deaf."""
@@ -95,11 +98,10 @@ class Hearing(bootsteps.StartStopStep):
         # What runs ends first: a deaf worker takes nothing new.
         if not state.reserved_requests:
             log.warning("worker_restarts", extra={"queues": ", ".join(deaf)})
-            atexit.register(begin_anew)
+            atexit.register(self._begin_anew)
             state.should_stop = os.EX_OK
             if not self._stopping.wait(STOPS_WITHIN):
                 log.error("worker_stuck")
                 kill_children()
-                if self._begins_anew:
-                    begin_anew()
-                os._exit(os.EX_OK)
+                self._begin_anew()
+                os._exit(os.EX_OK)  # told to stop, which the event loop can not do

@@ -262,7 +262,8 @@ class Attempts:
         for execution_id in left:
             try:
                 self.fail(execution_id, failure, incarnation=incarnation)
-            except Exception as error:  # a run that can not be read, a row that is held: not all
+            except (PrometheusError, DBAPIError) as error:
+                # A run that can not be read, or a row that is held, keeps back no other.
                 if is_unavailable(error) and not is_contended(error):
                     raise
                 log.exception("not_handed_back", extra={"execution": execution_id})

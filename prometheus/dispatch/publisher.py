@@ -46,14 +46,15 @@ CANARY_EXPIRES_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What the leader leaves in Redis at each tick: a sign that it has the database."""
+    """What a scheduler that ticks leaves in Redis: a sign that it has the database."""
 
     at: datetime
     """When it last had it, by the database's clock."""
     owner: str
     epoch: int
     reachable_since: datetime | None = None
-    """Since when the leader has had it without a gap; ``None`` of a release that did not tell."""
+    """Since when it, or another that left its mark lately, has had it without a gap; ``None`` of a
+    release that did not tell."""
 
 
 class BrokerUnavailableError(Exception):

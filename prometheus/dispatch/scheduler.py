@@ -494,7 +494,7 @@ class Scheduler:
 
     def _lead(self) -> bool:
         leadership = self._ask_to_lead()
-        if self._has_more(leadership):
+        if self._should_replace(leadership):
             facts = {"epoch": leadership.epoch, "leader": leadership.owner}
             log.warning("leader_without_broker", extra=facts)
             leadership = self._ask_to_lead(instead_of=leadership.epoch)
@@ -521,8 +521,8 @@ class Scheduler:
                 instead_of=instead_of,
             )
 
-    def _has_more(self, leadership: leases.Leadership) -> bool:
-        """Say whether another leads who has had no broker for a lease, and this has one."""
+    def _should_replace(self, leadership: leases.Leadership) -> bool:
+        """Say whether another leads that has had no broker for a lease, and this one has it."""
         lost_at = leadership.broker_lost_at
         if lost_at is None or leadership.at - lost_at <= self._pace.lease:
             return False
@@ -719,12 +719,12 @@ class Scheduler:
                 self._reconcile(now, everything=True)
             # Not where something could not be sent: then the next tick must still miss the mark.
             if not self._broker_away:
-                since = self._rescues_since(mark, now)
+                since = self._earliest_reachable_since(mark, now)
                 self._broker.leave_mark(now.wall_at, self._owner, self._epoch or 0, since)
         except BrokerUnavailableError as error:
             self._lose_broker(error)
 
-    def _rescues_since(self, mark: Mark | None, now: Now) -> datetime | None:
+    def _earliest_reachable_since(self, mark: Mark | None, now: Now) -> datetime | None:
         """
         Return since when a scheduler has had the database: this one, or another that lives.
 

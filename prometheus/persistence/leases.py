@@ -320,7 +320,8 @@ def lead(
     """
     Take, keep or look at the lead; by the database's clock.
 
-    The lead passes when its lease has run out; each change of owner raises the epoch.
+    The lead passes when its lease has run out, or to whoever asks for it in place of its epoch;
+    each change of owner raises the epoch.
 
     Args:
         ticked_at: When the one who asks last completed a tick; kept with the lead, if it is his.

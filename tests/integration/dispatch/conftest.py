@@ -24,6 +24,12 @@ from tests.servers import PostgresServer, Process, wait_until
 
 TRIAL = Path(__file__).parent / "trial.py"
 SESSION = date(2026, 11, 20)
+SHORT_LEASE = {
+    "PROMETHEUS__WORKERS__LEASE": "6s",
+    "PROMETHEUS__WORKERS__RENEWAL": "1s",
+    "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
+}
+"""Settings with which workers are soon given up."""
 _TWO_HOURS = timedelta(hours=2)
 
 

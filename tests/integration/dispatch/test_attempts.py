@@ -17,7 +17,7 @@ from prometheus.persistence import operators
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import writing
 from prometheus.persistence.tables import job_executions
-from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.servers import PostgresServer, RedisServer, is_alive, wait_until
 
 
@@ -311,13 +311,6 @@ def test_on_failure_is_called_once_for_a_final_failure(
         told.read_text().splitlines()
         == ["always_fails 2 RuntimeError: no (not tried again: attempt 2, max_retries is 1)"] * 2
     )
-
-
-SHORT_LEASE = {
-    "PROMETHEUS__WORKERS__LEASE": "6s",
-    "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
-    "PROMETHEUS__WORKERS__RENEWAL": "1s",
-}
 
 
 @pytest.mark.promise("P4")

@@ -15,7 +15,7 @@ from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace
 from prometheus.persistence.engine import reading
 from prometheus.persistence.leases import wall_time
-from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler
 from tests.servers import (
     Gate,
@@ -28,11 +28,7 @@ from tests.servers import (
 )
 
 LEASE = timedelta(seconds=9)
-SHORT_LEASE = {
-    "PROMETHEUS__WORKERS__LEASE": "9s",
-    "PROMETHEUS__WORKERS__RENEWAL": "1s",
-    "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
-}
+LEASE_OF_9 = {**SHORT_LEASE, "PROMETHEUS__WORKERS__LEASE": "9s"}
 
 
 @pytest.fixture
@@ -69,7 +65,7 @@ def test_worker_that_alone_is_cut_off_ends_its_job_before_its_lease_ends(
     how: str,
 ) -> None:
     """Nobody else starts it again while it still runs, and it costs no retry."""
-    installation.settings |= SHORT_LEASE
+    installation.settings |= LEASE_OF_9
     gate = gates.enter_context(Gate(to_postgres(postgres_server)))
     installation.beat()
     through(gate, installation).worker()
@@ -101,7 +97,7 @@ def test_worker_that_is_cut_off_from_redis_too_ends_its_job_and_says_why(
     gates: ExitStack,
     tmp_path: Path,
 ) -> None:
-    installation.settings |= SHORT_LEASE
+    installation.settings |= LEASE_OF_9
     database = gates.enter_context(Gate(to_postgres(postgres_server)))
     broker = gates.enter_context(Gate(("127.0.0.1", redis_server.port)))
     there = through(database, installation)
@@ -132,7 +128,7 @@ def test_outage_for_everybody_that_outlasts_a_lease_fails_no_job(
 ) -> None:
     """One job ends during the outage, and its result is kept; another runs through it."""
     installation, server = spare_installation
-    installation.settings |= SHORT_LEASE
+    installation.settings |= LEASE_OF_9
     installation.beat()
     worker = installation.worker()
     folders = {market: tmp_path / market for market in ("during", "after")}
@@ -179,7 +175,7 @@ def test_worker_whose_leader_is_back_some_seconds_before_it_keeps_its_job(
     installation: Installation, postgres_server: PostgresServer, gates: ExitStack, tmp_path: Path
 ) -> None:
     """A fresh mark alone says little: nobody is rescued for one lease after an outage for all."""
-    installation.settings |= SHORT_LEASE
+    installation.settings |= LEASE_OF_9
     gate = gates.enter_context(Gate(to_postgres(postgres_server)))
     app = gates.enter_context(celery_app(installation))
     pace = Pace(lease=timedelta(seconds=3))
@@ -212,7 +208,7 @@ def test_worker_whose_database_takes_no_new_connections_keeps_the_one_it_has_and
     installation: Installation, postgres_server: PostgresServer, gates: ExitStack, tmp_path: Path
 ) -> None:
     """Like the leader, whose marks would tell it that it alone has been away."""
-    installation.settings |= SHORT_LEASE
+    installation.settings |= LEASE_OF_9
     app = gates.enter_context(celery_app(installation))
     leader = make_scheduler(installation.engine, Publisher(app))
     worker = installation.worker()

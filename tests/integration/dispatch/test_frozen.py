@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from prometheus.persistence import executions, runs
 from prometheus.persistence.engine import PATIENCE_SECONDS, reading, writing
 from prometheus.persistence.tables import audit, worker_incarnations
-from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.integration.dispatch.schedulers import (
     LEASE,
     RecordingBroker,
@@ -28,11 +28,6 @@ from tests.integration.dispatch.schedulers import (
 from tests.servers import Process, is_alive, is_written, wait_until
 
 ORPHANED_CHILD = Path(__file__).parent / "orphaned_child.py"
-SHORT_LEASE = {
-    "PROMETHEUS__WORKERS__LEASE": "6s",
-    "PROMETHEUS__WORKERS__RENEWAL": "1s",
-    "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
-}
 
 
 def running(folder: Path, attempt: int) -> int:

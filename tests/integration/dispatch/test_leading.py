@@ -18,7 +18,7 @@ from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import LEADERSHIP, Pace
 from prometheus.persistence import leases, operators
 from prometheus.persistence.engine import reading, writing
-from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler
 from tests.servers import Gate, Process, RedisServer, is_written, wait_until
 
@@ -47,11 +47,7 @@ def test_leader_frozen_before_it_ends_an_attempt_leaves_it_as_it_is_when_it_wake
     installation: Installation, tmp_path: Path, point: str
 ) -> None:
     if point == "rescues":
-        installation.settings |= {
-            "PROMETHEUS__WORKERS__LEASE": "6s",
-            "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
-            "PROMETHEUS__WORKERS__RENEWAL": "1s",
-        }
+        installation.settings |= SHORT_LEASE
     beat = _freezing_beat(installation, point)
     worker = installation.worker(concurrency=1)
     parameters = {"folder": str(tmp_path), "then": "returns"}

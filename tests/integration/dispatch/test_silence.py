@@ -10,15 +10,11 @@ from contextlib import contextmanager
 import pytest
 
 from prometheus.dispatch.publisher import Publisher
-from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler
 from tests.servers import PostgresServer, wait_until
 
-SHORT_LEASE = {
-    "PROMETHEUS__WORKERS__LEASE": "5s",
-    "PROMETHEUS__WORKERS__RENEWAL": "1s",
-    "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
-}
+LEASE_OF_5 = {**SHORT_LEASE, "PROMETHEUS__WORKERS__LEASE": "5s"}
 
 
 @contextmanager
@@ -48,7 +44,7 @@ def silent(server: PostgresServer, installation: Installation) -> Iterator[None]
 def test_worker_whose_database_does_not_answer_leaves_its_queues_and_begins_anew(
     installation: Installation, postgres_server: PostgresServer
 ) -> None:
-    installation.settings |= SHORT_LEASE
+    installation.settings |= LEASE_OF_5
     # Of its own, because who waits for a worker's answers leaves some behind in the connection.
     with celery_app(installation) as app, app.connection_for_write() as asked:
         worker = installation.worker(concurrency=1)
@@ -81,7 +77,7 @@ def test_beat_whose_database_does_not_answer_ends(
     installation: Installation, postgres_server: PostgresServer
 ) -> None:
     """Whatever supervises it starts it again; a standby leads meanwhile."""
-    installation.settings |= SHORT_LEASE
+    installation.settings |= LEASE_OF_5
     beat = installation.beat()
     with silent(postgres_server, installation):
         assert beat.wait(60) == os.EX_UNAVAILABLE

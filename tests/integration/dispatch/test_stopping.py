@@ -9,15 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.integration.dispatch.test_cancel import CANCELLED, cancel
 from tests.servers import Process, is_alive, is_written, wait_until
-
-SHORT_LEASE = {
-    "PROMETHEUS__WORKERS__LEASE": "6s",
-    "PROMETHEUS__WORKERS__RENEWAL": "1s",
-    "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
-}
 
 
 def start(installation: Installation, folder: Path, pipeline: str = "held") -> tuple[str, int]:

@@ -8,15 +8,9 @@ import psutil
 import pytest
 
 from prometheus.dispatch.publisher import Publisher
-from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler
 from tests.servers import Gate, PostgresServer, RedisServer, is_alive, is_written, wait_until
-
-SHORT_LEASE = {
-    "PROMETHEUS__WORKERS__LEASE": "6s",
-    "PROMETHEUS__WORKERS__RENEWAL": "1s",
-    "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
-}
 
 
 def running(folder: Path, attempt: int = 1) -> int:
