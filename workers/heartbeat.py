@@ -241,13 +241,13 @@ class Heartbeat(bootsteps.StartStopStep):
             log.warning("lease_not_ended", extra={"error": str(error.orig)})
 
     def _renew(self) -> None:
-        running = _running()
+        requests = _running()
         began = time.monotonic()
         with writing(runtime.engine) as connection:
             renewed = leases.renew_worker(
                 connection,
                 runtime.incarnation(),
-                running=running,
+                running=sorted({request.id for request in requests}),
                 lease=runtime.settings.workers.lease,
             )
             if renewed is not None:
@@ -257,11 +257,11 @@ class Heartbeat(bootsteps.StartStopStep):
             # Given up: what it runs was failed and can not be reported any more. It goes on with
             # new work as another. Asked anew, because something may have begun meanwhile.
             log.error("lease_lost", extra={"incarnation": runtime.incarnation()})
-            self._kill(_running().values())
+            self._kill(_running())
             self._register()
         else:
             self._renewed = renewed.at, began
-            self._kill(running[execution_id] for execution_id in renewed.taken)
+            self._kill(request for request in requests if request.id in renewed.taken)
 
     def _listen(self, wanted: bool) -> None:
         """
@@ -334,14 +334,15 @@ class Heartbeat(bootsteps.StartStopStep):
     def _end_cut_off(self, error: CutOffError) -> None:
         ended = [
             request
-            for request in _running().values()
+            for request in _running()
             if isinstance(request.task, JobTask) and request.id not in self._cut_off
         ]
-        self._cut_off |= {request.id for request in ended}
+        by_id = {request.id: request for request in ended}
+        self._cut_off |= by_id.keys()
         if ended:
-            log.error("worker_cut_off", extra={"jobs": len(ended)})
+            log.error("worker_cut_off", extra={"jobs": len(by_id)})
             self._kill(ended)
-            for request in ended:
+            for request in by_id.values():
                 reports.put(partial(request.task.failed, request.id, error, None))
 
     def _kill(self, requests: Iterable[Request]) -> None:
@@ -368,7 +369,7 @@ class Heartbeat(bootsteps.StartStopStep):
         """
         if not unnamed:
             return
-        busy = {request.worker_pid for request in _running().values()}
+        busy = {request.worker_pid for request in _running()}
         children = {child.pid for child in active_children()}
         for execution_id, pid in unnamed.items():
             # One that has begun something else has left this behind.
@@ -435,11 +436,15 @@ def _others_go_on(since: datetime, *, reachable_by: datetime, within: timedelta)
     return mark.reachable_since is None or mark.reachable_since <= reachable_by
 
 
-def _running() -> dict[str, Request]:
-    """Return the requests that children have accepted, by their ids."""
+def _running() -> list[Request]:
+    """
+    Return the requests that children have accepted.
+
+    Two of one id, while the message that came second has not been refused yet.
+    """
     while True:
         try:
-            return {request.id: request for request in tuple(state.active_requests)}
+            return list(state.active_requests)
         except RuntimeError:
             # The event loop changed the set while it was copied.
             continue

@@ -14,6 +14,7 @@ import pytest
 from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace
 from prometheus.persistence.engine import reading
+from prometheus.persistence.executions import Publication
 from prometheus.persistence.leases import wall_time
 from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler
@@ -88,6 +89,34 @@ def test_worker_that_alone_is_cut_off_ends_its_job_before_its_lease_ends(
     assert lost.error_message.startswith("worker lost")
     assert (lost.status, after.status) == ("FAILED", "SUCCESS")
     assert (after.lost, after.retries, after.retry_delay_seconds) == (1, 0, 0)
+
+
+@pytest.mark.promise("P2")
+def test_worker_that_is_cut_off_ends_its_job_however_often_it_was_told_to_run_it(
+    installation: Installation,
+    postgres_server: PostgresServer,
+    gates: ExitStack,
+    tmp_path: Path,
+) -> None:
+    """Children that can not ask whether to begin have the job's id as well."""
+    installation.settings |= LEASE_OF_9
+    gate = gates.enter_context(Gate(to_postgres(postgres_server)))
+    installation.beat()
+    through(gate, installation).worker(concurrency=6)
+    dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
+    pid = running(tmp_path)
+    (row,) = installation.attempts(dag_id)
+    again = Publication(
+        row.execution_id, dag_id, "held", row.job_type, "US_EQ", row.priority, "operator", 0, 60
+    )
+
+    gate.shut()
+    Publisher(gates.enter_context(celery_app(installation))).publish([again] * 5)
+    wait_until(lambda: not is_alive(pid), timeout=30, message="the job is ended")
+    with reading(installation.engine) as connection:
+        ended_at = wall_time(connection)
+    (worker,) = installation.workers()
+    assert ended_at < worker.expires_at
 
 
 def test_worker_that_is_cut_off_from_redis_too_ends_its_job_and_says_why(
