@@ -193,6 +193,7 @@ class Scheduler:
         self._broker_away = False
         self._broker_lost_at: datetime | None = None
         self._warned: dict[str, tuple[HorizonLevel, date]] = {}
+        self._marked_since: datetime | None = None
         self._reachable_since: datetime | None = None
         self._reached_at: datetime | None = None
         self._ticked_at: datetime | None = None
@@ -422,6 +423,7 @@ class Scheduler:
     def _lose_broker(self, error: BrokerUnavailableError) -> None:
         # Each further try may take as long as a time-out; the next tick is soon enough.
         self._broker_away = True
+        self._marked_since = None
         if self._broker_lost_at is None:
             log.warning("broker_unavailable", extra={"error": str(error)})
             self._broker_lost_at = self._reached_at
@@ -506,6 +508,7 @@ class Scheduler:
             log.info(event, extra={"epoch": leadership.epoch, "leader": leadership.owner})
             self._plan_at = self._opening_at = None
             self._broker_lost_at = None
+            self._marked_since = None
             self._overrides = None  # who led before may not have come to follow them
         return leadership.leads
 
@@ -673,6 +676,11 @@ class Scheduler:
         since = self._reachable_since
         if since is None or now.wall_at - since < self._pace.worker_lease:
             return False
+        # A worker that is cut off ends its jobs when it sees the mark of one that is not: not
+        # before it had the time to, whoever led before and whether or not Redis was there.
+        since = self._marked_since
+        if since is None or now.wall_at - since < self._pace.worker_lease / 4:
+            return False
         if not _is_due(self._rescue_at, now, self._pace.rescue_every):
             return False
         self._rescue_at = now.wall_at + self._pace.rescue_every
@@ -716,11 +724,14 @@ class Scheduler:
         try:
             mark = self._broker.read_mark()
             if mark is None:
+                self._marked_since = None
                 self._reconcile(now, everything=True)
             # Not where something could not be sent: then the next tick must still miss the mark.
             if not self._broker_away:
                 since = self._earliest_reachable_since(mark, now)
                 self._broker.leave_mark(now.wall_at, self._owner, self._epoch or 0, since)
+                # Its clock may have been set back.
+                self._marked_since = min(self._marked_since or now.wall_at, now.wall_at)
         except BrokerUnavailableError as error:
             self._lose_broker(error)
 

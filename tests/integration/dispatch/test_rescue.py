@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from prometheus.core.durations import parse_duration
+from prometheus.dispatch.publisher import BrokerUnavailableError, Mark
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.persistence.engine import reading
 from prometheus.persistence.leases import wall_time
@@ -44,7 +45,7 @@ def test_scheduler_that_has_just_got_the_database_back_gives_nobody_up_for_one_l
     """The workers could not reach it either, and renew as soon as they can."""
     installation, server = spare_installation
     scheduler = _rescuer(installation, lease=parse_duration(lead))
-    _tick_for_one_lease(installation, scheduler)
+    _tick_for(LEASE, installation, scheduler)
 
     server.stop()
     _fail_to_tick_for(LEASE / 2, scheduler)
@@ -56,18 +57,57 @@ def test_scheduler_that_has_just_got_the_database_back_gives_nobody_up_for_one_l
     assert _rescued_at(installation, dag_id) - back_at >= LEASE
 
 
-def test_standby_that_takes_the_lead_rescues_at_once(installation: Installation) -> None:
-    """It has asked the database for the lead all the while."""
+@pytest.mark.promise("P2")
+def test_standby_that_takes_the_lead_first_lets_its_mark_be_seen(
+    installation: Installation,
+) -> None:
+    """
+    A worker that is cut off ends its jobs when it sees that others are not.
+
+    Not longer: the standby has asked the database for the lead all the while.
+    """
     leader, standby = (_rescuer(installation, election=True) for _ in range(2))
-    _tick_for_one_lease(installation, leader, standby)
+    _tick_for(LEASE, installation, leader, standby)
     assert (leader.totals["ticks"] > 0, standby.totals["ticks"]) == (True, 0)
 
     leader.resign()
     dag_id = _lose_an_attempt(installation)
+    leads_at = _now(installation)
+    _tick_for(LEASE / 4, installation, standby)
     standby.tick()
 
-    assert installation.attempts(dag_id)[0].status == "FAILED"
     assert standby.totals["rescued"] == 1
+    assert _rescued_at(installation, dag_id) - leads_at >= LEASE / 4
+
+
+@pytest.mark.promise("P2")
+def test_scheduler_without_a_broker_gives_nobody_up(installation: Installation) -> None:
+    """Its mark is not seen, nor could the next attempt be sent."""
+    broker = _BrokerThatComesBack()
+    scheduler = _rescuer(installation, broker=broker)
+    _tick_for(LEASE, installation, scheduler)
+    broker.is_away = True
+    scheduler.tick()
+    dag_id = _lose_an_attempt(installation)
+    _tick_for(LEASE / 2, installation, scheduler)
+    assert installation.attempts(dag_id)[0].status == "RUNNING"
+
+    broker.is_away = False
+    back_at = _now(installation)
+    _tick_for(LEASE / 4, installation, scheduler)
+    scheduler.tick()
+
+    assert scheduler.totals["rescued"] == 1
+    assert _rescued_at(installation, dag_id) - back_at >= LEASE / 4
+
+
+class _BrokerThatComesBack(RecordingBroker):
+    is_away = False
+
+    def read_mark(self, *, within: timedelta | None = None) -> Mark | None:
+        if self.is_away:
+            raise BrokerUnavailableError("connection refused")
+        return super().read_mark(within=within)
 
 
 def test_mark_of_a_scheduler_that_has_just_begun_tells_of_the_other_that_rescues(
@@ -93,9 +133,11 @@ def _rescuer(
     *,
     lease: timedelta = timedelta(seconds=10),
     election: bool = False,
+    broker: RecordingBroker | None = None,
 ) -> Scheduler:
     pace = Pace(lease=lease, worker_lease=LEASE, rescue_every=timedelta(0))
-    return make_scheduler(installation.engine, RecordingBroker(), pace=pace, election=election)
+    broker = broker or RecordingBroker()
+    return make_scheduler(installation.engine, broker, pace=pace, election=election)
 
 
 def _lose_an_attempt(installation: Installation) -> str:
@@ -118,7 +160,7 @@ def _now(installation: Installation) -> datetime:
         return wall_time(connection)
 
 
-def _tick_for_one_lease(installation: Installation, *schedulers: Scheduler) -> None:
+def _tick_for(length: timedelta, installation: Installation, *schedulers: Scheduler) -> None:
     def tick() -> datetime:
         for scheduler in schedulers:
             scheduler.tick()
@@ -126,7 +168,7 @@ def _tick_for_one_lease(installation: Installation, *schedulers: Scheduler) -> N
 
     began_at = tick()  # from now on each of them has had the database
 
-    wait_until(lambda: tick() - began_at > LEASE, timeout=30, message="one lease passes")
+    wait_until(lambda: tick() - began_at > length, timeout=30, message=f"{length} pass")
 
 
 def _fail_to_tick_for(length: timedelta, scheduler: Scheduler) -> None:
