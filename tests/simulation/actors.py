@@ -129,6 +129,9 @@ class Beat(Actor):
             self.die()
         if when == "before" and faults.take("beat freezes"):
             self.freeze(2, 60)
+        if when == "before" and faults.take("beat loses the broker"):
+            self.no_broker_until = self.world.now + int(self.world.random.uniform(3, 60) * 1e6)
+            faults.last_until(self.no_broker_until)
 
     def die(self) -> None:
         """End, and be started again after a while."""
@@ -218,19 +221,19 @@ class Worker(Actor):
 
     def _renew(self) -> None:
         began = self.world.monotonic()
-        named = {execution_id: task for task, execution_id in self.running.items()}
+        running = dict(self.running)
+        names = list(dict.fromkeys(running.values()))
         with writing(self.year.engine) as connection:
-            renewed = leases.renew_worker(
-                connection, self.incarnation, running=list(named), lease=LEASE
-            )
+            renewed = leases.renew_worker(connection, self.incarnation, running=names, lease=LEASE)
         if renewed is None:
             for task in list(self.running):
                 self._end(task)
             self._register()
         else:
             self.renewed = renewed.at, began
-            for execution_id in sorted(renewed.taken):
-                self._end(named[execution_id])
+            for task, execution_id in running.items():
+                if execution_id in renewed.taken:
+                    self._end(task)
 
     def _watch_soon(self) -> None:
         if not self._watching:
@@ -270,16 +273,17 @@ class Worker(Actor):
         return mark.reachable_since is None or mark.reachable_since <= reachable_by
 
     def _end_cut_off(self) -> None:
-        for task, execution_id in list(self.running.items()):
-            if execution_id not in self.cut_off:
-                self.cut_off.add(execution_id)
-                # Now, because the report may have to wait for the database.
-                if self.year.lately(max(self.asked_in_vain_at, self.ailed_until)):
-                    self.cut_off_rightly.add(execution_id)
-                self._end(task)
-                attempt = self.year.attempts_of.get(execution_id)
-                if attempt is not None:
-                    self.reports.append((execution_id, attempt.job, CutOffError(LEASE)))
+        ended = {task: each for task, each in self.running.items() if each not in self.cut_off}
+        for task in ended:
+            self._end(task)
+        for execution_id in dict.fromkeys(ended.values()):
+            self.cut_off.add(execution_id)
+            # Now, because the report may have to wait for the database.
+            if self.year.lately(max(self.asked_in_vain_at, self.ailed_until)):
+                self.cut_off_rightly.add(execution_id)
+            attempt = self.year.attempts_of.get(execution_id)
+            if attempt is not None:
+                self.reports.append((execution_id, attempt.job, CutOffError(LEASE)))
 
     def _report(self, execution_id: str, job: JobMetadata, error: BaseException) -> None:
         outcome = self.attempts.fail(execution_id, failure_of(error), incarnation=self.incarnation)
@@ -398,7 +402,8 @@ class Worker(Actor):
         self.point("start", "after")
         self._befall()
         part = year.script.part(attempt.dag.dag_id, attempt.job)
-        error = self._work(attempt, part)
+        with year.body(self, attempt):
+            error = self._work(attempt, part)
         self.point("finish", "before")
         if error is None:
             dag_id = self.attempts.succeed(
@@ -417,12 +422,19 @@ class Worker(Actor):
         self._soon("worker dies and comes back at once", lambda: self.die(0.2))
         self._soon("worker freezes", lambda: self.freeze(3, 50))
         if faults.take("worker loses the database"):
-            self.no_database_until = world.now + int(dice.uniform(3, 45) * 1e6)
-            faults.last_until(self.no_database_until)
+            self._lose_database(3, 70)
+        if faults.take("worker loses the database and the leader stops"):
+            self._lose_database(20, 70)
+            world.call(int(dice.uniform(5, 20) * 1e6), self.year.stop_leader)
         if faults.take("worker loses the broker"):
             self.no_broker_until = world.now + int(dice.uniform(3, 45) * 1e6)
             faults.last_until(self.no_broker_until)
             world.call(self.no_broker_until - world.now, self.year.deliver_soon)
+
+    def _lose_database(self, least: float, most: float) -> None:
+        world = self.world
+        self.no_database_until = world.now + int(world.random.uniform(least, most) * 1e6)
+        self.year.faults.last_until(self.no_database_until)
 
     def _work(self, attempt: Attempt, part: Part) -> Exception | None:
         """Do what the job does; return what it raises."""

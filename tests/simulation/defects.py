@@ -141,6 +141,11 @@ def rescuer(stack: ExitStack, database: Database) -> None:
     stack.enter_context(mock.patch.object(Scheduler, "_find_orphans", everything))
 
 
+def watch(stack: ExitStack, database: Database) -> None:
+    """Let a worker that is cut off from the database run on, whoever has it."""
+    stack.enter_context(mock.patch.object(actors.Worker, "_end_cut_off"))
+
+
 def grace(stack: ExitStack, database: Database) -> None:
     """Give workers up at once when the database is back."""
     stack.enter_context(mock.patch.object(Scheduler, "_may_rescue", return_value=True))
@@ -168,6 +173,7 @@ DEFECTS: dict[str, Callable[[ExitStack, Database], None]] = {
         upstream,
         forced,
         rescuer,
+        watch,
         grace,
         reconciler,
     )

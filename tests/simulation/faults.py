@@ -33,9 +33,10 @@ AT_A_JOB = (
     "worker dies and comes back at once",
     "worker freezes",
     "worker loses the database",
+    "worker loses the database and the leader stops",
     "worker loses the broker",
 )
-AT_A_BEAT = ("beat freezes", "beat freezes in a plan")
+AT_A_BEAT = ("beat freezes", "beat freezes in a plan", "beat loses the broker")
 AT_A_TRANSACTION = ("worker freezes in a transaction",)
 CLOCK_STEPS = ("clock goes forward", "clock goes back")
 AT_A_TIME = (

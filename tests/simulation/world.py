@@ -164,16 +164,18 @@ class World:
 
     def sleep(self, seconds: float) -> None:
         """Stand in for ``time.sleep``."""
-        task = self.task
-        assert task is not None
-        self._push(self.now + int(seconds * 1e6) + 1, task)
-        self._hub.switch()
+        self._wait(seconds, round_=False)
 
     def come_round(self, seconds: float) -> None:
         """Wait until the next tick or renewal, which a leap may put off."""
+        self._wait(seconds, round_=True)
+
+    def _wait(self, seconds: float, *, round_: bool) -> None:
         task = self.task
         assert task is not None
-        self._push(self.now + int(seconds * 1e6) + 1, task, round_=True)
+        if task.done:
+            raise Killed  # again: nothing of what it dies in, such as a transaction, takes time
+        self._push(self.now + int(seconds * 1e6) + 1, task, round_=round_)
         self._hub.switch()
 
     def come_round_at(self, process: Process, at: int) -> None:
@@ -199,12 +201,12 @@ class World:
         task.process.tasks.pop(task, None)
         if not task.done:
             self.task = task
+            task.done = True
             try:
                 if task.line:
                     # Its parent is whoever began it: let it come back here.
                     task.line.parent = getcurrent()
                     task.line.throw(Killed)
-                task.done = True
             finally:
                 self.task = me
 

@@ -9,9 +9,9 @@ import random
 import time
 import types
 import uuid
-from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -43,6 +43,8 @@ from tests.simulation.world import Violation, World
 FIRST_YEAR, YEARS = 2004, 22
 """Years whose sessions are known for all three markets."""
 SECOND = 1_000_000
+A_MOMENT = 5 * SECOND
+"""For how long a worker that has just woken may run what has been given to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Year:
         """Incarnation -> the worker that had it."""
         self.started: dict[str, datetime] = {}
         self.attempts_of: dict[str, Attempt] = {}
+        self._bodies: defaultdict[tuple[str, str], dict[str, Worker]] = defaultdict(dict)
+        """Run and job -> its attempts that run, and where; by the jobs, whatever the rows say."""
         self.closed: list[str] = []
         self.jobs = 0
         self._defect = defect
@@ -122,6 +126,40 @@ class Year:
             raise Violation(self.database.tell(f"P2: {execution_id} was started twice"))
         self.started[execution_id] = self.world.instant(self.world.now + self.world.clock_offset)
         self.attempts_of[execution_id] = attempt
+
+    @contextmanager
+    def body(self, worker: Worker, attempt: Attempt) -> Iterator[None]:
+        """Hold while an attempt's job runs: no other attempt of the job may run as well."""
+        bodies = self._bodies[attempt.dag.dag_id, attempt.job.job_id]
+        for other_id, other in bodies.items():
+            self._judge_beside(other_id, other, attempt)
+        bodies[attempt.execution_id] = worker
+        try:
+            yield
+        finally:
+            del bodies[attempt.execution_id]
+
+    def _judge_beside(self, other_id: str, other: Worker, attempt: Attempt) -> None:
+        """
+        Judge that a job begins while an earlier attempt has not ended.
+
+        One that stands still does nothing; when it wakes, it may run for a moment.
+        """
+        world = self.world
+        bodies = self._bodies[attempt.dag.dag_id, attempt.job.job_id]
+        wakes_at = other.frozen_until + A_MOMENT
+
+        def again() -> None:
+            if other_id in bodies and attempt.execution_id in bodies:
+                self._judge_beside(other_id, other, attempt)
+
+        if wakes_at > world.now:
+            world.call(wakes_at - world.now, again)
+        else:
+            self._found(
+                f"P2: two attempts of {attempt.dag.dag_id} {attempt.job.job_id} at once:"
+                f" {other_id} on {other.name}, {attempt.execution_id}"
+            )
 
     def deliver_soon(self) -> None:
         """Let the workers look into the lists."""
@@ -159,6 +197,7 @@ class Year:
             self.broker.waiting
             or max(database.away_until, database.slow_until) > world.now
             or database.holder is not None
+            or not all(beat.well for beat in self.beats.values() if beat.alive)
             or any(each.reports or each.ready for each in workers)
         ):
             return None
@@ -221,6 +260,14 @@ class Year:
         """Start a beat; now and then one that does not ask who leads."""
         election = self.world.random.random() > 0.15
         self.beats[name] = Beat(self, name, election=election)
+
+    def stop_leader(self) -> None:
+        """Let the beat that leads die, or stand still for a while."""
+        for beat in [each for each in self.beats.values() if each.alive and _leads(each)]:
+            if self.world.random.random() < 0.5:
+                beat.die()
+            else:
+                beat.freeze(5, 40)
 
     def start_worker(self, name: str, slots: int) -> None:
         """Start a worker."""
