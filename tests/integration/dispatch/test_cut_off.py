@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -149,11 +149,40 @@ def test_worker_that_is_cut_off_from_redis_too_ends_its_job_and_says_why(
     assert (after.status, after.lost, after.retries) == ("QUEUED", 1, 0)
 
 
+@contextmanager
+def _away(server: PostgresServer, _: Installation) -> Iterator[None]:
+    server.stop()
+    yield
+    server.start()
+
+
+@contextmanager
+def _full(server: PostgresServer, installation: Installation) -> Iterator[None]:
+    """Answer all that is written as a server does that has no room for it."""
+    tables = ("dag_runs", "job_executions", "leases", "worker_incarnations")
+    with server.connect(str(installation.engine.url.database)) as connection:
+        connection.execute(
+            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " RAISE 'could not extend file: No space left on device' USING ERRCODE = '53100';"
+            " END $$"
+        )
+        for table in tables:
+            connection.execute(
+                f"CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON {table}"
+                " EXECUTE FUNCTION no_room()"
+            )
+        yield
+        for table in tables:
+            connection.execute(f"DROP TRIGGER no_room ON {table}")
+
+
 @pytest.mark.promise("P4")
+@pytest.mark.parametrize("trouble", [_away, _full])
 def test_outage_for_everybody_that_outlasts_a_lease_fails_no_job(
     spare_installation: tuple[Installation, PostgresServer],
     redis_server: RedisServer,
     tmp_path: Path,
+    trouble: Callable[[PostgresServer, Installation], AbstractContextManager[None]],
 ) -> None:
     """One job ends during the outage, and its result is kept; another runs through it."""
     installation, server = spare_installation
@@ -169,12 +198,11 @@ def test_outage_for_everybody_that_outlasts_a_lease_fails_no_job(
         wait_until((folder / "started-1").exists, timeout=60, message="both run")
     installation.engine.dispose()
 
-    server.stop()
-    with redis_server.client() as client:
-        client.flushall()  # no mark is no sign of a leader that has the database
-    (folders["during"] / "go-1").touch()
-    outlast(worker, 2 * LEASE)
-    server.start()
+    with trouble(server, installation):
+        with redis_server.client() as client:
+            client.flushall()  # no mark is no sign of a leader that has the database
+        (folders["during"] / "go-1").touch()
+        outlast(worker, 2 * LEASE)
     installation.wait_for_run(runs["during"], "SUCCESS")
     wait_until(
         lambda: (
