@@ -235,6 +235,10 @@ class Worker(Actor):
                 if execution_id in renewed.taken:
                     self._end(task)
 
+    def freeze(self, least: float, most: float) -> None:
+        self._watch_soon()  # when it wakes, whatever its heartbeat waits for
+        super().freeze(least, most)
+
     def _watch_soon(self) -> None:
         if not self._watching:
             self._watching = True
