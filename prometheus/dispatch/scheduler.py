@@ -194,6 +194,7 @@ class Scheduler:
         self._broker_lost_at: datetime | None = None
         self._warned: dict[str, tuple[HorizonLevel, date]] = {}
         self._marked_since: datetime | None = None
+        self._other: Mark | None = None
         self._reachable_since: datetime | None = None
         self._reached_at: datetime | None = None
         self._ticked_at: datetime | None = None
@@ -742,16 +743,18 @@ class Scheduler:
         Without election several leave their mark in turn, and each of them rescues: a worker that
         is cut off must go by the one that does so first.
         """
-        since = self._reachable_since
+        if mark is not None and mark.owner != self._owner:
+            self._other = mark
+        # The last mark of one that ticks more rarely than this is seldom the one that is there.
+        other, since = self._other, self._reachable_since
         if (
             since is None
-            or mark is None
-            or mark.owner == self._owner
-            or mark.reachable_since is None
-            or abs(now.wall_at - mark.at) > self._pace.lease
+            or other is None
+            or other.reachable_since is None
+            or abs(now.wall_at - other.at) > self._pace.lease
         ):
             return since
-        return min(since, mark.reachable_since)
+        return min(since, other.reachable_since)
 
     def _reconcile(self, now: Now, *, everything: bool = False) -> None:
         """
