@@ -82,7 +82,8 @@ class Actor(Process):
 
     def freeze(self, least: float, most: float) -> None:
         """Stand still, as after SIGSTOP; the caller with the rest."""
-        self.frozen_until = self.world.now + int(self.world.random.uniform(least, most) * 1e6)
+        until = self.world.now + int(self.world.random.uniform(least, most) * 1e6)
+        self.frozen_until = max(self.frozen_until, until)  # or it has been stopped already
         self.year.faults.last_until(self.frozen_until)
         if self.world.task is not None and self.world.task.process is self:
             self.world.sleep(0)
