@@ -32,6 +32,7 @@ import json
 import re
 import sys
 import tomllib
+import warnings
 import zoneinfo
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from prometheus.core.exchanges import Exchange, parse_exchange
+from tools.progress import Progress
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = REPOSITORY / "prometheus" / "core" / "data"
@@ -691,7 +693,9 @@ def build(names: Mapping[str, str], corrections: Mapping[str, Any]) -> dict[str,
     horizons = {mic: entry for entry in corrections["horizon"] for mic in entry["mics"]}
     files: dict[str, bytes] = {}
     faults: list[str] = []
-    for mic, name in names.items():
+    progress = Progress(len(names))
+    for done, (mic, name) in enumerate(names.items()):
+        progress.say(done, mic)
         horizon = horizons[mic]
         schedule, calendar = take_schedule(mic, horizon["last"], horizon["source"], name)
         for sentence in apply_corrections(schedule, corrections):
@@ -804,6 +808,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="compare with what is committed")
     parser.add_argument("--out", type=Path, default=DATA / "sessions", help="where to write")
     options = parser.parse_args(arguments)
+    # Of years before its tables of the moon begin, holidays names fewer days, as it may.
+    warnings.filterwarnings("ignore", "Requested Holidays are available only", UserWarning)
     try:
         check_environment()
         corrections = tomllib.loads((DATA / "corrections.toml").read_text(encoding="utf-8"))

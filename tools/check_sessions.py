@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 
 from prometheus.core.exchanges import LocalTime, exchange_mics, load_exchange
 from prometheus.core.market_state import MarketState, get_market_state
+from tools.progress import Progress
 
 SINCE = date(2000, 1, 1)
 THEIR_NAMES = {"24x7": "24/7", "24x5": "24/5"}
@@ -224,8 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share = -(-options.probes // len(mics))
     faults: list[str] = []
     compared = probes = 0
-    started = time.perf_counter()
-    for mic in mics:
+    progress = Progress(len(mics))
+    for done, mic in enumerate(mics):
+        progress.say(done, mic)
         exchange, mine = load_exchange(mic), ours(mic)
         sessions, why = corrected(corrections, mic, exchange.zone, theirs(mic))
         days = sorted(mine.keys() | sessions.keys())
@@ -248,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fault: {fault}", file=sys.stderr)
     print(
         f"{len(mics)} exchanges, {compared:,} sessions, {probes:,} random minutes: "
-        f"{len(faults)} unexplained differences, {time.perf_counter() - started:.0f} s"
+        f"{len(faults)} unexplained differences, {progress.seconds:.0f} s"
     )
     return 1 if faults else 0
 
