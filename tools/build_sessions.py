@@ -49,6 +49,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = REPOSITORY / "prometheus" / "core" / "data"
 FORMAT = 1
 FIRST = date(1990, 1, 1)
+BEYOND = timedelta(days=31)
+"""How far past what is trusted exchange_calendars is asked, where it goes that far."""
 SOON = timedelta(days=400)
 """How far ahead a changed session is told of before all others."""
 
@@ -194,14 +196,19 @@ def take_schedule(
 
     name = exchange_calendars.resolve_alias(name or mic)
     # To make a calendar takes longest of all: its class says as much.
-    bound = _default_calendar_factories[name].bound_min()
-    first = FIRST if bound is None else max(FIRST, bound.date())
-    calendar = exchange_calendars.get_calendar(name, start=str(first), end=str(last))
+    earliest = _default_calendar_factories[name].bound_min()
+    latest = _default_calendar_factories[name].bound_max()
+    first = FIRST if earliest is None else max(FIRST, earliest.date())
+    # XKRX gives the last session that is asked for the hours of days that are none: ask for more.
+    end = last + BEYOND if latest is None else min(last + BEYOND, latest.date())
+    calendar = exchange_calendars.get_calendar(name, start=str(first), end=str(end))
     zone = str(calendar.tz)
 
     sessions: dict[date, Hours] = {}
     for row in calendar.schedule.itertuples():
         day = row.Index.date()
+        if day > last:
+            break
         breaks: tuple[str, ...] = ()
         if not pd.isna(row.break_start):
             breaks = (f"{clock(row.break_start, day, zone)}-{clock(row.break_end, day, zone)}",)
@@ -420,6 +427,14 @@ def cross_check(schedule: Schedule, corrections: Mapping[str, Any]) -> list[str]
     return faults
 
 
+def count_differences(corrections: Mapping[str, Any]) -> str:
+    """Say on how many days we do not follow ``holidays``, and how many of those nobody decided."""
+    entries = corrections.get("difference", ())
+    days = sum(len(entry["dates"]) for entry in entries)
+    undecided = sum(len(e["dates"]) for e in entries if e["why"].startswith("undecided"))
+    return f"holidays is not followed on {days} days, {undecided} of them undecided"
+
+
 def disagreements(schedule: Schedule, corrected: set[date]) -> dict[date, str]:
     """
     Say on which days ``holidays`` does not think as the schedule does.
@@ -511,16 +526,29 @@ def name_days(schedule: Schedule, calendar: Any, corrections: Mapping[str, Any])
                     ).items()
                 )
 
+    def take_country(country: str, part: str | None) -> None:
+        supported = country_holidays(country, subdiv=part).supported_categories
+        # Public holidays first; then days on which only some are closed, such as joint leave.
+        for category in ("public", "government", "bank", "half_day"):
+            if category in supported:
+                take(
+                    country_holidays(
+                        country, subdiv=part, years=years, language="en_US", categories=(category,)
+                    ).items()
+                )
+
     code = financial_code(schedule.mic)
     if code is not None:
         take_financial(code)
     rules = [calendar.regular_holidays]
     rules += [rule for _, rule in (*calendar.special_closes, *calendar.special_opens)]
+    # Of XKRX alone, which moves all hours of a day together.
+    rules += [rule for *_, rule in getattr(calendar, "special_offsets", ())]
     for rule in rules:
         take(rule_names(rule, schedule.first, schedule.last))
     if schedule.mic in COUNTRIES:
         country, part = COUNTRIES[schedule.mic]
-        take(country_holidays(country, subdiv=part, years=years, language="en_US").items())
+        take_country(country, part)
         if country == "US":  # which close with New York, as on days of mourning
             take_financial("XNYS")
     return named
@@ -831,6 +859,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (options.out / name).write_bytes(content)
     size = sum(map(len, files.values()))
     print(f"{len(files) - 1} exchanges, {size:,} bytes")
+    print(count_differences(corrections))
     print(f"{json.loads(files['snapshot.json'])['version']}")
     return 0
 

@@ -62,13 +62,20 @@ def theirs(mic: str) -> dict[date, Known]:
     """Read the sessions of exchange_calendars."""
     import exchange_calendars
     import pandas as pd
+    from exchange_calendars.calendar_utils import _default_calendar_factories
 
     exchange = load_exchange(mic)
-    calendar = exchange_calendars.get_calendar(
-        THEIR_NAMES.get(mic, mic), start=str(max(SINCE, exchange.first)), end=str(exchange.last)
-    )
+    name = exchange_calendars.resolve_alias(THEIR_NAMES.get(mic, mic))
+    factory = _default_calendar_factories[name]
+    earliest, latest = factory.bound_min(), factory.bound_max()
+    # From its own beginning, not ours; and a year further than ours, where it goes so far: the last
+    # session it has may have odd hours (XKRX).
+    start = SINCE if earliest is None else max(SINCE, earliest.date())
+    end = exchange.last + timedelta(days=365)
+    end = end if latest is None else min(end, latest.date())
+    calendar = exchange_calendars.get_calendar(name, start=str(start), end=str(end))
     found = {}
-    for row in calendar.schedule.itertuples():
+    for row in calendar.schedule.loc[: str(exchange.last)].itertuples():
         breaks: tuple[tuple[int, int], ...] = ()
         if not pd.isna(row.break_start):
             breaks = ((int(row.break_start.timestamp()), int(row.break_end.timestamp())),)

@@ -21,6 +21,7 @@ from tools.build_sessions import (
     apply_corrections,
     changes,
     check_entries,
+    count_differences,
     cross_check,
     dump,
     encode,
@@ -214,6 +215,16 @@ def test_an_explained_disagreement_is_none() -> None:
 def test_an_explanation_of_nothing_is_a_fault() -> None:
     explained = {"difference": [{"mic": "XNYS", "dates": [date(2024, 3, 6)]}]}
     assert cross_check(new_york(), explained) == ["XNYS 2024-03-06: the [[difference]] is none"]
+
+
+def test_days_on_which_holidays_is_not_followed_are_counted() -> None:
+    entries = [
+        {"dates": [MONDAY, MONDAY + timedelta(days=1)], "why": "the exchange said so"},
+        {"dates": [MONDAY], "why": "undecided: no list of the exchange was read"},
+    ]
+    assert count_differences({"difference": entries}) == (
+        "holidays is not followed on 3 days, 1 of them undecided"
+    )
 
 
 # --- the file ---------------------------------------------------------------------------------
