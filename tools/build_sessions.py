@@ -132,6 +132,12 @@ COUNTRIES = {
 
 ALL_DAYS = "1111111"
 
+_APPENDED = re.compile(
+    r"\s*\((?:markets? close.*|from \d+ ?[ap]m|Half-Day Trading Day"
+    r"|up to \d{4}|\d{4}-(?:\d{4}|present)|[+-]\d+ days?)\)"
+)
+"""What tells a library's rules apart and a reader nothing."""
+
 WEEKS_OF_A_HABIT = 10
 """How many sessions a day of the week must have for hours of its own to be ordinary."""
 
@@ -478,11 +484,11 @@ def disagreements(schedule: Schedule, corrected: set[date]) -> dict[date, str]:
 
 def tidy(name: str) -> str:
     """
-    Drop what holidays appends to a name: times of closing, and kinds of short day.
+    Drop what libraries append to a name: times of closing, kinds of short day, years and offsets.
 
     The dates in a name, which holidays writes month first, are given as ``2026-01-04``.
     """
-    name = re.sub(r"\s*\((?:markets? close.*|Half-Day Trading Day)\)", "", name).strip()
+    name = _APPENDED.sub("", name).strip()
     return re.sub(r"\b(\d\d)/(\d\d)/(\d{4})\b", r"\3-\1-\2", name)
 
 
@@ -551,7 +557,23 @@ def name_days(schedule: Schedule, calendar: Any, corrections: Mapping[str, Any])
         take_country(country, part)
         if country == "US":  # which close with New York, as on days of mourning
             take_financial("XNYS")
-    return named
+    return named | name_eves(schedule, named)
+
+
+def name_eves(schedule: Schedule, named: Mapping[date, str]) -> dict[date, str]:
+    """Name early closes that have no name of their own by the closed day that follows."""
+    found = {}
+    ordinary = ordinary_hours(schedule)
+    for day, hours in schedule.sessions.items():
+        if day in named or minutes(hours.close) >= minutes(ordinary[day].close):
+            continue
+        following = day + timedelta(days=1)
+        while following <= schedule.last and following not in schedule.sessions:
+            if following in named and week(schedule, following):
+                found[day] = f"Before {named[following]}"
+                break
+            following += timedelta(days=1)
+    return found
 
 
 # --- encoding ---------------------------------------------------------------------------------

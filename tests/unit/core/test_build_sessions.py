@@ -26,6 +26,7 @@ from tools.build_sessions import (
     dump,
     encode,
     main,
+    name_eves,
     tidy,
 )
 
@@ -270,6 +271,20 @@ def test_what_is_written_is_read_again(sessions: dict[date, Hours], boundary: in
         assert list(session.breaks) == [b for b in breaks if opens < b[0] and b[1] < closes]
 
 
+def test_an_early_close_without_a_name_is_named_by_the_closed_day_that_follows() -> None:
+    subject = schedule()
+    day = [MONDAY + timedelta(days=offset) for offset in range(28)]
+    for offset in (1, 7, 8, 15, 22):
+        del subject.sessions[day[offset]]
+    # Before a closed day, over a weekend before one, and before one that nobody names.
+    for offset in (0, 4, 14):
+        subject.sessions[day[offset]] = Hours("09:00", "12:00")
+    subject.sessions[day[21]] = Hours("10:00", "15:00")  # a late open is none
+    named = {day[1]: "Storm", day[5]: "Saturday's fair", day[8]: "Feast", day[22]: "Election"}
+    assert name_eves(subject, named) == {day[0]: "Before Storm", day[4]: "Before Feast"}
+    assert name_eves(subject, named | {day[4]: "Eve"}) == {day[0]: "Before Storm"}
+
+
 def test_the_same_schedule_gives_the_same_bytes_in_any_order() -> None:
     forwards = schedule()
     backwards = schedule(dict(reversed(forwards.sessions.items())))
@@ -332,9 +347,14 @@ def test_a_new_name_of_a_closed_day_is_no_change() -> None:
         ("Day off (substituted from 01/04/2026)", "Day off (substituted from 2026-01-04)"),
         ("Christmas Eve (markets close at 1:00pm)", "Christmas Eve"),
         ("Bridge day 24/7", "Bridge day 24/7"),
+        ("Eid al-Fitr (from 1pm)", "Eid al-Fitr"),
+        ("Malvinas Day (2005-present)", "Malvinas Day"),
+        ("National Flag Day (up to 2010)", "National Flag Day"),
+        ("Chuseok (Korean Thanksgiving Day) (-1 day)", "Chuseok (Korean Thanksgiving Day)"),
+        ("Eid al-Fitr (estimated)", "Eid al-Fitr (estimated)"),
     ],
 )
-def test_names_have_no_american_dates_and_no_times(name: str, tidied: str) -> None:
+def test_names_have_no_american_dates_no_times_and_no_rules(name: str, tidied: str) -> None:
     assert tidy(name) == tidied
 
 
