@@ -86,13 +86,15 @@ bench: $(VENV)/.dev .venv-sessions/.done ## Measure the hot paths, each beside w
 	@$(BIN)/python -m benchmarks
 
 # The second build hashes in another order and must give the same bytes.
-sessions: .venv-sessions/.done ## Build the sessions snapshot again from exchange_calendars
-	@echo "[1/3] building"
+sessions: .venv-sessions/.done ## Build the sessions snapshot again, compare it with exchange_calendars, measure it
+	@echo "[1/4] building"
 	@PYTHONHASHSEED=1 .venv-sessions/bin/python -m tools.build_sessions
-	@echo "[2/3] building again"
+	@echo "[2/4] building again"
 	@PYTHONHASHSEED=2 .venv-sessions/bin/python -m tools.build_sessions --check
-	@echo "[3/3] comparing with exchange_calendars"
+	@echo "[3/4] comparing with exchange_calendars"
 	@.venv-sessions/bin/python -m tools.check_sessions
+	@echo "[4/4] measuring"
+	@.venv-sessions/bin/python -m tools.measure_sessions
 
 clean: ## Remove the environments, caches and build products
 	rm -rf .venv .venv-sessions build dist *.egg-info

@@ -7,6 +7,7 @@ import json
 import platform
 
 from benchmarks.chain import measure_chain
+from benchmarks.commands import measure_commands
 from benchmarks.state import measure_states, measure_validate
 
 
@@ -17,9 +18,16 @@ def main() -> None:
     options = parser.parse_args()
     states = measure_states()
     validate = measure_validate()
+    commands = measure_commands()
     chain = measure_chain()
     if options.json:
-        print(json.dumps({"states": states, "validate_us": validate, "chain": chain}, indent=2))
+        figures = {
+            "states": states,
+            "validate_us": validate,
+            "commands": commands,
+            "chain": chain,
+        }
+        print(json.dumps(figures, indent=2))
         return
     print(f"{platform.machine()}, Python {platform.python_version()}; medians\n")
     print("get_market_state, aware UTC at random instants of 2015-2026")
@@ -35,6 +43,11 @@ def main() -> None:
     print("\nDAG.validate")
     for size, microseconds in validate.items():
         print(f"  {size:>6} jobs {microseconds:10.0f} µs  {microseconds / size:6.2f} µs a job")
+    print("\ncommands, each a process of its own")
+    for command, took in commands.items():
+        print(
+            f"  {command:<44} {took['wall_ms']:6.0f} ms, {took['cpu_ms']:.0f} ms of processor time"
+        )
     print("\nchain of 50 jobs, PostgreSQL and Redis: end of a job to the start of the next")
     for name in ("prometheus", "bare_celery"):
         row = chain[name]

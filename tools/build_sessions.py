@@ -32,6 +32,7 @@ import json
 import re
 import sys
 import tomllib
+import warnings
 import zoneinfo
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,11 +43,14 @@ from pathlib import Path
 from typing import Any
 
 from prometheus.core.exchanges import Exchange, parse_exchange
+from tools.progress import Progress
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = REPOSITORY / "prometheus" / "core" / "data"
 FORMAT = 1
 FIRST = date(1990, 1, 1)
+BEYOND = timedelta(days=31)
+"""How far past what is trusted exchange_calendars is asked, where it goes that far."""
 SOON = timedelta(days=400)
 """How far ahead a changed session is told of before all others."""
 
@@ -128,6 +132,12 @@ COUNTRIES = {
 
 ALL_DAYS = "1111111"
 
+_APPENDED = re.compile(
+    r"\s*\((?:markets? close.*|from \d+ ?[ap]m|Half-Day Trading Day"
+    r"|up to \d{4}|\d{4}-(?:\d{4}|present)|[+-]\d+ days?)\)"
+)
+"""What tells a library's rules apart and a reader nothing."""
+
 WEEKS_OF_A_HABIT = 10
 """How many sessions a day of the week must have for hours of its own to be ordinary."""
 
@@ -192,14 +202,19 @@ def take_schedule(
 
     name = exchange_calendars.resolve_alias(name or mic)
     # To make a calendar takes longest of all: its class says as much.
-    bound = _default_calendar_factories[name].bound_min()
-    first = FIRST if bound is None else max(FIRST, bound.date())
-    calendar = exchange_calendars.get_calendar(name, start=str(first), end=str(last))
+    earliest = _default_calendar_factories[name].bound_min()
+    latest = _default_calendar_factories[name].bound_max()
+    first = FIRST if earliest is None else max(FIRST, earliest.date())
+    # XKRX gives the last session that is asked for the hours of days that are none: ask for more.
+    end = last + BEYOND if latest is None else min(last + BEYOND, latest.date())
+    calendar = exchange_calendars.get_calendar(name, start=str(first), end=str(end))
     zone = str(calendar.tz)
 
     sessions: dict[date, Hours] = {}
     for row in calendar.schedule.itertuples():
         day = row.Index.date()
+        if day > last:
+            break
         breaks: tuple[str, ...] = ()
         if not pd.isna(row.break_start):
             breaks = (f"{clock(row.break_start, day, zone)}-{clock(row.break_end, day, zone)}",)
@@ -418,6 +433,14 @@ def cross_check(schedule: Schedule, corrections: Mapping[str, Any]) -> list[str]
     return faults
 
 
+def count_differences(corrections: Mapping[str, Any]) -> str:
+    """Say on how many days we do not follow ``holidays``, and how many of those nobody decided."""
+    entries = corrections.get("difference", ())
+    days = sum(len(entry["dates"]) for entry in entries)
+    undecided = sum(len(e["dates"]) for e in entries if e["why"].startswith("undecided"))
+    return f"holidays is not followed on {days} days, {undecided} of them undecided"
+
+
 def disagreements(schedule: Schedule, corrected: set[date]) -> dict[date, str]:
     """
     Say on which days ``holidays`` does not think as the schedule does.
@@ -461,11 +484,11 @@ def disagreements(schedule: Schedule, corrected: set[date]) -> dict[date, str]:
 
 def tidy(name: str) -> str:
     """
-    Drop what holidays appends to a name: times of closing, and kinds of short day.
+    Drop what libraries append to a name: times of closing, kinds of short day, years and offsets.
 
     The dates in a name, which holidays writes month first, are given as ``2026-01-04``.
     """
-    name = re.sub(r"\s*\((?:markets? close.*|Half-Day Trading Day)\)", "", name).strip()
+    name = _APPENDED.sub("", name).strip()
     return re.sub(r"\b(\d\d)/(\d\d)/(\d{4})\b", r"\3-\1-\2", name)
 
 
@@ -509,19 +532,48 @@ def name_days(schedule: Schedule, calendar: Any, corrections: Mapping[str, Any])
                     ).items()
                 )
 
+    def take_country(country: str, part: str | None) -> None:
+        supported = country_holidays(country, subdiv=part).supported_categories
+        # Public holidays first; then days on which only some are closed, such as joint leave.
+        for category in ("public", "government", "bank", "half_day"):
+            if category in supported:
+                take(
+                    country_holidays(
+                        country, subdiv=part, years=years, language="en_US", categories=(category,)
+                    ).items()
+                )
+
     code = financial_code(schedule.mic)
     if code is not None:
         take_financial(code)
     rules = [calendar.regular_holidays]
     rules += [rule for _, rule in (*calendar.special_closes, *calendar.special_opens)]
+    # Of XKRX alone, which moves all hours of a day together.
+    rules += [rule for *_, rule in getattr(calendar, "special_offsets", ())]
     for rule in rules:
         take(rule_names(rule, schedule.first, schedule.last))
     if schedule.mic in COUNTRIES:
         country, part = COUNTRIES[schedule.mic]
-        take(country_holidays(country, subdiv=part, years=years, language="en_US").items())
+        take_country(country, part)
         if country == "US":  # which close with New York, as on days of mourning
             take_financial("XNYS")
-    return named
+    return named | name_eves(schedule, named)
+
+
+def name_eves(schedule: Schedule, named: Mapping[date, str]) -> dict[date, str]:
+    """Name early closes that have no name of their own by the closed day that follows."""
+    found = {}
+    ordinary = ordinary_hours(schedule)
+    for day, hours in schedule.sessions.items():
+        if day in named or minutes(hours.close) >= minutes(ordinary[day].close):
+            continue
+        following = day + timedelta(days=1)
+        while following <= schedule.last and following not in schedule.sessions:
+            if following in named and week(schedule, following):
+                found[day] = f"Before {named[following]}"
+                break
+            following += timedelta(days=1)
+    return found
 
 
 # --- encoding ---------------------------------------------------------------------------------
@@ -691,7 +743,9 @@ def build(names: Mapping[str, str], corrections: Mapping[str, Any]) -> dict[str,
     horizons = {mic: entry for entry in corrections["horizon"] for mic in entry["mics"]}
     files: dict[str, bytes] = {}
     faults: list[str] = []
-    for mic, name in names.items():
+    progress = Progress(len(names))
+    for done, (mic, name) in enumerate(names.items()):
+        progress.say(done, mic)
         horizon = horizons[mic]
         schedule, calendar = take_schedule(mic, horizon["last"], horizon["source"], name)
         for sentence in apply_corrections(schedule, corrections):
@@ -804,6 +858,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="compare with what is committed")
     parser.add_argument("--out", type=Path, default=DATA / "sessions", help="where to write")
     options = parser.parse_args(arguments)
+    # Of years before its tables of the moon begin, holidays names fewer days, as it may.
+    warnings.filterwarnings("ignore", "Requested Holidays are available only", UserWarning)
     try:
         check_environment()
         corrections = tomllib.loads((DATA / "corrections.toml").read_text(encoding="utf-8"))
@@ -825,6 +881,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (options.out / name).write_bytes(content)
     size = sum(map(len, files.values()))
     print(f"{len(files) - 1} exchanges, {size:,} bytes")
+    print(count_differences(corrections))
     print(f"{json.loads(files['snapshot.json'])['version']}")
     return 0
 

@@ -174,7 +174,7 @@ def get_next_state_transition(
     year = now.year
     seconds = now.timestamp()
     while True:
-        starts, states = _remember(market, config, year)
+        starts, states = _tables.get((market, config, year)) or _remember(market, config, year)
         for index in range(bisect_right(starts, seconds), len(starts)):
             state = states[index]
             if state is not None and state is not current:

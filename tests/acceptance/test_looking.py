@@ -140,11 +140,22 @@ def test_a_damaged_exchange_leaves_the_others_alone(home: Path) -> None:
     assert findings["calendar US_EQ"]["health"] == "ok"
 
 
-def test_calendar_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "US_EQ", "2026"),
+        ("at", "2026-12-24 12:45 Europe/Paris"),
+        ("next", "US_EQ"),
+        ("horizon",),
+        ("diff", "XNYS", "XLON"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_calendar_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     """It has to answer at once."""
     code = (
         "import sys; from prometheus.cli.application import run_command; "
-        "sys.argv = ['prometheus', 'calendar', 'show', 'US_EQ', '2026']; run_command(); "
+        f"sys.argv = ['prometheus', 'calendar', *{arguments}]; run_command(); "
         "heavy = {'sqlalchemy', 'celery', 'redis', 'numpy', 'holidays', 'pydantic', 'asyncio', "
         "'prometheus.settings', 'prometheus.cli.doctor'}; "
         "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"

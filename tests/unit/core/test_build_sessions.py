@@ -21,10 +21,12 @@ from tools.build_sessions import (
     apply_corrections,
     changes,
     check_entries,
+    count_differences,
     cross_check,
     dump,
     encode,
     main,
+    name_eves,
     tidy,
 )
 
@@ -216,6 +218,16 @@ def test_an_explanation_of_nothing_is_a_fault() -> None:
     assert cross_check(new_york(), explained) == ["XNYS 2024-03-06: the [[difference]] is none"]
 
 
+def test_days_on_which_holidays_is_not_followed_are_counted() -> None:
+    entries = [
+        {"dates": [MONDAY, MONDAY + timedelta(days=1)], "why": "the exchange said so"},
+        {"dates": [MONDAY], "why": "undecided: no list of the exchange was read"},
+    ]
+    assert count_differences({"difference": entries}) == (
+        "holidays is not followed on 3 days, 1 of them undecided"
+    )
+
+
 # --- the file ---------------------------------------------------------------------------------
 
 CLOCKS = ("08:30", "09:00", "09:30", "12:00", "15:00", "15:30")
@@ -257,6 +269,20 @@ def test_what_is_written_is_read_again(sessions: dict[date, Hours], boundary: in
         breaks = [tuple(at(edge, day, zone) for edge in b.split("-")) for b in expected.breaks]
         # A break that does not lie inside its session is none.
         assert list(session.breaks) == [b for b in breaks if opens < b[0] and b[1] < closes]
+
+
+def test_an_early_close_without_a_name_is_named_by_the_closed_day_that_follows() -> None:
+    subject = schedule()
+    day = [MONDAY + timedelta(days=offset) for offset in range(28)]
+    for offset in (1, 7, 8, 15, 22):
+        del subject.sessions[day[offset]]
+    # Before a closed day, over a weekend before one, and before one that nobody names.
+    for offset in (0, 4, 14):
+        subject.sessions[day[offset]] = Hours("09:00", "12:00")
+    subject.sessions[day[21]] = Hours("10:00", "15:00")  # a late open is none
+    named = {day[1]: "Storm", day[5]: "Saturday's fair", day[8]: "Feast", day[22]: "Election"}
+    assert name_eves(subject, named) == {day[0]: "Before Storm", day[4]: "Before Feast"}
+    assert name_eves(subject, named | {day[4]: "Eve"}) == {day[0]: "Before Storm"}
 
 
 def test_the_same_schedule_gives_the_same_bytes_in_any_order() -> None:
@@ -321,9 +347,14 @@ def test_a_new_name_of_a_closed_day_is_no_change() -> None:
         ("Day off (substituted from 01/04/2026)", "Day off (substituted from 2026-01-04)"),
         ("Christmas Eve (markets close at 1:00pm)", "Christmas Eve"),
         ("Bridge day 24/7", "Bridge day 24/7"),
+        ("Eid al-Fitr (from 1pm)", "Eid al-Fitr"),
+        ("Malvinas Day (2005-present)", "Malvinas Day"),
+        ("National Flag Day (up to 2010)", "National Flag Day"),
+        ("Chuseok (Korean Thanksgiving Day) (-1 day)", "Chuseok (Korean Thanksgiving Day)"),
+        ("Eid al-Fitr (estimated)", "Eid al-Fitr (estimated)"),
     ],
 )
-def test_names_have_no_american_dates_and_no_times(name: str, tidied: str) -> None:
+def test_names_have_no_american_dates_no_times_and_no_rules(name: str, tidied: str) -> None:
     assert tidy(name) == tidied
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from tools.check_sessions import Known, corrected
+from tools.check_sessions import Known, corrected, main, ours
 
 TOKYO = ZoneInfo("Asia/Tokyo")
 FRIDAY, MONDAY = date(2024, 3, 1), date(2024, 3, 4)
@@ -76,3 +77,51 @@ def test_a_day_is_closed_shortened_or_added() -> None:
 def test_an_entry_that_changes_nothing_explains_nothing() -> None:
     assert correct("day", dates=[MONDAY], close="15:00") == {}
     assert correct("day", dates=[SATURDAY], closed=True) == {}
+
+
+# --- the whole comparison, with what exchange_calendars might say of XWAR, which has no entry ---
+
+WARSAW = ours("XWAR")
+SESSION = date(2024, 3, 5)
+
+
+def compare(monkeypatch: pytest.MonkeyPatch, theirs: dict[date, Known]) -> int:
+    monkeypatch.setattr("tools.check_sessions.theirs", lambda _: theirs)
+    return main(["XWAR", "--probes", "2000"])
+
+
+def test_sessions_that_are_equal_are_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(monkeypatch, WARSAW) == 0
+    said = capsys.readouterr().out
+    assert f"{len(WARSAW):,} sessions, 2,000 random minutes: 0 unexplained differences" in said
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        None,
+        replace(WARSAW[SESSION], open=WARSAW[SESSION].open + 60),
+        replace(WARSAW[SESSION], close=WARSAW[SESSION].close + 60),
+        replace(WARSAW[SESSION], breaks=((WARSAW[SESSION].open + 60, WARSAW[SESSION].open + 120),)),
+    ],
+    ids=["none", "open", "close", "breaks"],
+)
+def test_one_session_that_differs_fails_the_comparison(
+    session: Known | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = {day: known for day, known in WARSAW.items() if day != SESSION}
+    if session is not None:
+        theirs |= {SESSION: session}
+    assert compare(monkeypatch, dict(sorted(theirs.items()))) == 1
+    assert f"XWAR {SESSION}: {WARSAW[SESSION]}, expected {session}" in capsys.readouterr().err
+
+
+def test_minutes_are_asked_for_beside_the_sessions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where all sessions are as expected, but another state is answered."""
+    monkeypatch.setattr("tools.check_sessions.POST_CLOSE", 150 * 60)
+    assert compare(monkeypatch, WARSAW) == 1
+    assert "OVERNIGHT, expected POST_CLOSE" in capsys.readouterr().err

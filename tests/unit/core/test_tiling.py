@@ -1,4 +1,4 @@
-"""States tile time in whatever market is declared, whatever is laid over it."""
+"""States tile time in whatever market is shipped or declared, whatever is laid over it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prometheus.core.exchanges import LocalTime
+from prometheus.core.exchanges import LocalTime, exchange_mics
 from prometheus.core.market_state import (
     MarketState,
     get_market_state,
     get_next_state_transition,
     iter_states,
 )
-from prometheus.core.markets import get_market
+from prometheus.core.markets import get_market, markets
 from prometheus.core.overrides import Override, OverrideKind, Overrides, in_force, put_in_force
 from prometheus.core.trading_calendar import TradingCalendar
 from tests.unit.core.test_declarations import (
@@ -32,6 +32,7 @@ from tests.unit.core.test_declarations import (
 
 AROUND = timedelta(days=4)
 EXCHANGES = ("XNYS", "XLON", "XPAR", "XASX", "BVMF", "XTKS", "XHKG", "XNZE", "CMES")
+SHIPPED = (*(market.market_id for market in markets()), *exchange_mics())
 KINDS = tuple(kind for kind in OverrideKind if kind is not OverrideKind.WITHDRAWN)
 
 near_new_years = st.builds(
@@ -77,19 +78,20 @@ def random_exceptions(draw: st.DrawFn, table: dict[str, Any], now: datetime) -> 
 
 
 @st.composite
-def random_overrides(draw: st.DrawFn, members: tuple[str, ...], now: datetime) -> Overrides:
-    """Anything that could stand in the table, sensible or not."""
+def random_overrides(draw: st.DrawFn, name: str, now: datetime) -> Overrides:
+    """Anything that could stand in the table for a market or its members, sensible or not."""
     local_times = st.none() | st.builds(
         LocalTime, st.builds(time, st.integers(0, 23), st.sampled_from([0, 30])), st.integers(-1, 1)
     )
-    rows = []
+    market, rows = get_market(name), []
     for number in range(1, draw(st.integers(0, 3)) + 1):
-        target = draw(st.sampled_from(["ANY", *members]))
+        target = draw(st.sampled_from([market.market_id, *market.members]))
+        is_market = target not in exchange_mics()
         rows.append(
             Override(
                 override_id=number,
-                market=target if target == "ANY" else None,
-                exchange=None if target == "ANY" else target,
+                market=target if is_market else None,
+                exchange=None if is_market else target,
                 session=now.date() + draw(st.integers(-3, 3)) * ONE_DAY,
                 kind=draw(st.sampled_from(KINDS)),
                 open=draw(local_times),
@@ -129,6 +131,27 @@ def plain(calendar: TradingCalendar, now: datetime) -> MarketState:
     return max(found, key=STRENGTH.index)
 
 
+def check_tiling(calendar: TradingCalendar, now: datetime) -> None:
+    """
+    Go through the states around an instant, of a calendar in force.
+
+    Each is its definition's at both its ends, and the next transition is the first change.
+    """
+    name = calendar.market_id
+    spans = []
+    for at, state in iter_states(calendar, now - AROUND):
+        spans.append((at, state))
+        if at >= now + AROUND:
+            break
+    for (at, state), (until, following) in pairwise(spans):
+        assert at < until
+        assert state is not following
+        for instant in (at, until - MOMENT, at + (until - at) / 2):
+            assert plain(calendar, instant) is state
+            assert get_market_state(name, instant) is state
+        assert get_next_state_transition(name, at) == (until, following)
+
+
 @settings(max_examples=40)
 @given(
     data=st.data(),
@@ -139,23 +162,23 @@ def test_states_tile_time(data: st.DataObject, table: dict[str, Any], now: datet
     """
     Of declared markets and composites, with closed and special days and overrides, where clocks or
     the year of UTC change.
-
-    Each state is its definition's at both its ends, and the next transition is the first change.
     """
     with declared({"ANY": data.draw(random_exceptions(table, now))}):
-        overrides = data.draw(random_overrides(get_market("ANY").members, now))
+        overrides = data.draw(random_overrides("ANY", now))
         get_market_state("ANY", now)  # whatever is kept of this must not last
         put_in_force(overrides)
-        calendar = TradingCalendar("ANY", overrides=overrides)
-        spans = []
-        for at, state in iter_states(calendar, now - AROUND):
-            spans.append((at, state))
-            if at >= now + AROUND:
-                break
-        for (at, state), (until, following) in pairwise(spans):
-            assert at < until
-            assert state is not following
-            for instant in (at, until - MOMENT, at + (until - at) / 2):
-                assert plain(calendar, instant) is state
-                assert get_market_state("ANY", instant) is state
-            assert get_next_state_transition("ANY", at) == (until, following)
+        check_tiling(TradingCalendar("ANY"), now)
+
+
+@settings(max_examples=2)
+@given(
+    data=st.data(),
+    now=st.one_of(near_changes, near_new_years).filter(lambda now: 2021 < now.year < 2026),
+)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_states_of_what_is_shipped_tile_time(name: str, data: st.DataObject, now: datetime) -> None:
+    """Of every market and every exchange alone, with overrides."""
+    overrides = data.draw(random_overrides(name, now))
+    get_market_state(name, now)
+    put_in_force(overrides)
+    check_tiling(TradingCalendar(name), now)
