@@ -139,14 +139,18 @@ class SensorOptions(JobOptions, total=False):
     give_up: timedelta | str
     """
     When the last poll is made, told likewise; default 6 hours. At least one is made, and in a run
-    that is made later than that, just one. The sensor gives up before that if its window ends.
+    that is made later than that, just one. The sensor gives up before that if its window ends; if
+    no poll was under way then, and ``otherwise`` is not ``"fail"``, one more is made while a job
+    after it can still start.
     """
     otherwise: str
     """
     What becomes of it then: ``"fail"`` (default); ``"skip"``, and what depends on it is skipped
     too; ``"continue_stale"``: it succeeds, and ``ctx.stale`` tells the jobs after it; or
-    ``"use:synthetic"`` and the like: it succeeds, and these jobs get that source. One that fails
-    for good before, because it raises again and again, fails whatever is said here.
+    ``"use:synthetic"`` and the like: it succeeds, and these jobs get that source. The same becomes
+    of it when it fails for good before that: it raises again and again, runs out of its
+    ``timeout``, or its workers are lost too often; then ``why`` in its result is the error. What an
+    operator or the run's ``run_timeout`` ends goes no other way.
     """
 
 

@@ -435,8 +435,8 @@ def start(
 
     Refused unless the run is open and follows every override of its session, the delay of a retry
     is over, the market time is inside the window (or the run or execution is forced) and the worker
-    has not been given up. A window that
-    has closed, and a time-out, make the row EXPIRED.
+    has not been given up. A window that has closed, and a time-out, make the row EXPIRED; a sensor
+    that does not fail when it gives up is asked once more after its window.
 
     Args:
         worker: Node name.
@@ -468,20 +468,23 @@ def start(
         connection.execute(_FORGET_MESSAGE, {"id": execution_id})  # another is sent when it is due
         return Refused(f"it is due at {row.scheduled_at:%Y-%m-%d %H:%M:%S} UTC")
     ends = []
+    dag = load_dag(connection, row.dag_id, row.definition_hash)
+    job = dag.jobs[row.job_id]
     if not (row.forced or row.run_forced):
-        if now.market_at >= row.window_closes_at:
+        # The scheduler keeps a sensor for whose way out somebody waits, and expires the others.
+        asks_late = job.sensor is not None and not job.sensor.fails
+        if now.market_at >= row.window_closes_at and not asks_late:
             reason = f"its window closed at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
             ended = end_waiting(connection, {execution_id: reason}, JobStatus.EXPIRED)
             return Refused(reason, row.dag_id if ended else None)
         if now.market_at < row.window_opens_at:
             return Refused(f"its window opens at {row.window_opens_at:%Y-%m-%d %H:%M:%S} UTC")
-        if not now.jumps:
+        if not (now.jumps or asks_late):
             left = now.clock.wall_delay(row.window_closes_at - now.market_at)
             ends.append(now.wall_at + left)
-    dag = load_dag(connection, row.dag_id, row.definition_hash)
     timeout = start_timeout(
         dag,
-        dag.jobs[row.job_id],
+        job,
         created_at=row.run_created_at,
         scheduled_at=row.scheduled_at,
         forced=row.forced,
@@ -672,7 +675,9 @@ def poll(
             f"gave up (not tried again: {end}, otherwise={rule.otherwise})"
         )
         detail += f": {why}" if why else ""
-        return _give_up(connection, execution_id, row, rule, now, result, detail)
+        details = {"type": "missing"}
+        _give_up(connection, execution_id, row, rule, now, result, detail, details)
+        return Polled(row.dag_id, Readiness.MISSING, detail)
     state = Readiness.LATE if late else Readiness.NOT_YET
     succeed(connection, execution_id, incarnation=incarnation, result={**found, "state": state})
     _poll_again(connection, dag, job, row, now, next_at)
@@ -708,8 +713,10 @@ def _give_up(
     rule: SensorRule,
     now: Now,
     result: dict[str, Any],
-    detail: str,
-) -> Polled:
+    message: str,
+    details: dict[str, Any],
+) -> None:
+    """End a sensor's last attempt in the way that is declared for it."""
     status = {FAIL: JobStatus.FAILED, SKIP: JobStatus.SKIPPED}.get(rule.otherwise)
     if status is None:
         result["stale"] = rule.otherwise == CONTINUE_STALE
@@ -722,14 +729,13 @@ def _give_up(
             .where(_e.execution_id == execution_id)
             .values(
                 status=status,
-                error_message=detail,
-                error_details={"type": "missing"},
+                error_message=message,
+                error_details=details,
                 result=result,
                 completed_at=now.wall_at,
                 updated_at=database_now(),
             )
         )
-    return Polled(row.dag_id, Readiness.MISSING, detail)
 
 
 def polled(connection: Connection, execution_id: str, incarnation: str) -> Polled | None:
@@ -842,6 +848,15 @@ class FailedForGood:
 
 
 @dataclass(frozen=True, slots=True)
+class GaveUp:
+    """No further attempt; it is a sensor, and goes the way that is declared for that."""
+
+    dag_id: str
+    message: str
+    """The error, and why it is not tried again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """An operator had asked it to end: no further attempt."""
 
@@ -853,7 +868,7 @@ class NotOurs:
     """The attempt had ended before, or belongs to another worker."""
 
 
-FailOutcome = Retried | FailedForGood | Cancelled | NotOurs
+FailOutcome = Retried | FailedForGood | GaveUp | Cancelled | NotOurs
 
 
 _TO_FAIL: Select[Any] = (
@@ -906,7 +921,8 @@ def fail(
     """
     Turn a RUNNING execution into FAILED and write its next attempt, if it gets one.
 
-    One that was asked to end is CANCELLED instead, and gets none.
+    One that was asked to end is CANCELLED instead, and gets none. A sensor that gets none becomes
+    what it says of giving up: SKIPPED, or a SUCCESS whose result has the error as ``why``.
 
     Args:
         failure: What happened.
@@ -944,6 +960,10 @@ def fail(
     if wait and not no_more:
         note = f"next try not before {now.wall_at + wait:%Y-%m-%d %H:%M:%S} UTC"
     message = f"{failure.message} ({note})" if note else failure.message
+    if no_more and job.sensor is not None and not job.sensor.fails:
+        found = {"state": Readiness.MISSING, "why": message}
+        _give_up(connection, execution_id, row, job.sensor, now, found, message, failure.details)
+        return GaveUp(row.dag_id, message)
     connection.execute(
         _FAIL,
         {
