@@ -74,6 +74,11 @@ def test_sensors_go_their_way_whatever_ends_them(
     beat, worker = installation.beat(), installation.worker()
     dag_id = installation.make_run("perilous", parameters={"folder": str(tmp_path)})
     wait_until((tmp_path / "asked").exists, timeout=120, message="it is asked")
+    wait_until(  # else its end is that of its worker
+        lambda: installation.statuses(dag_id)["kills_its_process"] == ["SKIPPED"],
+        timeout=120,
+        message=lambda: str(installation.statuses(dag_id)),
+    )
     beat.kill()
     worker.kill()
     installation.beat()
