@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -31,10 +31,16 @@ from sqlalchemy import (
 )
 
 from prometheus.core.durations import format_duration
+from prometheus.core.holidays import HolidayKind, HolidayState
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import override_stamp
 from prometheus.core.trading_calendar import Phases, TradingCalendar
-from prometheus.errors import HorizonError, NoSessionError, PrometheusError
+from prometheus.errors import (
+    HorizonError,
+    NoSessionError,
+    PrometheusError,
+    UnknownMarketError,
+)
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus, allowed_from
@@ -65,6 +71,7 @@ from prometheus.persistence.tables import (
     is_live,
     is_open,
     job_executions,
+    market_holidays,
     worker_incarnations,
 )
 
@@ -81,6 +88,7 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 _e = job_executions.c
 _asked = _e.cancel_asked_at.is_not(None)
 _r = dag_runs.c
+_h = market_holidays.c
 # What runs often is built once: building a statement takes longer than running it. A parameter is
 # not named like a column, because an UPDATE would set that.
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
@@ -628,6 +636,8 @@ def poll(
     One that has found nothing has done its work all the same: it is a SUCCESS, but not the job's
     latest execution. It costs no retry, and gives back those that failures before it have cost.
 
+    Why it has not come is told with what feeds have said against its session: that it may be none.
+
     Args:
         ready: Whether what the sensor waits for has come.
         found: JSON values that are kept in the result.
@@ -647,6 +657,8 @@ def poll(
     rule = job.sensor
     if rule is None:
         raise ValueError(f"{row.job_id} is no sensor")
+    if not ready and (doubts := _doubts(connection, dag)):
+        found = {**found, "why": "; ".join(filter(None, [str(found.get("why") or ""), *doubts]))}
     why = str(found.get("why") or "")[:_LONGEST_REASON]
     phases: Phases | None = None
     with suppress(HorizonError, NoSessionError):  # without one, nothing will come
@@ -682,6 +694,41 @@ def poll(
     succeed(connection, execution_id, incarnation=incarnation, result={**found, "state": state})
     _poll_again(connection, dag, job, row, now, next_at)
     return Polled(row.dag_id, state, why)
+
+
+_PROPOSED_CLOSURES = (
+    select(_h.exchange, _h.name, _h.source)
+    .where(
+        _h.exchange.in_(bindparam("mics", expanding=True)),
+        _h.date == bindparam("on"),
+        _h.kind == HolidayKind.CLOSED.value,
+        _h.state == HolidayState.PROPOSED.value,
+    )
+    .order_by(_h.exchange, _h.source)
+)
+
+
+def _doubts(connection: Connection, dag: DAG) -> list[str]:
+    """Say which feeds have it that a run's session is none, and nobody has decided on it."""
+    try:
+        mics = get_market(dag.market_id).members
+    except UnknownMarketError:
+        return []
+    on = dag.as_of_date
+    asked = {"mics": list(mics), "on": on}
+    return [
+        f"{row.source} proposes that {row.exchange} is closed on {on} ({row.name}): decide with "
+        f"prometheus calendar sync {row.exchange} --confirm {on} or --reject {on}"
+        for row in connection.execute(_PROPOSED_CLOSURES, asked)
+        if _has_session(row.exchange, on)
+    ]
+
+
+def _has_session(mic: str, on: date) -> bool:
+    try:
+        return TradingCalendar(mic).is_trading_day(on)
+    except PrometheusError:
+        return False
 
 
 def _poll_again(

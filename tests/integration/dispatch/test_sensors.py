@@ -31,7 +31,7 @@ def test_sensors_wait_give_up_and_tell_the_jobs_after_them(
     def tells_when_it_asks_again() -> bool:
         nonlocal shown
         shown = _status(installation, dag_id)
-        return "sees_a_file waits: it is asked again at 20" in shown
+        return "waits: it is asked again at 20" in shown and "; no file" in shown
 
     wait_until(tells_when_it_asks_again, timeout=60, message=lambda: shown)
     (tmp_path / "come").touch()

@@ -231,6 +231,7 @@ def sees_a_file(ctx: JobContext) -> dict[str, object]:
         raise RuntimeError("the vendor is away")
     return {
         "ready": (folder / "come").exists(),
+        "why": "no file",
         "after": dict(ctx.last_poll or {}).get("poll"),
         "poll": ctx.attempt_number,
         # Words of our own too, which must mean nothing here.

@@ -8,6 +8,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from prometheus.core.holidays import Holiday, HolidayKind, HolidayState
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.planning import SessionRange
@@ -23,6 +24,7 @@ from prometheus.persistence.executions import (
     Refused,
     Started,
 )
+from prometheus.persistence.holidays import decide_holidays, propose_holidays
 from prometheus.persistence.runs import still_ready
 from tests.integration.persistence.world import BOOM, HOUR, LOST, MINUTE, World, job
 
@@ -341,3 +343,32 @@ def test_sensor_asked_after_its_window_may_find_that_it_has_come(world: World) -
     world.change(execution_id, window_closes_at=world.now() - MINUTE)
     assert isinstance(world.start(execution_id, worker), Started)
     assert poll(world, execution_id, worker, ready=True) == Polled(dag.dag_id, Readiness.READY)
+
+
+def test_closure_that_a_feed_proposes_is_told_of_while_it_waits(world: World) -> None:
+    """Until a person has decided: no calendar follows a feed alone."""
+    dag, worker = run(world), world.worker()
+    first, last = date(2025, 1, 1), date(2025, 12, 31)
+    closed = Holiday(dag.as_of_date, "Day of Mourning", HolidayKind.CLOSED)
+    other_days = [
+        Holiday(dag.as_of_date - timedelta(days=1), "Another day", HolidayKind.CLOSED),
+        Holiday(dag.as_of_date + timedelta(days=1), "Bank holiday", HolidayKind.BANK),
+    ]
+    with writing(world.engine) as connection:
+        for mic in ("XNYS", "XLON"):
+            propose_holidays(connection, mic, "eodhd", first, last, [closed, *other_days])
+    outcome = poll(world, world.running(dag, "ready", worker), worker, why="no bar of IBM")
+    said = (
+        "no bar of IBM; eodhd proposes that XNYS is closed on 2025-12-02 (Day of Mourning): decide "
+        "with prometheus calendar sync XNYS --confirm 2025-12-02 or --reject 2025-12-02"
+    )
+    assert outcome == Polled(dag.dag_id, Readiness.NOT_YET, said)
+    (polled, _) = (row for row in world.rows(dag.dag_id) if row.job_id == "ready")
+    assert polled.result == {"seen": 3, "state": "NOT_YET", "why": said}
+
+    with writing(world.engine) as connection:
+        decide_holidays(
+            connection, "XNYS", [dag.as_of_date], HolidayState.REJECTED, actor="ann", reason="no"
+        )
+    outcome = poll(world, next_poll(world, dag, worker), worker)
+    assert outcome == Polled(dag.dag_id, Readiness.NOT_YET)
