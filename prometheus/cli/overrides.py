@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from prometheus.cli.options import Actor, AsJson, Folder, read_instant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sqlalchemy import Connection
 
@@ -214,10 +215,9 @@ def _record(
         with reading(engine) as connection:
             known = read_overrides(connection)
             override = read(known, read_now(connection).market_at)
-            runs = _runs(connection, place, override, known)
-        states = _states(place, override, known)
+            (change,) = changes_of(connection, place, [override], known)
         if not as_json:
-            _print(override, states, runs)
+            change.show()
         recorded = yes or (not as_json and typer.confirm("Record it?"))
         if recorded:
             with writing(engine) as connection:
@@ -235,17 +235,7 @@ def _record(
             {
                 "override": _document(override),
                 "recorded": recorded,
-                "states": {
-                    name: {
-                        when: [
-                            {"from": start, "to": end, "state": state}
-                            for start, end, state in intervals
-                        ]
-                        for when, intervals in zip(("before", "after"), both, strict=True)
-                    }
-                    for name, both in states.items()
-                },
-                "runs": [_run_document(run) for run in runs],
+                **change.document(),
             }
         )
     elif recorded:
@@ -253,6 +243,55 @@ def _record(
     else:
         print("Nothing was recorded.")
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an override would change."""
+
+    override: Override
+    states: dict[str, tuple[Any, Any]]
+    """Of what it is about and of each market it touches, before and after."""
+    runs: tuple[RunChange, ...]
+    is_over: bool
+    """The session has ended, as it was and as it would be."""
+
+    def show(self) -> None:
+        """Print it for people."""
+        _print(self)
+
+    def document(self) -> dict[str, Any]:
+        """Return it for machines."""
+        return {
+            "states": {
+                name: {
+                    when: [
+                        {"from": start, "to": end, "state": state}
+                        for start, end, state in intervals
+                    ]
+                    for when, intervals in zip(("before", "after"), both, strict=True)
+                }
+                for name, both in self.states.items()
+            },
+            "runs": [_run_document(run) for run in self.runs],
+        }
+
+
+def changes_of(
+    connection: Connection, place: Place, overrides: Iterable[Override], known: Overrides
+) -> list[Change]:
+    """Work out what overrides would change, each laid over those before it."""
+    from prometheus.persistence.clock import read_now
+
+    changes = []
+    now = read_now(connection).market_at
+    for override in overrides:
+        runs = _runs(connection, place, override, known)
+        states = _states(place, override, known)
+        ends = [both[-1][1] for pair in states.values() for both in pair]
+        changes.append(Change(override, states, runs, is_over=max(ends) <= now))
+        known = known.plus(override)
+    return changes
 
 
 def _runs(
@@ -385,14 +424,15 @@ def _run_document(run: RunChange) -> dict[str, Any]:
     }
 
 
-def _print(override: Override, states: dict[str, tuple[Any, Any]], runs: Any) -> None:
+def _print(change: Change) -> None:
     from prometheus.cli import output
 
+    override, runs = change.override, change.runs
     console = output.console()
     console.print(f"{override.target} {override.session}: {_what(override)}", style="bold")
     console.print(f"  {override.reason}")
     console.print()
-    for name, (before, after) in states.items():
+    for name, (before, after) in change.states.items():
         if before == after and name != override.target:
             console.print(f"{name} does not change.")
             console.print()
@@ -403,6 +443,8 @@ def _print(override: Override, states: dict[str, tuple[Any, Any]], runs: Any) ->
             table.add_row(f"{at:%a %H:%M} UTC", *(_state_at(each, at) for each in (before, after)))
         console.print(table)
         console.print()
+    if change.is_over:
+        console.print("That session is over: runs that have finished stay as they are.")
     if not runs:
         console.print("No run changes.")
     for run in runs:

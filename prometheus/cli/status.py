@@ -335,6 +335,9 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
         if rows[-1]["status"] == "QUEUED" and due_at > now.wall_at:
             what = "it is asked again" if job_id in dag.sensors else "the next attempt is due"
             waits[job_id] = f"{what} at {output.utc_seconds(due_at)}"
+            found = rows[-2]["result"] if len(rows) > 1 and job_id in dag.sensors else None
+            if isinstance(found, dict) and found.get("why"):
+                waits[job_id] += f"; {found['why']}"
     return {
         "dag_id": dag_id,
         "pipeline": run.pipeline,

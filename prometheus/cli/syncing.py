@@ -11,16 +11,20 @@ import typer
 from prometheus.cli.options import Actor, AsJson, Folder, read_date
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Engine
 
+    from prometheus.cli.places import Place
     from prometheus.core.holidays import Difference, Holiday, HolidayState
-    from prometheus.core.overrides import Override
     from prometheus.errors import PrometheusError
     from prometheus.persistence.holidays import StoredHoliday
     from prometheus.settings import Settings
     from prometheus.sources.eodhd.client import EodhdClient
+
+
+_LONGEST_REASON = 900
+"""Characters; the override that follows has it behind the name of the feed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ def sync(
     reason: Annotated[
         str, typer.Option("--reason", help="Why it is confirmed or rejected.", metavar="TEXT")
     ] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Decide without asking.")] = False,
     actor: Actor = None,
     folder: Folder = None,
     as_json: AsJson = False,
@@ -67,22 +72,30 @@ def sync(
     Ask eodhd.com for this year's holidays, and show where it and the calendar do not agree.
 
     What it says is stored as a proposal, for a person to decide on: with --confirm or --reject, one
-    exchange and --reason nothing is asked, and what was proposed of those dates is decided. The
-    decision is kept and audited, and the calendar follows what was confirmed by an override, in
-    force from the next tick on. Ends with 1 if an exchange's holidays did not come.
+    exchange and --reason the feed is not asked, and what was proposed of those dates is decided.
+    The decision is kept and audited, and the calendar follows what was confirmed by an override, in
+    force from the next tick on; what that changes is shown first, and it asks. With --json and
+    without --yes it only shows. Ends with 1 if an exchange's holidays did not come, or nothing was
+    decided.
     """
+    from prometheus.cli.operate import actor_name
     from prometheus.cli.places import find_place, opened
+    from prometheus.core.holidays import HolidayState
 
     confirmed, rejected = _dates(confirm), _dates(reject)
-    exchange = None
+    exchange, words = None, {}
+    if yes and not (confirmed or rejected):
+        raise typer.BadParameter("--yes needs --confirm or --reject")
     if confirmed or rejected:
-        exchange = _to_decide_on(names or [], confirmed, rejected, reason)
+        words = {"actor": actor_name(actor), "reason": reason.strip()}
+        exchange = _to_decide_on(names or [], confirmed, rejected, **words)
     elif reason:
         raise typer.BadParameter("--reason needs --confirm or --reject")
     place = find_place(folder)
     with opened(place) as engine:
         if exchange is not None:
-            _decide(engine, exchange, confirmed, rejected, actor, reason.strip(), as_json=as_json)
+            days = {HolidayState.CONFIRMED: confirmed, HolidayState.REJECTED: rejected}
+            _decide(place, engine, exchange, days, words, yes=yes, as_json=as_json)
             return
         year = datetime.now(UTC).year
         client = _client(place.settings)
@@ -180,53 +193,83 @@ def _dates(texts: list[str] | None) -> list[date]:
 
 
 def _to_decide_on(
-    names: list[str], confirmed: list[date], rejected: list[date], reason: str
+    names: list[str], confirmed: list[date], rejected: list[date], *, actor: str, reason: str
 ) -> str:
     """Return the exchange whose dates are meant."""
+    from prometheus.core.drafts import LONGEST_NAME, text_faults
     from prometheus.core.exchanges import load_exchange
 
     if len(names) != 1:
         raise typer.BadParameter("--confirm and --reject need one EXCHANGE, whose dates they mean")
     if not reason.strip():
         raise typer.BadParameter("--confirm and --reject need a --reason, which is kept")
+    faults = text_faults("reason", reason, _LONGEST_REASON) + text_faults("as", actor, LONGEST_NAME)
+    if faults:
+        raise typer.BadParameter("; ".join(faults))
     if both := sorted(set(confirmed) & set(rejected)):
         raise typer.BadParameter(f"{both[0]} is to be confirmed and rejected")
     return load_exchange(names[0]).mic
 
 
 def _decide(
+    place: Place,
     engine: Engine,
     exchange: str,
-    confirmed: list[date],
-    rejected: list[date],
-    actor: str | None,
-    reason: str,
+    days: Mapping[HolidayState, list[date]],
+    words: Mapping[str, str],
     *,
+    yes: bool,
     as_json: bool,
 ) -> None:
-    from prometheus.cli import output
-    from prometheus.cli.operate import actor_name
+    """Show what decisions would change, ask, and write them down as what they were shown as."""
+    from prometheus.cli import output, overrides
     from prometheus.core.holidays import HolidayState
     from prometheus.persistence.clock import read_now
-    from prometheus.persistence.engine import writing
-    from prometheus.persistence.holidays import decide_holidays, follow_confirmed
+    from prometheus.persistence.engine import reading, writing
+    from prometheus.persistence.holidays import (
+        DecisionError,
+        as_decided,
+        decide_holidays,
+        follow_confirmed,
+        overrides_for,
+    )
+    from prometheus.persistence.overrides import read_overrides
 
-    decided: list[StoredHoliday] = []
-    followed: dict[date, Override] = {}
-    with writing(engine) as connection:
-        for days, state in (
-            (confirmed, HolidayState.CONFIRMED),
-            (rejected, HolidayState.REJECTED),
-        ):
-            if not days:
-                continue
-            decided_now = decide_holidays(
-                connection, exchange, days, state, actor=actor_name(actor), reason=reason
-            )
-            if state is HolidayState.CONFIRMED:
-                now = read_now(connection).market_at
-                followed = follow_confirmed(connection, decided_now, now)
-            decided += decided_now
+    with reading(engine) as connection:
+        known = read_overrides(connection)
+        now = read_now(connection).market_at
+        shown = [
+            each
+            for state, of_state in days.items()
+            for each in as_decided(connection, exchange, of_state, state, **words)
+        ]
+        confirmed = [each for each in shown if each.state is HolidayState.CONFIRMED]
+        followed = overrides_for(confirmed, known, now)
+        changes = overrides.changes_of(connection, place, followed.values(), known)
+    if not as_json:
+        for change in changes:
+            change.show()
+    question = f"{'; '.join(map(_told, shown))}. Is that so?"
+    decided = yes or (not as_json and typer.confirm(question))
+    if decided:
+        with writing(engine) as connection:
+            of_states = [
+                decide_holidays(connection, exchange, of_state, state, **words)
+                for state, of_state in days.items()
+                if of_state
+            ]
+            now_said = [each for of_state in of_states for each in of_state]
+            if [each.holiday for each in now_said] != [each.holiday for each in shown]:
+                raise DecisionError(
+                    exchange, ["the feed says something else meanwhile: look again"]
+                )
+            shown = now_said
+            confirmed = [each for each in shown if each.state is HolidayState.CONFIRMED]
+            now = read_now(connection).market_at
+            now_followed = follow_confirmed(connection, confirmed, now)
+            if not yes and now_followed.keys() != followed.keys():
+                raise DecisionError(exchange, ["overrides have changed meanwhile: look again"])
+            followed = now_followed
     if as_json:
         output.print_json(
             [
@@ -238,23 +281,34 @@ def _decide(
                     "source": each.source,
                     "fetched_at": each.fetched_at,
                     "state": each.state,
+                    "decided": decided,
                     "decided_at": each.decided_at,
                     "decided_by": each.decided_by,
                     "reason": each.reason,
                     "override": followed[day].override_id if day in followed else None,
+                    "changes": [
+                        change.document() for change in changes if change.override.session == day
+                    ],
                 }
-                for each in decided
+                for each in shown
                 for day in [each.holiday.day]
             ]
         )
         return
-    for each in decided:
+    if not decided:
+        print("Nothing was decided.")
+        raise typer.Exit(1)
+    for each in shown:
         day = each.holiday.day
-        told = f"{exchange} {day}: {each.holiday.words} ({each.holiday.name}), {each.state} by "
-        told += f"{each.decided_by}."
+        told = f"{_told(each)} by {each.decided_by}."
         if day in followed:
             told += f" Override {followed[day].override_id}, in force with the next tick."
         print(told)
+
+
+def _told(each: StoredHoliday) -> str:
+    holiday = each.holiday
+    return f"{each.exchange} {holiday.day}: {holiday.words} ({holiday.name}), {each.state}"
 
 
 def _report(found: list[Synced], year: int, *, as_json: bool) -> None:

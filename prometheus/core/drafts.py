@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from unicodedata import category
 from zoneinfo import ZoneInfo, available_timezones
 
 from prometheus.core.exchanges import Break, LocalTime, exchange_mics
@@ -22,6 +24,8 @@ _TAKES: dict[OverrideKind, frozenset[str]] = {
     OverrideKind.CHANGED_HOURS: frozenset({"open", "close", "breaks"}),
 }
 """Which times a kind may be given."""
+LONGEST_TEXT, LONGEST_NAME = 1000, 200
+"""Characters of what is said of an override, and of a person's name."""
 _A_DAY = timedelta(days=1)
 _BREAK = re.compile(r"(\d\d:\d\d)-(\d\d:\d\d)")
 
@@ -143,7 +147,25 @@ class _Reading:
         if not text.strip():
             why = "why the session differs" if name == "reason" else "who says so, such as an URL"
             self.faults.append(f"--{name} is empty: say {why}")
+        self.faults += text_faults(name, text)
         return text.strip()
+
+
+def text_faults(option: str, text: str, longest: int = LONGEST_TEXT) -> list[str]:
+    """
+    List what keeps a text from being stored and shown as it is.
+
+    Args:
+        option: What it is called where it is said, without the dashes.
+        longest: Characters that it may have.
+    """
+    faults = []
+    if len(text.strip()) > longest:
+        faults.append(f"--{option} has {len(text.strip())} characters; at most {longest} are kept")
+    odd = [each for each in text.strip() if category(each) in ("Cc", "Cs") and each not in "\n\t"]
+    if odd:
+        faults.append(f"--{option} has a character that can not be shown: {odd[0]!r}")
+    return faults
 
 
 def read_draft(draft: Draft, overrides: Overrides, *, now: datetime) -> Override:
@@ -164,7 +186,7 @@ def read_draft(draft: Draft, overrides: Overrides, *, now: datetime) -> Override
     breaks, zone = reading.breaks(), reading.zone()
     reason, source = reading.said("reason", draft.reason), reading.said("source", draft.source)
     announced_at = reading.announced_at(now)
-    faults = reading.faults
+    faults = reading.faults + text_faults("as", draft.author, LONGEST_NAME)
     if kind is not None:
         given = {
             name
@@ -231,15 +253,25 @@ def _against_calendar(
         known = f"{before.first} to {before.horizon}"
         return [f"{day} is outside the dates for which the sessions of {name} are known ({known})"]
     if not before.is_trading_day(day) and kind is OverrideKind.CLOSED:
-        return [f"{name} is closed on {day} already: {before.reason(day)}"]
+        why = f"{name} is closed on {day} already: {before.reason(day)}"
+        return [f"{why}; {_nearest_sessions(before, day)}"]
     if not before.is_trading_day(day) and kind is not OverrideKind.SPECIAL_SESSION:
-        why = before.reason(day)
-        return [f"{name} has no session on {day} ({why}) that could change: add a special_session"]
+        why = f"{name} has no session on {day} ({before.reason(day)}) that could change"
+        return [f"{why}; {_nearest_sessions(before, day)}, or add a special_session"]
     if kind is OverrideKind.SPECIAL_SESSION and not before.closed_members(day):
         return [f"{name} has a session on {day} already: record changed_hours"]
     if not readable:
         return []
     return _against_sessions(override, market, before, overrides.plus(override))
+
+
+def _nearest_sessions(calendar: TradingCalendar, day: date) -> str:
+    """Name the sessions before and after a date, as far as they are known."""
+    found = []
+    for find in (calendar.previous_trading_day, calendar.next_trading_day):
+        with suppress(PrometheusError):
+            found.append(find(day).isoformat())
+    return f"the nearest sessions are {' and '.join(found)}" if found else "it has no others"
 
 
 def _against_sessions(
@@ -367,6 +399,8 @@ def read_withdrawal(
         ]
     if not reason.strip():
         faults.append("--reason is empty: say why it does not hold any more")
+    faults += text_faults("reason", reason) + text_faults("source", source)
+    faults += text_faults("as", author, LONGEST_NAME)
     if faults or found is None:
         raise OverrideError(f"withdrawal of {text}", faults)
     return Override(

@@ -38,6 +38,7 @@ from prometheus.persistence.executions import (
     FailedForGood,
     FailOutcome,
     Failure,
+    GaveUp,
     NotOurs,
     Polled,
     Refused,
@@ -235,6 +236,15 @@ class Attempts:
             case FailedForGood():
                 log.error(
                     "job_failed",
+                    extra={
+                        "execution": execution_id,
+                        "dag": outcome.dag_id,
+                        "error": outcome.message,
+                    },
+                )
+            case GaveUp():
+                log.error(
+                    "sensor_gave_up",
                     extra={
                         "execution": execution_id,
                         "dag": outcome.dag_id,

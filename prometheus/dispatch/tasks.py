@@ -34,6 +34,7 @@ from prometheus.persistence.executions import (
     Attempt,
     Cancelled,
     FailedForGood,
+    GaveUp,
     Refused,
     Retried,
 )
@@ -262,7 +263,7 @@ class JobTask(Task):
         # The error itself may be of any size, and may be none that can be sent to the main process.
         told = JobFailedError(failure.message)
         if not isinstance(outcome, Retried):
-            if isinstance(outcome, (FailedForGood, Cancelled)):
+            if isinstance(outcome, (FailedForGood, GaveUp, Cancelled)):
                 place.advance_quietly(outcome.dag_id)
             raise told.with_traceback(exc.__traceback__ if exc else None) from None
         if failure.not_before is not None:
@@ -346,7 +347,7 @@ class JobTask(Task):
             incarnation=place.incarnation(),
             patient=patient,
         )
-        if isinstance(outcome, (FailedForGood, Cancelled)):
+        if isinstance(outcome, (FailedForGood, GaveUp, Cancelled)):
             place.advance_quietly(outcome.dag_id)
 
 

@@ -21,8 +21,8 @@ def standard_pipeline(*, patient: bool = False) -> Pipeline:
 
     Args:
         patient: With a sensor before ``ingest_prices``, which waits until the source has the
-            session's prices: polled from 20 minutes after the close, late 3 hours after it, and
-            given up after 8.
+            session's prices: polled from 20 minutes after the close; late 30 minutes after it in
+            the US and 3 hours elsewhere, and given up after 6 and 8.
     """
     pipeline = Pipeline("daily", markets=["US_EQ", "EU_EQ", "ASIA_EQ"])
     if patient:
@@ -30,8 +30,8 @@ def standard_pipeline(*, patient: bool = False) -> Pipeline:
             f"{_JOBS}.readiness:prices_ready",
             required_state=MarketState.POST_CLOSE,
             start="close+20m",
-            expected="close+3h",
-            give_up="close+8h",
+            expected={"US_EQ": "close+30m", "EU_EQ": "close+3h", "ASIA_EQ": "close+3h"},
+            give_up={"US_EQ": "close+6h", "EU_EQ": "close+8h", "ASIA_EQ": "close+8h"},
             priority=JobPriority.CRITICAL,
             max_retries=5,
         )

@@ -204,7 +204,10 @@ def _decide_run(
             continue
         window = bounds.window(job)
         forced = run.forced or state.forced
-        if now >= window.closes_at and not forced:
+        over = now >= window.closes_at and not forced
+        if over and _goes_another_way(run, job, bounds, status, now):
+            forced = True
+        elif over:
             reason = f"its window closed at {_shown(window.closes_at)}"
             decisions.append(Expire(dag_id, job, state.execution_id, reason))
             status[job_id] = JobStatus.EXPIRED
@@ -228,6 +231,28 @@ def _decide_run(
             detail, until = _detail(reason_to_hold, run, job, window, status)
             decisions.append(Hold(dag_id, job, state.execution_id, reason_to_hold, detail, until))
     return decisions
+
+
+def _goes_another_way(
+    run: RunState,
+    job: JobMetadata,
+    bounds: SessionBounds,
+    status: Mapping[str, JobStatus],
+    now: datetime,
+) -> bool:
+    """
+    Say whether a job is asked once more although its window has closed.
+
+    A sensor is that does not fail when it gives up, while a job after it can still start: then it
+    gives up at that poll, and that job learns which way to go.
+    """
+    if job.sensor is None or job.sensor.fails:
+        return False
+    return any(
+        status[below] not in FINAL
+        and (run.jobs[below].forced or now < bounds.window(run.dag.jobs[below]).closes_at)
+        for below in run.dag.downstream_of(job.job_id)
+    )
 
 
 def _timeout(run: RunState, job: JobMetadata) -> Timeout | None:

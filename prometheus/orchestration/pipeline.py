@@ -8,7 +8,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from enum import StrEnum
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, cast
@@ -79,6 +79,12 @@ class JobDefinition:
     sensor: SensorRule | None
     where: str
     """File and line of the definition, for messages."""
+    sensor_in: Mapping[str, SensorRule] = field(default_factory=dict)
+    """The same by market, where its times differ."""
+
+    def sensor_for(self, market_id: str) -> SensorRule | None:
+        """Return how it asks for a market's sessions, if it is a sensor."""
+        return self.sensor_in.get(market_id, self.sensor)
 
     def resolve(self) -> Callable[..., Any]:
         """Return the function, importing it if only its name is known."""
@@ -131,22 +137,27 @@ class SensorOptions(JobOptions, total=False):
     """Pause before the second poll, doubled before each further one; default 5 minutes."""
     up_to: timedelta | str
     """Longest pause; default 15 minutes, or ``every`` if that is longer."""
-    expected: timedelta | str | None
+    expected: timedelta | str | Mapping[str, timedelta | str] | None
     """
     After this it is LATE, which is said at every poll: a duration since the sensor's window opened,
-    or a time of the session (``"close+30m"``). Default: never.
+    or a time of the session (``"close+30m"``); or one for each of the pipeline's markets
+    (``{"US_EQ": "close+30m", "EU_EQ": "close+3h"}``). Default: never.
     """
-    give_up: timedelta | str
+    give_up: timedelta | str | Mapping[str, timedelta | str]
     """
     When the last poll is made, told likewise; default 6 hours. At least one is made, and in a run
-    that is made later than that, just one. The sensor gives up before that if its window ends.
+    that is made later than that, just one. The sensor gives up before that if its window ends; if
+    no poll was under way then, and ``otherwise`` is not ``"fail"``, one more is made while a job
+    after it can still start.
     """
     otherwise: str
     """
     What becomes of it then: ``"fail"`` (default); ``"skip"``, and what depends on it is skipped
     too; ``"continue_stale"``: it succeeds, and ``ctx.stale`` tells the jobs after it; or
-    ``"use:synthetic"`` and the like: it succeeds, and these jobs get that source. One that fails
-    for good before, because it raises again and again, fails whatever is said here.
+    ``"use:synthetic"`` and the like: it succeeds, and these jobs get that source. The same becomes
+    of it when it fails for good before that: it raises again and again, runs out of its
+    ``timeout``, or its workers are lost too often; then ``why`` in its result is the error. What an
+    operator or the run's ``run_timeout`` ends goes no other way.
     """
 
 
@@ -288,28 +299,55 @@ class Pipeline:
         options = options.copy()
         every = self._duration(options.pop("every", "5m"), "every", timedelta(minutes=5), where)
         usual = max(every, timedelta(minutes=15))
-        limits = {
-            argument: self._session_limit(text, argument, where)
-            for argument, text in (
-                ("expected", options.pop("expected", None)),
-                ("give_up", options.pop("give_up", "6h")),
-            )
-        }
+        expected = self._limits(options.pop("expected", None), "expected", where)
+        give_up = self._limits(options.pop("give_up", "6h"), "give_up", where)
         rule = SensorRule(
             every=every,
             up_to=self._duration(options.pop("up_to", usual), "up_to", usual, where),
-            expected=limits["expected"],
-            give_up=limits["give_up"] or timedelta(hours=6),
+            expected=expected.get(None),
+            give_up=give_up.get(None) or timedelta(hours=6),
             otherwise=options.pop("otherwise", FAIL),
         )
+        by_market = {
+            market: replace(
+                rule,
+                expected=expected.get(market, rule.expected),
+                give_up=give_up.get(market) or rule.give_up,
+            )
+            for market in {*expected, *give_up}
+            if market is not None
+        }
         options.setdefault("timeout", timedelta(minutes=2))
         known = self._known(options, where, SensorOptions.__optional_keys__, "a sensor")
-        self._define(function, name, where, sensor=rule, **known)
+        self._define(function, name, where, sensor=rule, sensor_in=by_market, **known)
+
+    def _limits(
+        self,
+        told: timedelta | str | Mapping[str, timedelta | str] | None,
+        argument: str,
+        where: str,
+    ) -> dict[str | None, SessionTime | timedelta | None]:
+        """Read until when, by market; under ``None`` where it is the same for all."""
+        if not isinstance(told, Mapping):
+            return {None: self._session_limit(told, argument, where)}
+        for market in self.markets:
+            if market not in told:
+                self._faults.append(f"{where}: {argument} says nothing of {market}")
+        for market in told:
+            if market not in self.markets:
+                hint = nearest(market, self.markets)
+                self._faults.append(
+                    f"{where}: {argument} is of {market!r}, no market of the pipeline.{hint}"
+                )
+        return {
+            market: self._session_limit(text, f"{argument} of {market}", where)
+            for market, text in told.items()
+        }
 
     def _session_limit(
         self, text: timedelta | str | None, argument: str, where: str
     ) -> SessionTime | timedelta | None:
-        if text is None and argument == "expected":
+        if text is None and argument.startswith("expected"):
             return None
         try:
             limit = read_limit(cast("str", text))
@@ -355,6 +393,7 @@ class Pipeline:
         retry_cap: timedelta | str = timedelta(seconds=900),
         after_previous: bool = False,
         sensor: SensorRule | None = None,
+        sensor_in: Mapping[str, SensorRule] | None = None,
     ) -> None:
         if name in self._names:
             self._faults.append(f"{where}: job {name!r} is defined twice")
@@ -381,6 +420,7 @@ class Pipeline:
                 retry_cap=self._duration(retry_cap, "retry_cap", timedelta(seconds=900), where),
                 after_previous=after_previous,
                 sensor=sensor,
+                sensor_in=sensor_in or {},
                 where=where,
             )
         )
@@ -536,8 +576,9 @@ class Pipeline:
             f"{job.where}: job {job.name!r}: {wrong} on every session of {calendar.market_id}"
             for calendar in calendars
             for job in self._jobs
-            if job.sensor is not None and job.required_state is not MarketState.HOLIDAY
-            if (wrong := _sensor_time_fault(job, job.sensor, calendar))
+            if job.required_state is not MarketState.HOLIDAY
+            if (rule := job.sensor_for(calendar.market_id)) is not None
+            if (wrong := _sensor_time_fault(job, rule, calendar))
         ]
         return tuple(dict.fromkeys(faults))
 
@@ -572,7 +613,7 @@ class Pipeline:
                     retry_base=job.retry_base,
                     retry_cap=job.retry_cap,
                     after_previous=job.after_previous,
-                    sensor=job.sensor,
+                    sensor=job.sensor_for(market_id),
                 )
                 for job in self._jobs
             ),

@@ -46,6 +46,11 @@ class SensorRule:
     """After giving up: ``fail``, ``skip``, ``continue_stale``, or ``use:`` and a source."""
 
     @property
+    def fails(self) -> bool:
+        """Whether it fails when it gives up, as any job does, or goes another way."""
+        return self.otherwise == FAIL
+
+    @property
     def source(self) -> str | None:
         """The source that the jobs after it get when it gives up, if they get one."""
         text = str(self.otherwise)  # a declaration may have anything

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -31,10 +31,16 @@ from sqlalchemy import (
 )
 
 from prometheus.core.durations import format_duration
+from prometheus.core.holidays import HolidayKind, HolidayState
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import override_stamp
 from prometheus.core.trading_calendar import Phases, TradingCalendar
-from prometheus.errors import HorizonError, NoSessionError, PrometheusError
+from prometheus.errors import (
+    HorizonError,
+    NoSessionError,
+    PrometheusError,
+    UnknownMarketError,
+)
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus, allowed_from
@@ -65,6 +71,7 @@ from prometheus.persistence.tables import (
     is_live,
     is_open,
     job_executions,
+    market_holidays,
     worker_incarnations,
 )
 
@@ -81,6 +88,7 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 _e = job_executions.c
 _asked = _e.cancel_asked_at.is_not(None)
 _r = dag_runs.c
+_h = market_holidays.c
 # What runs often is built once: building a statement takes longer than running it. A parameter is
 # not named like a column, because an UPDATE would set that.
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
@@ -435,8 +443,8 @@ def start(
 
     Refused unless the run is open and follows every override of its session, the delay of a retry
     is over, the market time is inside the window (or the run or execution is forced) and the worker
-    has not been given up. A window that
-    has closed, and a time-out, make the row EXPIRED.
+    has not been given up. A window that has closed, and a time-out, make the row EXPIRED; a sensor
+    that does not fail when it gives up is asked once more after its window.
 
     Args:
         worker: Node name.
@@ -468,20 +476,23 @@ def start(
         connection.execute(_FORGET_MESSAGE, {"id": execution_id})  # another is sent when it is due
         return Refused(f"it is due at {row.scheduled_at:%Y-%m-%d %H:%M:%S} UTC")
     ends = []
+    dag = load_dag(connection, row.dag_id, row.definition_hash)
+    job = dag.jobs[row.job_id]
     if not (row.forced or row.run_forced):
-        if now.market_at >= row.window_closes_at:
+        # The scheduler keeps a sensor for whose way out somebody waits, and expires the others.
+        asks_late = job.sensor is not None and not job.sensor.fails
+        if now.market_at >= row.window_closes_at and not asks_late:
             reason = f"its window closed at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
             ended = end_waiting(connection, {execution_id: reason}, JobStatus.EXPIRED)
             return Refused(reason, row.dag_id if ended else None)
         if now.market_at < row.window_opens_at:
             return Refused(f"its window opens at {row.window_opens_at:%Y-%m-%d %H:%M:%S} UTC")
-        if not now.jumps:
+        if not (now.jumps or asks_late):
             left = now.clock.wall_delay(row.window_closes_at - now.market_at)
             ends.append(now.wall_at + left)
-    dag = load_dag(connection, row.dag_id, row.definition_hash)
     timeout = start_timeout(
         dag,
-        dag.jobs[row.job_id],
+        job,
         created_at=row.run_created_at,
         scheduled_at=row.scheduled_at,
         forced=row.forced,
@@ -625,6 +636,8 @@ def poll(
     One that has found nothing has done its work all the same: it is a SUCCESS, but not the job's
     latest execution. It costs no retry, and gives back those that failures before it have cost.
 
+    Why it has not come is told with what feeds have said against its session: that it may be none.
+
     Args:
         ready: Whether what the sensor waits for has come.
         found: JSON values that are kept in the result.
@@ -644,6 +657,8 @@ def poll(
     rule = job.sensor
     if rule is None:
         raise ValueError(f"{row.job_id} is no sensor")
+    if not ready and (doubts := _doubts(connection, dag)):
+        found = {**found, "why": "; ".join(filter(None, [str(found.get("why") or ""), *doubts]))}
     why = str(found.get("why") or "")[:_LONGEST_REASON]
     phases: Phases | None = None
     with suppress(HorizonError, NoSessionError):  # without one, nothing will come
@@ -672,11 +687,48 @@ def poll(
             f"gave up (not tried again: {end}, otherwise={rule.otherwise})"
         )
         detail += f": {why}" if why else ""
-        return _give_up(connection, execution_id, row, rule, now, result, detail)
+        details = {"type": "missing"}
+        _give_up(connection, execution_id, row, rule, now, result, detail, details)
+        return Polled(row.dag_id, Readiness.MISSING, detail)
     state = Readiness.LATE if late else Readiness.NOT_YET
     succeed(connection, execution_id, incarnation=incarnation, result={**found, "state": state})
     _poll_again(connection, dag, job, row, now, next_at)
     return Polled(row.dag_id, state, why)
+
+
+_PROPOSED_CLOSURES = (
+    select(_h.exchange, _h.name, _h.source)
+    .where(
+        _h.exchange.in_(bindparam("mics", expanding=True)),
+        _h.date == bindparam("on"),
+        _h.kind == HolidayKind.CLOSED.value,
+        _h.state == HolidayState.PROPOSED.value,
+    )
+    .order_by(_h.exchange, _h.source)
+)
+
+
+def _doubts(connection: Connection, dag: DAG) -> list[str]:
+    """Say which feeds have it that a run's session is none, and nobody has decided on it."""
+    try:
+        mics = get_market(dag.market_id).members
+    except UnknownMarketError:
+        return []
+    on = dag.as_of_date
+    asked = {"mics": list(mics), "on": on}
+    return [
+        f"{row.source} proposes that {row.exchange} is closed on {on} ({row.name}): decide with "
+        f"prometheus calendar sync {row.exchange} --confirm {on} or --reject {on}"
+        for row in connection.execute(_PROPOSED_CLOSURES, asked)
+        if _has_session(row.exchange, on)
+    ]
+
+
+def _has_session(mic: str, on: date) -> bool:
+    try:
+        return TradingCalendar(mic).is_trading_day(on)
+    except PrometheusError:
+        return False
 
 
 def _poll_again(
@@ -708,8 +760,10 @@ def _give_up(
     rule: SensorRule,
     now: Now,
     result: dict[str, Any],
-    detail: str,
-) -> Polled:
+    message: str,
+    details: dict[str, Any],
+) -> None:
+    """End a sensor's last attempt in the way that is declared for it."""
     status = {FAIL: JobStatus.FAILED, SKIP: JobStatus.SKIPPED}.get(rule.otherwise)
     if status is None:
         result["stale"] = rule.otherwise == CONTINUE_STALE
@@ -722,14 +776,13 @@ def _give_up(
             .where(_e.execution_id == execution_id)
             .values(
                 status=status,
-                error_message=detail,
-                error_details={"type": "missing"},
+                error_message=message,
+                error_details=details,
                 result=result,
                 completed_at=now.wall_at,
                 updated_at=database_now(),
             )
         )
-    return Polled(row.dag_id, Readiness.MISSING, detail)
 
 
 def polled(connection: Connection, execution_id: str, incarnation: str) -> Polled | None:
@@ -842,6 +895,15 @@ class FailedForGood:
 
 
 @dataclass(frozen=True, slots=True)
+class GaveUp:
+    """No further attempt; it is a sensor, and goes the way that is declared for that."""
+
+    dag_id: str
+    message: str
+    """The error, and why it is not tried again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """An operator had asked it to end: no further attempt."""
 
@@ -853,7 +915,7 @@ class NotOurs:
     """The attempt had ended before, or belongs to another worker."""
 
 
-FailOutcome = Retried | FailedForGood | Cancelled | NotOurs
+FailOutcome = Retried | FailedForGood | GaveUp | Cancelled | NotOurs
 
 
 _TO_FAIL: Select[Any] = (
@@ -906,7 +968,8 @@ def fail(
     """
     Turn a RUNNING execution into FAILED and write its next attempt, if it gets one.
 
-    One that was asked to end is CANCELLED instead, and gets none.
+    One that was asked to end is CANCELLED instead, and gets none. A sensor that gets none becomes
+    what it says of giving up: SKIPPED, or a SUCCESS whose result has the error as ``why``.
 
     Args:
         failure: What happened.
@@ -944,6 +1007,10 @@ def fail(
     if wait and not no_more:
         note = f"next try not before {now.wall_at + wait:%Y-%m-%d %H:%M:%S} UTC"
     message = f"{failure.message} ({note})" if note else failure.message
+    if no_more and job.sensor is not None and not job.sensor.fails:
+        found = {"state": Readiness.MISSING, "why": message}
+        _give_up(connection, execution_id, row, job.sensor, now, found, message, failure.details)
+        return GaveUp(row.dag_id, message)
     connection.execute(
         _FAIL,
         {

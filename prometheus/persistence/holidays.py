@@ -10,7 +10,7 @@ confirms another word.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from prometheus.core.drafts import read_draft
 from prometheus.core.holidays import Holiday, HolidayKind, HolidayState, override_for
 from prometheus.core.markets import get_market
-from prometheus.core.overrides import Override
+from prometheus.core.overrides import Override, Overrides
 from prometheus.errors import PrometheusError
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.overrides import lock_overrides, read_overrides, record
@@ -152,30 +152,7 @@ def decide_holidays(
     Raises:
         DecisionError: Nothing is proposed of a date; or what is says too little to be confirmed.
     """
-    rows = {
-        row.date: row
-        for row in connection.execute(
-            select(market_holidays)
-            .where(
-                _h.exchange == exchange,
-                _h.date.in_(list(days)),
-                _h.state == HolidayState.PROPOSED,
-            )
-            .order_by(_h.holiday_id)
-            .with_for_update()
-        )
-    }
-    faults = []
-    for day in sorted(days):
-        if day not in rows:
-            faults.append(f"of {day} nothing is proposed")
-        elif state is HolidayState.CONFIRMED and not _stored(rows[day]).holiday.can_be_confirmed:
-            faults.append(
-                f"of {day} the feed does not say enough ({_stored(rows[day]).holiday.words}), "
-                f"so it can only be rejected"
-            )
-    if faults:
-        raise DecisionError(exchange, faults)
+    rows = _proposed_on(connection, exchange, days, state, lock=True)
     connection.execute(
         update(market_holidays)
         .where(_h.holiday_id.in_([row.holiday_id for row in rows.values()]))
@@ -206,6 +183,57 @@ def decide_holidays(
     return decided
 
 
+def _proposed_on(
+    connection: Connection,
+    exchange: str,
+    days: Collection[date],
+    state: HolidayState,
+    *,
+    lock: bool = False,
+) -> dict[date, Row[Any]]:
+    """Return what is proposed of dates, each of which can be decided on so."""
+    proposed = (
+        select(market_holidays)
+        .where(
+            _h.exchange == exchange,
+            _h.date.in_(list(days)),
+            _h.state == HolidayState.PROPOSED,
+        )
+        .order_by(_h.holiday_id)
+    )
+    found = connection.execute(proposed.with_for_update() if lock else proposed)
+    rows = {row.date: row for row in found}
+    faults = []
+    for day in sorted(days):
+        if day not in rows:
+            faults.append(f"of {day} nothing is proposed")
+        elif state is HolidayState.CONFIRMED and not _stored(rows[day]).holiday.can_be_confirmed:
+            faults.append(
+                f"of {day} the feed does not say enough ({_stored(rows[day]).holiday.words}), "
+                f"so it can only be rejected"
+            )
+    if faults:
+        raise DecisionError(exchange, faults)
+    return rows
+
+
+def as_decided(
+    connection: Connection,
+    exchange: str,
+    days: Collection[date],
+    state: HolidayState,
+    *,
+    actor: str,
+    reason: str,
+) -> list[StoredHoliday]:
+    """Return what `decide_holidays` would make of some dates, and raise what it would."""
+    rows = _proposed_on(connection, exchange, days, state)
+    return [
+        replace(_stored(row), state=state, decided_by=actor, reason=reason)
+        for _, row in sorted(rows.items())
+    ]
+
+
 def follow_confirmed(
     connection: Connection, confirmed: Iterable[StoredHoliday], now: datetime
 ) -> dict[date, Override]:
@@ -224,8 +252,22 @@ def follow_confirmed(
         OverrideError: It cannot be so.
     """
     lock_overrides(connection)
-    overrides = read_overrides(connection)
-    recorded: dict[date, Override] = {}
+    overrides = overrides_for(confirmed, read_overrides(connection), now)
+    for each in overrides.values():
+        record(connection, each)
+    return overrides
+
+
+def overrides_for(
+    confirmed: Iterable[StoredHoliday], overrides: Overrides, now: datetime
+) -> dict[date, Override]:
+    """
+    Write the overrides that `follow_confirmed` records.
+
+    Args:
+        overrides: What has been recorded so far.
+    """
+    written: dict[date, Override] = {}
     for each in confirmed:
         day = each.holiday.day
         draft = override_for(
@@ -242,10 +284,9 @@ def follow_confirmed(
             number = standing[-1].override_id
             fault = f"override {number} says otherwise of {day}: withdraw that first"
             raise DecisionError(each.exchange, [fault])
-        recorded[day] = read_draft(draft, overrides, now=now)
-        record(connection, recorded[day])
-        overrides = overrides.plus(recorded[day])
-    return recorded
+        written[day] = read_draft(draft, overrides, now=now)
+        overrides = overrides.plus(written[day])
+    return written
 
 
 def _same(left: Holiday, right: Holiday) -> bool:

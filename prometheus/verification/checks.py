@@ -925,7 +925,9 @@ def starts_keep_to_windows(case: Case) -> Iterator[Violation]:
                         continue
                     if window is None:
                         yield _of("outside-window", row, f"{verb} at {_at(at)} without a window")
-                    elif at not in window:
+                    elif at not in window and not (
+                        at >= window.closes_at and _goes_another_way(each, job_id)
+                    ):
                         message = f"{verb} at {_at(at)}, outside its window {window}"
                         yield _of("outside-window", row, message)
 
@@ -935,8 +937,16 @@ def _outside_all(each: RunCase, row: Execution) -> Iterator[Violation]:
     at = row.started_market_at
     windows = each.windows(row.job_id)
     if at is not None and windows and not any(at in window for window in windows):
+        if _goes_another_way(each, row.job_id) and at >= min(window.opens_at for window in windows):
+            return
         said = ", ".join(map(str, windows))
         yield _of("outside-window", row, f"started at {_at(at)}, outside all its windows: {said}")
+
+
+def _goes_another_way(each: RunCase, job_id: str) -> bool:
+    """Say whether a job may start after its window: a sensor that does not fail if it gives up."""
+    job = each.jobs.get(job_id)
+    return job is not None and job.otherwise not in (None, "fail")
 
 
 def starts_keep_to_timeouts(case: Case) -> Iterator[Violation]:
@@ -1002,7 +1012,7 @@ def workers_were_there(case: Case) -> Iterator[Violation]:
             )
             yield _of("worker-gone", row, f"started at {_at(row.started_at)}, but {words}")
         if (
-            row.status == FAILED
+            row.status in (FAILED, SKIPPED)
             and _GIVEN_UP.match(message) is not None
             and row.completed_at is not None
             and (until is None or not case.before(until, row.completed_at))
@@ -1165,7 +1175,7 @@ def ends_have_causes(case: Case) -> Iterator[Violation]:
                     if job is None or job.otherwise != "skip":
                         yield _of("skipped", row, "it had started, and is no such sensor")
                     else:
-                        for fault in _missing_faults(case, each, row):
+                        for fault in _final_faults(case, each, row):
                             yield _of("skipped", row, fault)
                 elif row.status == SKIPPED and not _was_blocked(case, each, row, row.completed_at):
                     yield _of("skipped", row, "no upstream job kept it from running")
@@ -1292,7 +1302,8 @@ def _stuck(
         elif seen_at + late_by < case.as_of:
             yield _of("stuck", row, f"no worker has said that it runs it since {_at(seen_at)}")
     elif row.status in (PENDING, QUEUED):
-        if window is not None and case.history.live and window.closes_at + late_by < case.as_of:
+        over = window is not None and case.history.live and window.closes_at + late_by < case.as_of
+        if window is not None and over and not _goes_another_way(each, row.job_id):
             yield _of("stuck", row, f"its window {window} has closed")
         elif row.status == PENDING:
             since = _free_since(case, each, row, window)

@@ -47,8 +47,14 @@ def test_a_feeds_closure_waits_until_somebody_confirms_it(
 
         decide = ("calendar", "sync", "XNYS", "--confirm", storm.isoformat())
         run_command(*decide, env=env).refused("need a --reason", status=2)
-        confirmed = run_command(*decide, "--reason", "NYSE notice", "--as", "ana", env=env)
-        assert confirmed.out == (
+        noticed = (*decide, "--reason", "NYSE notice", "--as", "ana")
+        (shown,) = run_command(*noticed, "--json", env=env).document
+        assert (shown["decided"], shown["decided_at"], shown["override"]) == (False, None, 1)
+        (change,) = shown["changes"]
+        assert [each["state"] for each in change["states"]["XNYS"]["after"]] == ["HOLIDAY"]
+        confirmed = run_command(*noticed, "--yes", env=env)
+        assert "US_EQ does not change." in confirmed.out
+        assert confirmed.out.endswith(
             f"XNYS {storm}: closed (Storm), confirmed by ana. Override 1, in force with the next "
             f"tick.\n"
         )
@@ -81,6 +87,7 @@ def test_a_feed_without_a_token_is_not_asked(run_command: RunCommand, sqlite_url
         (("diff", "XNYS", "XLON", "2026", "--from", "2026-01-01"), "belong together"),
         (("diff", "XSHG", "XHKG", "2040"), "XSHG"),
         (("sync", "--confirm", "2026-01-01", "--reject", "2026-01-02"), "need one EXCHANGE"),
+        (("sync", "--yes"), "--yes needs --confirm or --reject"),
     ],
 )
 def test_wrong_questions_say_what_was_wanted(

@@ -108,6 +108,8 @@ class Imitation:
     maintenance: bool = True
     footer: bool = False
     """A line at the end of CSV without a date."""
+    ticker_counts: bool = True
+    """Whether the first version counts tickers, as it has done for a few months."""
     unknown_fields: bool = True
     always_csv: bool = False
     filled_days: set[tuple[str, date]] = field(default_factory=set)
@@ -263,6 +265,8 @@ class Imitation:
 
     def _bulk(self, rest: list[str], parameters: dict[str, str]) -> Answer:
         code = rest[0] if rest else ""
+        if parameters["api_token"] == "demo":
+            return Answer(403, b"Forbidden. Demo token.")
         if (refused := self._gate()) is not None:
             return refused
         if code not in CALENDARS:
@@ -340,10 +344,13 @@ class Imitation:
             },
             "ExchangeHolidays": self._array(closed),
             "ExchangeEarlyCloseDays": self._array(early),
-            "ActiveTickers": 50_000,
-            "PreviousDayUpdatedTickers": 48_000,
-            "UpdatedTickers": int(48_000 * self._share_updated(code, calendar)),
         }
+        if self.ticker_counts:
+            document |= {
+                "ActiveTickers": 50_000,
+                "PreviousDayUpdatedTickers": 48_000,
+                "UpdatedTickers": int(48_000 * self._share_updated(code, calendar)),
+            }
         if self.unknown_fields:
             document["NewField"] = {"a": [1, None]}
         return self._table(parameters, (), document)

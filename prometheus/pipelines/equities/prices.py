@@ -49,7 +49,7 @@ _SAME_BASIS = 1e-9
 """Relative difference of adjusted closes that is rounding, not a new basis."""
 
 _REPORTED = 20
-"""Quarantined bars named in the job's result; the table has all."""
+"""Quarantined or revised bars named in the job's result; the tables have all."""
 
 
 def ingest_prices(ctx: JobContext) -> dict[str, Any]:
@@ -57,9 +57,10 @@ def ingest_prices(ctx: JobContext) -> dict[str, Any]:
     Load the session's bars, and whatever of the last 400 sessions is missing, of each exchange.
 
     Bars are examined (`screening`); those that fail go to ``eq_quarantine`` with the reason. A bar
-    the feed has revised replaces the stored one, whose values go to ``eq_price_revisions``. Where
-    an adjusted close stands on a new basis (after a split or dividend every earlier one changes),
-    the instrument's whole history is asked for again. Running it again changes nothing.
+    the feed has revised replaces the stored one, whose values go to ``eq_price_revisions``; the log
+    tells of it. Where an adjusted close stands on a new basis (after a split or dividend every
+    earlier one changes), the instrument's whole history is asked for again. Running it again
+    changes nothing.
 
     Returns:
         Bars of the session, bars of history, instruments, the source, per-exchange counts, and
@@ -319,6 +320,11 @@ def _store(ctx: JobContext, delivery: _Delivery, label: SourceLabel, fetched_at:
             upsert(connection, eq_quarantine, rows)
     for row in _refused(delivery):
         ctx.logger.warning("price_quarantined", extra={"mic": delivery.mic, **row})
+    revised = _revised(delivery)
+    if revised:
+        sessions = sorted({row["session_date"] for row in revised})
+        facts = {"mic": delivery.mic, "bars": len(revised), "sessions": sessions}
+        ctx.logger.warning("prices_revised", extra={**facts, "source": label.name})
 
 
 def _make_room(
@@ -423,6 +429,17 @@ def _refused(delivery: _Delivery) -> list[dict[str, str]]:
     return found
 
 
+def _revised(delivery: _Delivery) -> list[dict[str, str]]:
+    """List the stored bars that came again with other values."""
+    return [
+        {
+            "symbol": delivery.symbols[column],
+            "session_date": delivery.sessions[row].isoformat(),
+        }
+        for row, column in np.argwhere(delivery.accepted & delivery.stored)
+    ]
+
+
 def _report(
     ctx: JobContext,
     label: SourceLabel,
@@ -430,7 +447,8 @@ def _report(
     deliveries: Sequence[_Delivery],
 ) -> dict[str, Any]:
     exchanges: dict[str, dict[str, Any]] = {}
-    history = revised = 0
+    history = 0
+    revised: list[dict[str, str]] = []
     quarantined: list[dict[str, str]] = []
     splits: list[dict[str, Any]] = []
     for delivery in deliveries:
@@ -439,7 +457,7 @@ def _report(
         exchanges[delivery.mic] = {"session": delivery.has_session, "rows": rows}
         new = delivery.accepted & ~delivery.stored
         history += int(new.sum()) - (int(new[-1].sum()) if delivery.has_session else 0)
-        revised += int((delivery.accepted & delivery.stored).sum())
+        revised += [{"mic": delivery.mic, **row} for row in _revised(delivery)]
         quarantined += [{"mic": delivery.mic, **row} for row in _refused(delivery)]
         splits += [
             {
@@ -456,7 +474,8 @@ def _report(
         "instruments": len(listed),
         "rows": sum(exchange["rows"] for exchange in exchanges.values()),
         "history_rows": history,
-        "revised_rows": revised,
+        "revised_rows": len(revised),
+        "revised_bars": revised[:_REPORTED],
         "exchanges": exchanges,
         "quarantined": len(quarantined),
         "quarantined_bars": quarantined[:_REPORTED],

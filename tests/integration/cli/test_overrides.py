@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from datetime import date, time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,10 +15,12 @@ from typer.testing import CliRunner
 
 from prometheus.cli.application import make_application
 from prometheus.core.drafts import Draft, read_draft
+from prometheus.core.holidays import Holiday, HolidayKind
 from prometheus.core.overrides import Overrides, put_in_force
 from prometheus.errors import OverrideError
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, writing
+from prometheus.persistence.holidays import DecisionError, propose_holidays
 from prometheus.persistence.overrides import read_overrides, record
 
 OVERRIDE = ("calendar", "override")
@@ -172,3 +175,90 @@ def test_place_without_a_database_shows_the_shipped_calendar_and_makes_none(
     sqlite3.connect(empty).close()
     monkeypatch.setenv("PROMETHEUS__DATABASE__URL", f"sqlite:///{empty}")
     assert run("markets", "XNYS").stderr == ""
+
+
+def test_override_of_a_session_that_is_over_says_that_what_has_finished_stays(run: Run) -> None:
+    past = ("XNYS", "2025-01-10", "closed", "--reason", "an outage", "--source", "nyse.com")
+    added = run(*OVERRIDE, "add", *past, "--yes").stdout
+    assert (
+        "That session is over: runs that have finished stay as they are.\nNo run changes." in added
+    )
+    withdrawn = run(*OVERRIDE, "withdraw", "1", "--reason", "no outage", "--yes").stdout
+    assert "That session is over" in withdrawn
+    assert "is over" not in run(*OVERRIDE, "add", *CLOSED, "--yes").stdout
+
+
+# --- what feeds propose ---------------------------------------------------------------------------
+
+SHORT = date(2027, 1, 5)
+STORM = date(2027, 1, 6)
+DECIDE = ("calendar", "sync", "XNYS", "--reason", "NYSE notice", "--as", "ana")
+
+
+def _propose(sqlite_url: str, close: time = time(13)) -> None:
+    engine = create_engine(sqlite_url)
+    holidays = [
+        Holiday(SHORT, "Short", HolidayKind.EARLY_CLOSE, close),
+        Holiday(STORM, "Storm", HolidayKind.CLOSED),
+    ]
+    with writing(engine) as connection:
+        year = date(2027, 1, 1), date(2027, 12, 31)
+        propose_holidays(connection, "XNYS", "eodhd", *year, holidays)
+    engine.dispose()
+
+
+def test_what_a_decision_changes_is_shown_before_it_is_made(run: Run, sqlite_url: str) -> None:
+    _propose(sqlite_url)
+    both = (*DECIDE, "--confirm", str(SHORT), "--reject", str(STORM))
+    asked = run(*both, fails=True).stdout  # nobody answers
+    assert "XNYS 2027-01-05: early_close, close 13:00" in asked
+    assert "Tue 18:00 UTC" in asked
+    assert (
+        "XNYS 2027-01-05: early close 13:00 (Short), confirmed; XNYS 2027-01-06: closed (Storm), "
+        "rejected. Is that so?"
+    ) in asked
+    assert json.loads(run(*OVERRIDE, "list", "--json").stdout) == []
+
+    said = run(*both, "--yes").stdout
+    assert "XNYS 2027-01-05: early close 13:00 (Short), confirmed by ana. Override 1" in said
+    assert "XNYS 2027-01-06: closed (Storm), rejected by ana.\n" in said
+    (override,) = json.loads(run(*OVERRIDE, "list", "--json").stdout)
+    assert (override["kind"], override["close"]) == ("early_close", "13:00")
+    next_close = run("calendar", "next", "XNYS", "--at", "2027-01-05T15:00Z").stdout
+    assert "18:00" in next_close
+
+
+def test_each_confirmed_day_is_shown_over_the_one_before(run: Run, sqlite_url: str) -> None:
+    _propose(sqlite_url)
+    both = (*DECIDE, "--confirm", str(SHORT), "--confirm", str(STORM))
+    shown = json.loads(run(*both, "--json").stdout)
+    assert [(each["override"], each["decided"]) for each in shown] == [(1, False), (2, False)]
+    assert [len(each["changes"]) for each in shown] == [1, 1]
+
+
+def test_what_was_shown_is_not_decided_once_the_feed_says_something_else(
+    run: Run, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _propose(sqlite_url)
+
+    def meanwhile(_question: str) -> bool:
+        _propose(sqlite_url, close=time(12))
+        return True
+
+    monkeypatch.setattr(typer, "confirm", meanwhile)
+    refused = run(*DECIDE, "--confirm", str(SHORT), fails=True)
+    assert isinstance(refused.exception, DecisionError)
+    assert "the feed says something else meanwhile: look again" in str(refused.exception)
+    assert json.loads(run(*OVERRIDE, "list", "--json").stdout) == []
+
+
+def test_nothing_is_decided_without_a_yes(
+    run: Run, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _propose(sqlite_url)
+    monkeypatch.setattr(typer, "confirm", lambda _question: False)
+    assert "Nothing was decided." in run(*DECIDE, "--confirm", str(STORM), fails=True).stdout
+    too_long = ("calendar", "sync", "XNYS", "--confirm", str(STORM), "--reason", "x" * 901)
+    refused = run(*too_long, "--yes", fails=True)
+    assert "--reason has 901 characters; at most 900 are kept" in " ".join(refused.stderr.split())
+    assert json.loads(run(*OVERRIDE, "list", "--json").stdout) == []

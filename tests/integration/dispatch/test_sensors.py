@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prometheus.persistence.engine import reading
 from prometheus.verification import check
-from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.servers import REPOSITORY, wait_until
 
 
@@ -31,7 +31,7 @@ def test_sensors_wait_give_up_and_tell_the_jobs_after_them(
     def tells_when_it_asks_again() -> bool:
         nonlocal shown
         shown = _status(installation, dag_id)
-        return "sees_a_file waits: it is asked again at 20" in shown
+        return "waits: it is asked again at 20" in shown and "; no file" in shown
 
     wait_until(tells_when_it_asks_again, timeout=60, message=lambda: shown)
     (tmp_path / "come").touch()
@@ -63,6 +63,48 @@ def test_sensors_wait_give_up_and_tell_the_jobs_after_them(
     (gave_up,) = (line for line in shown.splitlines() if line.startswith("never_comes"))
     assert gave_up.split()[2] == "MISSING"
     assert gave_up.rstrip().endswith('{"stale": true}')
+
+
+def test_sensors_go_their_way_whatever_ends_them(
+    any_installation: Installation, tmp_path: Path
+) -> None:
+    """Errors, their time, and kill -9 of their process, of their worker and of the scheduler."""
+    installation = any_installation
+    installation.settings = {**SHORT_LEASE, "PROMETHEUS__WORKERS__MAX_LOST": "0"}
+    beat, worker = installation.beat(), installation.worker()
+    dag_id = installation.make_run("perilous", parameters={"folder": str(tmp_path)})
+    wait_until((tmp_path / "asked").exists, timeout=120, message="it is asked")
+    wait_until(  # else its end is that of its worker
+        lambda: installation.statuses(dag_id)["kills_its_process"] == ["SKIPPED"],
+        timeout=120,
+        message=lambda: str(installation.statuses(dag_id)),
+    )
+    beat.kill()
+    worker.kill()
+    installation.beat()
+    installation.worker()
+    installation.wait_for_run(dag_id, "SUCCESS", timeout=120)
+
+    assert installation.statuses(dag_id) == {
+        "raises_again": ["FAILED", "SUCCESS"],
+        "takes_too_long": ["SUCCESS"],
+        "kills_its_process": ["SKIPPED"],
+        "has_nothing_to_do": ["SKIPPED"],
+        "takes_its_worker_along": ["SUCCESS"],
+        "goes_on_all_the_same": ["SUCCESS"],
+    }
+    (last,) = installation.attempts(dag_id, "goes_on_all_the_same")
+    assert last.result["stale"] is True
+    assert last.result["source"].startswith("synthetic")
+    why = last.result["why"]
+    assert why["raises_again"].startswith("RuntimeError: the vendor is away (not tried again: ")
+    assert why["takes_too_long"].startswith("timed out after 1 s (not tried again: ")
+    assert why["takes_its_worker_along"].startswith("worker lost: ")
+    (gone,) = installation.attempts(dag_id, "kills_its_process")
+    assert gone.error_message.startswith("its process ended: ")
+    with reading(installation.engine) as connection:
+        report = check(connection)
+    assert [each for each in report.violations if each.rule != "closed-day"] == []
 
 
 def _status(installation: Installation, dag_id: str) -> str:

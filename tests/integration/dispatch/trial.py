@@ -231,6 +231,7 @@ def sees_a_file(ctx: JobContext) -> dict[str, object]:
         raise RuntimeError("the vendor is away")
     return {
         "ready": (folder / "come").exists(),
+        "why": "no file",
         "after": dict(ctx.last_poll or {}).get("poll"),
         "poll": ctx.attempt_number,
         # Words of our own too, which must mean nothing here.
@@ -267,6 +268,43 @@ def goes_on(ctx: JobContext) -> dict[str, object]:
 def goes_on_with_less(ctx: JobContext) -> dict[str, object]:
     names = (ctx.sources.prices(ctx.market_id).name, ctx.sources.prices("EU_EQ").name)
     return {"stale": ctx.stale, "sensors": sorted(ctx.readiness), "names": list(names)}
+
+
+perilous = Pipeline("perilous", markets=MARKETS)
+
+
+@perilous.sensor(max_retries=1, retry_base="1s", retry_cap="1s", otherwise="continue_stale")
+def raises_again(ctx: JobContext) -> bool:
+    raise RuntimeError("the vendor is away")
+
+
+@perilous.sensor(timeout="1s", max_retries=0, otherwise="use:synthetic")
+def takes_too_long(ctx: JobContext) -> bool:
+    time.sleep(60)
+    return True
+
+
+@perilous.sensor(max_retries=0, otherwise="skip")
+def kills_its_process(ctx: JobContext) -> bool:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return True
+
+
+@perilous.job(after=[kills_its_process])
+def has_nothing_to_do(ctx: JobContext) -> None: ...
+
+
+@perilous.sensor(after=[raises_again, takes_too_long], otherwise="continue_stale")
+def takes_its_worker_along(ctx: JobContext) -> bool:
+    (Path(ctx.parameters["folder"]) / "asked").touch()
+    time.sleep(60)
+    return True
+
+
+@perilous.job(after=[takes_its_worker_along])
+def goes_on_all_the_same(ctx: JobContext) -> dict[str, object]:
+    why = {name: found.get("why") for name, found in ctx.readiness.items()}
+    return {"stale": ctx.stale, "source": ctx.sources.prices(ctx.market_id).name, "why": why}
 
 
 impatient = Pipeline("impatient", markets=MARKETS, on_failure=tell)

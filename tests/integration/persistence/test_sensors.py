@@ -8,15 +8,25 @@ from unittest.mock import ANY
 
 import pytest
 
+from prometheus.core.holidays import Holiday, HolidayKind, HolidayState
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.planning import SessionRange
 from prometheus.orchestration.sensor import Readiness, SensorRule
 from prometheus.persistence import clock, executions
 from prometheus.persistence.engine import reading, writing
-from prometheus.persistence.executions import Attempt, Polled, Refused
+from prometheus.persistence.executions import (
+    Attempt,
+    FailedForGood,
+    Failure,
+    GaveUp,
+    Polled,
+    Refused,
+    Started,
+)
+from prometheus.persistence.holidays import decide_holidays, propose_holidays
 from prometheus.persistence.runs import still_ready
-from tests.integration.persistence.world import HOUR, MINUTE, World, job
+from tests.integration.persistence.world import BOOM, HOUR, LOST, MINUTE, World, job
 
 SECOND = timedelta(seconds=1)
 
@@ -240,3 +250,125 @@ def test_poll_is_reported_once_and_by_its_worker_alone(world: World) -> None:
     assert world.latest(dag)["ready"].attempt_number == 2
     with reading(world.engine) as connection:
         assert executions.polled(connection, execution_id, worker) == Polled(dag.dag_id, None)
+
+
+REFUSED = Failure("NoTokenError: refused", {"type": "NoTokenError"}, final=True)
+
+
+@pytest.mark.parametrize(
+    ("failure", "values", "why"),
+    [
+        (BOOM, {"retries": 2}, "attempt 1, max_retries is 2"),
+        (LOST, {"lost": 3}, "4 workers were lost with it"),
+        (REFUSED, {}, "the error says that it would not help"),
+        (BOOM, {}, "the retry at "),
+    ],
+    ids=["errors", "lost workers", "refused", "window"],
+)
+@pytest.mark.parametrize(
+    ("otherwise", "status", "result", "run_status"),
+    [
+        ("fail", JobStatus.FAILED, None, RunStatus.FAILED),
+        ("skip", JobStatus.SKIPPED, {}, RunStatus.SUCCESS),
+        ("continue_stale", JobStatus.SUCCESS, {"stale": True}, None),
+        ("use:synthetic", JobStatus.SUCCESS, {"stale": False, "source": "synthetic"}, None),
+    ],
+)
+def test_whatever_ends_it_for_good_it_goes_the_way_that_is_declared(
+    world: World,
+    failure: Failure,
+    values: dict[str, Any],
+    why: str,
+    otherwise: str,
+    status: JobStatus,
+    result: dict[str, Any] | None,
+    run_status: RunStatus | None,
+) -> None:
+    dag, worker = run(world, otherwise=otherwise), world.worker()
+    closes = MINUTE / 2 if why == "the retry at " else HOUR
+    execution_id = world.running(dag, "ready", worker, closes=closes)
+    if values:
+        world.change(execution_id, **values)
+    outcome = world.fail(execution_id, failure, incarnation=worker)
+
+    row = world.row(execution_id)
+    assert row.status == status
+    assert len(world.rows(dag.dag_id)) == 2, "no further attempt"
+    if result is None:
+        assert isinstance(outcome, FailedForGood)
+        return
+    assert isinstance(outcome, GaveUp)
+    assert outcome.message.startswith(f"{failure.message} (not tried again: {why}")
+    assert row.result == {"state": "MISSING", "why": outcome.message, **result}
+    if run_status is None:
+        assert row.error_message is None
+        assert world.claim(world.starts(dag, "prices"))
+        return
+    assert (row.error_message, row.error_details) == (outcome.message, failure.details)
+    waiting = {world.ids(dag)["prices"]: f"upstream ready is {status}"}
+    assert world.end_waiting(waiting, JobStatus.SKIPPED)
+    assert world.close(dag) is run_status
+
+
+def test_error_that_leaves_a_retry_gives_nothing_up(world: World) -> None:
+    dag, worker = run(world, otherwise="continue_stale"), world.worker()
+    world.fail(world.running(dag, "ready", worker), incarnation=worker)
+    assert world.statuses(dag)["ready"] == JobStatus.QUEUED
+
+
+@pytest.mark.parametrize("otherwise", ["fail", "skip", "continue_stale"])
+def test_sensor_whose_worker_comes_after_its_window_is_asked_once(
+    world: World, otherwise: str
+) -> None:
+    dag, worker = run(world, otherwise=otherwise), world.worker()
+    world.claim(world.starts(dag, "ready"))
+    execution_id = world.ids(dag)["ready"]
+    world.change(execution_id, window_closes_at=world.now() - MINUTE)
+    started = world.start(execution_id, worker)
+    if otherwise == "fail":
+        assert isinstance(started, Refused)
+        assert started.expired == dag.dag_id
+        return
+    assert isinstance(started, Started)
+    outcome = poll(world, execution_id, worker)
+    assert outcome is not None
+    assert outcome.state is Readiness.MISSING
+    assert len(world.rows(dag.dag_id)) == 2
+
+
+def test_sensor_asked_after_its_window_may_find_that_it_has_come(world: World) -> None:
+    dag, worker = run(world, otherwise="continue_stale"), world.worker()
+    world.claim(world.starts(dag, "ready"))
+    execution_id = world.ids(dag)["ready"]
+    world.change(execution_id, window_closes_at=world.now() - MINUTE)
+    assert isinstance(world.start(execution_id, worker), Started)
+    assert poll(world, execution_id, worker, ready=True) == Polled(dag.dag_id, Readiness.READY)
+
+
+def test_closure_that_a_feed_proposes_is_told_of_while_it_waits(world: World) -> None:
+    """Until a person has decided: no calendar follows a feed alone."""
+    dag, worker = run(world), world.worker()
+    first, last = date(2025, 1, 1), date(2025, 12, 31)
+    closed = Holiday(dag.as_of_date, "Day of Mourning", HolidayKind.CLOSED)
+    other_days = [
+        Holiday(dag.as_of_date - timedelta(days=1), "Another day", HolidayKind.CLOSED),
+        Holiday(dag.as_of_date + timedelta(days=1), "Bank holiday", HolidayKind.BANK),
+    ]
+    with writing(world.engine) as connection:
+        for mic in ("XNYS", "XLON"):
+            propose_holidays(connection, mic, "eodhd", first, last, [closed, *other_days])
+    outcome = poll(world, world.running(dag, "ready", worker), worker, why="no bar of IBM")
+    said = (
+        "no bar of IBM; eodhd proposes that XNYS is closed on 2025-12-02 (Day of Mourning): decide "
+        "with prometheus calendar sync XNYS --confirm 2025-12-02 or --reject 2025-12-02"
+    )
+    assert outcome == Polled(dag.dag_id, Readiness.NOT_YET, said)
+    (polled, _) = (row for row in world.rows(dag.dag_id) if row.job_id == "ready")
+    assert polled.result == {"seen": 3, "state": "NOT_YET", "why": said}
+
+    with writing(world.engine) as connection:
+        decide_holidays(
+            connection, "XNYS", [dag.as_of_date], HolidayState.REJECTED, actor="ann", reason="no"
+        )
+    outcome = poll(world, next_poll(world, dag, worker), worker)
+    assert outcome == Polled(dag.dag_id, Readiness.NOT_YET)

@@ -113,14 +113,24 @@ def test_a_second_run_asks_for_the_last_sessions_and_changes_nothing(
 
 
 def test_volume_that_the_feed_corrects_later_is_a_revision(
-    stocked: Engine, server: Imitation
+    stocked: Engine, server: Imitation, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Prices were READY, and have come again with other values."""
     server.now = datetime(2012, 11, 21, 21, 20, tzinfo=UTC)
     ctx = job(stocked, server)
-    assert ingest_prices(ctx)["rows"] == 3
+    first = ingest_prices(ctx)
+    assert (first["rows"], first["revised_bars"]) == (3, [])
+    assert "prices_revised" not in caplog.messages
     [early] = rows(stocked, tables.eq_prices, session_date=WEDNESDAY, symbol="IBM")
     server.now = datetime(2012, 11, 22, 4, tzinfo=UTC)
-    assert ingest_prices(ctx)["revised_rows"] == 3
+    again = ingest_prices(ctx)
+    assert again["revised_rows"] == 3
+    revised = [(each["symbol"], each["session_date"]) for each in again["revised_bars"]]
+    assert sorted(revised) == [(symbol, "2012-11-21") for symbol in ("AAPL", "IBM", "MSFT")]
+    told = [vars(each) for each in caplog.records if each.getMessage() == "prices_revised"]
+    assert sum(each["bars"] for each in told) == 3
+    assert {each["levelname"] for each in told} == {"WARNING"}
+    assert [each["sessions"] for each in told] == [["2012-11-21"]] * len(told)
     [final] = rows(stocked, tables.eq_prices, session_date=WEDNESDAY, symbol="IBM")
     [kept] = rows(stocked, tables.eq_price_revisions, symbol="IBM")
     assert (kept["volume"], final["revision"]) == (early["volume"], 1)

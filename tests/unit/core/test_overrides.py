@@ -312,6 +312,25 @@ REFUSED = [
     (draft("US_EQ", "2099-01-05", "closed"), "outside the dates"),
     (draft("US_EQ", "2026-11-21", "closed"), "closed on 2026-11-21 already: weekend"),
     (draft("US_EQ", "2026-11-26", "early_close", close="12:00"), "no session on 2026-11-26"),
+    (
+        draft("US_EQ", "2026-11-26", "late_open", open="12:00"),
+        "could change; the nearest sessions are 2026-11-25 and 2026-11-27, or add a special",
+    ),
+    (
+        draft("US_EQ", "2026-11-21", "closed"),
+        "weekend; the nearest sessions are 2026-11-20 and 2026-11-23",
+    ),
+    (draft("XNYS", "2026-11-20", "closed", reason="x" * 1001), "--reason has 1001 characters; at"),
+    (draft("XNYS", "2026-11-20", "closed", source="x" * 1001), "--source has 1001 characters; at"),
+    (
+        draft("XNYS", "2026-11-20", "closed", author="x" * 201),
+        "--as has 201 characters; at most 200",
+    ),
+    (
+        draft("XNYS", "2026-11-20", "closed", reason="a\0b"),
+        "a character that can not be shown: '\\x00'",
+    ),
+    (draft("XNYS", "2026-11-20", "closed", source="a\udc80"), "that can not be shown: '\\udc80'"),
     (draft("US_EQ", "2026-11-20", "closed", close="13:00"), "closed takes no --close"),
     (draft("US_EQ", "2026-11-20", "early_close"), "early_close needs --close"),
     (draft("US_EQ", "2026-11-20", "early_close", close="16:00"), "not earlier than the close"),
@@ -371,3 +390,5 @@ def test_only_what_holds_can_be_withdrawn_and_only_once() -> None:
             read_withdrawal(text, gone, reason="no", **again)
     with pytest.raises(OverrideError, match="--reason is empty"):
         read_withdrawal("1", overrides, reason="", **again)
+    with pytest.raises(OverrideError, match="--reason has 1001 characters; at most 1000 are kept"):
+        read_withdrawal("1", overrides, reason="x" * 1001, **again)

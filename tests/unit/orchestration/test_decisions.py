@@ -46,6 +46,7 @@ from prometheus.orchestration.decisions import (
 )
 from prometheus.orchestration.lifecycle import ALLOWED, BLOCKING, FINAL, LIVE, JobStatus
 from prometheus.orchestration.planning import session_bounds
+from prometheus.orchestration.sensor import SensorRule
 from prometheus.orchestration.windows import SessionBounds
 
 S = JobStatus
@@ -99,6 +100,17 @@ def run_of(
         for each in jobs
     }
     return RunState(dag, states, options.pop("previous", None), **options)
+
+
+def watching(otherwise: str, **status: JobStatus) -> RunState:
+    """A sensor that may be asked in PRE_OPEN only, and a job after it."""
+    rule = SensorRule(
+        every=MINUTE, up_to=MINUTE, expected=None, give_up=60 * MINUTE, otherwise=otherwise
+    )
+    before_the_open = {"required_state": MarketState.PRE_OPEN, "window": WindowRule.STATE}
+    return run_of(
+        job("ready", sensor=rule, **before_the_open), job("prices", "ready"), status=status
+    )
 
 
 def decided(run: RunState, now: datetime, wall_at: datetime | None = None) -> dict[str, Decision]:
@@ -190,6 +202,25 @@ class TestUpstream:
         skip = decisions["b"]
         assert isinstance(skip, Skip)
         assert skip.reason == "upstream a is EXPIRED"
+
+    @pytest.mark.parametrize("otherwise", ["skip", "continue_stale", "use:synthetic"])
+    def test_sensor_that_goes_another_way_is_asked_once_more_after_its_window(
+        self, otherwise: str
+    ) -> None:
+        """While a job after it can still start, which so learns which way to go."""
+        run = watching(otherwise)
+        assert isinstance(decided(run, US.phases.open_at)["ready"], Start)
+        queued = decided(watching(otherwise, ready=S.QUEUED), US.phases.open_at)
+        assert set(queued) == {"prices"}, "it is left to its worker"
+        assert isinstance(decided(run, END)["ready"], Expire)
+        assert isinstance(decided(run, END)["prices"], Expire)
+
+    def test_sensor_that_fails_expires_with_its_window(self) -> None:
+        assert isinstance(decided(watching("fail"), US.phases.open_at)["ready"], Expire)
+
+    def test_sensor_after_whose_window_nothing_waits_for_it_expires(self) -> None:
+        skipped = watching("continue_stale", prices=S.SKIPPED)
+        assert isinstance(decided(skipped, US.phases.open_at)["ready"], Expire)
 
     def test_job_whose_upstream_waits_before_its_window_says_so_first(self) -> None:
         run = run_of(job("a"), job("b", "a", required_state=MarketState.POST_CLOSE))

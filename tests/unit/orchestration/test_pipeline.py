@@ -642,6 +642,13 @@ class TestSensors:
             ({"expected": "close+2d"}, "expected is 'close+2d'; it must be at most 1d"),
             ({"otherwise": "hope"}, "otherwise is 'hope'; it must be one of fail, skip"),
             ({"otherwise": "use:"}, "otherwise is 'use:'; it must be one of fail, skip"),
+            ({"expected": {"US_EQ": "noon"}}, "expected of US_EQ is 'noon'; 'noon' is not a dur"),
+            ({"give_up": {"US_EQ": "1s"}, "expected": "2h"}, "is not between when it is first"),
+            ({"give_up": {}}, "give_up says nothing of US_EQ"),
+            (
+                {"give_up": {"US_EQ": "4h", "US_EP": "5h"}},
+                "give_up is of 'US_EP', no market of the pipeline. Did you mean 'US_EQ'?",
+            ),
             ({"evry": "1m"}, "a sensor has no evry=. Did you mean 'every'?"),
         ],
     )
@@ -654,6 +661,20 @@ class TestSensors:
         (fault,) = built.faults()
         assert fault.startswith(f"{HERE}:{where}: ")
         assert said in fault
+
+    def test_times_of_a_sensor_may_be_told_by_market(self) -> None:
+        built = Pipeline("p", markets=["US_EQ", "EU_EQ"])
+        expected = {"US_EQ": "close+30m", "EU_EQ": "close+3h"}
+        built.add_sensor("jobs:ready", start="close", expected=expected, give_up="close+6h")
+        built.add_sensor("jobs:other", give_up={"US_EQ": "5h", "EU_EQ": "close+8h"})
+        assert built.faults() == ()
+
+        def limits(market: str) -> list[tuple[str, str]]:
+            jobs = built.dag(market, date(2025, 12, 2)).definition()["jobs"]
+            return [(each["sensor"]["expected"], each["sensor"]["give_up"]) for each in jobs]
+
+        assert limits("US_EQ") == [("close+30m", "close+6h"), (None, "5h")]
+        assert limits("EU_EQ") == [("close+3h", "close+6h"), (None, "close+8h")]
 
     def test_patient_daily_pipeline_waits_for_its_prices(self) -> None:
         assert patient_daily.faults() == ()

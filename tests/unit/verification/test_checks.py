@@ -1098,6 +1098,32 @@ def test_a_sensor_that_is_skipped_when_it_gives_up_may_have_started() -> None:
     assert "skipped" not in skipped("skip")
 
 
+def test_a_sensor_that_is_skipped_for_an_error_says_why_it_is_final() -> None:
+    def found(message: str) -> list[str]:
+        history = polling("skip", retries=0, retry_bound_seconds=300)
+        return rules(changed(history, "prices-1-2", status="SKIPPED", error_message=message))
+
+    assert "skipped" in found("ValueError: boom")
+    assert "skipped" in found("ValueError: boom (not tried again: attempt 2, max_retries is 99)")
+    assert "skipped" not in found(
+        "NoTokenError: refused (not tried again: the error says that it would not help)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "found"), [("fail", True), ("skip", False), ("continue_stale", False)]
+)
+def test_only_a_sensor_that_goes_another_way_may_start_after_its_window(
+    otherwise: str, found: bool
+) -> None:
+    late = at("02 13:31")
+    history = changed(
+        polling(otherwise), "prices-1-2", started_at=late, started_market_at=late,
+        completed_at=late, updated_at=late,
+    )  # fmt: skip
+    assert ("outside-window" in rules(history)) is found
+
+
 def missing(end: str, otherwise: str = "fail", at: str = "21:00:38") -> str:
     return (
         f"MISSING: it had not come at 2025-12-01 {at} UTC, when the sensor gave up "
