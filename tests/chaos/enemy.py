@@ -71,10 +71,14 @@ OF_SERVERS = frozenset(
 )
 """One at a time."""
 OF_POSTGRES = frozenset(fault for fault in OF_SERVERS if fault.name.startswith("POSTGRES"))
-TAKES_A_SERVER = OF_POSTGRES | {Fault.REDIS_KILL, Fault.REDIS_LOSS}
-"""While one of these lasts, nothing can be refilled."""
 LOSSES = frozenset({Fault.REDIS_LOSS, Fault.REDIS_FLUSH, Fault.REDIS_DROP})
 """After which messages are missing in Redis."""
+CUTS_REDIS = frozenset({Fault.REDIS_KILL, Fault.REDIS_LOSS})
+"""After which every connection to Redis is made anew."""
+TAKES_A_SERVER = OF_POSTGRES | CUTS_REDIS
+"""While one of these lasts, nothing can be refilled."""
+SKEWS = frozenset({Fault.WORKER_SKEW, Fault.BEAT_SKEW})
+"""A wrong clock is no excuse for anything."""
 OF_BEATS = frozenset(fault for fault in Fault if fault.name.startswith("BEAT"))
 KILLS = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.BEAT_KILL})
 CELERYS_END = re.compile(
@@ -90,7 +94,7 @@ AT_WORK = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.CHILD_KILL})
 LEADS_WITHIN = 5.0
 """Wall seconds beyond the lease of a leader that is gone, until another leads."""
 _ENDS_LEADS = frozenset({Fault.BEAT_KILL, Fault.BEAT_FREEZE_LONG})
-_LOOK_EVERY, _LOOKS = 0.2, 25
+_LOOK_EVERY, _LOOKS = 0.2, 75
 
 
 @dataclass(slots=True)
@@ -108,6 +112,11 @@ class Event:
     """Whether the node was the leader."""
     lost: frozenset[str] = frozenset()
     """Executions whose waiting messages were lost."""
+
+    @property
+    def ends_at(self) -> float:
+        """When it was undone; later than everything while it lasts."""
+        return float("inf") if self.until is None else self.until
 
     def document(self, began_at: float) -> dict[str, object]:
         """Return it as JSON values, with times in seconds since the beginning."""

@@ -17,13 +17,14 @@ from prometheus.verification import Expectation, Report, StartRecord, read_histo
 from prometheus.verification import judge as judge_history
 from tests.chaos import judge
 from tests.chaos.cluster import Cluster
-from tests.chaos.enemy import AT_WORK, KILLS, LEADS_WITHIN, LOSSES, OF_POSTGRES, Event, Fault
+from tests.chaos.enemy import AT_WORK, LEADS_WITHIN, LOSSES, OF_POSTGRES, Event, Fault
 from tests.chaos.jobs import EFFECTS, HOPELESS
+from tests.chaos.rescues import limits, rescues
 from tests.chaos.rows import lives_of, read_attempts, read_incarnations, read_leads
 
 _RIGHTLY_FAILED = [f"%{HOPELESS}%", "%at or past the end of its window%"]
 """Messages of final failures that nobody is to blame for."""
-_RESCUE = "from the fault on to the rescue, whatever came between"
+_RESCUE = "all rescues, from the last renewal, whatever came between"
 _TAKE_OVER = "take-over from a leader that was lost"
 _REFILL = "refill after messages were lost"
 _RETURN = "first start after PostgreSQL's return"
@@ -80,13 +81,26 @@ class Figures:
         """Note cases of something that must not be, or that there are none."""
         self.violations.setdefault(kind, []).extend(cases)
 
-    def measure(self, name: str, seconds: Sequence[float], limit: float | None = None) -> None:
-        """Note a measurement; beyond its limit it is a violation."""
+    def measure(
+        self,
+        name: str,
+        seconds: Sequence[float],
+        limit: float | None = None,
+        of: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Note a measurement; beyond its limit it is a violation.
+
+        Args:
+            of: What each was measured of.
+        """
         self.times[name] = sorted(seconds)
         if limit is not None:
             self.limits[name] = limit
+            cases = zip(seconds, of or [""] * len(seconds), strict=True)
             self.forbid(
-                f"{name} over {limit:g} s", (f"{each:.1f} s" for each in seconds if each > limit)
+                f"{name} over {limit:g} s",
+                (f"{each:.1f} s {what}".rstrip() for each, what in cases if each > limit),
             )
 
     @property
@@ -143,8 +157,8 @@ def examine(
     _checked(cluster, evidence, figures)
     with cluster.connect() as connection:
         _own_counts(connection, evidence, expected, figures)
-        _judged(cluster, connection, [*events, *ended_by_celery], worker_lease, figures)
-        _rescues(connection, events, worker_lease, figures)
+        leases = worker_lease, leader_lease
+        _judged(cluster, connection, [*events, *ended_by_celery], leases, figures)
         _take_overs(connection, events, leader_lease, figures)
         _going_on(connection, events, figures)
     figures.measure(
@@ -317,11 +331,12 @@ def _judged(
     cluster: Cluster,
     connection: psycopg.Connection,
     events: Sequence[Event],
-    lease: float,
+    leases: tuple[float, float],
     figures: Figures,
 ) -> None:
     """Look for healthy attempts and workers that were given up, and for what was left undone."""
     attempts = read_attempts(connection)
+    lease, _ = leases
     beats, workers = lives_of(cluster)
     figures.forbid(
         "attempts that failed though nothing was done to their worker",
@@ -331,13 +346,7 @@ def _judged(
         "workers given up though nothing was done to them",
         judge.given_up_without_cause(read_incarnations(connection), events, lease),
     )
-    figures.measure(
-        "an orphan beside a leader that could rescue it",
-        list(
-            judge.rescuable(attempts, read_leads(connection), beats, events, lease).values(),
-        ),
-        judge.RESCUED_WITHIN,
-    )
+    _rescues(attempts, read_leads(connection), beats, events, leases, figures)
     figures.forbid(
         f"workers that took nothing for {judge.HEARS_WITHIN:g} s, of much that was theirs",
         judge.deaf(workers, attempts, events),
@@ -402,42 +411,29 @@ def _overlaps(connection: psycopg.Connection, evidence: Sequence[Evidence]) -> i
 
 
 def _rescues(
-    connection: psycopg.Connection, events: Sequence[Event], lease: float, figures: Figures
+    attempts: Sequence[judge.Attempt],
+    leads: Sequence[judge.Lead],
+    beats: Sequence[judge.Life],
+    events: Sequence[Event],
+    leases: tuple[float, float],
+    figures: Figures,
 ) -> None:
-    """
-    Measure how long the attempts of lost workers stayed RUNNING, from when their worker was hit.
-
-    Where PostgreSQL was away or the lead passed on meanwhile there is no limit for the whole, but
-    one for each time in which a leader could have acted; see `judge.rescuable`.
-    """
-    breaks = [until for _, until in judge.postgres_away(events, tail=0)] + [
-        lead.at for lead in read_leads(connection)
-    ]
-    plain: list[float] = []
-    whole: list[float] = []
-    rows = connection.execute(
-        """
-        SELECT w.pid, extract(epoch FROM e.completed_at), extract(epoch FROM e.started_at)
-        FROM job_executions e JOIN worker_incarnations w USING (incarnation)
-        WHERE e.error_message LIKE 'worker lost%'
-        """
-    ).fetchall()
-    for pid, rescued_at, started_at in rows:
-        hits = [
-            event.at
-            for event in events
-            if event.pid == pid
-            and event.at < float(rescued_at)
-            and (event.fault in KILLS or event.until is None or event.until - event.at > lease)
-        ]
-        if not hits:
-            continue
-        hit_at = max(max(hits), float(started_at))
-        whole.append(float(rescued_at) - hit_at)
-        if not any(hit_at < at < float(rescued_at) for at in breaks):
-            plain.append(float(rescued_at) - hit_at)
-    figures.measure("rescue of a lost worker's attempt, undisturbed", plain, lease + 15)
-    figures.measure(_RESCUE, whole)
+    """Measure how long the attempts of lost workers stayed RUNNING, each class by its own limit."""
+    worker_lease, leader_lease = leases
+    found = list(
+        rescues(
+            attempts, leads, beats, events, worker_lease=worker_lease, leader_lease=leader_lease
+        )
+    )
+    for since, limit in limits(worker_lease, leader_lease).items():
+        of_class = [each for each in found if each.since is since]
+        figures.measure(
+            f"rescue, from {since}",
+            [each.seconds for each in of_class],
+            limit,
+            [each.execution_id for each in of_class],
+        )
+    figures.measure(_RESCUE, [each.whole for each in found])
 
 
 def _take_overs(

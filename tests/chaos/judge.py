@@ -13,7 +13,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.enemy import CELERYS_END, KILLS, LEADS_WITHIN, OF_POSTGRES, Event, Fault
+from tests.chaos.enemy import (
+    CELERYS_END,
+    CUTS_REDIS,
+    KILLS,
+    LEADS_WITHIN,
+    OF_POSTGRES,
+    SKEWS,
+    Event,
+    Fault,
+)
 
 BY_ITSELF = ("StumbledError", "HopelessError")
 """With which the messages of failures begin that jobs are made for."""
@@ -104,7 +113,7 @@ def failed_without_cause(
                 event.fault in faults
                 and (event.pid is None or event.pid == pid)
                 and event.at <= ended
-                and _until(event) + lease >= began
+                and event.ends_at + lease >= began
                 for event in events
             )
 
@@ -135,7 +144,7 @@ def given_up_without_cause(
             continue
         excused = any(
             event.at <= each.ended_at
-            and _until(event) + lease >= each.began_at
+            and event.ends_at + lease >= each.began_at
             and (
                 (event.fault in ENDS_JOBS and event.pid == each.pid)
                 or (event.fault in OF_POSTGRES and event.at <= each.began_at + lease)
@@ -144,10 +153,6 @@ def given_up_without_cause(
         )
         if not excused:
             yield f"pid {each.pid}, {each.ended_at - each.began_at:.0f} s after its beginning"
-
-
-def _until(event: Event) -> float:
-    return float("inf") if event.until is None else event.until
 
 
 def lost_effects(wrote: Iterable[str], there: Collection[str]) -> list[str]:
@@ -242,18 +247,11 @@ def postgres_away(
     events: Iterable[Event], tail: float = GOES_ON_WITHIN
 ) -> list[tuple[float, float]]:
     """Return when PostgreSQL was away, each time until a while after its return, in order."""
-    return sorted((each.at, _until(each) + tail) for each in events if each.fault in OF_POSTGRES)
+    return sorted((each.at, each.ends_at + tail) for each in events if each.fault in OF_POSTGRES)
 
 
 # --- who should have done something --------------------------------------------------------------
 
-BACK_WITHIN = 10.0
-"""Wall seconds after which a beat tries again at the latest (``LONGEST_AFTER_ERRORS``)."""
-RESCUED_WITHIN = 15.0
-"""
-Wall seconds for which an orphan may lie beside a leader that could rescue it: what is promised
-beyond the worker's lease. The product looks for orphans with every tick, so every 3 s.
-"""
 HEARS_WITHIN = 60.0
 """Wall seconds in which a worker must take something again: what is promised of Redis's return."""
 UP_WITHIN = 20.0
@@ -264,9 +262,6 @@ Of its jobs that others begin while a worker takes nothing. It shares each queue
 most, and Redis hands a message to who has waited longest: by chance alone it would miss so many
 once in 200,000 times.
 """
-_CUTS_REDIS = frozenset({Fault.REDIS_KILL, Fault.REDIS_LOSS})
-_SKEWS = frozenset({Fault.WORKER_SKEW, Fault.BEAT_SKEW})
-"""A wrong clock is no excuse for anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,59 +280,6 @@ class Lead:
 
     at: float
     pid: int
-
-
-def rescuable(
-    attempts: Iterable[Attempt],
-    leads: Sequence[Lead],
-    beats: Iterable[Life],
-    events: Sequence[Event],
-    lease: float,
-) -> dict[str, float]:
-    """
-    Tell for how long each attempt of a lost worker lay beside a leader that could rescue it.
-
-    A leader can once it has had the database for one lease of a worker, as a standby or as leader;
-    so only what took PostgreSQL from all, or from this very process, makes it wait again. A change
-    of the lead does not.
-
-    Args:
-        leads: In order of time.
-        lease: Of a worker.
-
-    Returns:
-        By execution, the longest time without an interruption.
-    """
-    blocked = {}
-    for life in beats:
-        spans = [(life.began_at, life.began_at + BACK_WITHIN + lease)]
-        for event in events:
-            if event.fault in OF_POSTGRES or (
-                event.pid == life.pid
-                and event.fault not in _SKEWS
-                and not event.fault.name.startswith("BROKER")
-            ):
-                until = float("inf") if event.fault is Fault.BEAT_KILL else _until(event)
-                spans.append((event.at, until + BACK_WITHIN + lease))
-            elif event.fault in _CUTS_REDIS or (
-                event.pid == life.pid and event.fault not in _SKEWS
-            ):
-                # A tick takes longer without Redis.
-                spans.append((event.at, _until(event) + BACK_WITHIN))
-        blocked[life.pid] = sorted(spans)
-    found = {}
-    for each in attempts:
-        if not each.message.startswith("worker lost") or each.lease_ends_at is None:
-            continue
-        lost_at = max(each.lease_ends_at, each.started_at or 0.0)
-        rescued_at = lost_at if each.ended_at is None else each.ended_at
-        longest = 0.0
-        for lead, until in zip(leads, [*(lead.at for lead in leads[1:]), rescued_at], strict=True):
-            begin, end = max(lead.at, lost_at), min(until, rescued_at)
-            if lead.pid in blocked:
-                longest = max([longest, *_clear(begin, end, blocked[lead.pid])])
-        found[each.execution_id] = longest
-    return found
 
 
 def take_overs(
@@ -363,7 +305,7 @@ def take_overs(
         if event.led and event.fault is Fault.BEAT_KILL:
             back_at = float("inf")  # its successor is another
         elif event.led and event.fault in (Fault.BEAT_FREEZE_LONG, Fault.DATABASE_HANG):
-            back_at = _until(event)
+            back_at = event.ends_at
         else:
             continue
         passed_at = next((at for at in changes if event.at < at <= back_at), None)
@@ -398,10 +340,10 @@ def deaf(
         for event in events:
             if event.pid == life.pid and event.fault in KILLS:
                 ends_at = min(ends_at, event.at)
-            elif (event.pid == life.pid and event.fault not in _SKEWS) or (
-                event.fault in OF_POSTGRES | _CUTS_REDIS
+            elif (event.pid == life.pid and event.fault not in SKEWS) or (
+                event.fault in OF_POSTGRES | CUTS_REDIS
             ):
-                spans.append((event.at, _until(event) + UP_WITHIN))
+                spans.append((event.at, event.ends_at + UP_WITHIN))
         spans.sort()
         theirs = [
             (at, pid)

@@ -13,6 +13,7 @@ from tests.chaos.beats import Rounds, judge_rounds
 from tests.chaos.chaos import refilled_since
 from tests.chaos.enemy import Event, Fault
 from tests.chaos.judge import Attempt, Incarnation, Lead, Life
+from tests.chaos.rescues import Since, limits, rescues
 from tests.chaos.rows import ready_at
 from tests.chaos.soak import Slope, Soak, judge_soak
 
@@ -185,43 +186,94 @@ def orphan(rescued: float) -> Attempt:
     )
 
 
-class TestRescuable:
-    BEATS = (Life(name="a", pid=1, began_at=0), Life(name="b", pid=2, began_at=0))
-    LEADS = (Lead(50, 1), Lead(140, 2))
+class TestRescues:
+    """
+    A worker's lease is 30 s and was last renewed at 100, a leader's 10 s.
 
-    def seconds(self, rescued: float, *events: Event, beats: Sequence[Life] = BEATS) -> float:
-        found = judge.rescuable([orphan(rescued)], self.LEADS, beats, events, LEASE)
-        return found["one"]
+    So 45 s are allowed, 30 from a leader's end, and 55 from when a scheduler came to the database.
+    """
 
-    def test_change_of_the_lead_excuses_nothing(self) -> None:
-        """The standby has had the database all the time."""
-        killed = event(Fault.BEAT_KILL, 128, 131, pid=1)
-        assert self.seconds(180, killed) == 40
+    BEATS = (
+        Life(name="a", pid=1, began_at=0),
+        Life(name="b", pid=2, began_at=0),
+        Life(name="b", pid=3, began_at=150),
+        Life(name="c", pid=4, began_at=110),
+    )
+    LEADS = (Lead(50, 1),)
+    PASSED = (Lead(50, 1), Lead(151, 2))
 
-    def test_rescue_soon_after_the_lease_is_no_waiting(self) -> None:
-        assert self.seconds(134) == 4
+    def judged(
+        self, rescued: float, *events: Event, leads: Sequence[Lead] = LEADS
+    ) -> tuple[Since, bool]:
+        """Return the class, and whether it was in time."""
+        (found,) = rescues(
+            [orphan(rescued)], leads, self.BEATS, events, worker_lease=LEASE, leader_lease=10
+        )
+        assert found.whole == rescued - 100
+        return found.since, found.seconds <= limits(LEASE, 10)[found.since]
 
     @pytest.mark.parametrize(
-        "reason",
+        ("leads", "events"),
         [
-            event(Fault.POSTGRES_KILL, 135, 138, pid=None),
-            event(Fault.BEAT_FREEZE_LONG, 125, 138, pid=2),
-            event(Fault.DATABASE_HANG, 125, 138, pid=2),
+            (LEADS, []),
+            (LEADS, [event(Fault.WORKER_KILL, 101), event(Fault.DATABASE_HANG, 101, 170)]),
+            (LEADS, [event(Fault.BEAT_SKEW, 135, 150, pid=1)]),
+            (LEADS, [event(Fault.BEAT_KILL, 120, 123, pid=2)]),
+            (LEADS, [event(Fault.POSTGRES_KILL, 40, 60, pid=None)]),
+            (PASSED, [event(Fault.BROKER_HANG, 60, 80, pid=1)]),
+            ((Lead(50, 1), Lead(112, 4), Lead(120, 2)), []),
         ],
     )
-    def test_leader_that_has_just_lost_the_database_waits_for_a_lease(self, reason: Event) -> None:
-        assert self.seconds(178, reason) <= 10
-        assert self.seconds(200, reason) == pytest.approx(200 - 178)
+    def test_what_delays_no_rescue_is_no_excuse(
+        self, leads: Sequence[Lead], events: list[Event]
+    ) -> None:
+        assert self.judged(145, *events, leads=leads) == (Since.SEEN, True)
+        assert self.judged(145.1, *events, leads=leads) == (Since.SEEN, False)
+
+    @pytest.mark.parametrize(
+        ("since", "until", "reason"),
+        [
+            (Since.POSTGRES, 195, event(Fault.POSTGRES_OUTAGE, 105, 140, pid=None)),
+            (Since.LEADER_BACK, 195, event(Fault.BEAT_FREEZE, 135, 140, pid=1)),
+            (Since.LEADER_BACK, 195, event(Fault.DATABASE_MUTE, 135, 140, pid=1)),
+            (Since.REDIS, 160, event(Fault.REDIS_KILL, 135, 137, pid=None)),
+            (Since.REDIS, 155, event(Fault.BROKER_HANG, 125, 190, pid=1)),
+        ],
+    )
+    def test_each_class_has_its_limit(self, since: Since, until: float, reason: Event) -> None:
+        assert self.judged(until, reason) == (since, True)
+        assert self.judged(until + 0.1, reason) == (since, False)
+
+    @pytest.mark.parametrize(
+        ("until", "lost"),
+        [
+            (170, event(Fault.BEAT_KILL, 140, 143, pid=1)),
+            (170, event(Fault.BEAT_FREEZE_LONG, 140, 156, pid=1)),
+            (181, event(Fault.DATABASE_SLOW, 140, 156, pid=1)),
+        ],
+    )
+    def test_standby_that_has_the_database_rescues_at_once(self, until: float, lost: Event) -> None:
+        assert self.judged(until, lost, leads=self.PASSED) == (Since.LEADER_GONE, True)
+        assert self.judged(until + 1, lost, leads=self.PASSED) == (Since.LEADER_GONE, False)
 
     def test_leader_that_has_just_been_started_waits_for_a_lease(self) -> None:
-        young = (self.BEATS[0], Life(name="b", pid=2, began_at=135))
-        killed = event(Fault.BEAT_KILL, 128, 131, pid=1)
-        assert self.seconds(174, killed, beats=young) == 0
-        assert self.seconds(195, killed, beats=young) == 20
+        killed = event(Fault.BEAT_KILL, 140, 143, pid=1)
+        leads = (Lead(50, 1), Lead(153, 3))
+        assert self.judged(205, killed, leads=leads) == (Since.LEADER_BEGAN, True)
+        assert self.judged(206, killed, leads=leads) == (Since.LEADER_BEGAN, False)
 
-    def test_wrong_clock_excuses_nothing(self) -> None:
-        skewed = event(Fault.BEAT_SKEW, 135, 150, pid=2)
-        assert self.seconds(180, skewed) == 40
+    def test_nothing_excuses_what_was_overdue_before_it(self) -> None:
+        later = event(Fault.POSTGRES_KILL, 146, 148, pid=None)
+        assert self.judged(150, later) == (Since.SEEN, False)
+        first = event(Fault.POSTGRES_KILL, 135, 138, pid=None)
+        assert self.judged(200, first, later) == (Since.POSTGRES, True)
+        assert self.judged(204, first, later) == (Since.POSTGRES, False)
+
+    def test_only_attempts_of_lost_workers_are_rescues(self) -> None:
+        others = [attempt("its process ended: it"), attempt("", status="SUCCESS")]
+        assert not list(
+            rescues(others, self.LEADS, self.BEATS, [], worker_lease=LEASE, leader_lease=10)
+        )
 
 
 class TestTakeOvers:
