@@ -18,6 +18,7 @@ from prometheus.verification import judge as judge_history
 from tests.chaos import judge
 from tests.chaos.cluster import Cluster
 from tests.chaos.enemy import AT_WORK, LEADS_WITHIN, LOSSES, OF_POSTGRES, Event, Fault
+from tests.chaos.expiries import Expiries, Why
 from tests.chaos.jobs import EFFECTS, HOPELESS
 from tests.chaos.rescues import limits, rescues
 from tests.chaos.rows import lives_of, read_attempts, read_incarnations, read_leads
@@ -351,6 +352,11 @@ def _judged(
         f"workers that took nothing for {judge.HEARS_WITHIN:g} s, of much that was theirs",
         judge.deaf(workers, attempts, events),
     )
+    queues = {life.pid: life.queues for life in workers}
+    reasons, without = Expiries(attempts, events, queues).judge()
+    for why in Why:
+        figures.counts[f"windows lost: {why}"] = reasons[why]
+    figures.forbid("windows lost though nothing was in the way", without)
     away = judge.postgres_away(events)
     figures.measure(
         "from ready, with nothing before it, to started or expired (75 s a message at most)",

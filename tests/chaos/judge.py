@@ -68,6 +68,16 @@ class Attempt:
     ended_at: float | None = None
     lease_ends_at: float | None = None
     """Until when its worker's lease lasted in the end."""
+    job: tuple[str, str] = ("", "")
+    """Run and name."""
+    number: int = 1
+    """1 for the first of its job."""
+    opens_at: float | None = None
+    """When its window opens; ``None`` where that does not count."""
+    closes_at: float | None = None
+    """End of its window; likewise."""
+    waits_for: tuple[tuple[str, str], ...] = ()
+    """The jobs that must have ended before it."""
 
     def __str__(self) -> str:
         return f"{self.execution_id} on pid {self.pid}: {self.message}"
@@ -182,43 +192,63 @@ GOES_ON_WITHIN = 30.0
 """Wall seconds after PostgreSQL's return in which work goes on."""
 
 
-def waits(attempts: Sequence[Attempt], away: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """
-    Tell how long each attempt waited, ready, for its start or until its window was over.
+Starts = Mapping[str, Sequence[tuple[float, int, float]]]
+"""By queue, in order: when something started, its priority, and when it was ready."""
 
-    From when on nothing in its queue was rightly before it: what is more urgent, or as urgent and
-    ready earlier. Else a time in which all workers are dead would show as waiting of all that is
-    worked off after it.
 
-    Args:
-        away: When PostgreSQL was away, or had only just returned: that waiting is not counted.
-
-    Returns:
-        Seconds, by execution.
-    """
+def starts_of(attempts: Iterable[Attempt]) -> Starts:
+    """Put in order what has started."""
     starts: dict[str, list[tuple[float, int, float]]] = defaultdict(list)
     for each in attempts:
         if each.started_at is not None and each.ready_at is not None:
             starts[each.queue].append((each.started_at, each.priority, each.ready_at))
     for queue in starts.values():
         queue.sort()
+    return starts
+
+
+def next_since(attempt: Attempt, until: float, starts: Starts) -> float | None:
+    """
+    Tell from when on nothing in its queue was rightly before an attempt that was ready.
+
+    That is what is more urgent, or as urgent and ready earlier. Else a time in which all workers
+    are dead would show as waiting of all that is worked off after it.
+
+    Args:
+        until: When it waited no more.
+    """
+    since = attempt.ready_at
+    if since is None:
+        return None
+    queue = starts.get(attempt.queue, ())
+    for place in range(bisect.bisect_left(queue, (until,)) - 1, -1, -1):
+        at, priority, ready_at = queue[place]
+        if at <= since:
+            break
+        if (priority, ready_at) < (attempt.priority, since):
+            return at
+    return since
+
+
+def waits(attempts: Sequence[Attempt], away: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """
+    Tell how long each attempt waited for its start, or until its window was over.
+
+    Args:
+        away: When PostgreSQL was away, or had only just returned: that waiting is not counted.
+
+    Returns:
+        Seconds in which it was ready and nothing before it, by execution.
+    """
+    starts = starts_of(attempts)
     found = {}
     for each in attempts:
         ends_at = each.started_at
         if ends_at is None and each.status == "EXPIRED":
             ends_at = each.ended_at
-        if each.ready_at is None or ends_at is None:
-            continue
-        since = each.ready_at
-        queue = starts[each.queue]
-        for place in range(bisect.bisect_left(queue, (ends_at,)) - 1, -1, -1):
-            at, priority, ready_at = queue[place]
-            if at <= since:
-                break
-            if (priority, ready_at) < (each.priority, each.ready_at):
-                since = at
-                break
-        found[each.execution_id] = max(0.0, ends_at - since - _covered(since, ends_at, away))
+        since = None if ends_at is None else next_since(each, ends_at, starts)
+        if since is not None and ends_at is not None:
+            found[each.execution_id] = max(0.0, ends_at - since - covered(since, ends_at, away))
     return found
 
 
@@ -355,8 +385,8 @@ def deaf(
             if pid == life.pid:
                 since, missed = at, 0
                 continue
-            missed += not _covered(at, at + 1e-6, spans)
-            silent = at - since - _covered(since, at, spans)
+            missed += not covered(at, at + 1e-6, spans)
+            silent = at - since - covered(since, at, spans)
             if silent > HEARS_WITHIN and missed >= HEARD_BY_OTHERS:
                 yield (
                     f"{life.name}, pid {life.pid}: nothing for {silent:.0f} s, while others began "
@@ -400,7 +430,7 @@ def too_few(needs: Mapping[str, tuple[int, int]]) -> Iterator[str]:
             yield f"{name}: {found}, at least {least} are needed"
 
 
-def _covered(begin: float, end: float, spans: Iterable[tuple[float, float]]) -> float:
+def covered(begin: float, end: float, spans: Iterable[tuple[float, float]]) -> float:
     """Return how many of the seconds of a time lie in any of several, which are in order."""
     total, done = 0.0, begin
     for span_begin, span_end in spans:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from tests.chaos import judge
 from tests.chaos.beats import Rounds, judge_rounds
 from tests.chaos.chaos import refilled_since
 from tests.chaos.enemy import Event, Fault
+from tests.chaos.expiries import Expiries, Why
 from tests.chaos.judge import Attempt, Incarnation, Lead, Life
 from tests.chaos.rescues import Since, limits, rescues
 from tests.chaos.rows import ready_at
@@ -368,6 +370,105 @@ class TestDeaf:
             *self.starts(range(100, 300), pid=8, queue="EU_EQ"),
         ]
         assert not self.judged(attempts)
+
+
+class TestExpiries:
+    """A window from 100 to 150, of a job whose queue the worker with pid 7 takes from."""
+
+    QUEUES: ClassVar = {7: frozenset({"US_EQ"}), 8: frozenset({"EU_EQ"})}
+
+    def one(self, job: str = "one", **values: Any) -> Attempt:
+        facts = {
+            "execution_id": job,
+            "job": ("run", job),
+            "status": "EXPIRED",
+            "queue": "US_EQ",
+            "opens_at": 100,
+            "closes_at": 150,
+            "ended_at": 151,
+            "ready_at": 100,
+        }
+        return Attempt(**{**facts, **values})
+
+    def why(self, *attempts: Attempt, events: Sequence[Event] = ()) -> Why | str:
+        return Expiries(attempts, events, self.QUEUES).explain(attempts[0])
+
+    @pytest.mark.parametrize(
+        ("why", "event"),
+        [
+            (Why.POSTGRES, event(Fault.POSTGRES_OUTAGE, 105, 120, pid=None)),
+            (Why.REDIS, event(Fault.REDIS_DROP, 105, 105, pid=None)),
+            (Why.LEADER, led(Fault.BEAT_FREEZE_LONG, 105, 135)),
+            (Why.WORKER, event(Fault.WORKER_KILL, 105, 106)),
+        ],
+    )
+    def test_fault_that_covers_the_waiting_explains_it(self, why: Why, event: Event) -> None:
+        assert self.why(self.one(), events=[event]) is why
+        late = self.why(self.one(), events=[replace(event, at=140, until=141)])
+        assert late == "one: one waited for too long"
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            event(Fault.WORKER_KILL, 105, 106, pid=8),
+            event(Fault.WORKER_SKEW, 105, 140),
+            event(Fault.REDIS_DOUBLE, 105, 106, pid=None),
+            event(Fault.BEAT_KILL, 105, 140, pid=9),
+        ],
+    )
+    def test_what_delays_nothing_explains_nothing(self, event: Event) -> None:
+        assert not isinstance(self.why(self.one(), events=[event]), Why)
+
+    def test_faults_may_explain_it_together(self) -> None:
+        events = [led(Fault.BEAT_KILL, 105, 107), event(Fault.WORKER_KILL, 122, 123)]
+        assert self.why(self.one(), events=events) is Why.TOGETHER
+
+    def test_window_may_be_short_or_the_queue_long(self) -> None:
+        assert self.why(self.one(ready_at=143, opens_at=143)) is Why.SHORT
+        before = self.one("other", status="SUCCESS", started_at=145.0, ready_at=90)
+        assert self.why(self.one(), before) is Why.QUEUE
+
+    def test_attempts_before_it_may_have_taken_the_time(self) -> None:
+        failed = self.one(status="FAILED", started_at=101.0, ended_at=146)
+        again = self.one(number=2, ready_at=147)
+        assert self.why(again, failed) is Why.RETRIES
+        late = replace(failed, started_at=140.0)
+        assert self.why(again, late) == "one: one waited for too long"
+
+    def test_the_way_to_it_is_followed_back(self) -> None:
+        waits = self.one(ready_at=None, waits_for=(("run", "first"), ("run", "done")))
+        done = self.one("done", status="SUCCESS", started_at=101.0, ended_at=102)
+        first = self.one("first", status="SUCCESS", ready_at=139, opens_at=139, started_at=140.0)
+        assert self.why(waits, done, first) is Why.WORK
+        failed = replace(first, status="FAILED", ended_at=141)
+        assert self.why(waits, done, failed) is Why.WORK
+        late = replace(first, ready_at=100, opens_at=100)
+        assert self.why(waits, done, late) == "one: first waited for too long"
+        lost = event(Fault.REDIS_FLUSH, 104, 104, pid=None)
+        assert self.why(waits, done, late, events=[lost]) is Why.REDIS
+
+    def test_what_it_waits_for_must_not_run_for_longer_than_a_job_does(self) -> None:
+        waits = self.one(ready_at=None, waits_for=(("run", "first"),))
+        first = self.one("first", status="SUCCESS", started_at=101.0, ended_at=151)
+        assert self.why(waits, first) == "one: first ran for too long"
+        frozen = event(Fault.WORKER_FREEZE_LONG, 105, 130)
+        assert self.why(waits, first, events=[frozen]) is Why.WORKER
+
+    def test_run_must_have_been_made_in_time(self) -> None:
+        made_late = self.one(ready_at=145)
+        assert self.why(made_late) == "one: one got its run too late"
+        away = event(Fault.POSTGRES_KILL, 104, 120, pid=None)
+        assert self.why(made_late, events=[away]) is Why.POSTGRES
+
+    def test_all_are_counted_or_named(self) -> None:
+        attempts = [
+            self.one("two", ready_at=145, opens_at=145),
+            self.one(),
+            self.one("three", status="SKIPPED"),
+        ]
+        reasons, without = Expiries(attempts, [], self.QUEUES).judge()
+        assert reasons == {Why.SHORT: 1}
+        assert without == ["one: one waited for too long"]
 
 
 class TestReadyAt:
