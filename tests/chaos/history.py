@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +16,27 @@ import sqlalchemy
 from prometheus.verification import Expectation, Report, StartRecord, read_history
 from prometheus.verification import judge as judge_history
 from tests.chaos import judge
+from tests.chaos.bodies import (
+    Body,
+    Excuse,
+    overlaps,
+    written_again,
+    written_late,
+    written_twice,
+)
 from tests.chaos.cluster import Cluster
-from tests.chaos.enemy import AT_WORK, LEADS_WITHIN, LOSSES, OF_POSTGRES, Event, Fault
+from tests.chaos.enemy import (
+    AT_WORK,
+    LEADS_WITHIN,
+    LOSSES,
+    OF_POSTGRES,
+    Event,
+    Fault,
+)
 from tests.chaos.expiries import Expiries, Why
-from tests.chaos.jobs import EFFECTS, HOPELESS
+from tests.chaos.jobs import HOPELESS, WROTE
 from tests.chaos.rescues import limits, rescues
-from tests.chaos.rows import lives_of, read_attempts, read_incarnations, read_leads
+from tests.chaos.rows import lives_of, read_attempts, read_effects, read_incarnations, read_leads
 
 _RIGHTLY_FAILED = [f"%{HOPELESS}%", "%at or past the end of its window%"]
 """Messages of final failures that nobody is to blame for."""
@@ -38,7 +53,7 @@ class Evidence:
     """One line that a job left."""
 
     what: str
-    """``began``, ``wrote`` or ``ended``."""
+    """``began``, ``works``, ``ended``, or ``wrote:`` and a block."""
     execution_id: str
     pid: int
     at: datetime
@@ -54,6 +69,25 @@ def read_evidence(folder: Path) -> list[Evidence]:
             at = datetime.fromtimestamp(int(stamp) / 1e9 + ahead, UTC)
             found.append(Evidence(what, execution_id, int(pid), at))
     return sorted(found, key=lambda each: each.at)
+
+
+def bodies_of(evidence: Sequence[Evidence], attempts: Sequence[judge.Attempt]) -> Iterator[Body]:
+    """Put together what each attempt left, with its job and its worker."""
+    first: dict[str, datetime] = {}
+    last: dict[str, datetime] = {}
+    for each in evidence:
+        first.setdefault(each.execution_id, each.at)
+        last[each.execution_id] = each.at
+    for attempt in attempts:
+        if attempt.execution_id in first:
+            yield Body(
+                execution_id=attempt.execution_id,
+                job=attempt.job,
+                number=attempt.number,
+                worker=attempt.pid,
+                began_at=first[attempt.execution_id].timestamp(),
+                last_at=last[attempt.execution_id].timestamp(),
+            )
 
 
 def check(
@@ -159,7 +193,7 @@ def examine(
     with cluster.connect() as connection:
         _own_counts(connection, evidence, expected, figures)
         leases = worker_lease, leader_lease
-        _judged(cluster, connection, [*events, *ended_by_celery], leases, figures)
+        _judged(cluster, connection, evidence, [*events, *ended_by_celery], leases, figures)
         _take_overs(connection, events, leader_lease, figures)
         _going_on(connection, events, figures)
     figures.measure(
@@ -283,36 +317,24 @@ def _own_counts(
             "WHERE r.forced AND job_executions.status = 'EXPIRED'",
         ),
     )
-    # An effect's transaction holds the lock of its attempt's row, so it must have been committed
-    # before the one that ended the attempt, which is the last that wrote the row.
-    figures.forbid(
-        "effects of attempts that had been taken away",
-        _lines(
-            connection,
-            f"""
-            SELECT f.execution_id, e.status, pg_xact_commit_timestamp(f.xmin),
-                   pg_xact_commit_timestamp(e.xmin)
-            FROM {EFFECTS} f JOIN job_executions e USING (execution_id)
-            WHERE e.started_at IS NULL
-            OR pg_xact_commit_timestamp(f.xmin) > pg_xact_commit_timestamp(e.xmin)
-            """,
-        ),
-    )
-    figures.forbid(
-        "effects written twice",
-        _lines(
-            connection,
-            f"SELECT execution_id, count(*) FROM {EFFECTS} GROUP BY 1 HAVING count(*) > 1",
-        ),
-    )
-    wrote = {each.execution_id for each in evidence if each.what == "wrote"}
-    there = {row[0] for row in connection.execute(f"SELECT execution_id FROM {EFFECTS}")}
+    effects = read_effects(connection)
+    figures.forbid("effects of attempts that had been taken away", written_late(effects))
+    figures.forbid("effects written twice", written_twice(effects))
+    wrote = {
+        f"{each.execution_id} {each.what.removeprefix(WROTE)}"
+        for each in evidence
+        if each.what.startswith(WROTE)
+    }
+    there = {f"{each.execution_id} {each.block}" for each in effects}
     figures.forbid(
         "effects that were committed and are not there", judge.lost_effects(wrote, there)
     )
     figures.forbid("no effect was written", [] if wrote else ["by any job"])
+    figures.counts["effects, rows that jobs wrote in ctx.transaction()"] = len(effects)
+    figures.counts["effects that an attempt had committed, and a later one again"] = written_again(
+        effects
+    )
     for name, statement in {
-        "effects, rows that jobs wrote in ctx.transaction()": f"SELECT count(*) FROM {EFFECTS}",
         "attempts lost": "SELECT count(*) FROM job_executions "
         "WHERE error_message LIKE 'worker lost%'",
         "attempts that failed": "SELECT count(*) FROM job_executions WHERE status = 'FAILED'",
@@ -325,12 +347,12 @@ def _own_counts(
     }.items():
         (number,) = connection.execute(statement).fetchone() or (0,)
         figures.counts[name] = int(number or 0)
-    figures.counts["attempts of one job at the same time"] = _overlaps(connection, evidence)
 
 
 def _judged(
     cluster: Cluster,
     connection: psycopg.Connection,
+    evidence: Sequence[Evidence],
     events: Sequence[Event],
     leases: tuple[float, float],
     figures: Figures,
@@ -357,6 +379,10 @@ def _judged(
     for why in Why:
         figures.counts[f"windows lost: {why}"] = reasons[why]
     figures.forbid("windows lost though nothing was in the way", without)
+    excused, others = overlaps(bodies_of(evidence, attempts), events, lease)
+    for excuse in Excuse:
+        figures.counts[f"attempts of one job at the same time: {excuse}"] = excused[excuse]
+    figures.forbid("attempts of one job at the same time, for no known reason", others)
     away = judge.postgres_away(events)
     figures.measure(
         "from ready, with nothing before it, to started or expired (75 s a message at most)",
@@ -400,20 +426,6 @@ def _enough(events: Sequence[Event], figures: Figures) -> None:
     for name, (found, least) in needs.items():
         figures.counts[f"{name}, of at least {least}"] = found
     figures.forbid("too few to judge by", judge.too_few(needs))
-
-
-def _overlaps(connection: psycopg.Connection, evidence: Sequence[Evidence]) -> int:
-    """Count attempts whose body was still at work when the next one's began."""
-    began = {each.execution_id: each.at for each in evidence if each.what == "began"}
-    ended = {each.execution_id: each.at for each in evidence if each.what == "ended"}
-    pairs = connection.execute(
-        "SELECT a.execution_id, b.execution_id FROM job_executions a JOIN job_executions b "
-        "ON a.dag_id = b.dag_id AND a.job_id = b.job_id AND b.attempt_number > a.attempt_number"
-    )
-    return sum(
-        earlier in ended and later in began and ended[earlier] > began[later]
-        for earlier, later in pairs
-    )
 
 
 def _rescues(

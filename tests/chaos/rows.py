@@ -12,7 +12,9 @@ from prometheus.core.overrides import Overrides
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.dag import dag_id_for
 from prometheus.verification.windows import Window, calendar_of, previous_session, window_of
+from tests.chaos.bodies import Effect
 from tests.chaos.cluster import Cluster
+from tests.chaos.jobs import EFFECTS
 from tests.chaos.judge import Attempt, Incarnation, Lead, Life
 
 _Ends = Mapping[tuple[str, str], tuple[str, float | None]]
@@ -58,6 +60,28 @@ def lives_of(cluster: Cluster) -> tuple[list[Life], list[Life]]:
         for life in node.lives
     ]
     return beats, workers
+
+
+def read_effects(connection: psycopg.Connection) -> list[Effect]:
+    """Read what jobs wrote in ``ctx.transaction()``, and when that and its row were committed."""
+    return [
+        Effect(
+            execution_id=execution_id,
+            job=(dag_id, job_id),
+            block=block,
+            committed_at=committed_at,
+            ended_at=ended_at,
+        )
+        for execution_id, dag_id, job_id, block, committed_at, ended_at in connection.execute(
+            f"""
+            SELECT f.execution_id, e.dag_id, e.job_id, f.block,
+                   extract(epoch FROM pg_xact_commit_timestamp(f.xmin))::float8,
+                   CASE WHEN e.started_at IS NOT NULL
+                   THEN extract(epoch FROM pg_xact_commit_timestamp(e.xmin))::float8 END
+            FROM {EFFECTS} f JOIN job_executions e USING (execution_id)
+            """
+        )
+    ]
 
 
 def read_attempts(connection: psycopg.Connection) -> list[Attempt]:

@@ -11,6 +11,15 @@ import pytest
 
 from tests.chaos import judge
 from tests.chaos.beats import Rounds, judge_rounds
+from tests.chaos.bodies import (
+    Body,
+    Effect,
+    Excuse,
+    overlaps,
+    written_again,
+    written_late,
+    written_twice,
+)
 from tests.chaos.chaos import refilled_since
 from tests.chaos.enemy import Event, Fault
 from tests.chaos.expiries import Expiries, Why
@@ -107,7 +116,10 @@ class TestGivenUpWithoutCause:
 
     @pytest.mark.parametrize(
         "cause",
-        [event(Fault.WORKER_KILL, 150), event(Fault.POSTGRES_KILL, 99, 101, pid=None)],
+        [
+            event(Fault.WORKER_KILL, 150),
+            event(Fault.POSTGRES_KILL, 99, 101, pid=None),
+        ],
     )
     def test_leaves_one_that_was_hit_or_may_have_registered_twice(self, cause: Event) -> None:
         lives = Incarnation(pid=9, began_at=100, ended_at=None)
@@ -370,6 +382,83 @@ class TestDeaf:
             *self.starts(range(100, 300), pid=8, queue="EU_EQ"),
         ]
         assert not self.judged(attempts)
+
+
+def body(number: int, began: float, last: float, **values: Any) -> Body:
+    facts = {"job": ("run", "one"), "worker": 6 + number, **values}
+    return Body(
+        execution_id=f"attempt {number}", number=number, began_at=began, last_at=last, **facts
+    )
+
+
+class TestOverlaps:
+    """Of a first attempt on pid 7 and a second on pid 8, which begins at 140."""
+
+    def judged(self, last: float, *events: Event, lease: float = LEASE) -> Excuse | None:
+        excused, others = overlaps([body(2, 140, 150), body(1, 100, last)], events, lease)
+        assert len(others) + sum(excused.values()) == 1
+        return next(iter(excused), None)
+
+    def test_names_two_that_ran_at_the_same_time(self) -> None:
+        _, others = overlaps([body(1, 100, 143), body(2, 140, 150)], [], LEASE)
+        assert others == ["('run', 'one'): attempt 1 on pid 7 for 3.0 s beside attempt 2"]
+
+    @pytest.mark.parametrize(
+        "second",
+        [body(2, 140.5, 150), body(2, 90, 99), body(2, 120, 150, job=("run", "two"))],
+    )
+    def test_others_may(self, second: Body) -> None:
+        assert overlaps([body(1, 100, 140), second], [], LEASE) == ({}, [])
+
+    def test_frozen_worker_may_go_on_for_a_moment_when_it_wakes(self) -> None:
+        for fault in (Fault.WORKER_FREEZE, Fault.WORKER_FREEZE_LONG):
+            assert self.judged(155, event(fault, 101, 145)) is Excuse.WOKE
+            assert self.judged(156, event(fault, 101, 145)) is None
+            assert self.judged(155, event(fault, 101, 145, pid=8)) is None
+            assert self.judged(155, event(fault, 141, 145)) is None
+
+    def test_main_process_alone_may_stand_still_under_a_short_lease(self) -> None:
+        frozen = event(Fault.WORKER_MAIN_FREEZE, 130, 160)
+        assert self.judged(143.75, frozen, lease=9) is Excuse.MAIN_FROZEN
+        assert self.judged(144, frozen, lease=9) is None
+        assert self.judged(141, frozen, lease=10) is None
+
+    def test_worker_that_is_cut_off_goes_on_if_the_leader_has_lost_redis(self) -> None:
+        cut_off = event(Fault.DATABASE_HANG, 105, 145)
+        blind = replace(led(Fault.BROKER_HANG, 104, 120), pid=9)
+        assert self.judged(155, cut_off, blind) is Excuse.BLIND
+        assert self.judged(156, cut_off, blind) is None
+        assert self.judged(155, cut_off) is None
+        assert self.judged(155, cut_off, replace(blind, led=False)) is None
+        assert self.judged(155, cut_off, replace(blind, at=90, until=104)) is None
+
+    def test_what_ends_jobs_at_once_excuses_nothing(self) -> None:
+        for fault in (Fault.WORKER_KILL, Fault.CHILD_KILL, Fault.BROKER_HANG, Fault.WORKER_SKEW):
+            assert self.judged(141, event(fault, 105, 145)) is None
+
+
+class TestEffects:
+    def effect(self, number: int = 1, block: str = "last", committed: float = 110) -> Effect:
+        return Effect(
+            execution_id=f"attempt {number}",
+            job=("run", "one"),
+            block=block,
+            committed_at=committed,
+            ended_at=140,
+        )
+
+    def test_what_a_later_attempt_writes_again_is_counted(self) -> None:
+        assert written_again([self.effect(1, "first"), self.effect(1), self.effect(2)]) == 1
+        assert written_again([self.effect(1, "first"), self.effect(2)]) == 0
+
+    def test_what_an_attempt_writes_twice_is_named(self) -> None:
+        assert not list(written_twice([self.effect(1, "first"), self.effect(1), self.effect(2)]))
+        assert len(list(written_twice([self.effect(), self.effect()]))) == 1
+
+    def test_what_was_committed_by_an_attempt_that_was_given_up_is_named(self) -> None:
+        assert not list(written_late([self.effect(committed=140)]))
+        assert list(written_late([self.effect(committed=140.001)])) == ["attempt 1, block last"]
+        assert len(list(written_late([replace(self.effect(), ended_at=None)]))) == 1
 
 
 class TestExpiries:
