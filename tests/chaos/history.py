@@ -26,10 +26,11 @@ from tests.chaos.bodies import (
 )
 from tests.chaos.cluster import Cluster
 from tests.chaos.enemy import (
-    AT_WORK,
+    DEATHS,
     LEADS_WITHIN,
     LOSSES,
     OF_POSTGRES,
+    REPLACED_WITHIN,
     Event,
     Fault,
 )
@@ -42,6 +43,8 @@ _RIGHTLY_FAILED = [f"%{HOPELESS}%", "%at or past the end of its window%"]
 """Messages of final failures that nobody is to blame for."""
 _RESCUE = "all rescues, from the last renewal, whatever came between"
 _TAKE_OVER = "take-over from a leader that was lost"
+_REPLACEMENT = "take-over from a leader that alone had lost Redis"
+_STOP = "stop of a worker while it worked"
 _REFILL = "refill after messages were lost"
 _RETURN = "first start after PostgreSQL's return"
 SHOWN = 20
@@ -389,7 +392,7 @@ def _judged(
         list(judge.waits(attempts, away).values()),
     )
     figures.forbid("forgotten for longer than that", judge.forgotten(attempts, away))
-    kills = [event for event in events if event.fault in AT_WORK]
+    kills = [event for event in events if event.fault in DEATHS]
     figures.counts["deaths of workers and their children"] = len(kills)
     figures.counts["of them, while the worker ran something"] = judge.at_work(kills, attempts)
 
@@ -420,6 +423,11 @@ def _enough(events: Sequence[Event], figures: Figures) -> None:
         ),
         "rescues": (len(times[_RESCUE]), max(1, kills // 4)),
         "take-overs": (len(times[_TAKE_OVER]), max(1, done[Fault.BEAT_KILL] // 4)),
+        "take-overs from a leader without Redis": (
+            len(times[_REPLACEMENT]),
+            max(1, done[Fault.BROKER_LEADER] // 4),
+        ),
+        "stops of workers": (len(times[_STOP]), 1),
         "refills": (len(times[_REFILL]), max(1, losses // 4)),
         "returns of PostgreSQL": (len(times[_RETURN]), max(1, outages // 4)),
     }
@@ -461,6 +469,10 @@ def _take_overs(
     found, missing = judge.take_overs(events, changes, lease)
     figures.measure(_TAKE_OVER, found, lease + LEADS_WITHIN)
     figures.forbid("no take-over", missing)
+    found, missing = judge.replacements(events, changes, lease)
+    figures.measure(_REPLACEMENT, found, lease + REPLACED_WITHIN)
+    figures.forbid("no take-over from a leader that alone had lost Redis", missing)
+    figures.measure(_STOP, judge.stops(events), judge.STOPPED_WITHIN)
 
 
 def _going_on(connection: psycopg.Connection, events: Sequence[Event], figures: Figures) -> None:

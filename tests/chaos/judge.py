@@ -19,7 +19,9 @@ from tests.chaos.enemy import (
     KILLS,
     LEADS_WITHIN,
     OF_POSTGRES,
+    REPLACED_WITHIN,
     SKEWS,
+    TAKES_A_SERVER,
     Event,
     Fault,
 )
@@ -33,6 +35,7 @@ ENDS_JOBS = frozenset(
         Fault.WORKER_KILL,
         Fault.WORKER_AGAIN,
         Fault.CHILD_KILL,
+        Fault.CHILD_KILL_EARLY,
         Fault.WORKER_FREEZE,
         Fault.WORKER_FREEZE_LONG,
         Fault.WORKER_MAIN_FREEZE,
@@ -42,7 +45,10 @@ ENDS_JOBS = frozenset(
         Fault.DATABASE_SLOW,
     }
 )
-"""Of a worker, what may end its jobs. Neither a wrong clock does, nor the loss of Redis."""
+"""
+Of a worker, what may end its jobs. Neither a wrong clock does, nor the loss of Redis, nor a warm
+stop, which waits for them.
+"""
 _REDIS_GONE = frozenset(fault for fault in Fault if fault.name.startswith(("REDIS", "BROKER")))
 START_WITHIN = 30.0
 """Wall seconds for which the product tries to write a start while the database is away."""
@@ -156,7 +162,7 @@ def given_up_without_cause(
             event.at <= each.ended_at
             and event.ends_at + lease >= each.began_at
             and (
-                (event.fault in ENDS_JOBS and event.pid == each.pid)
+                (event.fault in ENDS_JOBS | {Fault.WORKER_STOP} and event.pid == each.pid)
                 or (event.fault in OF_POSTGRES and event.at <= each.began_at + lease)
             )
             for event in events
@@ -188,6 +194,11 @@ every 3 s (``max_wait``).
 """
 LED_AGAIN_WITHIN = 15.0
 """Wall seconds until another leads: a lease of 10 s, a standby's pause of 3 s, and its tick."""
+STOPPED_WITHIN = 35.0
+"""
+Wall seconds until a worker that was told to stop has ended: its longest job takes 8.5 s, and the
+last report 10 s at most; the rest is for load.
+"""
 GOES_ON_WITHIN = 30.0
 """Wall seconds after PostgreSQL's return in which work goes on."""
 
@@ -345,6 +356,47 @@ def take_overs(
         elif max(_clear(event.at, back_at, away)) > lease + LEADS_WITHIN:
             missing.append(f"{event.node}: {event.fault}")
     return found, missing
+
+
+def replacements(
+    events: Sequence[Event], changes: Sequence[float], lease: float
+) -> tuple[list[float], list[str]]:
+    """
+    Tell how long it took each time until another led than who alone had lost Redis.
+
+    Neither PostgreSQL's absence counts nor Redis's own, in which there is nobody better.
+
+    Args:
+        changes: When the lead passed, in order.
+        lease: Of the leader.
+
+    Returns:
+        Seconds from the loss, or from the servers' return, to the next leader; and the leaders that
+        nobody replaced.
+    """
+    away = sorted((each.at, each.ends_at) for each in events if each.fault in TAKES_A_SERVER)
+    found, missing = [], []
+    for event in events:
+        if event.fault is not Fault.BROKER_LEADER or not event.led:
+            continue
+        passed_at = next((at for at in changes if event.at < at <= event.ends_at), None)
+        if passed_at is not None:
+            since = max([event.at, *(until for _, until in away if event.at < until < passed_at)])
+            found.append(passed_at - since)
+        elif max(_clear(event.at, event.ends_at, away)) > lease + REPLACED_WITHIN:
+            missing.append(f"{event.node}: {event.fault}")
+    return found, missing
+
+
+def stops(events: Iterable[Event]) -> list[float]:
+    """Tell how long each worker that was told to stop took; the servers' absence is left out."""
+    listed = list(events)
+    away = sorted((each.at, each.ends_at) for each in listed if each.fault in TAKES_A_SERVER)
+    return [
+        each.ends_at - each.at - covered(each.at, each.ends_at, away)
+        for each in listed
+        if each.fault is Fault.WORKER_STOP
+    ]
 
 
 def deaf(

@@ -63,6 +63,8 @@ class TestFailedWithoutCause:
             (LOST, [event(Fault.WORKER_FREEZE, 40, 60)]),
             (LOST, [event(Fault.WORKER_SKEW, 105, 120)]),
             (LOST, [event(Fault.BROKER_HANG, 105, 120)]),
+            (LOST, [event(Fault.WORKER_STOP, 105, 120)]),
+            ("handed back: worker stopped", [event(Fault.WORKER_STOP, 105, 120)]),
             (LOST, [event(Fault.POSTGRES_OUTAGE, 105, 138, pid=None)]),
             ("worker cut off: it", [event(Fault.POSTGRES_OUTAGE, 105, 138, pid=None)]),
             (
@@ -86,6 +88,7 @@ class TestFailedWithoutCause:
             (LOST, [event(Fault.WORKER_FREEZE_LONG, 60, 95)]),
             (LOST, [Event(Fault.DATABASE_HANG, 105, None, pid=7)]),
             ("its process ended: signal 9", [event(Fault.CHILD_KILL, 105)]),
+            ("its process ended: signal 9", [event(Fault.CHILD_KILL_EARLY, 100)]),
             ("OperationalError: gone", [event(Fault.POSTGRES_FAST, 105, 106, pid=None)]),
             (
                 "worker cut off: it",
@@ -118,6 +121,7 @@ class TestGivenUpWithoutCause:
         "cause",
         [
             event(Fault.WORKER_KILL, 150),
+            event(Fault.WORKER_STOP, 190, 201),
             event(Fault.POSTGRES_KILL, 99, 101, pid=None),
         ],
     )
@@ -331,6 +335,46 @@ class TestTakeOvers:
             [],
             ["beat_1: beat killed"],
         )
+
+
+class TestReplacements:
+    """The leader's lease is 10 s, and 25 s are allowed."""
+
+    def test_measures_from_the_loss_or_the_servers_return(self) -> None:
+        events = [
+            led(Fault.BROKER_LEADER, 100, 117),
+            led(Fault.BROKER_LEADER, 200, 225),
+            event(Fault.REDIS_KILL, 203, 209, pid=None),
+            event(Fault.POSTGRES_KILL, 230, 240, pid=None),
+        ]
+        assert judge.replacements(events, [90, 116, 224, 300], 10) == ([16, 15], [])
+
+    def test_names_a_leader_that_nobody_replaced(self) -> None:
+        lost = led(Fault.BROKER_LEADER, 100, 126)
+        for changes in ([], [90, 127]):
+            assert judge.replacements([lost], changes, 10) == (
+                [],
+                [f"beat_1: {Fault.BROKER_LEADER}"],
+            )
+
+    @pytest.mark.parametrize(
+        "events",
+        [
+            [led(Fault.BROKER_LEADER, 100, 125)],
+            [led(Fault.BROKER_LEADER, 100, 126), event(Fault.REDIS_KILL, 110, 115, pid=None)],
+            [led(Fault.BROKER_LEADER, 100, 126), event(Fault.POSTGRES_FAST, 98, 102, pid=None)],
+            [replace(led(Fault.BROKER_LEADER, 100, 126), led=False)],
+            [led(Fault.BROKER_HANG, 100, 126)],
+        ],
+    )
+    def test_leaves_one_that_had_no_time_to_be_replaced(self, events: list[Event]) -> None:
+        assert judge.replacements(events, [], 10) == ([], [])
+
+
+def test_time_without_a_server_does_not_count_to_a_stop() -> None:
+    told = event(Fault.WORKER_STOP, 100, 130)
+    away = event(Fault.POSTGRES_FAST, 110, 120, pid=None)
+    assert judge.stops([away, told, event(Fault.WORKER_KILL, 100, 105)]) == [20]
 
 
 class TestDeaf:
