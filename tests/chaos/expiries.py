@@ -130,7 +130,10 @@ class Expiries:
         if each.ready_at is None or until - each.ready_at <= AT_ONCE:
             return Why.SHORT
         since = next_since(each, until, self._starts) or each.ready_at
-        return Why.QUEUE if until - since <= AT_ONCE else self._fault(since, until, each.queue)
+        if until - since > AT_ONCE:
+            return self._fault(since, until, each.queue)
+        # What piled up before it may be left of a fault.
+        return self._fault(each.ready_at, until, each.queue) or Why.QUEUE
 
     def _making(self, first: Attempt) -> Why | None:
         """Say what delayed a run whose first job could have started earlier."""

@@ -560,6 +560,8 @@ class TestExpiries:
         assert self.why(self.one(ready_at=143, opens_at=143)) is Why.SHORT
         before = self.one("other", status="SUCCESS", started_at=145.0, ready_at=90)
         assert self.why(self.one(), before) is Why.QUEUE
+        away = event(Fault.POSTGRES_OUTAGE, 105, 120, pid=None)
+        assert self.why(self.one(), before, events=[away]) is Why.POSTGRES
 
     def test_attempts_before_it_may_have_taken_the_time(self) -> None:
         failed = self.one(status="FAILED", started_at=101.0, ended_at=146)
