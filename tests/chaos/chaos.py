@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import random
 import time
@@ -311,6 +312,18 @@ def run_chaos(seed: str, form: Form, folder: Path) -> tuple[Figures, Enemy]:
             began_at=began_at,
         )
     return figures, enemy
+
+
+def save_figures(folder: Path, seed: str, form: Form, figures: Figures, enemy: Enemy) -> None:
+    """Write all that was done and measured, and the seed, beside the logs."""
+    document = {
+        "seed": seed,
+        "settings": dict(form.settings),
+        "faults": {str(fault): number for fault, number in sorted(enemy.counts.items())},
+        **figures.document(),
+        "events": [event.document(enemy.began_at) for event in enemy.events],
+    }
+    (folder / "figures.json").write_text(json.dumps(document, indent=2))
 
 
 def _drain(cluster: Cluster, enemy: Enemy, refills: Refills, seconds: float) -> None:
