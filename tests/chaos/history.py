@@ -43,6 +43,7 @@ _RIGHTLY_FAILED = [f"%{HOPELESS}%", "%at or past the end of its window%"]
 """Messages of final failures that nobody is to blame for."""
 _RESCUE = "all rescues, from the last renewal, whatever came between"
 _TAKE_OVER = "take-over from a leader that was lost"
+_TAKE_OVER_AFTER = "take-over from one, from PostgreSQL's return meanwhile"
 _REPLACEMENT = "take-over from a leader that alone had lost Redis"
 _STOP = "stop of a worker while it worked"
 _REFILL = "refill after messages were lost"
@@ -422,7 +423,10 @@ def _enough(events: Sequence[Event], figures: Figures) -> None:
             max(1, counts["deaths of workers and their children"] // 4),
         ),
         "rescues": (len(times[_RESCUE]), max(1, kills // 4)),
-        "take-overs": (len(times[_TAKE_OVER]), max(1, done[Fault.BEAT_KILL] // 4)),
+        "take-overs": (
+            len(times[_TAKE_OVER]) + len(times[_TAKE_OVER_AFTER]),
+            max(1, done[Fault.BEAT_KILL] // 4),
+        ),
         "take-overs from a leader without Redis": (
             len(times[_REPLACEMENT]),
             max(1, done[Fault.BROKER_LEADER] // 4),
@@ -466,8 +470,9 @@ def _take_overs(
     connection: psycopg.Connection, events: Sequence[Event], lease: float, figures: Figures
 ) -> None:
     changes = [lead.at for lead in read_leads(connection)]
-    found, missing = judge.take_overs(events, changes, lease)
+    found, after_return, missing = judge.take_overs(events, changes, lease)
     figures.measure(_TAKE_OVER, found, lease + LEADS_WITHIN)
+    figures.measure(_TAKE_OVER_AFTER, after_return, max(lease, judge.BACK_WITHIN) + LEADS_WITHIN)
     figures.forbid("no take-over", missing)
     found, missing = judge.replacements(events, changes, lease)
     figures.measure(_REPLACEMENT, found, lease + REPLACED_WITHIN)

@@ -192,6 +192,11 @@ Wall seconds after which a message that is gone is repeated: it is looked for ev
 (``reconcile_every``), once it was sent 25 s ago (``ring_again_after``), by a leader that ticks
 every 3 s (``max_wait``).
 """
+BACK_WITHIN = 10.0
+"""
+Wall seconds until a beat has the database: after its return, for which it looks every 10 s at most
+(``LONGEST_AFTER_ERRORS``), or after its own start.
+"""
 LED_AGAIN_WITHIN = 15.0
 """Wall seconds until another leads: a lease of 10 s, a standby's pause of 3 s, and its tick."""
 STOPPED_WITHIN = 35.0
@@ -325,23 +330,24 @@ class Lead:
 
 def take_overs(
     events: Sequence[Event], changes: Sequence[float], lease: float
-) -> tuple[list[float], list[str]]:
+) -> tuple[list[float], list[float], list[str]]:
     """
     Tell how long it took each time until another led, and after which fault none did.
 
-    PostgreSQL's absence does not count. A leader that comes back before a standby has had it for
-    long enough may lead on.
+    PostgreSQL's absence does not count, nor that its return is noticed after `BACK_WITHIN` at most.
+    A leader that comes back before a standby has had it for long enough may lead on.
 
     Args:
         changes: When the lead passed, in order.
         lease: Of the leader.
 
     Returns:
-        Seconds from the end of each leader, or from PostgreSQL's return, to the next; and what was
-        done to the leaders that nobody replaced.
+        Seconds from the end of each leader to the next; from PostgreSQL's return, where it was away
+        meanwhile; and what was done to the leaders that nobody replaced.
     """
     away = postgres_away(events, tail=0)
-    found, missing = [], []
+    noticed = postgres_away(events, tail=max(0.0, BACK_WITHIN - lease))
+    found, after_return, missing = [], [], []
     for event in events:
         if event.led and event.fault is Fault.BEAT_KILL:
             back_at = float("inf")  # its successor is another
@@ -351,11 +357,14 @@ def take_overs(
             continue
         passed_at = next((at for at in changes if event.at < at <= back_at), None)
         if passed_at is not None:
-            since = max([event.at, *(until for _, until in away if event.at < until < passed_at)])
-            found.append(passed_at - since)
-        elif max(_clear(event.at, back_at, away)) > lease + LEADS_WITHIN:
+            returns = [until for _, until in away if event.at < until < passed_at]
+            if returns:
+                after_return.append(passed_at - max(returns))
+            else:
+                found.append(passed_at - event.at)
+        elif max(_clear(event.at, back_at, noticed)) > lease + LEADS_WITHIN:
             missing.append(f"{event.node}: {event.fault}")
-    return found, missing
+    return found, after_return, missing
 
 
 def replacements(

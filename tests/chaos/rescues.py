@@ -8,18 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tests.chaos.enemy import CUTS_REDIS, LEADS_WITHIN, OF_POSTGRES, SKEWS, Event, Fault
-from tests.chaos.judge import Attempt, Lead, Life
+from tests.chaos.judge import BACK_WITHIN, Attempt, Lead, Life
 
 RESCUED_WITHIN = 15.0
 """
 Wall seconds for which an orphan may lie once a leader can rescue it: what is promised beyond the
 worker's lease. The product looks for orphans with every tick, so every 3 s at most, and every
 second under short leases; the rest is for what a loaded machine adds.
-"""
-BACK_WITHIN = 10.0
-"""
-Wall seconds until a beat has the database: after its return, for which it looks every 10 s at most
-(``LONGEST_AFTER_ERRORS``), or after its own start.
 """
 SLOW_TICK = 10.0
 """Wall seconds that a tick may take which has to find out that Redis does not answer."""

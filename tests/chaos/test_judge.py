@@ -304,7 +304,7 @@ class TestTakeOvers:
             event(Fault.POSTGRES_KILL, 201, 204, pid=None),
             led(Fault.DATABASE_HANG, 300, 317),
         ]
-        assert judge.take_overs(events, [90, 109, 213, 314], 10) == ([9, 9, 14], [])
+        assert judge.take_overs(events, [90, 109, 213, 314], 10) == ([9, 14], [9], [])
 
     def test_what_does_not_end_a_lead_is_left_alone(self) -> None:
         events = [
@@ -312,7 +312,7 @@ class TestTakeOvers:
             led(Fault.BEAT_FREEZE, 200, 203),
             led(Fault.BROKER_HANG, 300, 317),
         ]
-        assert judge.take_overs(events, [], 10) == ([], [])
+        assert judge.take_overs(events, [], 10) == ([], [], [])
 
     @pytest.mark.parametrize("fault", [Fault.BEAT_FREEZE_LONG, Fault.DATABASE_HANG])
     @pytest.mark.parametrize("changes", [[], [90, 117]])
@@ -320,21 +320,28 @@ class TestTakeOvers:
         self, fault: Fault, changes: list[float]
     ) -> None:
         stood = led(fault, 100, 116)
-        assert judge.take_overs([stood], changes, 10) == ([], [f"beat_1: {fault}"])
+        assert judge.take_overs([stood], changes, 10) == ([], [], [f"beat_1: {fault}"])
         early = event(Fault.POSTGRES_KILL, 90, 100.5, pid=None)
-        assert judge.take_overs([stood, early], changes, 10)[1] == [f"beat_1: {fault}"]
+        assert judge.take_overs([stood, early], changes, 10)[2] == [f"beat_1: {fault}"]
 
     def test_leader_may_come_back_before_a_standby_could_take_over(self) -> None:
         for away in ((90, 102), (114, 120), (101, 103)):
             events = [led(Fault.BEAT_FREEZE_LONG, 100, 116)]
             events.append(event(Fault.POSTGRES_OUTAGE, *away, pid=None))
-            assert judge.take_overs(events, [90, 117], 10) == ([], [])
+            assert judge.take_overs(events, [90, 117], 10) == ([], [], [])
 
     def test_names_a_killed_leader_without_successor(self) -> None:
         assert judge.take_overs([led(Fault.BEAT_KILL, 100)], [90], 10) == (
             [],
+            [],
             ["beat_1: beat killed"],
         )
+
+    def test_under_a_short_lease_the_return_may_be_noticed_after_it(self) -> None:
+        away = event(Fault.POSTGRES_OUTAGE, 95, 101, pid=None)
+        assert judge.take_overs([led(Fault.BEAT_FREEZE_LONG, 100, 116), away], [], 4)[2] == []
+        longer = led(Fault.BEAT_FREEZE_LONG, 100, 117)
+        assert len(judge.take_overs([longer, away], [], 4)[2]) == 1
 
 
 class TestReplacements:
