@@ -405,7 +405,8 @@ def _enough(events: Sequence[Event], figures: Figures) -> None:
     The enemy kills a worker while it runs something, so nearly every kill leaves an attempt to
     rescue. The first beat it hits leads, and later seven of ten do. Runs are made before each loss
     of messages, so that some wait. A quarter of all leaves room for chance. Of the jobs with
-    windows, a third: in the short form a week passes in two minutes, of which the enemy takes most.
+    windows, a tenth: in the short form three days pass in a minute, of which the enemy takes most,
+    and each window that is lost is explained by itself.
     """
     done = Counter(event.fault for event in events)
     kills = done[Fault.WORKER_KILL] + done[Fault.WORKER_AGAIN]
@@ -416,7 +417,7 @@ def _enough(events: Sequence[Event], figures: Figures) -> None:
     needs = {
         "starts of jobs with windows": (
             counts["starts of jobs with windows"],
-            counts["jobs with windows"] // 3,
+            counts["jobs with windows"] // 10,
         ),
         "kills of workers at work": (
             hit,
