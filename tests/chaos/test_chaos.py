@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.promise("P2", "P4")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_nothing_is_lost_or_doubled_whatever_dies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
