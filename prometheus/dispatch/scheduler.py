@@ -547,10 +547,15 @@ class Scheduler:
         Raises:
             LeadLostError: It does not lead any more.
         """
-        if self._epoch is not None and not leases.keep_lead(
+        if self._epoch is None:
+            return
+        kept_at = leases.keep_lead(
             connection, LEADERSHIP, self._owner, self._epoch, lease=self._pace.lease
-        ):
+        )
+        if kept_at is None:
             raise LeadLostError(self._epoch)
+        # A tick that takes long is no outage.
+        self._note_reachable(kept_at)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:

@@ -354,12 +354,13 @@ _KEEP_EPOCH = (
         leases.c.expires_at > database_now(),
     )
     .values(expires_at=_UNTIL)
+    .returning(database_now())
 )
 
 
 def keep_lead(
     connection: Connection, name: str, owner: str, epoch: int, *, lease: timedelta
-) -> bool:
+) -> datetime | None:
     """
     Extend a lead that still holds; nobody else can take it before this transaction ends.
 
@@ -367,10 +368,11 @@ def keep_lead(
         epoch: Of the lead as it was taken.
 
     Returns:
-        Whether it holds: its owner and epoch are the same, and its lease has not run out.
+        Wall time from which it counts; ``None`` when it does not hold: its owner or epoch is
+        another, or its lease has run out.
     """
     asked = {"what": name, "who": owner, "of": epoch, "lease_seconds": lease.total_seconds()}
-    return connection.execute(_KEEP_EPOCH, asked).rowcount == 1
+    return connection.execute(_KEEP_EPOCH, asked).scalar_one_or_none()
 
 
 def resign(connection: Connection, name: str, owner: str) -> None:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.chaos.beats import LEASE, TAKEN_OVER_WITHIN, run_beats
-from tests.chaos.chaos import SHORT_JOBS, form_of, run_chaos
+from tests.chaos.chaos import SHORT_JOBS, form_of, run_chaos, save_figures
 from tests.chaos.crash_points import KINDS, Crashes, run_crash_points, table_of
 from tests.chaos.history import SHOWN
 from tests.chaos.points import POINTS
@@ -136,20 +136,12 @@ def _crash_points(seed: str, times: int, kinds: Sequence[str], beside: int, fold
 def _chaos(seed: str, jobs: int, folder: Path) -> int:
     form = form_of(jobs)
     figures, enemy = run_chaos(seed, form, folder)
-    faults = {str(fault): number for fault, number in sorted(enemy.counts.items())}
     print(
         f"\nchaos, seed {seed}; leases: worker {form.worker_lease:g} s, "
         f"leader {form.leader_lease:g} s"
     )
-    print("\n".join(lines_of(figures, faults)))
-    document = {
-        "seed": seed,
-        "settings": dict(form.settings),
-        "faults": faults,
-        **figures.document(),
-        "events": [event.document(enemy.began_at) for event in enemy.events],
-    }
-    (folder / "figures.json").write_text(json.dumps(document, indent=2))
+    print("\n".join(lines_of(figures, enemy.counts)))
+    save_figures(folder, seed, form, figures, enemy)
     return 0 if figures.ok else 1
 
 

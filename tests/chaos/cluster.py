@@ -26,7 +26,11 @@ from tests.chaos.nodes import BEAT, WORKER, Node
 from tests.servers import Gate, PostgresServer, RedisServer
 
 OBSERVERS = f"""
-CREATE TABLE {EFFECTS} (execution_id text NOT NULL, at timestamptz DEFAULT clock_timestamp());
+CREATE TABLE {EFFECTS} (
+    execution_id text NOT NULL,
+    block text NOT NULL,
+    at timestamptz DEFAULT clock_timestamp()
+);
 
 -- What happened to executions and to the lead, told by the database itself: in the transaction
 -- that did it, with the role that did it (each node has its own) and the leader as the row says

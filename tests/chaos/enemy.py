@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, LiteralString
 
 import psycopg
 
@@ -29,6 +30,8 @@ class Fault(StrEnum):
     WORKER_KILL = "worker killed, started again later"
     WORKER_AGAIN = "worker killed, started again at once"
     CHILD_KILL = "child of a worker killed"
+    CHILD_KILL_EARLY = "child of a worker killed as its job begins"
+    WORKER_STOP = "worker told to stop while it works, started again when it has"
     WORKER_FREEZE = "worker stopped, continued within its lease"
     WORKER_FREEZE_LONG = "worker stopped for longer than its lease"
     WORKER_MAIN_FREEZE = "main process alone stopped for longer than its lease"
@@ -43,6 +46,7 @@ class Fault(StrEnum):
     DATABASE_SLOW = "PostgreSQL slow"
     BROKER_CUT = "connections to Redis cut"
     BROKER_HANG = "cut off from Redis, longer than the lease"
+    BROKER_LEADER = "leader alone cut off from Redis, until another leads"
     BROKER_MUTE = "Redis' answers lost"
     BROKER_SLOW = "Redis slow"
     REDIS_KILL = "Redis killed"
@@ -71,11 +75,17 @@ OF_SERVERS = frozenset(
 )
 """One at a time."""
 OF_POSTGRES = frozenset(fault for fault in OF_SERVERS if fault.name.startswith("POSTGRES"))
-TAKES_A_SERVER = OF_POSTGRES | {Fault.REDIS_KILL, Fault.REDIS_LOSS}
-"""While one of these lasts, nothing can be refilled."""
 LOSSES = frozenset({Fault.REDIS_LOSS, Fault.REDIS_FLUSH, Fault.REDIS_DROP})
 """After which messages are missing in Redis."""
-OF_BEATS = frozenset(fault for fault in Fault if fault.name.startswith("BEAT"))
+CUTS_REDIS = frozenset({Fault.REDIS_KILL, Fault.REDIS_LOSS})
+"""After which every connection to Redis is made anew."""
+TAKES_A_SERVER = OF_POSTGRES | CUTS_REDIS
+"""While one of these lasts, nothing can be refilled."""
+SKEWS = frozenset({Fault.WORKER_SKEW, Fault.BEAT_SKEW})
+"""A wrong clock is no excuse for anything."""
+OF_BEATS = frozenset(fault for fault in Fault if fault.name.startswith("BEAT")) | {
+    Fault.BROKER_LEADER
+}
 KILLS = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.BEAT_KILL})
 CELERYS_END = re.compile(
     r"Unrecoverable error: (WorkerLostError\('Could not start worker processes'\)"
@@ -85,12 +95,26 @@ CELERYS_END = re.compile(
 With which Celery ends a worker when a child is dead at the moment its loop begins, first or after
 the loss of Redis. Known and counted: who supervises the worker must start it again.
 """
-AT_WORK = frozenset({Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.CHILD_KILL})
+DEATHS = frozenset(
+    {Fault.WORKER_KILL, Fault.WORKER_AGAIN, Fault.CHILD_KILL, Fault.CHILD_KILL_EARLY}
+)
+"""Of workers and their children."""
+AT_WORK = DEATHS | {Fault.WORKER_STOP}
 """For which the enemy waits until a worker runs something, though not for ever."""
 LEADS_WITHIN = 5.0
 """Wall seconds beyond the lease of a leader that is gone, until another leads."""
+REPLACED_WITHIN = 15.0
+"""
+Wall seconds beyond the lease of a leader that alone has lost Redis, until a standby leads: up to
+3 s until the leader's tick, several tries of up to 4 s until it knows, up to 3 s until it says so,
+and as long until a standby looks.
+"""
+STOPS_WITHIN = 60.0
+"""Wall seconds after which a worker that was told to stop is ended, which is a violation."""
 _ENDS_LEADS = frozenset({Fault.BEAT_KILL, Fault.BEAT_FREEZE_LONG})
-_LOOK_EVERY, _LOOKS = 0.2, 25
+_YOUNG = 6.0
+"""Wall seconds for which a process that was started is spared."""
+_LOOK_EVERY, _LOOKS = 0.2, 75
 
 
 @dataclass(slots=True)
@@ -108,6 +132,11 @@ class Event:
     """Whether the node was the leader."""
     lost: frozenset[str] = frozenset()
     """Executions whose waiting messages were lost."""
+
+    @property
+    def ends_at(self) -> float:
+        """When it was undone; later than everything while it lasts."""
+        return float("inf") if self.until is None else self.until
 
     def document(self, began_at: float) -> dict[str, object]:
         """Return it as JSON values, with times in seconds since the beginning."""
@@ -233,6 +262,9 @@ class Enemy:
             self._servers_hurt = True
             self._hit_server(Event(fault, time.time()))
             return
+        if fault is Fault.CHILD_KILL_EARLY:
+            self._strike_early()
+            return
         # Celery ends a worker that loses its children before its loop has begun, so those of one
         # that may still be starting are spared; they end themselves when their main process stands.
         busy = fault in (Fault.CHILD_KILL, Fault.WORKER_MAIN_FREEZE) or (
@@ -246,6 +278,27 @@ class Enemy:
         self._hurt.add(node)
         self._hit_node(Event(fault, time.time(), node=node.name, pid=node.pid), node)
 
+    def _strike_early(self) -> None:
+        """Kill a child whose job has begun a moment ago."""
+        for worker_pid, pid in self._just_begun():
+            for node in self._cluster.workers:
+                hale = node not in self._hurt and node.alive_for > _YOUNG
+                if hale and node.pid == worker_pid and node.kill_child(pid):
+                    log.info("%s: %s", node, Fault.CHILD_KILL_EARLY)
+                    now = time.time()
+                    early = Event(Fault.CHILD_KILL_EARLY, now, now, node.name, node.pid)
+                    self.events.append(early)
+                    return
+        self._later(0.05, self._strike_early)
+
+    def _just_begun(self) -> list[tuple[int, int]]:
+        """Return main process and child of what has begun a moment ago."""
+        return self._ask(
+            "SELECT w.pid, e.pid FROM job_executions e JOIN worker_incarnations w "
+            "USING (incarnation) WHERE e.status = 'RUNNING' "
+            "AND e.started_at > clock_timestamp() - interval '0.2 s'"
+        )
+
     def _choose(self, fault: Fault, *, busy: bool) -> Node | None:
         """
         Choose whom to hit; a node that suffers already, or has only just come up, is spared.
@@ -257,7 +310,7 @@ class Enemy:
         if fault.name.startswith(("DATABASE", "BROKER")) and self._draw.random() < 0.3:
             kind = BEAT
         nodes = [node for node in self._cluster.nodes if node.kind == kind]
-        hale = [node for node in nodes if node not in self._hurt and node.alive_for > 6]
+        hale = [node for node in nodes if node not in self._hurt and node.alive_for > _YOUNG]
         if kind == BEAT and len(hale) < len(nodes):
             return None  # one that can lead must be left, or there is nothing to measure
         if busy:
@@ -270,21 +323,27 @@ class Enemy:
             event.led and event.fault in _ENDS_LEADS for event in self.events
         ):
             return next((node for node in hale if self._leads(node)), None)
+        if fault is Fault.BROKER_LEADER:
+            return next((node for node in hale if self._leads(node)), None)
         if kind == BEAT and self._draw.random() < 0.7:
             return next((node for node in hale if self._leads(node)), None) or hale[0]
         return self._draw.choice(hale)
 
     def _working(self) -> set[int]:
         """Return the main processes of workers that run something; none if PostgreSQL is away."""
+        rows = self._ask(
+            "SELECT w.pid FROM job_executions JOIN worker_incarnations w "
+            "USING (incarnation) WHERE status = 'RUNNING'"
+        )
+        return {pid for (pid,) in rows}
+
+    def _ask(self, statement: LiteralString) -> list[Any]:
+        """Return the rows of an answer; none if PostgreSQL is away."""
         try:
             with self._cluster.connect() as connection:
-                rows = connection.execute(
-                    "SELECT w.pid FROM job_executions JOIN worker_incarnations w "
-                    "USING (incarnation) WHERE status = 'RUNNING'"
-                ).fetchall()
+                return connection.execute(statement).fetchall()
         except psycopg.OperationalError:
-            return set()
-        return {pid for (pid,) in rows}
+            return []
 
     def _leads(self, node: Node) -> bool:
         owner = self.leader()
@@ -292,12 +351,8 @@ class Enemy:
 
     def leader(self) -> str | None:
         """Return the owner of the lead, if PostgreSQL can say."""
-        try:
-            with self._cluster.connect() as connection:
-                row = connection.execute("SELECT owner FROM leases WHERE name = 'beat'").fetchone()
-        except psycopg.OperationalError:
-            return None
-        return None if row is None else str(row[0])
+        rows = self._ask("SELECT owner FROM leases WHERE name = 'beat'")
+        return str(rows[0][0]) if rows else None
 
     # --- hitting nodes ---------------------------------------------------------------------------
 
@@ -317,11 +372,19 @@ class Enemy:
                 node.kill()
                 self._undo(event, node, 0, node.start)
             case Fault.CHILD_KILL:
-                if not node.kill_child(self._draw):
+                children = node.children()
+                if not (children and node.kill_child(self._draw.choice(children).pid)):
                     # It was between two children: another time.
                     self.events.remove(event)
                     self._later(1, lambda: self._strike(event.fault))
                 self._undo(event, node, 0)
+            case Fault.WORKER_STOP:
+                node.ask_to_stop()
+                self._start_when_ended(event, node)
+            case Fault.BROKER_LEADER:
+                gate = self._gate(event, node)
+                self._draw.choice((gate.hang, gate.shut))()
+                self._open_when_replaced(event, node, gate)
             case Fault.WORKER_FREEZE | Fault.BEAT_FREEZE:
                 node.freeze()
                 self._undo(event, node, short, node.thaw)
@@ -367,6 +430,22 @@ class Enemy:
             self._hurt.discard(node)
 
         self._later(after, undo)
+
+    def _start_when_ended(self, event: Event, node: Node) -> None:
+        if node.running and time.time() < event.at + STOPS_WITHIN:
+            self._later(0.3, lambda: self._start_when_ended(event, node))
+            return
+        if node.running:
+            self.ended.append(f"{node} did not end within {STOPS_WITHIN:g} s; see {node.log}")
+            node.kill()
+        self._undo(event, node, 0, node.start)
+
+    def _open_when_replaced(self, event: Event, node: Node, gate: Gate) -> None:
+        waits_until = event.at + self._plan.leader_lease + REPLACED_WITHIN + 1
+        if (self.leader() is None or self._leads(node)) and time.time() < waits_until:
+            self._later(0.5, lambda: self._open_when_replaced(event, node, gate))
+        else:
+            self._undo(event, node, self._draw.uniform(0, 3), gate.open)
 
     # --- hitting servers -------------------------------------------------------------------------
 

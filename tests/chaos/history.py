@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,15 +16,36 @@ import sqlalchemy
 from prometheus.verification import Expectation, Report, StartRecord, read_history
 from prometheus.verification import judge as judge_history
 from tests.chaos import judge
+from tests.chaos.bodies import (
+    Body,
+    Excuse,
+    overlaps,
+    written_again,
+    written_late,
+    written_twice,
+)
 from tests.chaos.cluster import Cluster
-from tests.chaos.enemy import AT_WORK, KILLS, LEADS_WITHIN, LOSSES, OF_POSTGRES, Event, Fault
-from tests.chaos.jobs import EFFECTS, HOPELESS
-from tests.chaos.rows import lives_of, read_attempts, read_incarnations, read_leads
+from tests.chaos.enemy import (
+    DEATHS,
+    LEADS_WITHIN,
+    LOSSES,
+    OF_POSTGRES,
+    REPLACED_WITHIN,
+    Event,
+    Fault,
+)
+from tests.chaos.expiries import Expiries, Why
+from tests.chaos.jobs import HOPELESS, WROTE
+from tests.chaos.rescues import limits, rescues
+from tests.chaos.rows import lives_of, read_attempts, read_effects, read_incarnations, read_leads
 
 _RIGHTLY_FAILED = [f"%{HOPELESS}%", "%at or past the end of its window%"]
 """Messages of final failures that nobody is to blame for."""
-_RESCUE = "from the fault on to the rescue, whatever came between"
+_RESCUE = "all rescues, from the last renewal, whatever came between"
 _TAKE_OVER = "take-over from a leader that was lost"
+_TAKE_OVER_AFTER = "take-over from one, from PostgreSQL's return meanwhile"
+_REPLACEMENT = "take-over from a leader that alone had lost Redis"
+_STOP = "stop of a worker while it worked"
 _REFILL = "refill after messages were lost"
 _RETURN = "first start after PostgreSQL's return"
 SHOWN = 20
@@ -36,7 +57,7 @@ class Evidence:
     """One line that a job left."""
 
     what: str
-    """``began``, ``wrote`` or ``ended``."""
+    """``began``, ``works``, ``ended``, or ``wrote:`` and a block."""
     execution_id: str
     pid: int
     at: datetime
@@ -52,6 +73,25 @@ def read_evidence(folder: Path) -> list[Evidence]:
             at = datetime.fromtimestamp(int(stamp) / 1e9 + ahead, UTC)
             found.append(Evidence(what, execution_id, int(pid), at))
     return sorted(found, key=lambda each: each.at)
+
+
+def bodies_of(evidence: Sequence[Evidence], attempts: Sequence[judge.Attempt]) -> Iterator[Body]:
+    """Put together what each attempt left, with its job and its worker."""
+    first: dict[str, datetime] = {}
+    last: dict[str, datetime] = {}
+    for each in evidence:
+        first.setdefault(each.execution_id, each.at)
+        last[each.execution_id] = each.at
+    for attempt in attempts:
+        if attempt.execution_id in first:
+            yield Body(
+                execution_id=attempt.execution_id,
+                job=attempt.job,
+                number=attempt.number,
+                worker=attempt.pid,
+                began_at=first[attempt.execution_id].timestamp(),
+                last_at=last[attempt.execution_id].timestamp(),
+            )
 
 
 def check(
@@ -80,13 +120,26 @@ class Figures:
         """Note cases of something that must not be, or that there are none."""
         self.violations.setdefault(kind, []).extend(cases)
 
-    def measure(self, name: str, seconds: Sequence[float], limit: float | None = None) -> None:
-        """Note a measurement; beyond its limit it is a violation."""
+    def measure(
+        self,
+        name: str,
+        seconds: Sequence[float],
+        limit: float | None = None,
+        of: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Note a measurement; beyond its limit it is a violation.
+
+        Args:
+            of: What each was measured of.
+        """
         self.times[name] = sorted(seconds)
         if limit is not None:
             self.limits[name] = limit
+            cases = zip(seconds, of or [""] * len(seconds), strict=True)
             self.forbid(
-                f"{name} over {limit:g} s", (f"{each:.1f} s" for each in seconds if each > limit)
+                f"{name} over {limit:g} s",
+                (f"{each:.1f} s {what}".rstrip() for each, what in cases if each > limit),
             )
 
     @property
@@ -143,8 +196,8 @@ def examine(
     _checked(cluster, evidence, figures)
     with cluster.connect() as connection:
         _own_counts(connection, evidence, expected, figures)
-        _judged(cluster, connection, [*events, *ended_by_celery], worker_lease, figures)
-        _rescues(connection, events, worker_lease, figures)
+        leases = worker_lease, leader_lease
+        _judged(cluster, connection, evidence, [*events, *ended_by_celery], leases, figures)
         _take_overs(connection, events, leader_lease, figures)
         _going_on(connection, events, figures)
     figures.measure(
@@ -268,36 +321,24 @@ def _own_counts(
             "WHERE r.forced AND job_executions.status = 'EXPIRED'",
         ),
     )
-    # An effect's transaction holds the lock of its attempt's row, so it must have been committed
-    # before the one that ended the attempt, which is the last that wrote the row.
-    figures.forbid(
-        "effects of attempts that had been taken away",
-        _lines(
-            connection,
-            f"""
-            SELECT f.execution_id, e.status, pg_xact_commit_timestamp(f.xmin),
-                   pg_xact_commit_timestamp(e.xmin)
-            FROM {EFFECTS} f JOIN job_executions e USING (execution_id)
-            WHERE e.started_at IS NULL
-            OR pg_xact_commit_timestamp(f.xmin) > pg_xact_commit_timestamp(e.xmin)
-            """,
-        ),
-    )
-    figures.forbid(
-        "effects written twice",
-        _lines(
-            connection,
-            f"SELECT execution_id, count(*) FROM {EFFECTS} GROUP BY 1 HAVING count(*) > 1",
-        ),
-    )
-    wrote = {each.execution_id for each in evidence if each.what == "wrote"}
-    there = {row[0] for row in connection.execute(f"SELECT execution_id FROM {EFFECTS}")}
+    effects = read_effects(connection)
+    figures.forbid("effects of attempts that had been taken away", written_late(effects))
+    figures.forbid("effects written twice", written_twice(effects))
+    wrote = {
+        f"{each.execution_id} {each.what.removeprefix(WROTE)}"
+        for each in evidence
+        if each.what.startswith(WROTE)
+    }
+    there = {f"{each.execution_id} {each.block}" for each in effects}
     figures.forbid(
         "effects that were committed and are not there", judge.lost_effects(wrote, there)
     )
     figures.forbid("no effect was written", [] if wrote else ["by any job"])
+    figures.counts["effects, rows that jobs wrote in ctx.transaction()"] = len(effects)
+    figures.counts["effects that an attempt had committed, and a later one again"] = written_again(
+        effects
+    )
     for name, statement in {
-        "effects, rows that jobs wrote in ctx.transaction()": f"SELECT count(*) FROM {EFFECTS}",
         "attempts lost": "SELECT count(*) FROM job_executions "
         "WHERE error_message LIKE 'worker lost%'",
         "attempts that failed": "SELECT count(*) FROM job_executions WHERE status = 'FAILED'",
@@ -310,18 +351,19 @@ def _own_counts(
     }.items():
         (number,) = connection.execute(statement).fetchone() or (0,)
         figures.counts[name] = int(number or 0)
-    figures.counts["attempts of one job at the same time"] = _overlaps(connection, evidence)
 
 
 def _judged(
     cluster: Cluster,
     connection: psycopg.Connection,
+    evidence: Sequence[Evidence],
     events: Sequence[Event],
-    lease: float,
+    leases: tuple[float, float],
     figures: Figures,
 ) -> None:
     """Look for healthy attempts and workers that were given up, and for what was left undone."""
     attempts = read_attempts(connection)
+    lease, _ = leases
     beats, workers = lives_of(cluster)
     figures.forbid(
         "attempts that failed though nothing was done to their worker",
@@ -331,24 +373,27 @@ def _judged(
         "workers given up though nothing was done to them",
         judge.given_up_without_cause(read_incarnations(connection), events, lease),
     )
-    figures.measure(
-        "an orphan beside a leader that could rescue it",
-        list(
-            judge.rescuable(attempts, read_leads(connection), beats, events, lease).values(),
-        ),
-        judge.RESCUED_WITHIN,
-    )
+    _rescues(attempts, read_leads(connection), beats, events, leases, figures)
     figures.forbid(
         f"workers that took nothing for {judge.HEARS_WITHIN:g} s, of much that was theirs",
         judge.deaf(workers, attempts, events),
     )
+    queues = {life.pid: life.queues for life in workers}
+    reasons, without = Expiries(attempts, events, queues).judge()
+    for why in Why:
+        figures.counts[f"windows lost: {why}"] = reasons[why]
+    figures.forbid("windows lost though nothing was in the way", without)
+    excused, others = overlaps(bodies_of(evidence, attempts), events, lease)
+    for excuse in Excuse:
+        figures.counts[f"attempts of one job at the same time: {excuse}"] = excused[excuse]
+    figures.forbid("attempts of one job at the same time, for no known reason", others)
     away = judge.postgres_away(events)
     figures.measure(
         "from ready, with nothing before it, to started or expired (75 s a message at most)",
         list(judge.waits(attempts, away).values()),
     )
     figures.forbid("forgotten for longer than that", judge.forgotten(attempts, away))
-    kills = [event for event in events if event.fault in AT_WORK]
+    kills = [event for event in events if event.fault in DEATHS]
     figures.counts["deaths of workers and their children"] = len(kills)
     figures.counts["of them, while the worker ran something"] = judge.at_work(kills, attempts)
 
@@ -360,7 +405,8 @@ def _enough(events: Sequence[Event], figures: Figures) -> None:
     The enemy kills a worker while it runs something, so nearly every kill leaves an attempt to
     rescue. The first beat it hits leads, and later seven of ten do. Runs are made before each loss
     of messages, so that some wait. A quarter of all leaves room for chance. Of the jobs with
-    windows, a third: in the short form a week passes in two minutes, of which the enemy takes most.
+    windows, a tenth: in the short form three days pass in a minute, of which the enemy takes most,
+    and each window that is lost is explained by itself.
     """
     done = Counter(event.fault for event in events)
     kills = done[Fault.WORKER_KILL] + done[Fault.WORKER_AGAIN]
@@ -371,14 +417,22 @@ def _enough(events: Sequence[Event], figures: Figures) -> None:
     needs = {
         "starts of jobs with windows": (
             counts["starts of jobs with windows"],
-            counts["jobs with windows"] // 3,
+            counts["jobs with windows"] // 10,
         ),
         "kills of workers at work": (
             hit,
             max(1, counts["deaths of workers and their children"] // 4),
         ),
         "rescues": (len(times[_RESCUE]), max(1, kills // 4)),
-        "take-overs": (len(times[_TAKE_OVER]), max(1, done[Fault.BEAT_KILL] // 4)),
+        "take-overs": (
+            len(times[_TAKE_OVER]) + len(times[_TAKE_OVER_AFTER]),
+            max(1, done[Fault.BEAT_KILL] // 4),
+        ),
+        "take-overs from a leader without Redis": (
+            len(times[_REPLACEMENT]),
+            max(1, done[Fault.BROKER_LEADER] // 4),
+        ),
+        "stops of workers": (len(times[_STOP]), 1),
         "refills": (len(times[_REFILL]), max(1, losses // 4)),
         "returns of PostgreSQL": (len(times[_RETURN]), max(1, outages // 4)),
     }
@@ -387,66 +441,44 @@ def _enough(events: Sequence[Event], figures: Figures) -> None:
     figures.forbid("too few to judge by", judge.too_few(needs))
 
 
-def _overlaps(connection: psycopg.Connection, evidence: Sequence[Evidence]) -> int:
-    """Count attempts whose body was still at work when the next one's began."""
-    began = {each.execution_id: each.at for each in evidence if each.what == "began"}
-    ended = {each.execution_id: each.at for each in evidence if each.what == "ended"}
-    pairs = connection.execute(
-        "SELECT a.execution_id, b.execution_id FROM job_executions a JOIN job_executions b "
-        "ON a.dag_id = b.dag_id AND a.job_id = b.job_id AND b.attempt_number > a.attempt_number"
-    )
-    return sum(
-        earlier in ended and later in began and ended[earlier] > began[later]
-        for earlier, later in pairs
-    )
-
-
 def _rescues(
-    connection: psycopg.Connection, events: Sequence[Event], lease: float, figures: Figures
+    attempts: Sequence[judge.Attempt],
+    leads: Sequence[judge.Lead],
+    beats: Sequence[judge.Life],
+    events: Sequence[Event],
+    leases: tuple[float, float],
+    figures: Figures,
 ) -> None:
-    """
-    Measure how long the attempts of lost workers stayed RUNNING, from when their worker was hit.
-
-    Where PostgreSQL was away or the lead passed on meanwhile there is no limit for the whole, but
-    one for each time in which a leader could have acted; see `judge.rescuable`.
-    """
-    breaks = [until for _, until in judge.postgres_away(events, tail=0)] + [
-        lead.at for lead in read_leads(connection)
-    ]
-    plain: list[float] = []
-    whole: list[float] = []
-    rows = connection.execute(
-        """
-        SELECT w.pid, extract(epoch FROM e.completed_at), extract(epoch FROM e.started_at)
-        FROM job_executions e JOIN worker_incarnations w USING (incarnation)
-        WHERE e.error_message LIKE 'worker lost%'
-        """
-    ).fetchall()
-    for pid, rescued_at, started_at in rows:
-        hits = [
-            event.at
-            for event in events
-            if event.pid == pid
-            and event.at < float(rescued_at)
-            and (event.fault in KILLS or event.until is None or event.until - event.at > lease)
-        ]
-        if not hits:
-            continue
-        hit_at = max(max(hits), float(started_at))
-        whole.append(float(rescued_at) - hit_at)
-        if not any(hit_at < at < float(rescued_at) for at in breaks):
-            plain.append(float(rescued_at) - hit_at)
-    figures.measure("rescue of a lost worker's attempt, undisturbed", plain, lease + 15)
-    figures.measure(_RESCUE, whole)
+    """Measure how long the attempts of lost workers stayed RUNNING, each class by its own limit."""
+    worker_lease, leader_lease = leases
+    found = list(
+        rescues(
+            attempts, leads, beats, events, worker_lease=worker_lease, leader_lease=leader_lease
+        )
+    )
+    for since, limit in limits(worker_lease, leader_lease).items():
+        of_class = [each for each in found if each.since is since]
+        figures.measure(
+            f"rescue, from {since}",
+            [each.seconds for each in of_class],
+            limit,
+            [each.execution_id for each in of_class],
+        )
+    figures.measure(_RESCUE, [each.whole for each in found])
 
 
 def _take_overs(
     connection: psycopg.Connection, events: Sequence[Event], lease: float, figures: Figures
 ) -> None:
     changes = [lead.at for lead in read_leads(connection)]
-    found, missing = judge.take_overs(events, changes, lease)
+    found, after_return, missing = judge.take_overs(events, changes, lease)
     figures.measure(_TAKE_OVER, found, lease + LEADS_WITHIN)
+    figures.measure(_TAKE_OVER_AFTER, after_return, max(lease, judge.BACK_WITHIN) + LEADS_WITHIN)
     figures.forbid("no take-over", missing)
+    found, missing = judge.replacements(events, changes, lease)
+    figures.measure(_REPLACEMENT, found, lease + REPLACED_WITHIN)
+    figures.forbid("no take-over from a leader that alone had lost Redis", missing)
+    figures.measure(_STOP, judge.stops(events), judge.STOPPED_WITHIN)
 
 
 def _going_on(connection: psycopg.Connection, events: Sequence[Event], figures: Figures) -> None:

@@ -24,7 +24,10 @@ PIPELINES = 6
 HOPELESS = "hopeless: this job never succeeds"
 """Message of the only final failure that is right."""
 EFFECTS = "chaos_effects"
-"""Table of what jobs wrote through ``ctx.transaction()``: ``execution_id``."""
+"""Table of what jobs wrote through ``ctx.transaction()``: ``execution_id`` and ``block``."""
+WROTE = "wrote:"
+"""Before the name of a block, in evidence of its commit."""
+_WORD_EVERY = 0.1
 SEED, FOLDER, ORDERS = "CHAOS_SEED", "CHAOS_FOLDER", "CHAOS_ORDERS"
 """Variables of the environment: of the pipelines, of evidence, and of orders (see `points`)."""
 
@@ -51,8 +54,10 @@ class Behaviour:
 
     seconds: float
     """How long it works."""
+    writes_first: bool
+    """Whether a block of its own is committed before it does anything else."""
     holds: float | None
-    """How long its own transaction stays open, at its end; ``None`` if it writes nothing."""
+    """How long its transaction stays open, at its end; ``None`` if it writes nothing there."""
     stumbles: float
     """Part of its attempts that fail."""
     hopeless: bool
@@ -83,6 +88,7 @@ def _pipeline(seed: str, number: int, folder: Path | None) -> Pipeline:
         )
         behaviour = Behaviour(
             seconds=draw.uniform(3, 8) if draw.random() < 0.04 else draw.uniform(0.02, 0.8),
+            writes_first=draw.random() < 0.3,
             holds=draw.choice((0.0, 0.0, 0.1, 0.5)) if draw.random() < 0.4 else None,
             stumbles=0.05 if draw.random() < 0.3 else 0.0,
             hopeless=place > size // 2 and draw.random() < 0.02,
@@ -110,22 +116,37 @@ def _body(behaviour: Behaviour, seed: str, folder: Path | None) -> Callable[[Job
     def body(ctx: JobContext) -> None:
         assert folder is not None
         leave(folder, "began", ctx)
+        if behaviour.writes_first:
+            _write(folder, "first", 0, ctx)
         if behaviour.hopeless:
             raise HopelessError(HOPELESS)
         if _chance(seed, ctx) < behaviour.stumbles:
             raise StumbledError(f"attempt {ctx.attempt_number} stumbled")
-        time.sleep(behaviour.seconds)
+        _work(folder, behaviour.seconds, ctx)
         if behaviour.holds is not None:
-            with ctx.transaction() as connection:
-                connection.execute(
-                    text(f"INSERT INTO {EFFECTS} (execution_id) VALUES (:id)"),
-                    {"id": ctx.execution_id},
-                )
-                time.sleep(behaviour.holds)
-            leave(folder, "wrote", ctx)
+            _write(folder, "last", behaviour.holds, ctx)
         leave(folder, "ended", ctx)
 
     return body
+
+
+def _write(folder: Path, block: str, holds: float, ctx: JobContext) -> None:
+    """Write a block of effects, and leave word of it when it is committed."""
+    with ctx.transaction() as connection:
+        connection.execute(
+            text(f"INSERT INTO {EFFECTS} (execution_id, block) VALUES (:id, :block)"),
+            {"id": ctx.execution_id, "block": block},
+        )
+        _work(folder, holds, ctx)
+    leave(folder, f"{WROTE}{block}", ctx)
+
+
+def _work(folder: Path, seconds: float, ctx: JobContext) -> None:
+    """Pass the time, and leave word of it every now and then: it may end without another word."""
+    ends_at = time.monotonic() + seconds
+    while (left := ends_at - time.monotonic()) > 0:
+        time.sleep(min(left, _WORD_EVERY))
+        leave(folder, "works", ctx)
 
 
 def _chance(seed: str, ctx: JobContext) -> float:

@@ -13,7 +13,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.enemy import CELERYS_END, KILLS, LEADS_WITHIN, OF_POSTGRES, Event, Fault
+from tests.chaos.enemy import (
+    CELERYS_END,
+    CUTS_REDIS,
+    KILLS,
+    LEADS_WITHIN,
+    OF_POSTGRES,
+    REPLACED_WITHIN,
+    SKEWS,
+    TAKES_A_SERVER,
+    Event,
+    Fault,
+)
 
 BY_ITSELF = ("StumbledError", "HopelessError")
 """With which the messages of failures begin that jobs are made for."""
@@ -24,6 +35,7 @@ ENDS_JOBS = frozenset(
         Fault.WORKER_KILL,
         Fault.WORKER_AGAIN,
         Fault.CHILD_KILL,
+        Fault.CHILD_KILL_EARLY,
         Fault.WORKER_FREEZE,
         Fault.WORKER_FREEZE_LONG,
         Fault.WORKER_MAIN_FREEZE,
@@ -33,7 +45,10 @@ ENDS_JOBS = frozenset(
         Fault.DATABASE_SLOW,
     }
 )
-"""Of a worker, what may end its jobs. Neither a wrong clock does, nor the loss of Redis."""
+"""
+Of a worker, what may end its jobs. Neither a wrong clock does, nor the loss of Redis, nor a warm
+stop, which waits for them.
+"""
 _REDIS_GONE = frozenset(fault for fault in Fault if fault.name.startswith(("REDIS", "BROKER")))
 START_WITHIN = 30.0
 """Wall seconds for which the product tries to write a start while the database is away."""
@@ -59,6 +74,16 @@ class Attempt:
     ended_at: float | None = None
     lease_ends_at: float | None = None
     """Until when its worker's lease lasted in the end."""
+    job: tuple[str, str] = ("", "")
+    """Run and name."""
+    number: int = 1
+    """1 for the first of its job."""
+    opens_at: float | None = None
+    """When its window opens; ``None`` where that does not count."""
+    closes_at: float | None = None
+    """End of its window; likewise."""
+    waits_for: tuple[tuple[str, str], ...] = ()
+    """The jobs that must have ended before it."""
 
     def __str__(self) -> str:
         return f"{self.execution_id} on pid {self.pid}: {self.message}"
@@ -104,7 +129,7 @@ def failed_without_cause(
                 event.fault in faults
                 and (event.pid is None or event.pid == pid)
                 and event.at <= ended
-                and _until(event) + lease >= began
+                and event.ends_at + lease >= began
                 for event in events
             )
 
@@ -135,19 +160,15 @@ def given_up_without_cause(
             continue
         excused = any(
             event.at <= each.ended_at
-            and _until(event) + lease >= each.began_at
+            and event.ends_at + lease >= each.began_at
             and (
-                (event.fault in ENDS_JOBS and event.pid == each.pid)
+                (event.fault in ENDS_JOBS | {Fault.WORKER_STOP} and event.pid == each.pid)
                 or (event.fault in OF_POSTGRES and event.at <= each.began_at + lease)
             )
             for event in events
         )
         if not excused:
             yield f"pid {each.pid}, {each.ended_at - each.began_at:.0f} s after its beginning"
-
-
-def _until(event: Event) -> float:
-    return float("inf") if event.until is None else event.until
 
 
 def lost_effects(wrote: Iterable[str], there: Collection[str]) -> list[str]:
@@ -171,49 +192,79 @@ Wall seconds after which a message that is gone is repeated: it is looked for ev
 (``reconcile_every``), once it was sent 25 s ago (``ring_again_after``), by a leader that ticks
 every 3 s (``max_wait``).
 """
+BACK_WITHIN = 10.0
+"""
+Wall seconds until a beat has the database: after its return, for which it looks every 10 s at most
+(``LONGEST_AFTER_ERRORS``), or after its own start.
+"""
 LED_AGAIN_WITHIN = 15.0
 """Wall seconds until another leads: a lease of 10 s, a standby's pause of 3 s, and its tick."""
+STOPPED_WITHIN = 35.0
+"""
+Wall seconds until a worker that was told to stop has ended: its longest job takes 8.5 s, and the
+last report 10 s at most; the rest is for load.
+"""
 GOES_ON_WITHIN = 30.0
 """Wall seconds after PostgreSQL's return in which work goes on."""
 
 
-def waits(attempts: Sequence[Attempt], away: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """
-    Tell how long each attempt waited, ready, for its start or until its window was over.
+Starts = Mapping[str, Sequence[tuple[float, int, float]]]
+"""By queue, in order: when something started, its priority, and when it was ready."""
 
-    From when on nothing in its queue was rightly before it: what is more urgent, or as urgent and
-    ready earlier. Else a time in which all workers are dead would show as waiting of all that is
-    worked off after it.
 
-    Args:
-        away: When PostgreSQL was away, or had only just returned: that waiting is not counted.
-
-    Returns:
-        Seconds, by execution.
-    """
+def starts_of(attempts: Iterable[Attempt]) -> Starts:
+    """Put in order what has started."""
     starts: dict[str, list[tuple[float, int, float]]] = defaultdict(list)
     for each in attempts:
         if each.started_at is not None and each.ready_at is not None:
             starts[each.queue].append((each.started_at, each.priority, each.ready_at))
     for queue in starts.values():
         queue.sort()
+    return starts
+
+
+def next_since(attempt: Attempt, until: float, starts: Starts) -> float | None:
+    """
+    Tell from when on nothing in its queue was rightly before an attempt that was ready.
+
+    That is what is more urgent, or as urgent and ready earlier. Else a time in which all workers
+    are dead would show as waiting of all that is worked off after it.
+
+    Args:
+        until: When it waited no more.
+    """
+    since = attempt.ready_at
+    if since is None:
+        return None
+    queue = starts.get(attempt.queue, ())
+    for place in range(bisect.bisect_left(queue, (until,)) - 1, -1, -1):
+        at, priority, ready_at = queue[place]
+        if at <= since:
+            break
+        if (priority, ready_at) < (attempt.priority, since):
+            return at
+    return since
+
+
+def waits(attempts: Sequence[Attempt], away: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """
+    Tell how long each attempt waited for its start, or until its window was over.
+
+    Args:
+        away: When PostgreSQL was away, or had only just returned: that waiting is not counted.
+
+    Returns:
+        Seconds in which it was ready and nothing before it, by execution.
+    """
+    starts = starts_of(attempts)
     found = {}
     for each in attempts:
         ends_at = each.started_at
         if ends_at is None and each.status == "EXPIRED":
             ends_at = each.ended_at
-        if each.ready_at is None or ends_at is None:
-            continue
-        since = each.ready_at
-        queue = starts[each.queue]
-        for place in range(bisect.bisect_left(queue, (ends_at,)) - 1, -1, -1):
-            at, priority, ready_at = queue[place]
-            if at <= since:
-                break
-            if (priority, ready_at) < (each.priority, each.ready_at):
-                since = at
-                break
-        found[each.execution_id] = max(0.0, ends_at - since - _covered(since, ends_at, away))
+        since = None if ends_at is None else next_since(each, ends_at, starts)
+        if since is not None and ends_at is not None:
+            found[each.execution_id] = max(0.0, ends_at - since - covered(since, ends_at, away))
     return found
 
 
@@ -242,18 +293,11 @@ def postgres_away(
     events: Iterable[Event], tail: float = GOES_ON_WITHIN
 ) -> list[tuple[float, float]]:
     """Return when PostgreSQL was away, each time until a while after its return, in order."""
-    return sorted((each.at, _until(each) + tail) for each in events if each.fault in OF_POSTGRES)
+    return sorted((each.at, each.ends_at + tail) for each in events if each.fault in OF_POSTGRES)
 
 
 # --- who should have done something --------------------------------------------------------------
 
-BACK_WITHIN = 10.0
-"""Wall seconds after which a beat tries again at the latest (``LONGEST_AFTER_ERRORS``)."""
-RESCUED_WITHIN = 15.0
-"""
-Wall seconds for which an orphan may lie beside a leader that could rescue it: what is promised
-beyond the worker's lease. The product looks for orphans with every tick, so every 3 s.
-"""
 HEARS_WITHIN = 60.0
 """Wall seconds in which a worker must take something again: what is promised of Redis's return."""
 UP_WITHIN = 20.0
@@ -264,9 +308,6 @@ Of its jobs that others begin while a worker takes nothing. It shares each queue
 most, and Redis hands a message to who has waited longest: by chance alone it would miss so many
 once in 200,000 times.
 """
-_CUTS_REDIS = frozenset({Fault.REDIS_KILL, Fault.REDIS_LOSS})
-_SKEWS = frozenset({Fault.WORKER_SKEW, Fault.BEAT_SKEW})
-"""A wrong clock is no excuse for anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,92 +328,84 @@ class Lead:
     pid: int
 
 
-def rescuable(
-    attempts: Iterable[Attempt],
-    leads: Sequence[Lead],
-    beats: Iterable[Life],
-    events: Sequence[Event],
-    lease: float,
-) -> dict[str, float]:
-    """
-    Tell for how long each attempt of a lost worker lay beside a leader that could rescue it.
-
-    A leader can once it has had the database for one lease of a worker, as a standby or as leader;
-    so only what took PostgreSQL from all, or from this very process, makes it wait again. A change
-    of the lead does not.
-
-    Args:
-        leads: In order of time.
-        lease: Of a worker.
-
-    Returns:
-        By execution, the longest time without an interruption.
-    """
-    blocked = {}
-    for life in beats:
-        spans = [(life.began_at, life.began_at + BACK_WITHIN + lease)]
-        for event in events:
-            if event.fault in OF_POSTGRES or (
-                event.pid == life.pid
-                and event.fault not in _SKEWS
-                and not event.fault.name.startswith("BROKER")
-            ):
-                until = float("inf") if event.fault is Fault.BEAT_KILL else _until(event)
-                spans.append((event.at, until + BACK_WITHIN + lease))
-            elif event.fault in _CUTS_REDIS or (
-                event.pid == life.pid and event.fault not in _SKEWS
-            ):
-                # A tick takes longer without Redis.
-                spans.append((event.at, _until(event) + BACK_WITHIN))
-        blocked[life.pid] = sorted(spans)
-    found = {}
-    for each in attempts:
-        if not each.message.startswith("worker lost") or each.lease_ends_at is None:
-            continue
-        lost_at = max(each.lease_ends_at, each.started_at or 0.0)
-        rescued_at = lost_at if each.ended_at is None else each.ended_at
-        longest = 0.0
-        for lead, until in zip(leads, [*(lead.at for lead in leads[1:]), rescued_at], strict=True):
-            begin, end = max(lead.at, lost_at), min(until, rescued_at)
-            if lead.pid in blocked:
-                longest = max([longest, *_clear(begin, end, blocked[lead.pid])])
-        found[each.execution_id] = longest
-    return found
-
-
 def take_overs(
     events: Sequence[Event], changes: Sequence[float], lease: float
-) -> tuple[list[float], list[str]]:
+) -> tuple[list[float], list[float], list[str]]:
     """
     Tell how long it took each time until another led, and after which fault none did.
 
-    PostgreSQL's absence does not count. A leader that comes back before a standby has had it for
-    long enough may lead on.
+    PostgreSQL's absence does not count, nor that its return is noticed after `BACK_WITHIN` at most.
+    A leader that comes back before a standby has had it for long enough may lead on.
 
     Args:
         changes: When the lead passed, in order.
         lease: Of the leader.
 
     Returns:
-        Seconds from the end of each leader, or from PostgreSQL's return, to the next; and what was
-        done to the leaders that nobody replaced.
+        Seconds from the end of each leader to the next; from PostgreSQL's return, where it was away
+        meanwhile; and what was done to the leaders that nobody replaced.
     """
     away = postgres_away(events, tail=0)
-    found, missing = [], []
+    noticed = postgres_away(events, tail=max(0.0, BACK_WITHIN - lease))
+    found, after_return, missing = [], [], []
     for event in events:
         if event.led and event.fault is Fault.BEAT_KILL:
             back_at = float("inf")  # its successor is another
         elif event.led and event.fault in (Fault.BEAT_FREEZE_LONG, Fault.DATABASE_HANG):
-            back_at = _until(event)
+            back_at = event.ends_at
         else:
             continue
         passed_at = next((at for at in changes if event.at < at <= back_at), None)
         if passed_at is not None:
+            returns = [until for _, until in away if event.at < until < passed_at]
+            if returns:
+                after_return.append(passed_at - max(returns))
+            else:
+                found.append(passed_at - event.at)
+        elif max(_clear(event.at, back_at, noticed)) > lease + LEADS_WITHIN:
+            missing.append(f"{event.node}: {event.fault}")
+    return found, after_return, missing
+
+
+def replacements(
+    events: Sequence[Event], changes: Sequence[float], lease: float
+) -> tuple[list[float], list[str]]:
+    """
+    Tell how long it took each time until another led than who alone had lost Redis.
+
+    Neither PostgreSQL's absence counts nor Redis's own, in which there is nobody better.
+
+    Args:
+        changes: When the lead passed, in order.
+        lease: Of the leader.
+
+    Returns:
+        Seconds from the loss, or from the servers' return, to the next leader; and the leaders that
+        nobody replaced.
+    """
+    away = sorted((each.at, each.ends_at) for each in events if each.fault in TAKES_A_SERVER)
+    found, missing = [], []
+    for event in events:
+        if event.fault is not Fault.BROKER_LEADER or not event.led:
+            continue
+        passed_at = next((at for at in changes if event.at < at <= event.ends_at), None)
+        if passed_at is not None:
             since = max([event.at, *(until for _, until in away if event.at < until < passed_at)])
             found.append(passed_at - since)
-        elif max(_clear(event.at, back_at, away)) > lease + LEADS_WITHIN:
+        elif max(_clear(event.at, event.ends_at, away)) > lease + REPLACED_WITHIN:
             missing.append(f"{event.node}: {event.fault}")
     return found, missing
+
+
+def stops(events: Iterable[Event]) -> list[float]:
+    """Tell how long each worker that was told to stop took; the servers' absence is left out."""
+    listed = list(events)
+    away = sorted((each.at, each.ends_at) for each in listed if each.fault in TAKES_A_SERVER)
+    return [
+        each.ends_at - each.at - covered(each.at, each.ends_at, away)
+        for each in listed
+        if each.fault is Fault.WORKER_STOP
+    ]
 
 
 def deaf(
@@ -398,10 +431,10 @@ def deaf(
         for event in events:
             if event.pid == life.pid and event.fault in KILLS:
                 ends_at = min(ends_at, event.at)
-            elif (event.pid == life.pid and event.fault not in _SKEWS) or (
-                event.fault in OF_POSTGRES | _CUTS_REDIS
+            elif (event.pid == life.pid and event.fault not in SKEWS) or (
+                event.fault in OF_POSTGRES | CUTS_REDIS
             ):
-                spans.append((event.at, _until(event) + UP_WITHIN))
+                spans.append((event.at, event.ends_at + UP_WITHIN))
         spans.sort()
         theirs = [
             (at, pid)
@@ -413,8 +446,8 @@ def deaf(
             if pid == life.pid:
                 since, missed = at, 0
                 continue
-            missed += not _covered(at, at + 1e-6, spans)
-            silent = at - since - _covered(since, at, spans)
+            missed += not covered(at, at + 1e-6, spans)
+            silent = at - since - covered(since, at, spans)
             if silent > HEARS_WITHIN and missed >= HEARD_BY_OTHERS:
                 yield (
                     f"{life.name}, pid {life.pid}: nothing for {silent:.0f} s, while others began "
@@ -458,7 +491,7 @@ def too_few(needs: Mapping[str, tuple[int, int]]) -> Iterator[str]:
             yield f"{name}: {found}, at least {least} are needed"
 
 
-def _covered(begin: float, end: float, spans: Iterable[tuple[float, float]]) -> float:
+def covered(begin: float, end: float, spans: Iterable[tuple[float, float]]) -> float:
     """Return how many of the seconds of a time lie in any of several, which are in order."""
     total, done = 0.0, begin
     for span_begin, span_end in spans:

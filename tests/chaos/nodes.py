@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import struct
 import time
@@ -103,14 +102,19 @@ class Node:
             return psutil.Process(self.pid).children(recursive=True)
         return []
 
-    def kill_child(self, draw: random.Random) -> bool:
-        """Kill one of the pool's children, if there is any."""
-        children = self.children()
-        if not children:
-            return False
-        with contextlib.suppress(psutil.NoSuchProcess):
-            draw.choice(children).kill()
-        return True
+    def kill_child(self, pid: int) -> bool:
+        """Kill one of the pool's children, if it is one."""
+        for child in self.children():
+            if child.pid == pid:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+                return True
+        return False
+
+    def ask_to_stop(self) -> None:
+        """Let it end when its jobs have, as a supervisor does."""
+        assert self._process is not None
+        self._process.send(signal.SIGTERM)
 
     def freeze(self, *, children: bool = True) -> None:
         """Stop it where it is: as a whole, or its main process alone."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 import psycopg
 
 from prometheus.core.overrides import Overrides
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.dag import dag_id_for
-from prometheus.verification.windows import calendar_of, previous_session, window_of
+from prometheus.verification.windows import Window, calendar_of, previous_session, window_of
+from tests.chaos.bodies import Effect
 from tests.chaos.cluster import Cluster
+from tests.chaos.jobs import EFFECTS
 from tests.chaos.judge import Attempt, Incarnation, Lead, Life
 
 _Ends = Mapping[tuple[str, str], tuple[str, float | None]]
@@ -59,6 +62,28 @@ def lives_of(cluster: Cluster) -> tuple[list[Life], list[Life]]:
     return beats, workers
 
 
+def read_effects(connection: psycopg.Connection) -> list[Effect]:
+    """Read what jobs wrote in ``ctx.transaction()``, and when that and its row were committed."""
+    return [
+        Effect(
+            execution_id=execution_id,
+            job=(dag_id, job_id),
+            block=block,
+            committed_at=committed_at,
+            ended_at=ended_at,
+        )
+        for execution_id, dag_id, job_id, block, committed_at, ended_at in connection.execute(
+            f"""
+            SELECT f.execution_id, e.dag_id, e.job_id, f.block,
+                   extract(epoch FROM pg_xact_commit_timestamp(f.xmin))::float8,
+                   CASE WHEN e.started_at IS NOT NULL
+                   THEN extract(epoch FROM pg_xact_commit_timestamp(e.xmin))::float8 END
+            FROM {EFFECTS} f JOIN job_executions e USING (execution_id)
+            """
+        )
+    ]
+
+
 def read_attempts(connection: psycopg.Connection) -> list[Attempt]:
     """Read all attempts."""
     runs: dict[str, dict[str, Any]] = {}
@@ -102,6 +127,11 @@ def read_attempts(connection: psycopg.Connection) -> list[Attempt]:
             ready_at=ready_at(runs[dag_id], dag_id, job_id, ends, clock)
             if number == 1
             else scheduled_at,
+            job=(dag_id, job_id),
+            number=number,
+            opens_at=_at(window.opens_at, clock) if window is not None else None,
+            closes_at=_at(window.closes_at, clock) if window is not None else None,
+            waits_for=_waits_for(runs[dag_id], dag_id, job_id),
             sent=sent,
             started_at=started_at,
             ended_at=ended_at,
@@ -123,6 +153,7 @@ def read_attempts(connection: psycopg.Connection) -> list[Attempt]:
             ended_at,
             lease_ends_at,
         ) in rows
+        for window in (_window(runs[dag_id], job_id),)
     ]
 
 
@@ -134,28 +165,60 @@ def ready_at(
     clock: tuple[datetime, float, float],
 ) -> float | None:
     """Work out from when on the first attempt of a job could have started; ``None``: never."""
-    job = run["jobs"][job_id]
     instants: list[float] = [run["created_at"]]
-    for upstream in job["dependencies"]:
-        status, ended_at = ends[dag_id, upstream]
-        if status != "SUCCESS" or ended_at is None:
+    previous = _previous(run, job_id)
+    for key in _waits_for(run, dag_id, job_id):
+        if key not in ends:
+            continue  # the session before it had no run
+        status, ended_at = ends[key]
+        # Of the session before it does not matter how it ended.
+        if ended_at is None or (status != "SUCCESS" and key != previous):
             return None
         instants.append(ended_at)
+    window = _window(run, job_id)
+    if window is not None:
+        instants.append(_at(window.opens_at, clock))
+    return max(instants)
+
+
+def _waits_for(run: Mapping[str, Any], dag_id: str, job_id: str) -> tuple[tuple[str, str], ...]:
+    """Return the jobs that must have ended before another, as run and name."""
+    upstream = [(dag_id, name) for name in run["jobs"][job_id]["dependencies"]]
+    previous = _previous(run, job_id)
+    return tuple(upstream if previous is None else [*upstream, previous])
+
+
+def _previous(run: Mapping[str, Any], job_id: str) -> tuple[str, str] | None:
+    """Return the job of the session before, if it must have ended."""
+    if not run["jobs"][job_id].get("after_previous"):
+        return None
+    before = previous_session(_calendar(run), run["session"])
+    return (
+        None if before is None else (dag_id_for(run["pipeline"], run["market_id"], before), job_id)
+    )
+
+
+def _window(run: Mapping[str, Any], job_id: str) -> Window | None:
+    """Return in which time a job may start; ``None`` where that does not count."""
+    if run["forced"]:
+        return None
+    job = run["jobs"][job_id]
+    return window_of(
+        _calendar(run),
+        run["session"],
+        job.get("required_state"),
+        job.get("window"),
+        job.get("start"),
+    )
+
+
+def _calendar(run: Mapping[str, Any]) -> TradingCalendar:
     calendar = calendar_of(run["market_id"], Overrides())
     assert calendar is not None
-    session: date = run["session"]
-    if job.get("after_previous"):
-        before = previous_session(calendar, session)
-        key = (dag_id_for(run["pipeline"], run["market_id"], before) if before else "", job_id)
-        if key in ends:
-            ended_at = ends[key][1]
-            if ended_at is None:
-                return None
-            instants.append(ended_at)
-    if not run["forced"]:
-        window = window_of(
-            calendar, session, job.get("required_state"), job.get("window"), job.get("start")
-        )
-        market_at, wall_at, speed = clock
-        instants.append(wall_at + (window.opens_at - market_at).total_seconds() / speed)
-    return max(instants)
+    return calendar
+
+
+def _at(market_at: datetime, clock: tuple[datetime, float, float]) -> float:
+    """Return when the market clock showed an instant, as wall time."""
+    anchor_at, wall_at, speed = clock
+    return wall_at + (market_at - anchor_at).total_seconds() / speed

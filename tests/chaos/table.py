@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping
 
+from tests.chaos.enemy import Fault
 from tests.chaos.history import SHOWN, Figures
 
 
-def lines_of(figures: Figures, faults: Mapping[str, int]) -> Iterator[str]:
+def lines_of(figures: Figures, faults: Mapping[Fault, int]) -> Iterator[str]:
     """Write what was done, what was measured and what is wrong."""
     yield "faults"
-    yield from (f"  {number:>7}  {name}" for name, number in faults.items())
+    yield from (f"  {number:>7}  {name}" for name, number in sorted(faults.items()))
     yield "counts"
     yield from (f"  {number:>7}  {name}" for name, number in figures.counts.items())
     yield "times, in seconds      count   median      max    limit"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.beats import run_beats
-from tests.chaos.chaos import run_chaos, short_form
+from tests.chaos.chaos import run_chaos, save_figures, short_form
 from tests.chaos.crash_points import run_crash_points
 from tests.chaos.points import POINTS
 from tests.chaos.soak import FLAT, Slope, run_soak, slope_of
@@ -18,12 +20,26 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.promise("P2", "P4")
-@pytest.mark.timeout(600)
-def test_nothing_is_lost_or_doubled_whatever_dies(tmp_path: Path) -> None:
-    """One or two faults of every kind within a minute; the seed is always the same."""
-    figures, enemy = run_chaos("ci", short_form(300), tmp_path / "chaos")
+@pytest.mark.timeout(900)
+def test_nothing_is_lost_or_doubled_whatever_dies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    A few faults of every kind within two minutes, from a fresh seed each time.
 
-    table = "\n".join(lines_of(figures, {}))
+    `make chaos JOBS=300 SEED=...` does the same to the same pipelines; when exactly what is hit
+    depends on the machine.
+    """
+    seed, folder, form = secrets.token_hex(4), tmp_path / "chaos", short_form(300)
+    words = f"chaos of 300 jobs, seed {seed}, logs in {folder}"
+    print(words)  # shown with a failure of any kind
+    with capsys.disabled():
+        print(words, file=sys.stderr, flush=True)
+
+    figures, enemy = run_chaos(seed, form, folder)
+
+    save_figures(folder, seed, form, figures, enemy)
+    table = "\n".join([words, *lines_of(figures, enemy.counts)])
     assert figures.ok, table
     assert figures.counts["bodies that began"] > 300, table
     assert sum(enemy.counts.values()) > 40, table

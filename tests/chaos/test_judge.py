@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any, ClassVar
 
@@ -10,9 +11,20 @@ import pytest
 
 from tests.chaos import judge
 from tests.chaos.beats import Rounds, judge_rounds
+from tests.chaos.bodies import (
+    Body,
+    Effect,
+    Excuse,
+    overlaps,
+    written_again,
+    written_late,
+    written_twice,
+)
 from tests.chaos.chaos import refilled_since
 from tests.chaos.enemy import Event, Fault
+from tests.chaos.expiries import Expiries, Why
 from tests.chaos.judge import Attempt, Incarnation, Lead, Life
+from tests.chaos.rescues import Since, limits, rescues
 from tests.chaos.rows import ready_at
 from tests.chaos.soak import Slope, Soak, judge_soak
 
@@ -51,6 +63,8 @@ class TestFailedWithoutCause:
             (LOST, [event(Fault.WORKER_FREEZE, 40, 60)]),
             (LOST, [event(Fault.WORKER_SKEW, 105, 120)]),
             (LOST, [event(Fault.BROKER_HANG, 105, 120)]),
+            (LOST, [event(Fault.WORKER_STOP, 105, 120)]),
+            ("handed back: worker stopped", [event(Fault.WORKER_STOP, 105, 120)]),
             (LOST, [event(Fault.POSTGRES_OUTAGE, 105, 138, pid=None)]),
             ("worker cut off: it", [event(Fault.POSTGRES_OUTAGE, 105, 138, pid=None)]),
             (
@@ -74,6 +88,7 @@ class TestFailedWithoutCause:
             (LOST, [event(Fault.WORKER_FREEZE_LONG, 60, 95)]),
             (LOST, [Event(Fault.DATABASE_HANG, 105, None, pid=7)]),
             ("its process ended: signal 9", [event(Fault.CHILD_KILL, 105)]),
+            ("its process ended: signal 9", [event(Fault.CHILD_KILL_EARLY, 100)]),
             ("OperationalError: gone", [event(Fault.POSTGRES_FAST, 105, 106, pid=None)]),
             (
                 "worker cut off: it",
@@ -104,7 +119,11 @@ class TestGivenUpWithoutCause:
 
     @pytest.mark.parametrize(
         "cause",
-        [event(Fault.WORKER_KILL, 150), event(Fault.POSTGRES_KILL, 99, 101, pid=None)],
+        [
+            event(Fault.WORKER_KILL, 150),
+            event(Fault.WORKER_STOP, 190, 201),
+            event(Fault.POSTGRES_KILL, 99, 101, pid=None),
+        ],
     )
     def test_leaves_one_that_was_hit_or_may_have_registered_twice(self, cause: Event) -> None:
         lives = Incarnation(pid=9, began_at=100, ended_at=None)
@@ -185,43 +204,97 @@ def orphan(rescued: float) -> Attempt:
     )
 
 
-class TestRescuable:
-    BEATS = (Life(name="a", pid=1, began_at=0), Life(name="b", pid=2, began_at=0))
-    LEADS = (Lead(50, 1), Lead(140, 2))
+class TestRescues:
+    """
+    A worker's lease is 30 s and was last renewed at 100, a leader's 10 s.
 
-    def seconds(self, rescued: float, *events: Event, beats: Sequence[Life] = BEATS) -> float:
-        found = judge.rescuable([orphan(rescued)], self.LEADS, beats, events, LEASE)
-        return found["one"]
+    So 45 s are allowed, 30 from a leader's end, and 55 from when a scheduler came to the database.
+    """
 
-    def test_change_of_the_lead_excuses_nothing(self) -> None:
-        """The standby has had the database all the time."""
-        killed = event(Fault.BEAT_KILL, 128, 131, pid=1)
-        assert self.seconds(180, killed) == 40
+    BEATS = (
+        Life(name="a", pid=1, began_at=0),
+        Life(name="b", pid=2, began_at=0),
+        Life(name="b", pid=3, began_at=150),
+        Life(name="c", pid=4, began_at=110),
+    )
+    LEADS = (Lead(50, 1),)
+    PASSED = (Lead(50, 1), Lead(151, 2))
 
-    def test_rescue_soon_after_the_lease_is_no_waiting(self) -> None:
-        assert self.seconds(134) == 4
+    def judged(
+        self, rescued: float, *events: Event, leads: Sequence[Lead] = LEADS
+    ) -> tuple[Since, bool]:
+        """Return the class, and whether it was in time."""
+        (found,) = rescues(
+            [orphan(rescued)], leads, self.BEATS, events, worker_lease=LEASE, leader_lease=10
+        )
+        assert found.whole == rescued - 100
+        return found.since, found.seconds <= limits(LEASE, 10)[found.since]
 
     @pytest.mark.parametrize(
-        "reason",
+        ("leads", "events"),
         [
-            event(Fault.POSTGRES_KILL, 135, 138, pid=None),
-            event(Fault.BEAT_FREEZE_LONG, 125, 138, pid=2),
-            event(Fault.DATABASE_HANG, 125, 138, pid=2),
+            (LEADS, []),
+            (LEADS, [event(Fault.WORKER_KILL, 101), event(Fault.DATABASE_HANG, 101, 170)]),
+            (LEADS, [event(Fault.BEAT_SKEW, 135, 150, pid=1)]),
+            (LEADS, [event(Fault.BEAT_KILL, 120, 123, pid=2)]),
+            (LEADS, [event(Fault.POSTGRES_KILL, 40, 60, pid=None)]),
+            (PASSED, [event(Fault.BROKER_HANG, 60, 80, pid=1)]),
+            ((Lead(50, 1), Lead(112, 4), Lead(120, 2)), []),
         ],
     )
-    def test_leader_that_has_just_lost_the_database_waits_for_a_lease(self, reason: Event) -> None:
-        assert self.seconds(178, reason) <= 10
-        assert self.seconds(200, reason) == pytest.approx(200 - 178)
+    def test_what_delays_no_rescue_is_no_excuse(
+        self, leads: Sequence[Lead], events: list[Event]
+    ) -> None:
+        assert self.judged(145, *events, leads=leads) == (Since.SEEN, True)
+        assert self.judged(145.1, *events, leads=leads) == (Since.SEEN, False)
+
+    @pytest.mark.parametrize(
+        ("since", "until", "reason"),
+        [
+            (Since.POSTGRES, 195, event(Fault.POSTGRES_OUTAGE, 105, 140, pid=None)),
+            (Since.LEADER_BACK, 195, event(Fault.BEAT_FREEZE, 135, 140, pid=1)),
+            (Since.LEADER_BACK, 195, event(Fault.DATABASE_MUTE, 135, 140, pid=1)),
+            (Since.REDIS, 169.5, event(Fault.REDIS_KILL, 135, 137, pid=None)),
+            (Since.REDIS, 160.5, event(Fault.REDIS_FLUSH, 128, 128, pid=None)),
+            (Since.REDIS, 222.5, event(Fault.BROKER_HANG, 125, 190, pid=1)),
+        ],
+    )
+    def test_each_class_has_its_limit(self, since: Since, until: float, reason: Event) -> None:
+        assert self.judged(until, reason) == (since, True)
+        assert self.judged(until + 0.1, reason) == (since, False)
+
+    @pytest.mark.parametrize(
+        ("until", "lost"),
+        [
+            (177.5, event(Fault.BEAT_KILL, 140, 143, pid=1)),
+            (177.5, event(Fault.BEAT_FREEZE_LONG, 140, 156, pid=1)),
+            (188.5, event(Fault.DATABASE_SLOW, 140, 156, pid=1)),
+        ],
+    )
+    def test_standby_that_has_the_database_does_not_wait_for_a_lease(
+        self, until: float, lost: Event
+    ) -> None:
+        assert self.judged(until, lost, leads=self.PASSED) == (Since.LEADER_GONE, True)
+        assert self.judged(until + 1, lost, leads=self.PASSED) == (Since.LEADER_GONE, False)
 
     def test_leader_that_has_just_been_started_waits_for_a_lease(self) -> None:
-        young = (self.BEATS[0], Life(name="b", pid=2, began_at=135))
-        killed = event(Fault.BEAT_KILL, 128, 131, pid=1)
-        assert self.seconds(174, killed, beats=young) == 0
-        assert self.seconds(195, killed, beats=young) == 20
+        killed = event(Fault.BEAT_KILL, 140, 143, pid=1)
+        leads = (Lead(50, 1), Lead(153, 3))
+        assert self.judged(205, killed, leads=leads) == (Since.LEADER_BEGAN, True)
+        assert self.judged(206, killed, leads=leads) == (Since.LEADER_BEGAN, False)
 
-    def test_wrong_clock_excuses_nothing(self) -> None:
-        skewed = event(Fault.BEAT_SKEW, 135, 150, pid=2)
-        assert self.seconds(180, skewed) == 40
+    def test_nothing_excuses_what_was_overdue_before_it(self) -> None:
+        later = event(Fault.POSTGRES_KILL, 146, 148, pid=None)
+        assert self.judged(150, later) == (Since.SEEN, False)
+        first = event(Fault.POSTGRES_KILL, 135, 138, pid=None)
+        assert self.judged(200, first, later) == (Since.POSTGRES, True)
+        assert self.judged(204, first, later) == (Since.POSTGRES, False)
+
+    def test_only_attempts_of_lost_workers_are_rescues(self) -> None:
+        others = [attempt("its process ended: it"), attempt("", status="SUCCESS")]
+        assert not list(
+            rescues(others, self.LEADS, self.BEATS, [], worker_lease=LEASE, leader_lease=10)
+        )
 
 
 class TestTakeOvers:
@@ -234,7 +307,7 @@ class TestTakeOvers:
             event(Fault.POSTGRES_KILL, 201, 204, pid=None),
             led(Fault.DATABASE_HANG, 300, 317),
         ]
-        assert judge.take_overs(events, [90, 109, 213, 314], 10) == ([9, 9, 14], [])
+        assert judge.take_overs(events, [90, 109, 213, 314], 10) == ([9, 14], [9], [])
 
     def test_what_does_not_end_a_lead_is_left_alone(self) -> None:
         events = [
@@ -242,7 +315,7 @@ class TestTakeOvers:
             led(Fault.BEAT_FREEZE, 200, 203),
             led(Fault.BROKER_HANG, 300, 317),
         ]
-        assert judge.take_overs(events, [], 10) == ([], [])
+        assert judge.take_overs(events, [], 10) == ([], [], [])
 
     @pytest.mark.parametrize("fault", [Fault.BEAT_FREEZE_LONG, Fault.DATABASE_HANG])
     @pytest.mark.parametrize("changes", [[], [90, 117]])
@@ -250,21 +323,68 @@ class TestTakeOvers:
         self, fault: Fault, changes: list[float]
     ) -> None:
         stood = led(fault, 100, 116)
-        assert judge.take_overs([stood], changes, 10) == ([], [f"beat_1: {fault}"])
+        assert judge.take_overs([stood], changes, 10) == ([], [], [f"beat_1: {fault}"])
         early = event(Fault.POSTGRES_KILL, 90, 100.5, pid=None)
-        assert judge.take_overs([stood, early], changes, 10)[1] == [f"beat_1: {fault}"]
+        assert judge.take_overs([stood, early], changes, 10)[2] == [f"beat_1: {fault}"]
 
     def test_leader_may_come_back_before_a_standby_could_take_over(self) -> None:
         for away in ((90, 102), (114, 120), (101, 103)):
             events = [led(Fault.BEAT_FREEZE_LONG, 100, 116)]
             events.append(event(Fault.POSTGRES_OUTAGE, *away, pid=None))
-            assert judge.take_overs(events, [90, 117], 10) == ([], [])
+            assert judge.take_overs(events, [90, 117], 10) == ([], [], [])
 
     def test_names_a_killed_leader_without_successor(self) -> None:
         assert judge.take_overs([led(Fault.BEAT_KILL, 100)], [90], 10) == (
             [],
+            [],
             ["beat_1: beat killed"],
         )
+
+    def test_under_a_short_lease_the_return_may_be_noticed_after_it(self) -> None:
+        away = event(Fault.POSTGRES_OUTAGE, 95, 101, pid=None)
+        assert judge.take_overs([led(Fault.BEAT_FREEZE_LONG, 100, 116), away], [], 4)[2] == []
+        longer = led(Fault.BEAT_FREEZE_LONG, 100, 117)
+        assert len(judge.take_overs([longer, away], [], 4)[2]) == 1
+
+
+class TestReplacements:
+    """The leader's lease is 10 s, and 25 s are allowed."""
+
+    def test_measures_from_the_loss_or_the_servers_return(self) -> None:
+        events = [
+            led(Fault.BROKER_LEADER, 100, 117),
+            led(Fault.BROKER_LEADER, 200, 225),
+            event(Fault.REDIS_KILL, 203, 209, pid=None),
+            event(Fault.POSTGRES_KILL, 230, 240, pid=None),
+        ]
+        assert judge.replacements(events, [90, 116, 224, 300], 10) == ([16, 15], [])
+
+    def test_names_a_leader_that_nobody_replaced(self) -> None:
+        lost = led(Fault.BROKER_LEADER, 100, 126)
+        for changes in ([], [90, 127]):
+            assert judge.replacements([lost], changes, 10) == (
+                [],
+                [f"beat_1: {Fault.BROKER_LEADER}"],
+            )
+
+    @pytest.mark.parametrize(
+        "events",
+        [
+            [led(Fault.BROKER_LEADER, 100, 125)],
+            [led(Fault.BROKER_LEADER, 100, 126), event(Fault.REDIS_KILL, 110, 115, pid=None)],
+            [led(Fault.BROKER_LEADER, 100, 126), event(Fault.POSTGRES_FAST, 98, 102, pid=None)],
+            [replace(led(Fault.BROKER_LEADER, 100, 126), led=False)],
+            [led(Fault.BROKER_HANG, 100, 126)],
+        ],
+    )
+    def test_leaves_one_that_had_no_time_to_be_replaced(self, events: list[Event]) -> None:
+        assert judge.replacements(events, [], 10) == ([], [])
+
+
+def test_time_without_a_server_does_not_count_to_a_stop() -> None:
+    told = event(Fault.WORKER_STOP, 100, 130)
+    away = event(Fault.POSTGRES_FAST, 110, 120, pid=None)
+    assert judge.stops([away, told, event(Fault.WORKER_KILL, 100, 105)]) == [20]
 
 
 class TestDeaf:
@@ -316,6 +436,184 @@ class TestDeaf:
             *self.starts(range(100, 300), pid=8, queue="EU_EQ"),
         ]
         assert not self.judged(attempts)
+
+
+def body(number: int, began: float, last: float, **values: Any) -> Body:
+    facts = {"job": ("run", "one"), "worker": 6 + number, **values}
+    return Body(
+        execution_id=f"attempt {number}", number=number, began_at=began, last_at=last, **facts
+    )
+
+
+class TestOverlaps:
+    """Of a first attempt on pid 7 and a second on pid 8, which begins at 140."""
+
+    def judged(self, last: float, *events: Event, lease: float = LEASE) -> Excuse | None:
+        excused, others = overlaps([body(2, 140, 150), body(1, 100, last)], events, lease)
+        assert len(others) + sum(excused.values()) == 1
+        return next(iter(excused), None)
+
+    def test_names_two_that_ran_at_the_same_time(self) -> None:
+        _, others = overlaps([body(1, 100, 143), body(2, 140, 150)], [], LEASE)
+        assert others == ["('run', 'one'): attempt 1 on pid 7 for 3.0 s beside attempt 2"]
+
+    @pytest.mark.parametrize(
+        "second",
+        [body(2, 140.5, 150), body(2, 90, 99), body(2, 120, 150, job=("run", "two"))],
+    )
+    def test_others_may(self, second: Body) -> None:
+        assert overlaps([body(1, 100, 140), second], [], LEASE) == ({}, [])
+
+    def test_frozen_worker_may_go_on_for_a_moment_when_it_wakes(self) -> None:
+        for fault in (Fault.WORKER_FREEZE, Fault.WORKER_FREEZE_LONG):
+            assert self.judged(155, event(fault, 101, 145)) is Excuse.WOKE
+            assert self.judged(156, event(fault, 101, 145)) is None
+            assert self.judged(155, event(fault, 101, 145, pid=8)) is None
+            assert self.judged(155, event(fault, 141, 145)) is None
+
+    def test_main_process_alone_may_stand_still_under_a_short_lease(self) -> None:
+        frozen = event(Fault.WORKER_MAIN_FREEZE, 130, 160)
+        assert self.judged(143.75, frozen, lease=9) is Excuse.MAIN_FROZEN
+        assert self.judged(144, frozen, lease=9) is None
+        assert self.judged(141, frozen, lease=10) is None
+
+    def test_worker_that_is_cut_off_goes_on_if_the_leader_has_lost_redis(self) -> None:
+        cut_off = event(Fault.DATABASE_HANG, 105, 145)
+        blind = replace(led(Fault.BROKER_HANG, 104, 120), pid=9)
+        assert self.judged(155, cut_off, blind) is Excuse.BLIND
+        assert self.judged(156, cut_off, blind) is None
+        assert self.judged(155, cut_off) is None
+        assert self.judged(155, cut_off, replace(blind, led=False)) is None
+        assert self.judged(155, cut_off, replace(blind, at=90, until=104)) is None
+
+    def test_what_ends_jobs_at_once_excuses_nothing(self) -> None:
+        for fault in (Fault.WORKER_KILL, Fault.CHILD_KILL, Fault.BROKER_HANG, Fault.WORKER_SKEW):
+            assert self.judged(141, event(fault, 105, 145)) is None
+
+
+class TestEffects:
+    def effect(self, number: int = 1, block: str = "last", committed: float = 110) -> Effect:
+        return Effect(
+            execution_id=f"attempt {number}",
+            job=("run", "one"),
+            block=block,
+            committed_at=committed,
+            ended_at=140,
+        )
+
+    def test_what_a_later_attempt_writes_again_is_counted(self) -> None:
+        assert written_again([self.effect(1, "first"), self.effect(1), self.effect(2)]) == 1
+        assert written_again([self.effect(1, "first"), self.effect(2)]) == 0
+
+    def test_what_an_attempt_writes_twice_is_named(self) -> None:
+        assert not list(written_twice([self.effect(1, "first"), self.effect(1), self.effect(2)]))
+        assert len(list(written_twice([self.effect(), self.effect()]))) == 1
+
+    def test_what_was_committed_by_an_attempt_that_was_given_up_is_named(self) -> None:
+        assert not list(written_late([self.effect(committed=140)]))
+        assert list(written_late([self.effect(committed=140.001)])) == ["attempt 1, block last"]
+        assert len(list(written_late([replace(self.effect(), ended_at=None)]))) == 1
+
+
+class TestExpiries:
+    """A window from 100 to 150, of a job whose queue the worker with pid 7 takes from."""
+
+    QUEUES: ClassVar = {7: frozenset({"US_EQ"}), 8: frozenset({"EU_EQ"})}
+
+    def one(self, job: str = "one", **values: Any) -> Attempt:
+        facts = {
+            "execution_id": job,
+            "job": ("run", job),
+            "status": "EXPIRED",
+            "queue": "US_EQ",
+            "opens_at": 100,
+            "closes_at": 150,
+            "ended_at": 151,
+            "ready_at": 100,
+        }
+        return Attempt(**{**facts, **values})
+
+    def why(self, *attempts: Attempt, events: Sequence[Event] = ()) -> Why | str:
+        return Expiries(attempts, events, self.QUEUES).explain(attempts[0])
+
+    @pytest.mark.parametrize(
+        ("why", "event"),
+        [
+            (Why.POSTGRES, event(Fault.POSTGRES_OUTAGE, 105, 120, pid=None)),
+            (Why.REDIS, event(Fault.REDIS_DROP, 105, 105, pid=None)),
+            (Why.LEADER, led(Fault.BEAT_FREEZE_LONG, 105, 135)),
+            (Why.WORKER, event(Fault.WORKER_KILL, 105, 106)),
+        ],
+    )
+    def test_fault_that_covers_the_waiting_explains_it(self, why: Why, event: Event) -> None:
+        assert self.why(self.one(), events=[event]) is why
+        late = self.why(self.one(), events=[replace(event, at=140, until=141)])
+        assert late == "one: one waited for too long"
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            event(Fault.WORKER_KILL, 105, 106, pid=8),
+            event(Fault.WORKER_SKEW, 105, 140),
+            event(Fault.REDIS_DOUBLE, 105, 106, pid=None),
+            event(Fault.BEAT_KILL, 105, 140, pid=9),
+        ],
+    )
+    def test_what_delays_nothing_explains_nothing(self, event: Event) -> None:
+        assert not isinstance(self.why(self.one(), events=[event]), Why)
+
+    def test_faults_may_explain_it_together(self) -> None:
+        events = [led(Fault.BEAT_KILL, 105, 107), event(Fault.WORKER_KILL, 122, 123)]
+        assert self.why(self.one(), events=events) is Why.TOGETHER
+
+    def test_window_may_be_short_or_the_queue_long(self) -> None:
+        assert self.why(self.one(ready_at=143, opens_at=143)) is Why.SHORT
+        before = self.one("other", status="SUCCESS", started_at=145.0, ready_at=90)
+        assert self.why(self.one(), before) is Why.QUEUE
+        away = event(Fault.POSTGRES_OUTAGE, 105, 120, pid=None)
+        assert self.why(self.one(), before, events=[away]) is Why.POSTGRES
+
+    def test_attempts_before_it_may_have_taken_the_time(self) -> None:
+        failed = self.one(status="FAILED", started_at=101.0, ended_at=146)
+        again = self.one(number=2, ready_at=147)
+        assert self.why(again, failed) is Why.RETRIES
+        late = replace(failed, started_at=140.0)
+        assert self.why(again, late) == "one: one waited for too long"
+
+    def test_the_way_to_it_is_followed_back(self) -> None:
+        waits = self.one(ready_at=None, waits_for=(("run", "first"), ("run", "done")))
+        done = self.one("done", status="SUCCESS", started_at=101.0, ended_at=102)
+        first = self.one("first", status="SUCCESS", ready_at=139, opens_at=139, started_at=140.0)
+        assert self.why(waits, done, first) is Why.WORK
+        failed = replace(first, status="FAILED", ended_at=141)
+        assert self.why(waits, done, failed) is Why.WORK
+        late = replace(first, ready_at=100, opens_at=100)
+        assert self.why(waits, done, late) == "one: first waited for too long"
+        lost = event(Fault.REDIS_FLUSH, 104, 104, pid=None)
+        assert self.why(waits, done, late, events=[lost]) is Why.REDIS
+
+    def test_what_it_waits_for_must_not_run_for_longer_than_a_job_does(self) -> None:
+        waits = self.one(ready_at=None, waits_for=(("run", "first"),))
+        first = self.one("first", status="SUCCESS", started_at=101.0, ended_at=151)
+        assert self.why(waits, first) == "one: first ran for too long"
+        frozen = event(Fault.WORKER_FREEZE_LONG, 105, 130)
+        assert self.why(waits, first, events=[frozen]) is Why.WORKER
+
+    def test_run_must_have_been_made_in_time(self) -> None:
+        made_late = self.one(ready_at=145)
+        assert self.why(made_late) == "one: one got its run too late"
+        away = event(Fault.POSTGRES_KILL, 104, 120, pid=None)
+        assert self.why(made_late, events=[away]) is Why.POSTGRES
+
+    def test_all_are_counted_or_named(self) -> None:
+        attempts = [
+            self.one("two", ready_at=145, opens_at=145),
+            self.one(),
+            self.one("three", status="SKIPPED"),
+        ]
+        reasons, without = Expiries(attempts, [], self.QUEUES).judge()
+        assert reasons == {Why.SHORT: 1}
+        assert without == ["one: one waited for too long"]
 
 
 class TestReadyAt:

@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 
+import psutil
 import psycopg
 import pytest
 import redis
@@ -17,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.conftest import StartProcess
-from tests.servers import Gate, PostgresServer, RedisServer, wait_until
+from tests.servers import Gate, PostgresServer, RedisServer, tail, wait_until
 
 
 def test_wait_until_returns_the_first_true_answer() -> None:
@@ -201,3 +203,24 @@ def test_a_gate_leads_to_postgresql(postgres_server: PostgresServer) -> None:
         with engine.begin() as connection:
             assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
         engine.dispose()
+
+
+def test_postgresql_starts_when_the_last_backend_of_the_old_one_has_gone() -> None:
+    """A backend that is just being started when its server is killed outlives it for a moment."""
+    with PostgresServer() as server, server.connect() as connection:
+        backend = psutil.Process(connection.info.backend_pid)
+        backend.suspend()  # else it would notice
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not server.running, timeout=60)
+        refused = "pre-existing shared memory block"
+
+        def end_it() -> None:
+            wait_until(lambda: refused in tail(server.log), timeout=60)
+            backend.kill()
+
+        ender = threading.Thread(target=end_it)
+        ender.start()
+        server.start()
+        ender.join()
+        with server.connect() as again:
+            assert again.execute("SELECT 1").fetchone() == (1,)

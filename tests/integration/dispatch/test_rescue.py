@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from prometheus.core.durations import parse_duration
 from prometheus.dispatch.publisher import BrokerUnavailableError, Mark
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.persistence.engine import reading
+from prometheus.persistence.executions import Publication
 from prometheus.persistence.leases import wall_time
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import (
@@ -127,6 +129,39 @@ def test_mark_of_a_scheduler_that_has_just_begun_tells_of_the_other_that_rescues
     assert first.owner != third.owner
     assert third.at > first.at
     assert third.reachable_since == first.reachable_since
+
+
+def test_leader_whose_tick_takes_long_has_had_the_database_all_the_while(
+    installation: Installation,
+) -> None:
+    """Else one with much to do would rescue nobody: a gap of half a worker's lease is an outage."""
+
+    class SlowBroker(RecordingBroker):
+        def publish(self, publications: Sequence[Publication]) -> None:
+            until = _now(installation) + timedelta(seconds=2)
+            wait_until(lambda: _now(installation) > until, timeout=60)
+            super().publish(publications)
+
+    markets = ("US_EQ", "EU_EQ", "ASIA_EQ")
+    broker = SlowBroker()
+    scheduler = make_scheduler(
+        installation.engine,
+        broker,
+        markets=markets,
+        pace=Pace(lease=timedelta(seconds=60), worker_lease=timedelta(seconds=10)),
+        election=True,
+    )
+    scheduler.tick()
+    assert broker.mark is not None
+    since = broker.mark.reachable_since
+    for market in markets:
+        installation.make_run("joined", market=market)
+
+    scheduler.tick()  # six seconds, and a gap of five
+    scheduler.tick()
+
+    assert len(broker.published) >= len(markets)
+    assert broker.mark.reachable_since == since
 
 
 def _rescuer(

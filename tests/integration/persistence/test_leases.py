@@ -95,7 +95,7 @@ class TestLead:
     def test_leader_at_work_keeps_the_lead_of_its_own_epoch_only(self, world: World) -> None:
         def keep(owner: str, epoch: int) -> bool:
             with writing(world.engine) as connection:
-                return leases.keep_lead(connection, "beat", owner, epoch, lease=TWENTY)
+                return bool(leases.keep_lead(connection, "beat", owner, epoch, lease=TWENTY))
 
         def expires_at() -> object:
             with reading(world.engine) as connection:
