@@ -313,6 +313,32 @@ class WorkerSettings(_Section):
         return self
 
 
+class FlowerSettings(_Section):
+    """Flower, the web pages of Celery."""
+
+    address: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Where it listens; any other than this machine's own only with basic_auth.",
+    )
+    port: int = Field(default=5555, ge=1, le=65535, description="The port it listens on.")
+    basic_auth: SecretStr = Field(
+        default=SecretStr(""),
+        description="Who may look: user:password, several separated by commas; better in a file "
+        "that PROMETHEUS__FLOWER__BASIC_AUTH_FILE names.",
+    )
+
+    @field_validator("basic_auth")
+    @classmethod
+    def _of_users(cls, value: SecretStr) -> SecretStr:
+        secret = value.get_secret_value()
+        for pair in secret.split(",") if secret else ():
+            user, _, password = pair.partition(":")
+            if not user.strip() or not password.strip():
+                raise ValueError("must be user:password, several separated by commas")
+        return value
+
+
 class EodhdSettings(_Section):
     """The feed of prices of eodhd.com, for markets whose source is ``eodhd``."""
 
@@ -413,6 +439,7 @@ class Settings(_Section):
     pipelines: PipelineSettings = PipelineSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     workers: WorkerSettings = WorkerSettings()
+    flower: FlowerSettings = FlowerSettings()
     eodhd: EodhdSettings = EodhdSettings()
     sources: dict[str, str] = Field(
         default={},

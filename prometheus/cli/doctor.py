@@ -233,7 +233,7 @@ def _crew(place: Place, crew: Any) -> Iterator[Finding]:
             "scheduler",
             Health.FAULT,
             "none is running, so nothing starts by itself",
-            "Run: prometheus up, or celery -A workers beat.",
+            "Run: prometheus up, or prometheus beat.",
         )
     queues = crew.queues()
     for market_id in place.settings.markets.enabled:
@@ -245,7 +245,7 @@ def _crew(place: Place, crew: Any) -> Iterator[Finding]:
                 f"queue {market_id}",
                 Health.FAULT,
                 "no worker listens to it",
-                f"Run: prometheus up, or celery -A workers worker -Q {market_id}.",
+                f"Run: prometheus up, or prometheus worker {market_id}.",
             )
 
 

@@ -160,7 +160,7 @@ def _tell_left(request: Request, dag_id: str, crew: Crew) -> None:
     else:
         print(
             f"{dag_id} is recorded. No scheduler is running on this database: it starts when one "
-            f"does (celery -A workers beat)."
+            f"does (prometheus beat)."
         )
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any, Self
 
+from prometheus.cli.celery_command import beat_command, worker_command
 from prometheus.cli.output import utc_seconds
 from prometheus.errors import PrometheusError
 
@@ -127,18 +128,11 @@ class Program:
     """After a second SIGTERM, before it is killed: to give up in order what it was doing."""
 
 
-_CELERY = (
-    # Our own package before Celery looks in the current folder, where another may have its name.
-    *(sys.executable, "-P", "-c", "import workers; from celery.__main__ import main; main()"),
-    *("-A", "workers"),
-)
-
-
 def beat_program(ready: Callable[[], bool] | None = None) -> Program:
     """Make the scheduler's process."""
     return Program(
         "beat",
-        [*_CELERY, "beat", "--loglevel", "INFO"],
+        beat_command(),
         ready=ready,
         stop_within=timedelta(seconds=10),
     )
@@ -161,12 +155,9 @@ def worker_program(
         stop_within: How long running jobs may take to end; what has not is handed back, and runs
             again as a new attempt.
     """
-    arguments = ["--queues", ",".join(queues), "--concurrency", str(concurrency)]
-    # Both are for many workers that watch each other; the database does that here.
-    arguments += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
     return Program(
         "worker",
-        [*_CELERY, "worker", *arguments],
+        worker_command("--queues", ",".join(queues), "--concurrency", str(concurrency)),
         ready=ready,
         stop_within=stop_within,
         hands_back_within=timedelta(seconds=5),

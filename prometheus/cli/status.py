@@ -182,7 +182,7 @@ def _print_crew(console: Console, crew: Crew, markets: list[str], now: Now) -> N
         console.print(
             Text(
                 f"scheduler NO SCHEDULER IS RUNNING{before}: nothing starts by itself. "
-                "Start one: prometheus up, or celery -A workers beat",
+                "Start one: prometheus up, or prometheus beat",
                 style="bold red",
             )
         )
@@ -204,7 +204,7 @@ def _print_crew(console: Console, crew: Crew, markets: list[str], now: Now) -> N
         console.print(
             Text(
                 "worker    NO WORKER IS RUNNING. Start one: prometheus up, or "
-                f"celery -A workers worker -Q {','.join(markets)}",
+                f"prometheus worker {' '.join(markets)}",
                 style="bold red",
             )
         )

@@ -31,10 +31,10 @@ def variables(postgresql_url: str, home: Path) -> dict[str, str]:
         "PROMETHEUS__WORKERS__CONCURRENCY": "1",
         # Only what the test asks for, whatever the time of day.
         "PROMETHEUS__SCHEDULER__CREATE_RUNS": "false",
-        # As in an activated environment: honcho finds celery and redis-server there.
+        # As in an activated environment: honcho finds prometheus and redis-server there.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "REDIS_PORT": port,
-        "FLOWER_PORT": str(free_port()),
+        "PROMETHEUS__FLOWER__PORT": str(free_port()),
     }
 
 
@@ -78,7 +78,7 @@ def test_a_run_finishes_and_everything_answers(
     assert sorted(queue["name"] for each in queues.values() for queue in each) == MARKETS
 
     wait_until(
-        lambda: _page(f"http://127.0.0.1:{variables['FLOWER_PORT']}/workers"),
+        lambda: _page(f"http://127.0.0.1:{variables['PROMETHEUS__FLOWER__PORT']}/workers"),
         timeout=30,
         interval=0.3,
         message="flower's page names the worker of US_EQ",
