@@ -40,6 +40,7 @@ _COMMANDS = {
     "db": ("databases", "application", _MAINTAIN),
     "verify": ("verify", "verify", _MAINTAIN),
     "doctor": ("doctor", "doctor", _MAINTAIN),
+    "health": ("health", "application", _MAINTAIN),
 }
 """Command or group of commands -> its module in this package, its name there, its panel."""
 

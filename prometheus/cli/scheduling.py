@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from prometheus.dispatch.scheduler import LEADERSHIP
+from prometheus.dispatch.names import LEADERSHIP
 from prometheus.persistence import leases
 from prometheus.persistence.engine import is_held
 

@@ -14,6 +14,7 @@ from celery import Celery
 from kombu.exceptions import BatchPublishError, OperationalError
 
 from prometheus.dispatch.canary import CANARY
+from prometheus.dispatch.names import BUSY_FOR, BUSY_KEY, CANARY_EXPIRES_SECONDS
 from prometheus.orchestration.dag import JobPriority
 from prometheus.persistence.executions import HARD_LIMIT_GRACE, Publication
 
@@ -37,11 +38,6 @@ BACKGROUND = 9
 MARK_KEY = "prometheus:beat:mark"
 MARK_FOR = timedelta(days=1)
 """How long a mark outlives the leader that left it."""
-BUSY_KEY = "prometheus:busy:"
-"""Before a worker's incarnation: all its slots are taken."""
-BUSY_FOR = timedelta(seconds=15)
-"""How long a worker's word that it is busy counts."""
-CANARY_EXPIRES_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from prometheus.core.overrides import in_force
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.canary import Cage, Canaries
+from prometheus.dispatch.names import LEADERSHIP
 from prometheus.dispatch.publisher import BrokerUnavailableError, Mark, failure_task_id
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, dag_id_for
@@ -52,7 +53,6 @@ from prometheus.persistence.operators import CANCEL_GRACE
 
 log = logging.getLogger(__name__)
 
-LEADERSHIP = "beat"
 PUBLISHED_AT_ONCE = 1_000
 """Messages sent in one round trip; a statement names so many rows, and no more than it may."""
 

@@ -60,6 +60,8 @@ def test_a_worker_is_the_process_that_was_started(
     found = started_worker(run_command, process, variables)
     assert found["worker"].partition("@")[0] == name
     assert sorted(found["queues"]) == queues.split()
+    health = run_command("health", "worker", name, env=variables)
+    assert (health.status, name in health.out) == (0, True), health
     jobs = len(psutil.Process(process.pid).children())
     assert jobs == (1 if "--concurrency" in arguments else 3)
     process.send(signal.SIGTERM)
@@ -78,6 +80,8 @@ def test_beat_is_the_process_that_was_started(
         message="a scheduler is at work",
     )
     assert leader["owner"].split(":")[1] == str(process.pid)
+    health = run_command("health", "beat", env=variables)
+    assert (health.status, f"pid {process.pid} leads" in health.out) == (0, True), health
     process.send(signal.SIGTERM)
     assert process.wait(60) == 0, process.output()
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from prometheus.dispatch.scheduler import LEADERSHIP
+from prometheus.dispatch.names import LEADERSHIP
 from prometheus.persistence import leases, operators
 from prometheus.persistence.engine import create_engine, writing
 from tests.acceptance.conftest import RunCommand

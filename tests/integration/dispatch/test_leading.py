@@ -14,8 +14,9 @@ import psutil
 import pytest
 from sqlalchemy import text
 
+from prometheus.dispatch.names import LEADERSHIP
 from prometheus.dispatch.publisher import Publisher
-from prometheus.dispatch.scheduler import LEADERSHIP, Pace
+from prometheus.dispatch.scheduler import Pace
 from prometheus.persistence import leases, operators
 from prometheus.persistence.engine import reading, writing
 from tests.integration.dispatch.conftest import SHORT_LEASE, Installation

@@ -16,8 +16,9 @@ import psutil
 import pytest
 from sqlalchemy.engine import make_url
 
+from prometheus.dispatch.names import LEADERSHIP
 from prometheus.dispatch.publisher import Publisher
-from prometheus.dispatch.scheduler import LEADERSHIP, Pace
+from prometheus.dispatch.scheduler import Pace
 from prometheus.persistence import leases
 from prometheus.persistence.engine import reading
 from tests.integration.dispatch.conftest import Installation

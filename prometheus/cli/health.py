@@ -1,0 +1,286 @@
+"""``prometheus health``: whether one part of an installation works, for whoever restarts it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prometheus.cli.options import AsJson, Folder
+from prometheus.errors import PrometheusError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    from prometheus.cli.places import Place
+
+DEAF_AFTER = timedelta(seconds=60)
+"""How long a message may wait for a worker that has time for it; as long as it waits itself
+before it begins anew."""
+_BROKER_TIMEOUT_SECONDS = 3
+_LOOK_AGAIN_AFTER = 6.0
+"""A busy worker says so every five seconds."""
+_LOOK_EVERY = 0.5
+_SILENT_AFTER_LEASES = 3
+"""After how many leases of the leader without a complete tick it is silent."""
+
+application = typer.Typer(
+    no_args_is_help=True,
+    help="Say whether one part works: ends with 0 or 1, and one line that says why.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found."""
+
+    healthy: bool
+    text: str
+
+
+class NoAnswerError(PrometheusError):
+    """Redis can not be asked."""
+
+
+@application.callback()
+def _group() -> None:
+    """Say whether one part works: ends with 0 or 1, and one line that says why."""
+
+
+@application.command("beat")
+def beat(folder: Folder = None, as_json: AsJson = False) -> None:
+    """
+    Say whether a scheduler leads and completes its ticks, on whatever machine.
+
+    That of a standby is healthy while somebody leads: it would take the lead if nobody did.
+    """
+    _answer("beat", folder, as_json, _beat)
+
+
+@application.command("worker")
+def worker(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="A worker, such as us_eq or us_eq@host. Default: all on this host.",
+            show_default=False,
+        ),
+    ] = None,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Say whether a worker holds its lease, and takes what waits for it unless it is busy.
+
+    One that takes nothing although it has time is deaf, whatever its lease says.
+    """
+    _answer("worker", folder, as_json, lambda place: _worker(place, name))
+
+
+@application.command("database")
+def database(folder: Folder = None, as_json: AsJson = False) -> None:
+    """Say whether the database answers and has this release's tables."""
+    _answer("database", folder, as_json, _database)
+
+
+@application.command("broker")
+def broker(folder: Folder = None, as_json: AsJson = False) -> None:
+    """Say whether Redis answers."""
+    _answer("broker", folder, as_json, _broker)
+
+
+def _answer(
+    part: str, folder: Path | None, as_json: bool, examine: Callable[[Place], Verdict]
+) -> None:
+    from prometheus.cli.places import find_place
+
+    try:
+        found = examine(find_place(folder))
+    except PrometheusError as error:
+        found = Verdict(False, str(error))
+    if as_json:
+        print(json.dumps({"part": part, "healthy": found.healthy, "text": found.text}))
+    else:
+        print(f"{'healthy' if found.healthy else 'UNHEALTHY'}: {found.text}")
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
+def _database(place: Place) -> Verdict:
+    from prometheus.cli.places import opened
+
+    with opened(place):
+        return Verdict(True, f"{place.shown_url} answers, with the tables of this release")
+
+
+def _beat(place: Place) -> Verdict:
+    from prometheus.cli.places import opened
+    from prometheus.cli.scheduling import read_crew
+    from prometheus.persistence.engine import reading
+
+    pace = place.settings.scheduler
+    # A tick is noted when the next one begins.
+    deadline = time.monotonic() + pace.max_wait.total_seconds() + _LOOK_AGAIN_AFTER
+    with opened(place, checked=False) as engine:
+        while True:
+            with reading(engine) as connection:
+                leader = read_crew(connection).leader
+            if leader is None:
+                return Verdict(False, "no scheduler has led yet")
+            if not leader.alive:
+                return Verdict(False, f"no scheduler leads; the last one was {leader.process}")
+            if leader.tick_age is not None or time.monotonic() > deadline:
+                break
+            time.sleep(_LOOK_EVERY)
+    if leader.tick_age is None:
+        return Verdict(False, f"{leader.process} leads, and has not completed a tick")
+    told = f"{leader.process} leads; its last tick was {_seconds(leader.tick_age)} ago"
+    return Verdict(leader.tick_age <= _SILENT_AFTER_LEASES * pace.lease, told)
+
+
+def _worker(place: Place, name: str | None) -> Verdict:
+    from prometheus.cli.places import opened
+
+    with opened(place, checked=False) as engine:
+        now, found = _find_workers(engine, name)
+        if not found:
+            return Verdict(
+                False, f"{_whole(name) if name else 'a worker on this host'} holds no lease"
+            )
+        names = ", ".join(each["worker"] for each in found)
+        with _redis(place) as redis:
+            suspects = _deaf(engine, redis, now, found)
+            if suspects:
+                # Between two jobs a worker may seem to have time; what it then takes is gone.
+                time.sleep(_LOOK_AGAIN_AFTER)
+                again = _deaf(engine, redis, now, found)
+                suspects = {key: each for key, each in suspects.items() if again.get(key) == each}
+        if suspects:
+            told = [f"{worker} takes nothing from {queue}" for worker, queue in suspects]
+            return Verdict(False, f"deaf: {'; '.join(told)}, although it has time")
+        seen = max(now - each["renewed_at"] for each in found)
+        return Verdict(True, f"{names} holds its lease, renewed {_seconds(seen)} ago, and hears")
+
+
+def _find_workers(engine: Engine, name: str | None) -> tuple[datetime, list[dict[str, Any]]]:
+    """Return the workers that are meant and hold a lease, and the time of the look."""
+    from prometheus.persistence import leases
+    from prometheus.persistence.engine import reading
+
+    with reading(engine) as connection:
+        now = leases.wall_time(connection)
+        workers = leases.live_workers(connection, now)
+    if name is None:
+        return now, [each for each in workers if each["host"] == socket.gethostname()]
+    return now, [each for each in workers if each["worker"] == _whole(name)]
+
+
+def _whole(name: str) -> str:
+    """Write a worker's name with its host, by default this one."""
+    return name if "@" in name else f"{name}@{socket.gethostname()}"
+
+
+def _deaf(
+    engine: Engine, redis: Any, now: datetime, workers: list[dict[str, Any]]
+) -> dict[tuple[str, str], bytes]:
+    """
+    Find what waits too long for workers that have time.
+
+    Returns:
+        Node name and queue -> the message at the queue's front.
+    """
+    from prometheus.dispatch.names import BUSY_KEY
+
+    found: dict[tuple[str, str], bytes] = {}
+    for each in workers:
+        if redis.exists(f"{BUSY_KEY}{each['incarnation']}"):
+            continue
+        for queue in each["queues"]:
+            message: bytes | None = redis.lindex(queue, -1)  # of the highest priority
+            sent_at = _sent_at(engine, message) if message is not None else None
+            if message is None or sent_at is None:
+                continue
+            # What waited before it came did not wait for it.
+            if now - max(sent_at, each["started_at"]) > DEAF_AFTER:
+                found[each["worker"], queue] = message
+    return found
+
+
+def _sent_at(engine: Engine, message: bytes) -> datetime | None:
+    """Return when a canary, or the message of an execution, was sent; ``None``: not known."""
+    from sqlalchemy import select
+
+    from prometheus.dispatch.names import CANARY_EXPIRES_SECONDS
+    from prometheus.persistence.engine import reading
+    from prometheus.persistence.tables import job_executions
+
+    try:
+        headers = json.loads(message)["headers"]
+        if headers.get("expires"):
+            expires_at = datetime.fromisoformat(headers["expires"])
+            return expires_at.astimezone(UTC) - timedelta(seconds=CANARY_EXPIRES_SECONDS)
+        execution_id = str(headers["id"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # no message of ours
+    with reading(engine) as connection:
+        sent_at: datetime | None = connection.execute(
+            select(job_executions.c.published_at).where(
+                job_executions.c.execution_id == execution_id
+            )
+        ).scalar_one_or_none()
+    return sent_at
+
+
+def _broker(place: Place) -> Verdict:
+    with _redis(place):
+        return Verdict(True, f"{_shown_broker(place)} answers")
+
+
+@contextmanager
+def _redis(place: Place) -> Iterator[Any]:
+    """
+    Connect to Redis.
+
+    Raises:
+        NoAnswerError: It does not answer, or is not a single one, which alone can be asked.
+    """
+    import redis
+    from redis.exceptions import RedisError
+
+    url = place.settings.broker.url.get_secret_value()
+    if ";" in url or url.startswith("rediss+socket://"):
+        raise NoAnswerError(f"{_shown_broker(place)} can not be asked: only a single Redis can")
+    try:
+        client = redis.Redis.from_url(
+            url.replace("redis+socket://", "unix://", 1),
+            socket_timeout=_BROKER_TIMEOUT_SECONDS,
+            socket_connect_timeout=_BROKER_TIMEOUT_SECONDS,
+        )
+        try:
+            client.ping()
+            yield client
+        finally:
+            client.close()
+    except (RedisError, OSError) as error:
+        reason = str(error).rstrip(".")
+        raise NoAnswerError(f"{_shown_broker(place)} does not answer: {reason}") from None
+
+
+def _shown_broker(place: Place) -> str:
+    from prometheus.masking import safe_url
+
+    return safe_url(place.settings.broker.url)
+
+
+def _seconds(age: timedelta) -> str:
+    return f"{max(0, round(age.total_seconds()))} s"
