@@ -38,6 +38,7 @@ _COMMANDS = {
     "retry": ("operate", "retry", _OPERATE),
     "cancel": ("operate", "cancel", _OPERATE),
     "db": ("databases", "application", _MAINTAIN),
+    "prune": ("prune", "prune", _MAINTAIN),
     "verify": ("verify", "verify", _MAINTAIN),
     "doctor": ("doctor", "doctor", _MAINTAIN),
     "health": ("health", "application", _MAINTAIN),

@@ -180,7 +180,7 @@ class Scheduler:
         self._epoch: int | None = None
         self._plan_at: datetime | None = None
         self._opening_at: datetime | None = None
-        self._first_seen: dict[tuple[str, str], datetime] = {}
+        self._seen: set[tuple[str, str]] = set()
         self._planned_until: dict[tuple[str, str], date] = {}
         self._reconcile_at: datetime | None = None
         self._rescue_at: datetime | None = None
@@ -634,14 +634,15 @@ class Scheduler:
             return  # said above, once a day; no session is known that could have a run
         key = pipeline.name, market_id
         since = self._planned_until.get(key, date.min)
-        first_seen_at = self._first_seen.get(key)
-        if first_seen_at is None:
+        if key not in self._seen:
             with self._writing() as connection:
-                first_seen_at = runs.first_seen(
+                runs.first_seen(
                     connection, pipeline.name, market_id, pipeline.sessions.words, now.market_at
                 )
-            self._first_seen[key] = first_seen_at
+            self._seen.add(key)
+        # Both as of one moment: what has been removed since must not look as if it were missed.
         with reading(self._engine) as connection:
+            first_seen_at = runs.seen_since(connection, pipeline.name, market_id)
             existing = runs.sessions_with_runs(
                 connection,
                 pipeline.name,

@@ -19,6 +19,9 @@ MAX_CATCH_UP = 10
 ON_TIME = timedelta(minutes=5)
 """How long after its first window's opening a run still counts as on time."""
 
+LOOKS_BACK = timedelta(days=14)
+"""How long before a pipeline was first seen a session may be whose windows had not closed by then:
+they may reach to the next session's PRE_OPEN, and holidays can hold that off for a while."""
 REACH = timedelta(days=2)
 """How far a session's open and close can be from midnight UTC of its date."""
 
@@ -161,8 +164,7 @@ def _sessions_since(
     calendar: TradingCalendar, first_seen_at: datetime, now: datetime, since: date
 ) -> list[date]:
     """List the sessions from long before ``first_seen_at`` to those that may be open by ``now``."""
-    # A window may reach to the next session's PRE_OPEN, and holidays can hold that off for a while.
-    start = max(calendar.first, (first_seen_at - timedelta(days=14)).date(), since)
+    start = max(calendar.first, (first_seen_at - LOOKS_BACK).date(), since)
     # A run may open as long before its session does as a job's start or PRE_OPEN reaches.
     end = min(calendar.horizon, (now + REACH + FURTHEST).date())
     return calendar.trading_days(start, end) if start <= end else []

@@ -107,6 +107,12 @@ def first_seen(
     return at
 
 
+def seen_since(connection: Connection, pipeline: str, market_id: str) -> datetime:
+    """Return what `first_seen` has kept; a later time where old runs have been removed since."""
+    at: datetime = connection.execute(_FIRST_SEEN, {"of": pipeline, "market": market_id}).one()[0]
+    return at
+
+
 def note_horizon(connection: Connection, market_id: str, level: str, day: date) -> bool:
     """
     Note that a market's calendar is said to end; say whether it has not been said that day.

@@ -1,0 +1,76 @@
+"""``prometheus prune``: old runs go."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from prometheus.cli.options import AsJson, Folder, read_duration
+
+
+def prune(
+    older_than: Annotated[
+        timedelta,
+        typer.Option(
+            "--older-than",
+            parser=read_duration,
+            metavar="DURATION",
+            help="What ended before, and is of a session before: 400d; at least 30d.",
+            show_default=False,
+        ),
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Remove finished runs that are old, with all their attempts; the audit of operators stays.
+
+    Schedulers and workers may go on meanwhile. No open run is touched, and no session whose run is
+    removed is run again by itself.
+    """
+    from sqlalchemy.exc import IntegrityError
+
+    from prometheus.cli import output
+    from prometheus.cli.places import DatabaseError, find_place, first_line, opened
+    from prometheus.persistence import pruning
+    from prometheus.persistence.engine import reading
+
+    place = find_place(folder)
+    with opened(place) as engine:
+        with reading(engine) as connection:
+            cutoff = pruning.find_cutoff(connection, older_than)
+        removed = pruning.Removed(0, 0)
+        if dry_run:
+            removed = pruning.count_old(engine, cutoff)
+        else:
+            try:
+                for each in pruning.prune(engine, cutoff):
+                    removed += each
+            except IntegrityError as error:
+                raise DatabaseError(
+                    f"After {output.count(removed.runs, 'run')} a row of another table refers to "
+                    f"what was to be removed: {first_line(error)}. Remove that first, or let its "
+                    f"foreign key say ON DELETE CASCADE."
+                ) from None
+    if as_json:
+        output.print_json(
+            {
+                "database": place.shown_url,
+                "dry_run": dry_run,
+                "sessions_before": cutoff.session,
+                "runs": removed.runs,
+                "executions": removed.executions,
+                "first_session": removed.first_session,
+                "last_session": removed.last_session,
+            }
+        )
+        return
+    what = f"{output.count(removed.runs, 'run')} with {output.count(removed.executions, 'attempt')}"
+    verb = "would be removed" if dry_run else "removed"
+    span = f", sessions {removed.first_session} to {removed.last_session}" if removed.runs else ""
+    print(f"{place.shown_url}: {what} {verb}{span}.")

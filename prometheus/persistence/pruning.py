@@ -1,0 +1,150 @@
+"""Old runs are removed, a few at a time, and never made again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, select, update
+
+from prometheus.errors import PrometheusError
+from prometheus.orchestration.lifecycle import RunStatus
+from prometheus.orchestration.planning import LOOKS_BACK
+from prometheus.persistence.clock import read_now
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.tables import dag_runs, job_executions, pipelines
+
+_r = dag_runs.c
+_RUNS_AT_ONCE = 50
+LEAST_AGE = timedelta(days=30)
+"""Of what may be removed: what is younger may still be looked at, or followed by a new run."""
+
+
+class TooYoungError(PrometheusError):
+    """What is to be removed is not old enough."""
+
+    def __init__(self, age: timedelta) -> None:
+        super().__init__(
+            f"Runs of the last {LEAST_AGE.days} days stay, and {age.days} are asked for. "
+            f"Name a longer time, such as 400d."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """What is old: a session before a date, whose run ended before an instant."""
+
+    session: date
+    """In market time."""
+    completed_at: datetime
+    """In wall time: a past session that was run again lately stays."""
+
+    @property
+    def old(self) -> ColumnElement[bool]:
+        """Whether a run is finished and old."""
+        return and_(
+            _r.status != RunStatus.OPEN,
+            _r.as_of_date < self.session,
+            _r.completed_at < self.completed_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What went, or would."""
+
+    runs: int
+    executions: int
+    first_session: date | None = None
+    last_session: date | None = None
+
+    def __add__(self, other: Removed) -> Removed:
+        firsts = [each for each in (self.first_session, other.first_session) if each]
+        lasts = [each for each in (self.last_session, other.last_session) if each]
+        return Removed(
+            self.runs + other.runs,
+            self.executions + other.executions,
+            min(firsts, default=None),
+            max(lasts, default=None),
+        )
+
+
+def find_cutoff(connection: Connection, age: timedelta) -> Cutoff:
+    """
+    Say what is older than an age.
+
+    Raises:
+        TooYoungError: It is less than `LEAST_AGE`.
+    """
+    if age < LEAST_AGE:
+        raise TooYoungError(age)
+    now = read_now(connection)
+    return Cutoff((now.market_at - age).date(), now.wall_at - age)
+
+
+def count_old(engine: Engine, cutoff: Cutoff) -> Removed:
+    """Count what `prune` would remove at this moment."""
+    with reading(engine) as connection:
+        runs, first, last = connection.execute(
+            select(func.count(), func.min(_r.as_of_date), func.max(_r.as_of_date)).where(cutoff.old)
+        ).one()
+        executions = connection.execute(
+            select(func.count()).select_from(job_executions.join(dag_runs)).where(cutoff.old)
+        ).scalar_one()
+    return Removed(runs, executions, first, last)
+
+
+def prune(engine: Engine, cutoff: Cutoff) -> Iterator[Removed]:
+    """
+    Remove old runs with their executions, so many in a transaction; who did what stays in `audit`.
+
+    Safe beside schedulers, workers and operators: an open run is never touched, nor one that
+    somebody holds at that moment.
+
+    Yields:
+        What each transaction has removed, once it is committed.
+    """
+    _forget_sessions(engine, cutoff)
+    while True:
+        with writing(engine) as connection:
+            # Whoever reopens a run holds it; when it is let go, its state is looked at anew.
+            dag_ids = connection.execute(
+                select(_r.dag_id)
+                .where(cutoff.old)
+                .order_by(_r.dag_id)
+                .limit(_RUNS_AT_ONCE)
+                .with_for_update(skip_locked=True)
+            ).scalars()
+            found = list(dag_ids)
+            if not found:
+                return
+            executions = connection.execute(
+                delete(job_executions).where(job_executions.c.dag_id.in_(found))
+            ).rowcount
+            days = connection.execute(
+                delete(dag_runs).where(_r.dag_id.in_(found)).returning(_r.as_of_date)
+            ).scalars()
+            sessions = list(days)
+        yield Removed(len(sessions), executions, min(sessions), max(sessions))
+
+
+def _forget_sessions(engine: Engine, cutoff: Cutoff) -> None:
+    """
+    Let no scheduler take the sessions for missed whose runs are about to go.
+
+    Committed before the first of them goes: whoever plans reads both in one transaction.
+    """
+    seen_at = datetime.combine(cutoff.session, time(), UTC) + LOOKS_BACK
+    known = pipelines.c
+    concerned = select(_r.dag_id).where(
+        cutoff.old,
+        _r.pipeline == known.name,
+        _r.market_id == known.market_id,
+    )
+    with writing(engine) as connection:
+        connection.execute(
+            update(pipelines)
+            .where(known.first_seen_at < seen_at, concerned.exists())
+            .values(first_seen_at=seen_at)
+        )

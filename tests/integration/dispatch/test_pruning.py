@@ -1,0 +1,162 @@
+"""What `prune` removes, and that no scheduler makes it again."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, func, select, update
+
+from prometheus.dispatch.scheduler import Scheduler
+from prometheus.orchestration.lifecycle import RunStatus
+from prometheus.orchestration.planning import LOOKS_BACK, SessionRange
+from prometheus.persistence import clock, operators, runs
+from prometheus.persistence.engine import create_engine, reading, writing
+from prometheus.persistence.metadata import database_now
+from prometheus.persistence.pruning import (
+    Cutoff,
+    Removed,
+    TooYoungError,
+    count_old,
+    find_cutoff,
+    prune,
+)
+from prometheus.persistence.tables import audit, dag_runs, job_executions, pipelines
+from tests.integration.dispatch.schedulers import RecordingBroker, make_scheduler
+from tests.integration.dispatch.trial import chain
+
+NOW = datetime(2012, 11, 21, 15, tzinfo=UTC)
+AGE = timedelta(days=60)
+OLD = [date(2012, 9, day) for day in (17, 18, 19, 20, 21)]
+KEPT = [date(2012, 9, day) for day in (24, 25)]
+"""Sessions around the cutoff, which is 22 September."""
+
+
+def scheduler(engine: Engine) -> Scheduler:
+    return make_scheduler(
+        engine,
+        RecordingBroker(),
+        pipelines={chain.name: chain},
+        markets=["US_EQ"],
+        create_runs=True,
+    )
+
+
+@pytest.fixture
+def ended(engine: Engine) -> Scheduler:
+    """A scheduler that has made all runs; all but the last one ended long ago."""
+    with writing(engine) as connection:
+        only = SessionRange(OLD[0], KEPT[-1])
+        clock.start_replay(connection, market_at=NOW, speed=1, only=only, markets=["US_EQ"])
+        runs.first_seen(connection, chain.name, "US_EQ", chain.sessions.words, NOW - 2 * AGE)
+    made = scheduler(engine)
+    made.tick()
+    assert sessions(engine) == [*OLD, *KEPT]
+    end(engine, *OLD, *KEPT[:1])
+    return made
+
+
+def end(engine: Engine, *days: date, ago: timedelta = 2 * AGE) -> None:
+    """Write that the runs of some sessions ended some time ago."""
+    with writing(engine) as connection:
+        now = connection.execute(select(database_now())).scalar_one()
+        connection.execute(
+            update(dag_runs)
+            .where(dag_runs.c.as_of_date.in_(days))
+            .values(status=RunStatus.FAILED, completed_at=now - ago)
+        )
+
+
+def sessions(engine: Engine) -> list[date]:
+    with reading(engine) as connection:
+        return list(
+            connection.execute(select(dag_runs.c.as_of_date).order_by("as_of_date")).scalars()
+        )
+
+
+def cutoff(engine: Engine) -> Cutoff:
+    with reading(engine) as connection:
+        return find_cutoff(connection, AGE)
+
+
+def removed(engine: Engine) -> Removed:
+    return sum(prune(engine, cutoff(engine)), Removed(0, 0))
+
+
+def test_what_is_old_goes_whole_and_is_counted_before(engine: Engine, ended: Scheduler) -> None:
+    with writing(engine) as connection:
+        operators.record_run_now(connection, "us_eq_chain_2012-09-17", actor="me")
+    expected = Removed(5, 5 * len(chain.jobs), OLD[0], OLD[-1])
+    assert count_old(engine, cutoff(engine)) == expected
+    assert sessions(engine) == [*OLD, *KEPT]
+    assert removed(engine) == expected
+    assert sessions(engine) == KEPT
+    with reading(engine) as connection:
+        left = connection.execute(select(func.count()).select_from(job_executions)).scalar_one()
+        assert left == 2 * len(chain.jobs)
+        assert connection.execute(select(audit.c.actor)).scalars().all() == ["me"]
+    assert removed(engine) == Removed(0, 0)
+
+
+def test_an_open_run_stays_and_so_does_one_that_ended_lately(
+    engine: Engine, ended: Scheduler
+) -> None:
+    end(engine, OLD[2], ago=timedelta(days=1))
+    with writing(engine) as connection:
+        connection.execute(
+            update(dag_runs)
+            .where(dag_runs.c.as_of_date == OLD[1])
+            .values(status=RunStatus.OPEN, completed_at=None)
+        )
+    assert removed(engine).runs == 3
+    assert sessions(engine) == [OLD[1], OLD[2], *KEPT]
+
+
+def test_no_scheduler_makes_again_what_has_gone(engine: Engine, ended: Scheduler) -> None:
+    """Neither one that starts anew, nor one that looks at all sessions again for an override."""
+    removed(engine)
+    scheduler(engine).tick()
+    assert sessions(engine) == KEPT
+    ended._planned_until.clear()
+    ended._plan_at = None
+    ended.tick()
+    assert sessions(engine) == KEPT
+
+
+def test_sessions_are_forgotten_before_the_first_run_goes(engine: Engine, ended: Scheduler) -> None:
+    """One that is interrupted has promised too much rather than too little."""
+    going = prune(engine, cutoff(engine))
+    with writing(engine) as connection:
+        connection.execute(update(pipelines).values(first_seen_at=NOW - 2 * AGE))
+    next(going)
+    with reading(engine) as connection:
+        seen_at = runs.seen_since(connection, chain.name, "US_EQ")
+    assert seen_at == datetime(2012, 9, 22, tzinfo=UTC) + LOOKS_BACK
+
+
+def test_a_pipeline_none_of_whose_runs_goes_is_as_before(engine: Engine, ended: Scheduler) -> None:
+    with writing(engine) as connection:
+        runs.first_seen(connection, "other", "US_EQ", "every session", NOW - 2 * AGE)
+    removed(engine)
+    with reading(engine) as connection:
+        assert runs.seen_since(connection, "other", "US_EQ") == NOW - 2 * AGE
+
+
+def test_what_somebody_holds_is_left_for_the_next_time(postgresql_url: str) -> None:
+    engine = create_engine(postgresql_url)
+    with writing(engine) as connection:
+        only = SessionRange(OLD[0], KEPT[-1])
+        clock.start_replay(connection, market_at=NOW, speed=1, only=only, markets=["US_EQ"])
+        runs.first_seen(connection, chain.name, "US_EQ", chain.sessions.words, NOW - 2 * AGE)
+    scheduler(engine).tick()
+    end(engine, *OLD)
+    with writing(engine) as connection:
+        runs.lock_runs(connection, ["us_eq_chain_2012-09-18"])
+        assert removed(engine).runs == 4
+    assert removed(engine).runs == 1
+    engine.dispose()
+
+
+def test_what_is_young_is_not_removed(engine: Engine) -> None:
+    with reading(engine) as connection, pytest.raises(TooYoungError, match="29 are asked for"):
+        find_cutoff(connection, timedelta(days=29))
