@@ -552,6 +552,11 @@ def listing(settings: Settings) -> tuple[Setting, ...]:
     )
 
 
+def defaults() -> tuple[Setting, ...]:
+    """List all settings with their defaults, whatever is set here."""
+    return listing(Settings())
+
+
 def fields() -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
     """Give every setting's path and its definition."""
     for name, field in Settings.model_fields.items():

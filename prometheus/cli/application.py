@@ -37,6 +37,7 @@ _COMMANDS = {
     "dag": ("dag", "application", _LOOK),
     "retry": ("operate", "retry", _OPERATE),
     "cancel": ("operate", "cancel", _OPERATE),
+    "config": ("config", "application", _MAINTAIN),
     "db": ("databases", "application", _MAINTAIN),
     "prune": ("prune", "prune", _MAINTAIN),
     "verify": ("verify", "verify", _MAINTAIN),
