@@ -150,10 +150,11 @@ def next_words(status: MarketStatus) -> list[str]:
     from prometheus.cli import output, sessions
     from prometheus.core.trading_calendar import TradingCalendar
 
-    if status.next_transition is None:
-        return ["not known: the calendar ends"]
+    calendar = TradingCalendar(status.market_id)
+    if status.next_transition is None:  # near its end, or a market that never closes
+        return [f"none by {calendar.horizon}", "where its calendar ends"]
     at, state = status.next_transition
-    local = ", ".join(sessions.local_times(TradingCalendar(status.market_id).zones, at))
+    local = ", ".join(sessions.local_times(calendar.zones, at))
     return [f"{state} in {output.in_words(at - status.at)}", f"{output.utc(at)}", local]
 
 

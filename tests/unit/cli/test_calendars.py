@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from prometheus.cli import sessions
 from prometheus.cli.calendars import Kind, application, describe, find_next
+from prometheus.cli.markets import next_words
 from prometheus.core.exchanges import Exchange, load_exchange
+from prometheus.core.market_state import describe_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError
 
@@ -39,6 +41,12 @@ def test_a_day_on_which_some_trade_says_who_does_not() -> None:
     found = describe(TradingCalendar("ASIA_EQ"), date(2026, 11, 23))
     assert found.session is not None
     assert found.closed_members == {"XTKS": "Labor Thanksgiving Day"}
+
+
+def test_a_market_that_never_closes_has_no_next_state() -> None:
+    status = describe_market("CRYPTO", datetime(2026, 11, 25, 15, tzinfo=UTC))
+    horizon = TradingCalendar("CRYPTO").horizon
+    assert next_words(status) == [f"none by {horizon}", "where its calendar ends"]
 
 
 def test_next_is_after_the_instant_and_skips_weekends() -> None:
