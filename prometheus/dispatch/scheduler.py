@@ -736,11 +736,16 @@ class Scheduler:
             # Not where something could not be sent: then the next tick must still miss the mark.
             if not self._broker_away:
                 since = self._earliest_reachable_since(mark, now)
-                self._broker.leave_mark(now.wall_at, self._owner, self._epoch or 0, since)
-                # Its clock may have been set back.
-                self._marked_since = min(self._marked_since or now.wall_at, now.wall_at)
+                # Not the tick's own time: it may have sent thousands of messages since.
+                self._broker.leave_mark(self._wall_time(), self._owner, self._epoch or 0, since)
+                if self._marked_since is None or self._marked_since > now.wall_at:
+                    self._marked_since = self._wall_time()
         except BrokerUnavailableError as error:
             self._lose_broker(error)
+
+    def _wall_time(self) -> datetime:
+        with reading(self._engine) as connection:
+            return leases.wall_time(connection)
 
     def _earliest_reachable_since(self, mark: Mark | None, now: Now) -> datetime | None:
         """

@@ -243,15 +243,17 @@ def _goes_another_way(
     """
     Say whether a job is asked once more although its window has closed.
 
-    A sensor is that does not fail when it gives up, while a job after it can still start: then it
-    gives up at that poll, and that job learns which way to go.
+    A sensor is that does not fail when it gives up, while a job that waits for it can still start:
+    then it gives up at that poll, and that job learns which way to go.
     """
     if job.sensor is None or job.sensor.fails:
         return False
     return any(
-        status[below] not in FINAL
-        and (run.jobs[below].forced or now < bounds.window(run.dag.jobs[below]).closes_at)
-        for below in run.dag.downstream_of(job.job_id)
+        status[below.job_id] not in FINAL
+        and (run.jobs[below.job_id].forced or now < bounds.window(below).closes_at)
+        and not any(status[up] in BLOCKING for up in below.dependencies)
+        for below in run.dag.jobs.values()
+        if job.job_id in below.dependencies
     )
 
 

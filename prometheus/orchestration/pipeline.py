@@ -157,7 +157,7 @@ class SensorOptions(JobOptions, total=False):
     ``"use:synthetic"`` and the like: it succeeds, and these jobs get that source. The same becomes
     of it when it fails for good before that: it raises again and again, runs out of its
     ``timeout``, or its workers are lost too often; then ``why`` in its result is the error. What an
-    operator or the run's ``run_timeout`` ends goes no other way.
+    operator, its ``queue_timeout`` or the run's ``run_timeout`` ends goes no other way.
     """
 
 

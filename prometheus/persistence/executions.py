@@ -44,6 +44,7 @@ from prometheus.errors import (
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus, allowed_from
+from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.sensor import (
     CONTINUE_STALE,
     FAIL,
@@ -479,16 +480,15 @@ def start(
     dag = load_dag(connection, row.dag_id, row.definition_hash)
     job = dag.jobs[row.job_id]
     if not (row.forced or row.run_forced):
-        # The scheduler keeps a sensor for whose way out somebody waits, and expires the others.
-        asks_late = job.sensor is not None and not job.sensor.fails
-        if now.market_at >= row.window_closes_at and not asks_late:
+        closes_at = _asked_until(connection, dag, job, row)
+        if now.market_at >= closes_at:
             reason = f"its window closed at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
             ended = end_waiting(connection, {execution_id: reason}, JobStatus.EXPIRED)
             return Refused(reason, row.dag_id if ended else None)
         if now.market_at < row.window_opens_at:
             return Refused(f"its window opens at {row.window_opens_at:%Y-%m-%d %H:%M:%S} UTC")
-        if not (now.jumps or asks_late):
-            left = now.clock.wall_delay(row.window_closes_at - now.market_at)
+        if not (now.jumps or closes_at == _NEVER):
+            left = now.clock.wall_delay(closes_at - now.market_at)
             ends.append(now.wall_at + left)
     timeout = start_timeout(
         dag,
@@ -520,6 +520,34 @@ def start(
     if started is None:
         return Refused("another worker was first, this one was given up, or its time just passed")
     return _started(row, dag, incarnation)
+
+
+_UNFINISHED = select(_e.job_id, _e.forced).where(
+    _e.dag_id == bindparam("of"),
+    _e.job_id.in_(bindparam("jobs", expanding=True)),
+    _e.completed_at.is_(None),
+)
+
+
+def _asked_until(connection: Connection, dag: DAG, job: JobMetadata, row: Row[Any]) -> datetime:
+    """
+    Say until when an execution may start: to the end of its window.
+
+    A sensor that does not fail when it gives up may as long as a job that waits for it could, so
+    that this learns which way to go.
+    """
+    end: datetime = row.window_closes_at
+    if job.sensor is None or job.sensor.fails:
+        return end
+    waiting = [each.job_id for each in dag.jobs.values() if job.job_id in each.dependencies]
+    rows = connection.execute(_UNFINISHED, {"of": row.dag_id, "jobs": waiting}).all()
+    if any(each.forced for each in rows):
+        return _NEVER
+    try:
+        bounds = session_bounds(TradingCalendar(dag.market_id), dag.as_of_date)
+    except PrometheusError:
+        return end
+    return max([end, *(bounds.window(dag.jobs[each.job_id]).closes_at for each in rows)])
 
 
 def _follows(row: Row[Any]) -> bool:

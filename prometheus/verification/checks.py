@@ -996,7 +996,7 @@ def workers_were_there(case: Case) -> Iterator[Violation]:
     settle = case.tolerances.settle
     for row in case.history.executions:
         message = row.error_message or ""
-        if row.status == FAILED and message.startswith(_OVERRAN):
+        if row.status in (FAILED, SKIPPED) and message.startswith(_OVERRAN):
             limit, at = row.hard_limit_at, row.completed_at
             if limit is not None and at is not None and not case.before(limit, at):
                 yield _of("rescued-early", row, f"it was given up before its limit, {_at(limit)}")

@@ -15,7 +15,6 @@ A_MOMENT = 10.0
 Wall seconds in which a worker that is back ends what was taken from it: with its next renewal,
 which comes after 5 s at most; the rest is for load.
 """
-_FROZEN = frozenset({Fault.WORKER_FREEZE, Fault.WORKER_FREEZE_LONG})
 
 
 class Excuse(StrEnum):
@@ -23,7 +22,6 @@ class Excuse(StrEnum):
 
     WOKE = "the first's worker was frozen, and has just woken"
     MAIN_FROZEN = "the first's main process alone stood still, under a lease of less than 10 s"
-    BLIND = "the first's worker was cut off while the leader alone had lost Redis"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,22 +70,17 @@ def overlaps(
 
 
 def _excuses(first: Body, second: Body, events: Sequence[Event], lease: float) -> Iterator[Excuse]:
-    blind = [each for each in events if each.led and each.fault.name.startswith("BROKER")]
     for event in events:
         if event.pid != first.worker or event.at > second.began_at:
             continue
         in_time = first.last_at <= event.ends_at + A_MOMENT
         # Its children look themselves, and end after so long.
         children_end_at = event.at + 0.75 * lease + 2
-        if event.fault in _FROZEN and in_time:
+        if event.fault is Fault.WORKER_FREEZE_LONG and in_time:
             yield Excuse.WOKE
-        elif event.fault is Fault.WORKER_MAIN_FREEZE:
-            if lease < 10 and first.last_at <= children_end_at + A_MOMENT / 2:
-                yield Excuse.MAIN_FROZEN
-        elif event.fault.name.startswith("DATABASE"):
-            together = (each.at < event.ends_at and each.ends_at > event.at for each in blind)
-            if in_time and any(together):
-                yield Excuse.BLIND
+        stood_still = event.fault is Fault.WORKER_MAIN_FREEZE and lease < 10
+        if stood_still and first.last_at <= children_end_at + A_MOMENT / 2:
+            yield Excuse.MAIN_FROZEN
 
 
 # --- effects -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from tests.chaos.judge import (
     GOES_ON_WITHIN,
     LED_AGAIN_WITHIN,
     SENT_AGAIN_WITHIN,
+    UP_WITHIN,
     Attempt,
     covered,
     next_since,
@@ -131,9 +132,10 @@ class Expiries:
             return Why.SHORT
         since = next_since(each, until, self._starts) or each.ready_at
         if until - since > AT_ONCE:
-            return self._fault(since, until, each.queue)
+            return self._fault(since, until, each.queue, sent_at=each.ready_at)
         # What piled up before it may be left of a fault.
-        return self._fault(each.ready_at, until, each.queue) or Why.QUEUE
+        piled_up = self._fault(each.ready_at, until, each.queue, sent_at=each.ready_at)
+        return piled_up or Why.QUEUE
 
     def _making(self, first: Attempt) -> Why | None:
         """Say what delayed a run whose first job could have started earlier."""
@@ -151,18 +153,25 @@ class Expiries:
             return Why.WORK
         return self._fault(each.started_at + LONGEST_JOB, each.ended_at, each.queue)
 
-    def _fault(self, since: float, until: float, queue: str = "") -> Why | None:
-        """Say which faults cover a time but for what is ordinary; ``None`` if none do."""
+    def _fault(
+        self, since: float, until: float, queue: str = "", *, sent_at: float = float("inf")
+    ) -> Why | None:
+        """
+        Say which faults cover a time but for what is ordinary; ``None`` if none do.
+
+        Args:
+            sent_at: From when on its message may have been with a worker of its queue.
+        """
         together: list[Span] = []
         for why in _FAULTS:
-            spans = sorted(self._spans(why, queue))
+            spans = sorted(self._spans(why, queue, sent_at))
             if until - since - covered(since, until, spans) <= AT_ONCE:
                 return why
             together += spans
         left = until - since - covered(since, until, sorted(together))
         return Why.TOGETHER if left <= AT_ONCE else None
 
-    def _spans(self, why: Why, queue: str) -> Iterator[Span]:
+    def _spans(self, why: Why, queue: str, sent_at: float) -> Iterator[Span]:
         """Give when a kind of fault could be felt."""
         for event in self._events:
             if event.fault in SKEWS:
@@ -174,8 +183,10 @@ class Expiries:
             elif event.led:
                 kind, tail = Why.LEADER, LED_AGAIN_WITHIN
             elif event.pid is not None and queue in self._queues.get(event.pid, ()):
-                # What it had taken is missed only after a while.
-                kind, tail = Why.WORKER, SENT_AGAIN_WITHIN + LED_AGAIN_WITHIN
+                # What it had taken is missed only after a while; what came later, others have.
+                had_it = sent_at <= event.ends_at
+                kind = Why.WORKER
+                tail = SENT_AGAIN_WITHIN + LED_AGAIN_WITHIN if had_it else UP_WITHIN
             else:
                 continue
             if kind is why:

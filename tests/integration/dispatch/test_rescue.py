@@ -103,6 +103,37 @@ def test_scheduler_without_a_broker_gives_nobody_up(installation: Installation) 
     assert _rescued_at(installation, dag_id) - back_at >= LEASE / 4
 
 
+@pytest.mark.promise("P2")
+def test_mark_counts_from_when_it_is_there(installation: Installation) -> None:
+    """A tick may send for long before it is, above all to a broker that was emptied."""
+    lease = 4 * LEASE
+    lost: list[str] = []
+    there_at: list[datetime] = []
+
+    class SlowBroker(RecordingBroker):
+        def leave_mark(
+            self, at: datetime, owner: str, epoch: int, reachable_since: datetime | None
+        ) -> None:
+            if self.mark is None:
+                # For less than what would count as a gap, in which the database was away.
+                until = _now(installation) + 0.3 * lease
+                wait_until(lambda: _now(installation) > until, timeout=30)
+                lost.append(_lose_an_attempt(installation))
+                there_at.append(_now(installation))
+            super().leave_mark(at, owner, epoch, reachable_since)
+
+    broker = SlowBroker()
+    broker.mark = Mark(_now(installation), "another", 0, None)
+    pace = Pace(worker_lease=lease, rescue_every=timedelta(0))
+    scheduler = make_scheduler(installation.engine, broker, pace=pace)
+    _tick_for(lease, installation, scheduler)
+    broker.mark = None
+    scheduler.tick()
+    _tick_until_rescued(scheduler, installation, lost[0])
+
+    assert _rescued_at(installation, lost[0]) - there_at[0] >= lease / 4
+
+
 class _BrokerThatComesBack(RecordingBroker):
     is_away = False
 

@@ -324,6 +324,7 @@ def test_sensor_whose_worker_comes_after_its_window_is_asked_once(
     world.claim(world.starts(dag, "ready"))
     execution_id = world.ids(dag)["ready"]
     world.change(execution_id, window_closes_at=world.now() - MINUTE)
+    world.change(world.ids(dag)["prices"], forced=True)
     started = world.start(execution_id, worker)
     if otherwise == "fail":
         assert isinstance(started, Refused)
@@ -336,11 +337,23 @@ def test_sensor_whose_worker_comes_after_its_window_is_asked_once(
     assert len(world.rows(dag.dag_id)) == 2
 
 
+def test_sensor_is_not_asked_after_its_window_for_nobody(world: World) -> None:
+    """What waits for it can not start either: its window, of a session long past, has closed."""
+    dag, worker = run(world, otherwise="continue_stale"), world.worker()
+    world.claim(world.starts(dag, "ready"))
+    execution_id = world.ids(dag)["ready"]
+    world.change(execution_id, window_closes_at=world.now() - MINUTE)
+    started = world.start(execution_id, worker)
+    assert isinstance(started, Refused)
+    assert started.expired == dag.dag_id
+
+
 def test_sensor_asked_after_its_window_may_find_that_it_has_come(world: World) -> None:
     dag, worker = run(world, otherwise="continue_stale"), world.worker()
     world.claim(world.starts(dag, "ready"))
     execution_id = world.ids(dag)["ready"]
     world.change(execution_id, window_closes_at=world.now() - MINUTE)
+    world.change(world.ids(dag)["prices"], forced=True)
     assert isinstance(world.start(execution_id, worker), Started)
     assert poll(world, execution_id, worker, ready=True) == Polled(dag.dag_id, Readiness.READY)
 

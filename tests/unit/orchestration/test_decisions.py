@@ -109,7 +109,10 @@ def watching(otherwise: str, **status: JobStatus) -> RunState:
     )
     before_the_open = {"required_state": MarketState.PRE_OPEN, "window": WindowRule.STATE}
     return run_of(
-        job("ready", sensor=rule, **before_the_open), job("prices", "ready"), status=status
+        job("ready", sensor=rule, **before_the_open),
+        job("other"),
+        job("prices", "ready", "other"),
+        status={"other": S.SUCCESS, **status},
     )
 
 
@@ -217,6 +220,10 @@ class TestUpstream:
 
     def test_sensor_that_fails_expires_with_its_window(self) -> None:
         assert isinstance(decided(watching("fail"), US.phases.open_at)["ready"], Expire)
+
+    def test_sensor_for_whose_way_only_a_job_waits_that_can_not_start_expires(self) -> None:
+        blocked = watching("continue_stale", other=S.FAILED)
+        assert isinstance(decided(blocked, US.phases.open_at)["ready"], Expire)
 
     def test_sensor_after_whose_window_nothing_waits_for_it_expires(self) -> None:
         skipped = watching("continue_stale", prices=S.SKIPPED)
