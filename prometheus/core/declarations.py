@@ -44,6 +44,8 @@ EARLIEST, LATEST = date(1900, 1, 1), date(2100, 12, 31)
 LONGEST_BUFFER = timedelta(hours=24)
 
 _BUFFERS = ("pre_open", "post_close")
+_WITHOUT_BUFFERS = MarketStateConfig(pre_open=timedelta(0), post_close=timedelta(0))
+"""Of a market that is cut into days: what is after one session is the next one."""
 _OF_OWN_HOURS = ("zone", "hours", "cut", "holidays", "closed", "special", "last")
 _KEYS = ("members", *_OF_OWN_HOURS, *_BUFFERS)
 _HOURS_KEYS = ("days", "open", "close", "breaks", "from")
@@ -347,7 +349,8 @@ class _Reading:
 
     def _buffers(self, path: Path, table: Mapping[str, Any]) -> dict[str, Buffer]:
         shipped = self._shipped.get(str(path[0]))
-        usual = MarketStateConfig() if shipped is None else shipped.config
+        own = _WITHOUT_BUFFERS if "cut" in table else MarketStateConfig()
+        usual = own if shipped is None else shipped.config
         found = {
             key: self._buffer((*path, key), table[key]) if key in table else getattr(usual, key)
             for key in _BUFFERS

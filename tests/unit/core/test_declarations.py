@@ -215,6 +215,8 @@ def test_a_cut_in_the_afternoon_labels_a_session_with_the_day_it_ends() -> None:
     with declared('[COIN]\nzone = "America/New_York"\ncut = "17:00"\n'):
         session = TradingCalendar("COIN").session(date(2026, 11, 23))
         assert (session.open, session.close) == (utc("2026-11-22T22:00"), utc("2026-11-23T22:00"))
+        phases = TradingCalendar("COIN").phases(date(2026, 11, 23))
+        assert (phases.pre_open_at, phases.post_close_ends_at) == (session.open, session.close)
         # Clocks go back on the first of November.
         longer = TradingCalendar("COIN").session(date(2026, 11, 1))
         assert longer.close - longer.open == timedelta(hours=25)
