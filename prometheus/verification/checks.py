@@ -926,7 +926,7 @@ def starts_keep_to_windows(case: Case) -> Iterator[Violation]:
                     if window is None:
                         yield _of("outside-window", row, f"{verb} at {_at(at)} without a window")
                     elif at not in window and not (
-                        at >= window.closes_at and _goes_another_way(each, job_id)
+                        at >= window.closes_at and _goes_another_way(each, job_id, at)
                     ):
                         message = f"{verb} at {_at(at)}, outside its window {window}"
                         yield _of("outside-window", row, message)
@@ -937,16 +937,28 @@ def _outside_all(each: RunCase, row: Execution) -> Iterator[Violation]:
     at = row.started_market_at
     windows = each.windows(row.job_id)
     if at is not None and windows and not any(at in window for window in windows):
-        if _goes_another_way(each, row.job_id) and at >= min(window.opens_at for window in windows):
+        opens_at = min(window.opens_at for window in windows)
+        if at >= opens_at and _goes_another_way(each, row.job_id, at):
             return
         said = ", ".join(map(str, windows))
         yield _of("outside-window", row, f"started at {_at(at)}, outside all its windows: {said}")
 
 
-def _goes_another_way(each: RunCase, job_id: str) -> bool:
-    """Say whether a job may start after its window: a sensor that does not fail if it gives up."""
+def _goes_another_way(each: RunCase, job_id: str, at: datetime) -> bool:
+    """
+    Say whether a job may start after its window: a sensor that does not fail if it gives up.
+
+    Not after those of all jobs that wait for it.
+    """
     job = each.jobs.get(job_id)
-    return job is not None and job.otherwise not in (None, "fail")
+    if job is None or job.otherwise in (None, "fail"):
+        return False
+    return any(
+        at < window.closes_at or any(row.forced for row in each.attempts.get(below.job_id, ()))
+        for below in each.jobs.values()
+        if job_id in below.dependencies
+        for window in each.windows(below.job_id)
+    )
 
 
 def starts_keep_to_timeouts(case: Case) -> Iterator[Violation]:
@@ -1303,7 +1315,8 @@ def _stuck(
             yield _of("stuck", row, f"no worker has said that it runs it since {_at(seen_at)}")
     elif row.status in (PENDING, QUEUED):
         over = window is not None and case.history.live and window.closes_at + late_by < case.as_of
-        if window is not None and over and not _goes_another_way(each, row.job_id):
+        at = case.as_of - late_by
+        if window is not None and over and not _goes_another_way(each, row.job_id, at):
             yield _of("stuck", row, f"its window {window} has closed")
         elif row.status == PENDING:
             since = _free_since(case, each, row, window)

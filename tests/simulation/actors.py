@@ -405,8 +405,8 @@ class Worker(Actor):
         attempt = outcome.attempt
         year.note_start(execution_id, attempt)
         self.point("start", "after")
-        self._befall()
         part = year.script.part(attempt.dag.dag_id, attempt.job)
+        self._befall(part)
         with year.body(self, attempt):
             error = self._work(attempt, part)
         self.point("finish", "before")
@@ -420,7 +420,7 @@ class Worker(Actor):
         else:
             self._retry(attempt, error)
 
-    def _befall(self) -> None:
+    def _befall(self, part: Part) -> None:
         """Let happen what is planned for the next job."""
         world, faults, dice = self.world, self.year.faults, self.world.random
         self._soon("worker dies in a job", lambda: self.die(dice.uniform(5, 40)))
@@ -428,9 +428,10 @@ class Worker(Actor):
         self._soon("worker freezes", lambda: self.freeze(3, 50))
         if faults.take("worker loses the database"):
             self._lose_database(3, 70)
-        if faults.take("worker loses the database and the leader stops"):
-            self._lose_database(20, 70)
-            world.call(int(dice.uniform(5, 20) * 1e6), self.year.stop_leader)
+        # Long enough for another attempt to begin while this one still runs.
+        if part.seconds > 40 and faults.take("worker loses the database and the leader stops"):
+            self._lose_database(35, 70)
+            world.call(int(dice.uniform(6, 16) * 1e6), self.year.stop_leader)
         if faults.take("worker loses the broker"):
             self.no_broker_until = world.now + int(dice.uniform(3, 45) * 1e6)
             faults.last_until(self.no_broker_until)

@@ -146,6 +146,17 @@ def watch(stack: ExitStack, database: Database) -> None:
     stack.enter_context(mock.patch.object(actors.Worker, "_end_cut_off"))
 
 
+def mark(stack: ExitStack, database: Database) -> None:
+    """Give workers up before they could see the mark of the scheduler that does."""
+    patience = Scheduler._may_rescue
+
+    def at_once(self: Scheduler, now: Now) -> bool:
+        self._marked_since = now.wall_at - timedelta(days=1)
+        return patience(self, now)
+
+    stack.enter_context(mock.patch.object(Scheduler, "_may_rescue", at_once))
+
+
 def grace(stack: ExitStack, database: Database) -> None:
     """Give workers up at once when the database is back."""
     stack.enter_context(mock.patch.object(Scheduler, "_may_rescue", return_value=True))
@@ -174,6 +185,7 @@ DEFECTS: dict[str, Callable[[ExitStack, Database], None]] = {
         forced,
         rescuer,
         watch,
+        mark,
         grace,
         reconciler,
     )

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -1116,12 +1116,21 @@ def test_a_sensor_that_is_skipped_for_an_error_says_why_it_is_final() -> None:
 def test_only_a_sensor_that_goes_another_way_may_start_after_its_window(
     otherwise: str, found: bool
 ) -> None:
-    late = at("02 13:31")
-    history = changed(
-        polling(otherwise), "prices-1-2", started_at=late, started_market_at=late,
-        completed_at=late, updated_at=late,
+    """Its own ends with POST_CLOSE, that of the job that waits for it with the next PRE_OPEN."""
+    assert ("outside-window" in rules(polled_at(at("01 23:31"), otherwise))) is found
+
+
+def test_no_sensor_may_start_when_no_job_that_waits_for_it_could() -> None:
+    assert "outside-window" in rules(polled_at(at("02 13:31"), "skip"))
+
+
+def polled_at(late: datetime, otherwise: str) -> History:
+    sensor = {**SENSOR, "otherwise": otherwise}
+    history = redefined(1, job_id="prices", sensor=sensor, window="state")(polling(otherwise))
+    return changed(
+        history, "prices-1-2", started_at=late, started_market_at=late, completed_at=late,
+        updated_at=late, window_closes_at=at("01 23:00"),
     )  # fmt: skip
-    assert ("outside-window" in rules(history)) is found
 
 
 def missing(end: str, otherwise: str = "fail", at: str = "21:00:38") -> str:
