@@ -113,6 +113,29 @@ def test_a_run_whose_session_an_override_has_closed_is_shown_with_the_reason(
     assert f"{dag.dag_id}  CANCELLED\n{session}closed: {reason}, override 1\n" in ended.out
     assert f"a, attempt 1: {told}" in ended.out
 
+    closed_by = f"its session is closed by override 1 ({reason}): withdraw that first"
+    run_command("retry", dag.dag_id, env=env).refused(closed_by)
+    run_command("run", "US_EQ", "--date", "2025-12-02", env=env).refused(
+        f"US_EQ has no session on 2025-12-02 ({reason}, override 1)."
+    )
+    assert world.rows("us_eq_daily_2025-12-02") == []
+
+
+def test_run_makes_a_run_of_a_session_that_an_override_adds(
+    run_command: RunCommand, world: World, env: dict[str, str]
+) -> None:
+    with writing(world.engine) as connection:
+        leases.lead(connection, LEADERSHIP, "host:7:x", lease=timedelta(hours=1))
+    words = ("US_EQ", "2025-12-06", "special_session", "--open", "09:30", "--close", "16:00")
+    why = ("--reason", "a trial", "--source", "nyse.com", "--yes")
+    assert run_command("calendar", "override", "add", *words, *why, env=env).status == 0
+
+    told = run_command("run", "US_EQ", "--date", "2025-12-06", env=env).out
+    assert "us_eq_daily_2025-12-06 is recorded" in told
+    shown = run_command("status", "us_eq_daily_2025-12-06", env=env).out
+    assert "  session Sat 2025-12-06, 14:30-21:00 UTC, a trial\n" in shown
+    assert "+override.1\n" in shown
+
 
 @pytest.fixture
 def held(sqlite_url: str) -> Iterator[None]:
