@@ -48,7 +48,8 @@ def show(
     """
     Show the jobs of a pipeline for one session, with the times in which each may start.
 
-    Nothing is read from a database: this is the DAG as a run of it would be made now.
+    This is the DAG as a run of it would be made now; of the database only the overrides of
+    calendars are read, if there is one.
     """
     from prometheus.cli import output
     from prometheus.cli.pipelines import find_dag
@@ -67,6 +68,7 @@ def show(
 
 
 def _document(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> dict[str, Any]:
+    from prometheus.cli.recorded import overrides_on
     from prometheus.orchestration.windows import run_opens_at
 
     session = calendar.session(dag.as_of_date)
@@ -85,6 +87,7 @@ def _document(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> dic
             "late_open": session.late_open,
             "reason": session.reason,
             "closed_members": calendar.closed_members(dag.as_of_date),
+            "overrides": overrides_on(calendar, [dag.as_of_date]),
         },
         "opens_at": run_opens_at(bounds.phases, dag),
         "jobs": [
@@ -109,7 +112,7 @@ def _is_included(dag: DAG, calendar: TradingCalendar) -> bool | None:
 
 
 def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
-    from prometheus.cli import output, sessions
+    from prometheus.cli import output, recorded, sessions
     from prometheus.core.durations import format_duration
     from prometheus.orchestration.sensor import show_limit
     from prometheus.orchestration.session_rule import EVERY
@@ -127,6 +130,8 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
     about += [
         remark.text for remark in sessions.remarks([dag.market_id], dag.as_of_date, dag.as_of_date)
     ]
+    if overrides := recorded.overrides_on(calendar, [dag.as_of_date]):
+        about.append(f"changed by {recorded.by_overrides(overrides)}")
     if dag.sessions != EVERY:
         included = {
             True: "this is one of them",

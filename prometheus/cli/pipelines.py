@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prometheus.cli import recorded
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError, nearest
@@ -82,7 +83,8 @@ def find_pipeline(pipelines: dict[str, Pipeline], name: str, market_id: str) -> 
 
 def find_dag(*, dag_id: str | None, market: str | None, day: date | None, pipeline: str) -> DAG:
     """
-    Build the DAG that a user names, by its id or by market and date.
+    Build the DAG that a user names, by its id or by market and date, and go by the overrides of
+    the database that is configured.
 
     Raises:
         PrometheusError: There is no such market, pipeline or session.
@@ -90,6 +92,7 @@ def find_dag(*, dag_id: str | None, market: str | None, day: date | None, pipeli
     from prometheus.settings import load_settings
 
     pipelines = configured_pipelines(load_settings())
+    recorded.follow_overrides()
     if dag_id is not None:
         return _dag_of_id(pipelines, dag_id)
     market_id = get_market(market or "").market_id

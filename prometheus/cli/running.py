@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from prometheus.cli.scheduling import Crew, read_crew
 from prometheus.cli.stack import Stack
 from prometheus.cli.summary import Summary, make_summary, print_summary, program
 from prometheus.core.markets import get_market
+from prometheus.core.overrides import put_in_force
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PipelineError, PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
@@ -32,6 +33,7 @@ from prometheus.persistence import operators
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.runs import create_run
+from prometheus.persistence.stored import StoredOverridesError, read_stored
 from prometheus.persistence.tables import dag_runs
 
 
@@ -67,6 +69,8 @@ def run_now(request: Request) -> bool:
     place = find_place(request.folder)
     market_id = get_market(request.market).market_id
     pipeline = find_pipeline(configured_pipelines(place.settings), request.pipeline, market_id)
+    with suppress(StoredOverridesError):  # `opened` says what ails the database
+        put_in_force(read_stored(place.url))
     calendar = TradingCalendar(market_id)
     calendar.session(request.day)  # says why there is none, and what is near
     make_local_database(place)

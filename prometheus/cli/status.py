@@ -9,6 +9,8 @@ import typer
 from prometheus.cli.options import AsJson, Folder
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from rich.console import Console
     from sqlalchemy import Connection
 
@@ -390,7 +392,12 @@ def _reasons(connection: Connection, dag_id: str, crew: Crew) -> dict[str, str]:
             return None
         return dag_id_for(dag.pipeline, dag.market_id, before)
 
-    runs = read_open_runs(connection, previous, dag_id=dag_id)
+    runs = [
+        run
+        for run in read_open_runs(connection, previous, dag_id=dag_id)
+        # Without its session nothing of it waits: the scheduler cancels it.
+        if TradingCalendar(run.dag.market_id).is_trading_day(run.dag.as_of_date)
+    ]
     bounds = {
         (run.dag.market_id, run.dag.as_of_date): session_bounds(
             TradingCalendar(run.dag.market_id), run.dag.as_of_date
@@ -399,7 +406,7 @@ def _reasons(connection: Connection, dag_id: str, crew: Crew) -> dict[str, str]:
     }
     found = {}
     now = read_now(connection)
-    for decision in decide(Snapshot(runs, bounds, now.wall_at), now.market_at):
+    for decision in decide(Snapshot(tuple(runs), bounds, now.wall_at), now.market_at):
         if isinstance(decision, Hold):
             found[decision.job.job_id] = decision.detail
         elif isinstance(decision, Start):
@@ -445,22 +452,34 @@ def _returned(attempt: dict[str, Any]) -> str:
     return _shortened(result)
 
 
+def _session_words(market_id: str, day: date) -> str:
+    """Write a session's date and hours, or why there is none any more."""
+    from prometheus.cli import recorded, sessions
+    from prometheus.core.trading_calendar import TradingCalendar
+
+    calendar = TradingCalendar(market_id)
+    if calendar.is_trading_day(day):
+        session = calendar.session(day)
+        words = [sessions.hours(session), sessions.special(session)]
+    else:
+        overrides = recorded.by_overrides(recorded.overrides_on(calendar, [day]))
+        words = [f"closed: {calendar.reason(day)}", overrides]
+    return ", ".join(filter(None, [f"{day:%a} {day}", *words]))
+
+
 def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) -> None:
-    from prometheus.cli import output, sessions
+    from prometheus.cli import output
     from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 
-    session = sessions.of_market(found["market"], found["session_date"])
-    remark = sessions.special(session)
     console.print(found["dag_id"], style="bold", end="  ")
     console.print(output.coloured(found["status"]))
-    console.print(
-        f"  session {found['session_date']:%a} {found['session_date']}, {sessions.hours(session)}"
-        + (f", {remark}" if remark else "")
-    )
+    session = _session_words(found["market"], found["session_date"])
+    console.print(f"  session {session}")
     console.print(
         f"  made by {found['trigger']}, opens {output.utc(found['opens_at'])}"
         + (", its windows do not count" if found["forced"] else "")
     )
+    console.print(f"  calendar {found['calendar_version']}")
     market = found["market"]
     if found["status"] == RunStatus.OPEN and not (crew.scheduled and market in crew.queues()):
         _print_crew(console, crew, [market], now)

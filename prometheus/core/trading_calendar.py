@@ -191,10 +191,13 @@ class TradingCalendar:
         """
         self._known("day", day)
         if not self._is_session(day):
+            reason = self.reason(day) or WEEKEND
+            if overrides := self.overrides_on(day):
+                reason += f", override {overrides[-1].override_id}"
             raise NoSessionError(
                 self.market_id,
                 day,
-                self.reason(day) or WEEKEND,
+                reason,
                 self._nearest(day, -_ONE_DAY),
                 self._nearest(day, _ONE_DAY),
             )

@@ -109,7 +109,7 @@ def is_behind(run: RunState, calendar: TradingCalendar) -> bool:
         return True
     if calendar.is_trading_day(run.dag.as_of_date):
         return False
-    # An operator's retry, or that of a job which ran on: there is nothing to run it for.
+    # The retry of a job that ran on: there is nothing to run it for.
     return any(state.status in (JobStatus.PENDING, JobStatus.QUEUED) for state in run.jobs.values())
 
 

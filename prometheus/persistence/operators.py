@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError, nearest
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import (
@@ -20,6 +21,7 @@ from prometheus.orchestration.lifecycle import (
 )
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
+from prometheus.persistence.overrides import read_overrides
 from prometheus.persistence.runs import close_run, load_dag, new_execution
 from prometheus.persistence.tables import audit, dag_runs, job_executions
 
@@ -70,9 +72,11 @@ def retry(
         The jobs that got a new attempt, in running order.
 
     Raises:
-        OperatorError: Nothing to retry; or the job is unfinished, or blocked by an upstream job.
+        OperatorError: Nothing to retry; or the job is unfinished, or blocked by an upstream job;
+            or the run's session is closed.
     """
     run = _locked(connection, dag_id)
+    _check_session(connection, run.dag)
     if job_id is None:
         chosen = {
             job
@@ -114,9 +118,10 @@ def rerun(connection: Connection, dag_id: str, *, actor: str) -> list[str]:
     Give every job of a finished run a new attempt, whatever became of it.
 
     Raises:
-        OperatorError: The run is not finished.
+        OperatorError: The run is not finished, or its session is closed.
     """
     run = _locked(connection, dag_id)
+    _check_session(connection, run.dag)
     if run.status is RunStatus.OPEN:
         raise OperatorError(
             f"{dag_id} is not finished. Wait for it, or: prometheus cancel {dag_id}"
@@ -242,6 +247,22 @@ def _locked(connection: Connection, dag_id: str) -> _Run:
         {execution.job_id: execution for execution in executions},
         lambda: load_dag(connection, dag_id, row.definition_hash),
     )
+
+
+def _check_session(connection: Connection, dag: DAG) -> None:
+    """Refuse a run without a session: the scheduler would cancel new attempts at its next tick."""
+    try:
+        calendar = TradingCalendar(dag.market_id, overrides=read_overrides(connection))
+        if calendar.is_trading_day(dag.as_of_date):
+            return
+        reason = calendar.reason(dag.as_of_date)
+    except PrometheusError:
+        return  # a market or a date that is not known any more does not keep an operator from it
+    told = f"There is nothing to run {dag.dag_id} for: its session is closed"
+    if overrides := calendar.overrides_on(dag.as_of_date):
+        number = overrides[-1].override_id
+        raise OperatorError(f"{told} by override {number} ({reason}): withdraw that first.")
+    raise OperatorError(f"{told} ({reason}).")
 
 
 def _new_attempts(connection: Connection, run: _Run, jobs: set[str]) -> list[str]:

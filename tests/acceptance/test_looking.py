@@ -203,6 +203,26 @@ def test_dag_show_says_on_which_sessions_a_pipeline_runs(
     assert "close+45m, 2012-11-30 21:45 UTC" in shown
 
 
+def test_dag_show_goes_by_the_overrides_that_are_recorded(
+    run_command: RunCommand, sqlite_url: str
+) -> None:
+    env = {"PROMETHEUS__DATABASE__URL": sqlite_url}
+    why = ("--reason", "fire alarm", "--source", "nyse.com", "--yes")
+    early = ("US_EQ", "2027-01-05", "early_close", "--close", "12:00")
+    override = ("calendar", "override", "add")
+    assert run_command(*override, *early, *why, env=env).status == 0
+    assert run_command(*override, "US_EQ", "2027-01-06", "closed", *why, env=env).status == 0
+
+    document = run_command("dag", "show", "us_eq_daily_2027-01-05", "--json", env=env).document
+    assert (document["session"]["early_close"], document["session"]["overrides"]) == (True, [1])
+    assert document["jobs"][0]["window"]["opens_at"] == "2027-01-05T17:00:00+00:00"
+    shown = run_command("dag", "show", "us_eq_daily_2027-01-05", env=env).out
+    assert "  early close 17:00 UTC, fire alarm\n  changed by override 1\n" in shown
+    run_command("dag", "show", "us_eq_daily_2027-01-06", env=env).refused(
+        "US_EQ has no session on 2027-01-06 (fire alarm, override 2)."
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [

@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from prometheus.dispatch.names import LEADERSHIP
+from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence import leases, operators
 from prometheus.persistence.engine import create_engine, writing
 from tests.acceptance.conftest import RunCommand
@@ -85,6 +86,55 @@ def test_a_new_run_says_that_no_scheduler_would_start_it(
     out = run_command("status", dag.dag_id, env=env).out
     assert "RUNNING:" not in out
     assert "a waits: the scheduler starts it at its next tick" in out
+
+
+def test_a_run_whose_session_an_override_has_closed_is_shown_with_the_reason(
+    run_command: RunCommand, world: World, env: dict[str, str]
+) -> None:
+    dag = world.run(job("a"))
+    session = "  session Tue 2025-12-02, "
+    shown = run_command("status", dag.dag_id, env=env).out
+    assert f"{session}14:30-21:00 UTC\n" in shown
+    assert "\n  calendar 1\n" in shown
+    reason = "fire [/b] :bell: alarm"
+    words = ("US_EQ", "2025-12-02", "closed", "--reason", reason, "--source", "nyse.com")
+    added = run_command("calendar", "override", "add", *words, "--yes", env=env)
+    assert added.status == 0, added
+
+    still_open = run_command("status", dag.dag_id, env=env)
+    assert f"{session}closed: {reason}, override 1\n" in still_open.out, still_open
+    assert run_command("status", dag.dag_id, "--json", env=env).document["status"] == "OPEN"
+
+    told = f"session closed: {reason} (override 1)"
+    world.end_waiting({world.ids(dag)["a"]: told}, JobStatus.CANCELLED)
+    world.close(dag)
+    ended = run_command("status", dag.dag_id, env=env)
+    assert ended.status == 0, ended
+    assert f"{dag.dag_id}  CANCELLED\n{session}closed: {reason}, override 1\n" in ended.out
+    assert f"a, attempt 1: {told}" in ended.out
+
+    closed_by = f"its session is closed by override 1 ({reason}): withdraw that first"
+    run_command("retry", dag.dag_id, env=env).refused(closed_by)
+    run_command("run", "US_EQ", "--date", "2025-12-02", env=env).refused(
+        f"US_EQ has no session on 2025-12-02 ({reason}, override 1)."
+    )
+    assert world.rows("us_eq_daily_2025-12-02") == []
+
+
+def test_run_makes_a_run_of_a_session_that_an_override_adds(
+    run_command: RunCommand, world: World, env: dict[str, str]
+) -> None:
+    with writing(world.engine) as connection:
+        leases.lead(connection, LEADERSHIP, "host:7:x", lease=timedelta(hours=1))
+    words = ("US_EQ", "2025-12-06", "special_session", "--open", "09:30", "--close", "16:00")
+    why = ("--reason", "a trial", "--source", "nyse.com", "--yes")
+    assert run_command("calendar", "override", "add", *words, *why, env=env).status == 0
+
+    told = run_command("run", "US_EQ", "--date", "2025-12-06", env=env).out
+    assert "us_eq_daily_2025-12-06 is recorded" in told
+    shown = run_command("status", "us_eq_daily_2025-12-06", env=env).out
+    assert "  session Sat 2025-12-06, 14:30-21:00 UTC, a trial\n" in shown
+    assert "+override.1\n" in shown
 
 
 @pytest.fixture

@@ -21,12 +21,13 @@ from prometheus.errors import OverrideError
 from prometheus.orchestration.following import Effect, RunChange
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange
-from prometheus.persistence import clock, executions
+from prometheus.persistence import clock, executions, operators
 from prometheus.persistence import engine as product_engine
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import Attempt, Failure, Refused, Started
 from prometheus.persistence.following import preview_override
+from prometheus.persistence.operators import OperatorError
 from prometheus.persistence.overrides import lock_overrides, read_overrides, record
 from prometheus.persistence.tables import audit, dag_runs, job_executions, market_clock
 from prometheus.sources.registry import build_sources
@@ -388,17 +389,40 @@ def test_override_of_one_exchange_leaves_a_market_alone_whose_other_is_open(
     assert desk.runs()[RUN].calendar_version.endswith("+override.1")
 
 
-def test_retry_of_an_operator_in_a_closed_session_is_cancelled_again(engine: Engine) -> None:
-    from prometheus.persistence import operators
-
+@pytest.mark.parametrize("again", [operators.retry, operators.rerun])
+def test_operator_is_refused_a_new_attempt_in_a_closed_session(
+    engine: Engine, again: Callable[..., list[str]]
+) -> None:
+    """The scheduler would cancel it, and after a withdrawal it would run outside its window."""
     desk = Desk(engine, "2026-11-20T13:45")
-    desk.add("US_EQ", "2026-11-20", "closed")
+    desk.add("US_EQ", "2026-11-20", "closed", reason="fire alarm")
     desk.tick("2026-11-20T13:45")
-    with writing(engine) as connection:
-        operators.retry(connection, RUN, "opens", actor="bob")
-    desk.tick("2026-11-20T13:46")
-    assert desk.statuses(RUN)["opens"] == "CANCELLED"
+    before = desk.rows().keys()
+    put_in_force(Overrides())  # what counts is what the database has
+    refused = r"session is closed by override 1 \(fire alarm\): withdraw that first\.$"
+    with writing(engine) as connection, pytest.raises(OperatorError, match=refused):
+        again(connection, RUN, actor="bob")
+    assert desk.rows().keys() == before
     assert desk.runs()[RUN].status == "CANCELLED"
+
+    desk.withdraw(1)
+    desk.tick("2026-11-20T22:00")
+    with writing(engine) as connection:
+        operators.cancel(connection, RUN, actor="bob")
+        assert "opens" in again(connection, RUN, actor="bob")
+
+
+def test_operator_is_refused_a_new_attempt_in_a_session_that_was_taken_back(
+    engine: Engine,
+) -> None:
+    desk = Desk(engine, "2026-11-20T22:00")
+    desk.add("US_EQ", "2026-11-21", "special_session", open="09:30", close="16:00")
+    desk.tick("2026-11-21T15:00")
+    desk.withdraw(1)
+    desk.tick("2026-11-21T15:00")
+    refused = r"session is closed \(weekend\)\.$"
+    with writing(engine) as connection, pytest.raises(OperatorError, match=refused):
+        operators.retry(connection, "us_eq_day_2026-11-21", actor="bob")
 
 
 def test_withdrawal_is_followed_once_the_database_lets_it(
