@@ -465,6 +465,7 @@ _EFFECTS = {
     "starts": "is made at once",
     "vanishes": "will not be made",
     "appears": "will be made when its session opens",
+    "shifts": "will be made, with other windows",
 }
 
 
@@ -480,8 +481,11 @@ def _job_line(job: Any) -> str | None:
     if job.before != job.after:
         said.append(f"{job.before} -> {job.after}")
     if job.window_after and job.window_before != job.window_after and job.after in _WAITING:
-        opens, closes = job.window_after.opens_at, job.window_after.closes_at
-        said.append(f"window {output.utc(opens)} to {output.utc(closes)}")
+        now, was = (
+            each and f"{output.utc(each.opens_at)} to {output.utc(each.closes_at)}"
+            for each in (job.window_after, job.window_before)
+        )
+        said.append(f"window {now}" + (f" instead of {was}" if was else ""))
     return f"{job.job_id}: {', '.join(said)}" if said else None
 
 

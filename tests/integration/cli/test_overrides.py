@@ -94,6 +94,26 @@ def test_override_is_shown_before_it_is_recorded_then_everywhere_and_goes_as_it_
     assert "override" not in run("calendar", "show", "XNYS", "2027").stdout
 
 
+def test_preview_says_when_a_run_starts_that_is_not_made_yet(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "later.py").write_text(
+        "from prometheus import Pipeline\n"
+        'later = Pipeline("later", markets=["US_EQ"])\n'
+        '@later.job(start="close+45m")\n'
+        "def counts(ctx): ...\n"
+        "@later.job()\n"
+        "def opens(ctx): ...\n"
+    )
+    (tmp_path / "prometheus.toml").write_text('[pipelines]\nmodules = ["later.py"]\n')
+    early = ("US_EQ", "2027-01-05", "early_close", "--close", "12:00")
+    said = run(*OVERRIDE, "add", *early, "--reason", "a storm", "--source", "nyse.com", "--yes")
+    assert (
+        "us_eq_later_2027-01-05: will be made, with other windows\n"
+        "  counts: window 2027-01-05 17:45 UTC to 2027-01-06 13:30 UTC instead of "
+        "2027-01-05 21:45 UTC to 2027-01-06 13:30 UTC\n\n"
+    ) in said.stdout
+    assert "No run changes." not in said.stdout
+
+
 def test_preview_shows_a_session_that_begins_the_evening_before(run: Run) -> None:
     words = ("US_FUT", "2027-01-05", "closed", "--reason", "a storm", "--source", "cme.com")
     states = json.loads(run(*OVERRIDE, "add", *words, "--json").stdout)["states"]["US_FUT"]
