@@ -252,6 +252,8 @@ class Change:
     override: Override
     states: dict[str, tuple[Any, Any]]
     """Of what it is about and of each market it touches, before and after."""
+    others: dict[str, list[str]]
+    """Of each of them, the members that it is not about and that have a session."""
     runs: tuple[RunChange, ...]
     is_over: bool
     """The session has ended, as it was and as it would be."""
@@ -289,7 +291,8 @@ def changes_of(
         runs = _runs(connection, place, override, known)
         states = _states(place, override, known)
         ends = [both[-1][1] for pair in states.values() for both in pair]
-        changes.append(Change(override, states, runs, is_over=max(ends) <= now))
+        others = {name: _others(name, override, known) for name in states}
+        changes.append(Change(override, states, others, runs, is_over=max(ends) <= now))
         known = known.plus(override)
     return changes
 
@@ -328,6 +331,15 @@ def _states(place: Place, override: Override, known: Overrides) -> dict[str, tup
         before, after = (_intervals(each, begin, end) for each in calendars)
         states[name] = before, after
     return states
+
+
+def _others(name: str, override: Override, known: Overrides) -> list[str]:
+    """Return the members of a market that an override is not about, and that have a session."""
+    from prometheus.core.trading_calendar import TradingCalendar
+
+    calendar = TradingCalendar(name, overrides=known)
+    closed = calendar.closed_members(override.session)
+    return [mic for mic in calendar.members if mic != override.target and mic not in closed]
 
 
 def _span(calendars: list[TradingCalendar], day: date) -> tuple[datetime, datetime]:
@@ -434,7 +446,11 @@ def _print(change: Change) -> None:
     console.print()
     for name, (before, after) in change.states.items():
         if before == after and name != override.target:
-            console.print(f"{name} does not change.")
+            others = change.others[name]
+            why = (
+                f": {', '.join(others)} {'stay' if others[1:] else 'stays'} open" if others else "."
+            )
+            console.print(f"{name} does not change{why}")
             console.print()
             continue
         table = output.table(name, "as it is", "as it would be")

@@ -53,7 +53,7 @@ def test_a_feeds_closure_waits_until_somebody_confirms_it(
         (change,) = shown["changes"]
         assert [each["state"] for each in change["states"]["XNYS"]["after"]] == ["HOLIDAY"]
         confirmed = run_command(*noticed, "--yes", env=env)
-        assert "US_EQ does not change." in confirmed.out
+        assert "US_EQ does not change: XNAS stays open\n" in confirmed.out
         assert confirmed.out.endswith(
             f"XNYS {storm}: closed (Storm), confirmed by ana. Override 1, in force with the next "
             f"tick.\n"

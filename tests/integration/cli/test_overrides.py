@@ -65,7 +65,7 @@ def test_override_is_shown_before_it_is_recorded_then_everywhere_and_goes_as_it_
 
     added = run(*OVERRIDE, "add", *CLOSED, "--yes", "--as", "ada").stdout
     assert f"  {REASON}\n" in added
-    assert "US_EQ does not change." in added
+    assert "US_EQ does not change: XNAS stays open\n" in added
     assert "Recorded as override 1" in added
     (listed,) = json.loads(run(*OVERRIDE, "list", "--json").stdout)
     assert (listed["exchange"], listed["author"], listed["in_force"]) == ("XNYS", "ada", True)
@@ -112,6 +112,19 @@ def test_preview_says_when_a_run_starts_that_is_not_made_yet(run: Run, tmp_path:
         "2027-01-05 21:45 UTC to 2027-01-06 13:30 UTC\n\n"
     ) in said.stdout
     assert "No run changes." not in said.stdout
+
+
+def test_preview_names_all_members_that_hold_a_market_open(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "prometheus.toml").write_text(
+        '[markets]\nenabled = ["BENELUX", "US_EQ"]\n'
+        '[markets.BENELUX]\nmembers = ["XPAR", "XAMS", "XBRU"]\n'
+    )
+    words = ("2027-01-05", "closed", "--reason", "a strike", "--source", "it", "--yes")
+    said = run(*OVERRIDE, "add", "XPAR", *words).stdout
+    assert "BENELUX does not change: XAMS, XBRU stay open\n" in said
+    # Nobody is left to be named.
+    run(*OVERRIDE, "add", "XNAS", *words)
+    assert "does not change" not in run(*OVERRIDE, "add", "XNYS", *words).stdout
 
 
 def test_preview_shows_a_session_that_begins_the_evening_before(run: Run) -> None:
