@@ -45,6 +45,9 @@ def test_a_feeds_closure_waits_until_somebody_confirms_it(
         ]
         assert asked.document["waiting"] == 1
 
+        hint = run_command("calendar", "sync", "US_EQ", env=env)
+        assert f"calendar sync US_EQ --confirm {storm} --reason" in hint.out
+
         decide = ("calendar", "sync", "XNYS", "--confirm", storm.isoformat())
         run_command(*decide, env=env).refused("need a --reason", status=2)
         noticed = (*decide, "--reason", "NYSE notice", "--as", "ana")

@@ -228,7 +228,7 @@ STORM = date(2027, 1, 6)
 DECIDE = ("calendar", "sync", "XNYS", "--reason", "NYSE notice", "--as", "ana")
 
 
-def _propose(sqlite_url: str, close: time = time(13)) -> None:
+def _propose(sqlite_url: str, close: time = time(13), exchange: str = "XNYS") -> None:
     engine = create_engine(sqlite_url)
     holidays = [
         Holiday(SHORT, "Short", HolidayKind.EARLY_CLOSE, close),
@@ -236,7 +236,7 @@ def _propose(sqlite_url: str, close: time = time(13)) -> None:
     ]
     with writing(engine) as connection:
         year = date(2027, 1, 1), date(2027, 12, 31)
-        propose_holidays(connection, "XNYS", "eodhd", *year, holidays)
+        propose_holidays(connection, exchange, "eodhd", *year, holidays)
     engine.dispose()
 
 
@@ -267,6 +267,33 @@ def test_each_confirmed_day_is_shown_over_the_one_before(run: Run, sqlite_url: s
     shown = json.loads(run(*both, "--json").stdout)
     assert [(each["override"], each["decided"]) for each in shown] == [(1, False), (2, False)]
     assert [len(each["changes"]) for each in shown] == [1, 1]
+
+
+def test_decision_on_a_market_is_one_on_those_of_its_exchanges_that_wait_for_it(
+    run: Run, sqlite_url: str
+) -> None:
+    _propose(sqlite_url)
+    _propose(sqlite_url, exchange="XNAS")
+    run("calendar", "sync", "XNAS", "--reject", str(STORM), "--reason", "no", "--yes")
+    of_market = ("calendar", "sync", "US_EQ", "--reason", "it says so", "--as", "ana")
+    both = (*of_market, "--confirm", str(SHORT), "--confirm", str(STORM))
+    decided = json.loads(run(*both, "--yes", "--json").stdout)
+    assert [(each["exchange"], each["date"], each["override"]) for each in decided] == [
+        ("XNYS", str(SHORT), 1),
+        ("XNYS", str(STORM), 2),
+        ("XNAS", str(SHORT), 3),
+    ]
+    assert [list(change["states"]) for each in decided for change in each["changes"]] == [
+        ["XNYS", "US_EQ"],
+        ["XNYS", "US_EQ"],
+        ["XNAS", "US_EQ"],
+    ]
+    assert "18:00" in run("calendar", "next", "US_EQ", "--at", "2027-01-05T15:00Z").stdout
+    again = str(run(*both, "--yes", fails=True).exception)
+    assert again == (
+        f"US_EQ: of {SHORT} nothing is proposed; of {STORM} nothing is proposed. "
+        "Nothing was decided."
+    )
 
 
 def test_what_was_shown_is_not_decided_once_the_feed_says_something_else(
