@@ -100,25 +100,27 @@ def sync(
             return
         year = datetime.now(UTC).year
         client = _client(place.settings)
+        if of_none := [name for name in names or () if not exchanges([name])]:
+            raise typer.BadParameter(f"{', '.join(of_none)}: no feed knows what is no exchange")
         asked = names or place.settings.markets.enabled
-        found = synchronize(engine, client, exchanges(asked, named=bool(names)), year)
+        found = synchronize(engine, client, exchanges(asked), year)
     _report(found, asked, year, as_json=as_json)
     if any(each.error for each in found):
         raise typer.Exit(1)
 
 
-def exchanges(names: Iterable[str], *, named: bool) -> list[str]:
+def exchanges(names: Iterable[str]) -> list[str]:
     """
     Return the exchanges of markets, each once.
 
-    Args:
-        named: Whether somebody asked for these; otherwise those that are no exchange, such as a
-            market that never closes, are left out.
+    What is none is left out: markets with hours of their own or that never close, whose names are
+    nobody else's business.
     """
+    from prometheus.core.exchanges import exchange_mics
     from prometheus.core.markets import get_market
 
     mics = dict.fromkeys(mic for name in names for mic in get_market(name).members)
-    return [mic for mic in mics if named or mic.isupper()]
+    return [mic for mic in mics if mic in exchange_mics() and mic.isupper()]
 
 
 def synchronize(
@@ -364,6 +366,8 @@ def _report(found: list[Synced], asked: Iterable[str], year: int, *, as_json: bo
     for each in found:
         told = str(each.error) if each.error else f"{output.count(each.listed, 'day')} listed"
         console.print(f"{each.exchange} {year}: {told}", soft_wrap=True, markup=False)
+    if not found:
+        console.print("No enabled market has an exchange: there was nothing to ask.")
     if not differences:
         if not all(each.error for each in found):
             console.print("Nothing differs from the calendar in force.")

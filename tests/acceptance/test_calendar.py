@@ -79,6 +79,34 @@ def test_a_feeds_closure_waits_until_somebody_confirms_it(
     assert b"NYSE notice" in stored
 
 
+def test_a_feed_hears_nothing_of_markets_with_hours_of_their_own(
+    run_command: RunCommand, home: Path, sqlite_url: str
+) -> None:
+    declared = """
+    [markets.DESK]
+    zone = "Europe/Paris"
+    hours = [{ days = "Mon-Fri", open = "08:00", close = "22:00" }]
+    """
+    (home / "prometheus.toml").write_text(declared)
+    with Imitation(now=datetime.now(UTC)) as server:
+        server.maintenance = False
+        env = {
+            "PROMETHEUS__EODHD__TOKEN": TOKEN,
+            "PROMETHEUS__EODHD__URL": server.url,
+            "PROMETHEUS__DATABASE__URL": sqlite_url,
+            "PROMETHEUS__MARKETS__ENABLED": "DESK,CRYPTO,XLON",
+        }
+        asked = run_command("calendar", "sync", env=env)
+        assert asked.status == 0, asked
+        assert len(server.asked) == 1
+        none = run_command("calendar", "sync", env={**env, "PROMETHEUS__MARKETS__ENABLED": "DESK"})
+        assert none.out == "No enabled market has an exchange: there was nothing to ask.\n"
+        run_command("calendar", "sync", "DESK", "XLON", env=env).refused(
+            "DESK: no feed knows what is no exchange", status=2
+        )
+        assert len(server.asked) == 1
+
+
 def test_a_feed_without_a_token_is_not_asked(run_command: RunCommand, sqlite_url: str) -> None:
     env = {"PROMETHEUS__DATABASE__URL": sqlite_url}
     run_command("calendar", "sync", "XNYS", env=env).refused("PROMETHEUS__EODHD__TOKEN")
