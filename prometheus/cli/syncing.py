@@ -179,6 +179,8 @@ async def _ask(
 
 
 def _client(settings: Settings) -> EodhdClient:
+    import logging
+
     from prometheus.sources.eodhd.client import EodhdClient
     from prometheus.sources.errors import SourceConfigurationError
 
@@ -188,6 +190,8 @@ def _client(settings: Settings) -> EodhdClient:
             "eodhd.com answers nobody without a token. Set PROMETHEUS__EODHD__TOKEN, or "
             "PROMETHEUS__EODHD__TOKEN_FILE to a file that has it."
         )
+    # The command says what happened; without a handler, warnings for workers would be on stderr.
+    logging.getLogger("prometheus.sources.eodhd").addHandler(logging.NullHandler())
     return EodhdClient(feed.token, url=feed.url, requests_per_minute=feed.requests_per_minute)
 
 

@@ -107,6 +107,24 @@ def test_a_feed_hears_nothing_of_markets_with_hours_of_their_own(
         assert len(server.asked) == 1
 
 
+def test_a_spent_quota_is_said_once_and_promises_nothing(
+    run_command: RunCommand, sqlite_url: str
+) -> None:
+    with Imitation(now=datetime.now(UTC)) as server:
+        server.maintenance = False
+        server.answers.append(Answer(402, b""))
+        env = {
+            "PROMETHEUS__EODHD__TOKEN": TOKEN,
+            "PROMETHEUS__EODHD__URL": server.url,
+            "PROMETHEUS__DATABASE__URL": sqlite_url,
+        }
+        spent = run_command("calendar", "sync", "XLON", env=env)
+        assert (spent.status, spent.err) == (1, "")
+        assert "The count begins anew at" in spent.out
+        # Another process was not told, and asks.
+        assert run_command("calendar", "sync", "XLON", env=env).status == 0
+
+
 def test_a_feed_without_a_token_is_not_asked(run_command: RunCommand, sqlite_url: str) -> None:
     env = {"PROMETHEUS__DATABASE__URL": sqlite_url}
     run_command("calendar", "sync", "XNYS", env=env).refused("PROMETHEUS__EODHD__TOKEN")
