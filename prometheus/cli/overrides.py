@@ -253,7 +253,7 @@ class Change:
     states: dict[str, tuple[Any, Any]]
     """Of what it is about and of each market it touches, before and after."""
     others: dict[str, list[str]]
-    """Of each of them, the members that it is not about and that have a session."""
+    """Of each of these markets, the members that it is not about and that have a session."""
     runs: tuple[RunChange, ...]
     is_over: bool
     """The session has ended, as it was and as it would be."""
@@ -291,7 +291,9 @@ def changes_of(
         runs = _runs(connection, place, override, known)
         states = _states(place, override, known)
         ends = [both[-1][1] for pair in states.values() for both in pair]
-        others = {name: _others(name, override, known) for name in states}
+        others = {
+            name: _others(name, override, known) for name in states if name != override.target
+        }
         changes.append(Change(override, states, others, runs, is_over=max(ends) <= now))
         known = known.plus(override)
     return changes
@@ -445,8 +447,8 @@ def _print(change: Change) -> None:
     console.print(f"  {override.reason}")
     console.print()
     for name, (before, after) in change.states.items():
-        if before == after and name != override.target:
-            others = change.others[name]
+        if before == after:
+            others = change.others.get(name, [])
             why = (
                 f": {', '.join(others)} {'stay' if others[1:] else 'stays'} open" if others else "."
             )
@@ -456,7 +458,9 @@ def _print(change: Change) -> None:
         table = output.table(name, "as it is", "as it would be")
         starts = sorted({at for intervals in (before, after) for at, _, _ in intervals})
         for at in starts:
-            table.add_row(f"{at:%a %H:%M} UTC", *(_state_at(each, at) for each in (before, after)))
+            was, becomes = (_state_at(each, at) for each in (before, after))
+            if was != becomes:
+                table.add_row(f"{at:%a %H:%M} UTC", was, becomes)
         console.print(table)
         console.print()
     if change.is_over:

@@ -114,6 +114,17 @@ def test_preview_says_when_a_run_starts_that_is_not_made_yet(run: Run, tmp_path:
     assert "No run changes." not in said.stdout
 
 
+def test_preview_leaves_out_what_stays_as_it_is(run: Run) -> None:
+    early = ("XNYS", "2027-01-05", "early_close", "--close", "13:00")
+    said = run(*OVERRIDE, "add", *early, "--reason", "a storm", "--source", "nyse.com", "--yes")
+    rows = [line.split() for line in said.stdout.splitlines() if " UTC " in line]
+    assert rows == [
+        ["Tue", "18:00", "UTC", "SESSION", "POST_CLOSE"],
+        ["Tue", "20:00", "UTC", "SESSION", "OVERNIGHT"],
+        ["Tue", "21:00", "UTC", "POST_CLOSE", "OVERNIGHT"],
+    ]
+
+
 def test_preview_names_all_members_that_hold_a_market_open(run: Run, tmp_path: Path) -> None:
     (tmp_path / "prometheus.toml").write_text(
         '[markets]\nenabled = ["BENELUX", "US_EQ"]\n'
