@@ -252,6 +252,8 @@ class Change:
     override: Override
     states: dict[str, tuple[Any, Any]]
     """Of what it is about and of each market it touches, before and after."""
+    others: dict[str, list[str]]
+    """Of each of these markets, the members that it is not about and that have a session."""
     runs: tuple[RunChange, ...]
     is_over: bool
     """The session has ended, as it was and as it would be."""
@@ -289,7 +291,10 @@ def changes_of(
         runs = _runs(connection, place, override, known)
         states = _states(place, override, known)
         ends = [both[-1][1] for pair in states.values() for both in pair]
-        changes.append(Change(override, states, runs, is_over=max(ends) <= now))
+        others = {
+            name: _others(name, override, known) for name in states if name != override.target
+        }
+        changes.append(Change(override, states, others, runs, is_over=max(ends) <= now))
         known = known.plus(override)
     return changes
 
@@ -328,6 +333,15 @@ def _states(place: Place, override: Override, known: Overrides) -> dict[str, tup
         before, after = (_intervals(each, begin, end) for each in calendars)
         states[name] = before, after
     return states
+
+
+def _others(name: str, override: Override, known: Overrides) -> list[str]:
+    """Return the members of a market that an override is not about, and that have a session."""
+    from prometheus.core.trading_calendar import TradingCalendar
+
+    calendar = TradingCalendar(name, overrides=known)
+    closed = calendar.closed_members(override.session)
+    return [mic for mic in calendar.members if mic != override.target and mic not in closed]
 
 
 def _span(calendars: list[TradingCalendar], day: date) -> tuple[datetime, datetime]:
@@ -433,14 +447,20 @@ def _print(change: Change) -> None:
     console.print(f"  {override.reason}")
     console.print()
     for name, (before, after) in change.states.items():
-        if before == after and name != override.target:
-            console.print(f"{name} does not change.")
+        if before == after:
+            others = change.others.get(name, [])
+            why = (
+                f": {', '.join(others)} {'stay' if others[1:] else 'stays'} open" if others else "."
+            )
+            console.print(f"{name} does not change{why}")
             console.print()
             continue
         table = output.table(name, "as it is", "as it would be")
         starts = sorted({at for intervals in (before, after) for at, _, _ in intervals})
         for at in starts:
-            table.add_row(f"{at:%a %H:%M} UTC", *(_state_at(each, at) for each in (before, after)))
+            was, becomes = (_state_at(each, at) for each in (before, after))
+            if was != becomes:
+                table.add_row(f"{at:%a %H:%M} UTC", was, becomes)
         console.print(table)
         console.print()
     if change.is_over:
@@ -465,6 +485,7 @@ _EFFECTS = {
     "starts": "is made at once",
     "vanishes": "will not be made",
     "appears": "will be made when its session opens",
+    "shifts": "will be made, with other windows",
 }
 
 
@@ -480,8 +501,11 @@ def _job_line(job: Any) -> str | None:
     if job.before != job.after:
         said.append(f"{job.before} -> {job.after}")
     if job.window_after and job.window_before != job.window_after and job.after in _WAITING:
-        opens, closes = job.window_after.opens_at, job.window_after.closes_at
-        said.append(f"window {output.utc(opens)} to {output.utc(closes)}")
+        now, was = (
+            each and f"{output.utc(each.opens_at)} to {output.utc(each.closes_at)}"
+            for each in (job.window_after, job.window_before)
+        )
+        said.append(f"window {now}" + (f" instead of {was}" if was else ""))
     return f"{job.job_id}: {', '.join(said)}" if said else None
 
 

@@ -72,7 +72,8 @@ def sync(
     Ask eodhd.com for this year's holidays, and show where it and the calendar do not agree.
 
     What it says is stored as a proposal, for a person to decide on: with --confirm or --reject, one
-    exchange and --reason the feed is not asked, and what was proposed of those dates is decided.
+    exchange or market and --reason the feed is not asked, and what was proposed of those dates is
+    decided; of a market, for each of its exchanges that something is proposed of.
     The decision is kept and audited, and the calendar follows what was confirmed by an override, in
     force from the next tick on; what that changes is shown first, and it asks. With --json and
     without --yes it only shows. Ends with 1 if an exchange's holidays did not come, or nothing was
@@ -83,41 +84,43 @@ def sync(
     from prometheus.core.holidays import HolidayState
 
     confirmed, rejected = _dates(confirm), _dates(reject)
-    exchange, words = None, {}
+    name, words = None, {}
     if yes and not (confirmed or rejected):
         raise typer.BadParameter("--yes needs --confirm or --reject")
     if confirmed or rejected:
         words = {"actor": actor_name(actor), "reason": reason.strip()}
-        exchange = _to_decide_on(names or [], confirmed, rejected, **words)
+        name = _to_decide_on(names or [], confirmed, rejected, **words)
     elif reason:
         raise typer.BadParameter("--reason needs --confirm or --reject")
     place = find_place(folder)
     with opened(place) as engine:
-        if exchange is not None:
+        if name is not None:
             days = {HolidayState.CONFIRMED: confirmed, HolidayState.REJECTED: rejected}
-            _decide(place, engine, exchange, days, words, yes=yes, as_json=as_json)
+            _decide(place, engine, name, days, words, yes=yes, as_json=as_json)
             return
         year = datetime.now(UTC).year
         client = _client(place.settings)
-        mics = exchanges(names or place.settings.markets.enabled, named=bool(names))
-        found = synchronize(engine, client, mics, year)
-    _report(found, year, as_json=as_json)
+        if of_none := [name for name in names or () if not exchanges([name])]:
+            raise typer.BadParameter(f"{', '.join(of_none)}: no feed knows what is no exchange")
+        asked = names or place.settings.markets.enabled
+        found = synchronize(engine, client, exchanges(asked), year)
+    _report(found, asked, year, as_json=as_json)
     if any(each.error for each in found):
         raise typer.Exit(1)
 
 
-def exchanges(names: Iterable[str], *, named: bool) -> list[str]:
+def exchanges(names: Iterable[str]) -> list[str]:
     """
     Return the exchanges of markets, each once.
 
-    Args:
-        named: Whether somebody asked for these; otherwise those that are no exchange, such as a
-            market that never closes, are left out.
+    What is none is left out: markets with hours of their own or that never close, whose names are
+    nobody else's business.
     """
+    from prometheus.core.exchanges import exchange_mics
     from prometheus.core.markets import get_market
 
     mics = dict.fromkeys(mic for name in names for mic in get_market(name).members)
-    return [mic for mic in mics if named or mic.isupper()]
+    return [mic for mic in mics if mic in exchange_mics() and mic.isupper()]
 
 
 def synchronize(
@@ -176,6 +179,8 @@ async def _ask(
 
 
 def _client(settings: Settings) -> EodhdClient:
+    import logging
+
     from prometheus.sources.eodhd.client import EodhdClient
     from prometheus.sources.errors import SourceConfigurationError
 
@@ -185,6 +190,8 @@ def _client(settings: Settings) -> EodhdClient:
             "eodhd.com answers nobody without a token. Set PROMETHEUS__EODHD__TOKEN, or "
             "PROMETHEUS__EODHD__TOKEN_FILE to a file that has it."
         )
+    # The command says what happened; without a handler, warnings for workers would be on stderr.
+    logging.getLogger("prometheus.sources.eodhd").addHandler(logging.NullHandler())
     return EodhdClient(feed.token, url=feed.url, requests_per_minute=feed.requests_per_minute)
 
 
@@ -195,12 +202,13 @@ def _dates(texts: list[str] | None) -> list[date]:
 def _to_decide_on(
     names: list[str], confirmed: list[date], rejected: list[date], *, actor: str, reason: str
 ) -> str:
-    """Return the exchange whose dates are meant."""
+    """Return the exchange or market whose dates are meant."""
     from prometheus.core.drafts import LONGEST_NAME, text_faults
-    from prometheus.core.exchanges import load_exchange
 
     if len(names) != 1:
-        raise typer.BadParameter("--confirm and --reject need one EXCHANGE, whose dates they mean")
+        raise typer.BadParameter(
+            "--confirm and --reject need one EXCHANGE or market, whose dates they mean"
+        )
     if not reason.strip():
         raise typer.BadParameter("--confirm and --reject need a --reason, which is kept")
     faults = text_faults("reason", reason, _LONGEST_REASON) + text_faults("as", actor, LONGEST_NAME)
@@ -208,13 +216,13 @@ def _to_decide_on(
         raise typer.BadParameter("; ".join(faults))
     if both := sorted(set(confirmed) & set(rejected)):
         raise typer.BadParameter(f"{both[0]} is to be confirmed and rejected")
-    return load_exchange(names[0]).mic
+    return names[0]
 
 
 def _decide(
     place: Place,
     engine: Engine,
-    exchange: str,
+    name: str,
     days: Mapping[HolidayState, list[date]],
     words: Mapping[str, str],
     *,
@@ -224,6 +232,7 @@ def _decide(
     """Show what decisions would change, ask, and write them down as what they were shown as."""
     from prometheus.cli import output, overrides
     from prometheus.core.holidays import HolidayState
+    from prometheus.core.markets import get_market
     from prometheus.persistence.clock import read_now
     from prometheus.persistence.engine import reading, writing
     from prometheus.persistence.holidays import (
@@ -232,16 +241,27 @@ def _decide(
         decide_holidays,
         follow_confirmed,
         overrides_for,
+        proposed_of,
     )
     from prometheus.persistence.overrides import read_overrides
 
     with reading(engine) as connection:
         known = read_overrides(connection)
         now = read_now(connection).market_at
+        members = get_market(name).members
+        proposed = proposed_of(connection, members, [day for each in days.values() for day in each])
+        if none := [f"of {day} nothing is proposed" for day, of in proposed.items() if not of]:
+            raise DecisionError(name, none)
+        parts = [
+            (exchange, state, of_exchange)
+            for exchange in members
+            for state, of_state in days.items()
+            if (of_exchange := [day for day in of_state if exchange in proposed[day]])
+        ]
         shown = [
             each
-            for state, of_state in days.items()
-            for each in as_decided(connection, exchange, of_state, state, **words)
+            for exchange, state, of_exchange in parts
+            for each in as_decided(connection, exchange, of_exchange, state, **words)
         ]
         confirmed = [each for each in shown if each.state is HolidayState.CONFIRMED]
         followed = overrides_for(confirmed, known, now)
@@ -253,28 +273,25 @@ def _decide(
     decided = yes or (not as_json and typer.confirm(question))
     if decided:
         with writing(engine) as connection:
-            of_states = [
-                decide_holidays(connection, exchange, of_state, state, **words)
-                for state, of_state in days.items()
-                if of_state
+            now_said = [
+                each
+                for exchange, state, of_exchange in parts
+                for each in decide_holidays(connection, exchange, of_exchange, state, **words)
             ]
-            now_said = [each for of_state in of_states for each in of_state]
             if [each.holiday for each in now_said] != [each.holiday for each in shown]:
-                raise DecisionError(
-                    exchange, ["the feed says something else meanwhile: look again"]
-                )
+                raise DecisionError(name, ["the feed says something else meanwhile: look again"])
             shown = now_said
             confirmed = [each for each in shown if each.state is HolidayState.CONFIRMED]
             now = read_now(connection).market_at
             now_followed = follow_confirmed(connection, confirmed, now)
             if not yes and now_followed.keys() != followed.keys():
-                raise DecisionError(exchange, ["overrides have changed meanwhile: look again"])
+                raise DecisionError(name, ["overrides have changed meanwhile: look again"])
             followed = now_followed
     if as_json:
         output.print_json(
             [
                 {
-                    "exchange": exchange,
+                    "exchange": each.exchange,
                     "date": day,
                     "proposed": each.holiday.words,
                     "name": each.holiday.name,
@@ -285,13 +302,16 @@ def _decide(
                     "decided_at": each.decided_at,
                     "decided_by": each.decided_by,
                     "reason": each.reason,
-                    "override": followed[day].override_id if day in followed else None,
+                    "override": followed[of].override_id if of in followed else None,
                     "changes": [
-                        change.document() for change in changes if change.override.session == day
+                        change.document()
+                        for change in changes
+                        if (change.override.exchange, change.override.session) == of
                     ],
                 }
                 for each in shown
                 for day in [each.holiday.day]
+                for of in [(each.exchange, day)]
             ]
         )
         return
@@ -299,10 +319,10 @@ def _decide(
         print("Nothing was decided.")
         raise typer.Exit(1)
     for each in shown:
-        day = each.holiday.day
+        of = each.exchange, each.holiday.day
         told = f"{_told(each)} by {each.decided_by}."
-        if day in followed:
-            told += f" Override {followed[day].override_id}, in force with the next tick."
+        if of in followed:
+            told += f" Override {followed[of].override_id}, in force with the next tick."
         print(told)
 
 
@@ -311,9 +331,10 @@ def _told(each: StoredHoliday) -> str:
     return f"{each.exchange} {holiday.day}: {holiday.words} ({holiday.name}), {each.state}"
 
 
-def _report(found: list[Synced], year: int, *, as_json: bool) -> None:
+def _report(found: list[Synced], asked: Iterable[str], year: int, *, as_json: bool) -> None:
     from prometheus.cli import output
     from prometheus.core.holidays import HolidayState
+    from prometheus.core.markets import get_market
     from prometheus.sources.eodhd.errors import SOURCE
 
     differences = [pair for each in found for pair in each.differences]
@@ -349,6 +370,8 @@ def _report(found: list[Synced], year: int, *, as_json: bool) -> None:
     for each in found:
         told = str(each.error) if each.error else f"{output.count(each.listed, 'day')} listed"
         console.print(f"{each.exchange} {year}: {told}", soft_wrap=True, markup=False)
+    if not found:
+        console.print("No enabled market has an exchange: there was nothing to ask.")
     if not differences:
         if not all(each.error for each in found):
             console.print("Nothing differs from the calendar in force.")
@@ -367,10 +390,11 @@ def _report(found: list[Synced], year: int, *, as_json: bool) -> None:
     console.print(table)
     if waiting:
         one = waiting[0]
+        name = next(each for each in asked if one.mic in get_market(each).members)
         console.print()
         console.print(
             f"Nothing has changed: {output.count(len(waiting), 'difference')} to be decided on by "
-            f"a person. Such as: prometheus calendar sync {one.mic} --confirm {one.day} "
+            f"a person. Such as: prometheus calendar sync {name} --confirm {one.day} "
             f"--reason '...', or --reject.",
             soft_wrap=True,
             markup=False,

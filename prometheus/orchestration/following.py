@@ -133,11 +133,13 @@ class Effect(StrEnum):
     """It would have been made, and will not be."""
     APPEARS = "appears"
     """It will be made when its session opens."""
+    SHIFTS = "shifts"
+    """It will be made, as it would have been, and its windows are others."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobChange:
-    """What becomes of one job."""
+    """What becomes of one job; that of a run that is not made yet is PENDING, before and after."""
 
     job_id: str
     before: JobStatus
@@ -157,7 +159,7 @@ class RunChange:
     status: RunStatus | None = None
     """After the scheduler's next tick; ``None`` of a run that is not there, or not yet."""
     jobs: tuple[JobChange, ...] = ()
-    """All of them, in running order."""
+    """All of them, in running order; none of a run that appears, vanishes or starts."""
 
 
 def preview(

@@ -15,10 +15,17 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError, PrometheusError
 from prometheus.orchestration.dag import DAG, dag_id_for
 from prometheus.orchestration.decisions import RunState
-from prometheus.orchestration.following import CLOSED, Effect, Following, RunChange, preview
+from prometheus.orchestration.following import (
+    CLOSED,
+    Effect,
+    Following,
+    JobChange,
+    RunChange,
+    preview,
+)
 from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus, RunStatus
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.orchestration.planning import PlannedRun, plan_runs
+from prometheus.orchestration.planning import PlannedRun, plan_runs, session_bounds
 from prometheus.orchestration.windows import run_opens_at
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.metadata import database_now
@@ -147,7 +154,7 @@ def _made(
     day: date,
     now: Now,
 ) -> Iterator[RunChange]:
-    """Find the runs that will be made because of a change, or will not."""
+    """Find the runs that will be made because of a change, or will not, or with other windows."""
     market_id = before.market_id
     seen_at = connection.execute(
         select(table_of_pipelines.c.first_seen_at).where(
@@ -178,15 +185,39 @@ def _made(
     for dag_id in due[1].keys() - due[0].keys():
         status = RunStatus.FAILED if due[1][dag_id].missed else RunStatus.OPEN
         yield RunChange(dag_id, market_id, Effect.STARTS, status)
-    was, will = ({*due[0], *to_come[0]}, {*due[1], *to_come[1]})
+    was, will = due[0].keys() | to_come[0].keys(), due[1].keys() | to_come[1].keys()
     has_run = {dag_id_for(pipeline.name, market_id, each) for each in existing}
     for dag_id in was - will - has_run:
         yield RunChange(dag_id, market_id, Effect.VANISHES)
-    for dag_id in (to_come[1] - to_come[0]) - has_run:
+    for dag_id in to_come[1].keys() - was - has_run:
         yield RunChange(dag_id, market_id, Effect.APPEARS)
+    at_once = {
+        dag_id: run.dag.as_of_date
+        for dag_id, run in due[1].items()
+        if dag_id in due[0] and not (run.forced or run.missed)
+    }
+    in_windows = at_once | to_come[1]
+    for dag_id in (in_windows.keys() & was) - has_run:
+        jobs = _shifted(pipeline.dag(market_id, in_windows[dag_id]), before, after)
+        if any(job.window_before != job.window_after for job in jobs):
+            yield RunChange(dag_id, market_id, Effect.SHIFTS, jobs=jobs)
 
 
-def _to_come(pipeline: Pipeline, calendar: TradingCalendar, day: date, now: Now) -> set[str]:
+def _shifted(dag: DAG, before: TradingCalendar, after: TradingCalendar) -> tuple[JobChange, ...]:
+    was, becomes = (session_bounds(each, dag.as_of_date) for each in (before, after))
+    return tuple(
+        JobChange(
+            job_id,
+            JobStatus.PENDING,
+            JobStatus.PENDING,
+            was.window(dag.jobs[job_id]),
+            becomes.window(dag.jobs[job_id]),
+        )
+        for job_id in dag.topological_order()
+    )
+
+
+def _to_come(pipeline: Pipeline, calendar: TradingCalendar, day: date, now: Now) -> dict[str, date]:
     """
     Find the runs of a pipeline that will be made, as far as the session of a date has a say in it.
 
@@ -196,14 +227,14 @@ def _to_come(pipeline: Pipeline, calendar: TradingCalendar, day: date, now: Now)
     first, last = max(calendar.first, day - reach), min(calendar.horizon, day + reach)
     if now.only is not None:
         first, last = max(first, now.only.first), min(last, now.only.last)
-    found = set()
+    found = {}
     jobs = tuple(pipeline.jobs.values())
     for each in calendar.trading_days(first, last) if first <= last else ():
         if run_opens_at(calendar.phases(each), jobs) <= now.market_at:
             continue
         with suppress(HorizonError):
             if pipeline.sessions.includes(calendar, each):
-                found.add(dag_id_for(pipeline.name, calendar.market_id, each))
+                found[dag_id_for(pipeline.name, calendar.market_id, each)] = each
     return found
 
 

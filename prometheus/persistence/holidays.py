@@ -217,6 +217,23 @@ def _proposed_on(
     return rows
 
 
+def proposed_of(
+    connection: Connection, exchanges: Collection[str], days: Collection[date]
+) -> dict[date, set[str]]:
+    """Return date -> the exchanges of which something is proposed on it."""
+    found: dict[date, set[str]] = {day: set() for day in days}
+    rows = connection.execute(
+        select(_h.exchange, _h.date).where(
+            _h.exchange.in_(list(exchanges)),
+            _h.date.in_(list(days)),
+            _h.state == HolidayState.PROPOSED,
+        )
+    )
+    for exchange, day in rows:
+        found[day].add(exchange)
+    return found
+
+
 def as_decided(
     connection: Connection,
     exchange: str,
@@ -236,16 +253,16 @@ def as_decided(
 
 def follow_confirmed(
     connection: Connection, confirmed: Iterable[StoredHoliday], now: datetime
-) -> dict[date, Override]:
+) -> dict[tuple[str, date], Override]:
     """
     Record the overrides by which calendars follow what was confirmed, in the same transaction.
 
     Args:
-        confirmed: By `decide_holidays`, of one exchange.
+        confirmed: By `decide_holidays`.
         now: Market time.
 
     Returns:
-        Date -> its override, of those that the calendar did not say already.
+        Exchange and date -> its override, of those that the calendar did not say already.
 
     Raises:
         DecisionError: An override of a person says otherwise, and is the stronger.
@@ -260,14 +277,14 @@ def follow_confirmed(
 
 def overrides_for(
     confirmed: Iterable[StoredHoliday], overrides: Overrides, now: datetime
-) -> dict[date, Override]:
+) -> dict[tuple[str, date], Override]:
     """
     Write the overrides that `follow_confirmed` records.
 
     Args:
         overrides: What has been recorded so far.
     """
-    written: dict[date, Override] = {}
+    written: dict[tuple[str, date], Override] = {}
     for each in confirmed:
         day = each.holiday.day
         draft = override_for(
@@ -284,8 +301,8 @@ def overrides_for(
             number = standing[-1].override_id
             fault = f"override {number} says otherwise of {day}: withdraw that first"
             raise DecisionError(each.exchange, [fault])
-        written[day] = read_draft(draft, overrides, now=now)
-        overrides = overrides.plus(written[day])
+        override = written[each.exchange, day] = read_draft(draft, overrides, now=now)
+        overrides = overrides.plus(override)
     return written
 
 

@@ -45,6 +45,9 @@ def test_a_feeds_closure_waits_until_somebody_confirms_it(
         ]
         assert asked.document["waiting"] == 1
 
+        hint = run_command("calendar", "sync", "US_EQ", env=env)
+        assert f"calendar sync US_EQ --confirm {storm} --reason" in hint.out
+
         decide = ("calendar", "sync", "XNYS", "--confirm", storm.isoformat())
         run_command(*decide, env=env).refused("need a --reason", status=2)
         noticed = (*decide, "--reason", "NYSE notice", "--as", "ana")
@@ -53,7 +56,7 @@ def test_a_feeds_closure_waits_until_somebody_confirms_it(
         (change,) = shown["changes"]
         assert [each["state"] for each in change["states"]["XNYS"]["after"]] == ["HOLIDAY"]
         confirmed = run_command(*noticed, "--yes", env=env)
-        assert "US_EQ does not change." in confirmed.out
+        assert "US_EQ does not change: XNAS stays open\n" in confirmed.out
         assert confirmed.out.endswith(
             f"XNYS {storm}: closed (Storm), confirmed by ana. Override 1, in force with the next "
             f"tick.\n"
@@ -74,6 +77,52 @@ def test_a_feeds_closure_waits_until_somebody_confirms_it(
     stored = Path(sqlite_url.removeprefix("sqlite:///")).read_bytes()
     assert TOKEN.encode() not in stored
     assert b"NYSE notice" in stored
+
+
+def test_a_feed_hears_nothing_of_markets_with_hours_of_their_own(
+    run_command: RunCommand, home: Path, sqlite_url: str
+) -> None:
+    declared = """
+    [markets.DESK]
+    zone = "Europe/Paris"
+    hours = [{ days = "Mon-Fri", open = "08:00", close = "22:00" }]
+    """
+    (home / "prometheus.toml").write_text(declared)
+    with Imitation(now=datetime.now(UTC)) as server:
+        server.maintenance = False
+        env = {
+            "PROMETHEUS__EODHD__TOKEN": TOKEN,
+            "PROMETHEUS__EODHD__URL": server.url,
+            "PROMETHEUS__DATABASE__URL": sqlite_url,
+            "PROMETHEUS__MARKETS__ENABLED": "DESK,CRYPTO,XLON",
+        }
+        asked = run_command("calendar", "sync", env=env)
+        assert asked.status == 0, asked
+        assert len(server.asked) == 1
+        none = run_command("calendar", "sync", env={**env, "PROMETHEUS__MARKETS__ENABLED": "DESK"})
+        assert none.out == "No enabled market has an exchange: there was nothing to ask.\n"
+        run_command("calendar", "sync", "DESK", "XLON", env=env).refused(
+            "DESK: no feed knows what is no exchange", status=2
+        )
+        assert len(server.asked) == 1
+
+
+def test_a_spent_quota_is_said_once_and_promises_nothing(
+    run_command: RunCommand, sqlite_url: str
+) -> None:
+    with Imitation(now=datetime.now(UTC)) as server:
+        server.maintenance = False
+        server.answers.append(Answer(402, b""))
+        env = {
+            "PROMETHEUS__EODHD__TOKEN": TOKEN,
+            "PROMETHEUS__EODHD__URL": server.url,
+            "PROMETHEUS__DATABASE__URL": sqlite_url,
+        }
+        spent = run_command("calendar", "sync", "XLON", env=env)
+        assert (spent.status, spent.err) == (1, "")
+        assert "The count begins anew at" in spent.out
+        # Another process was not told, and asks.
+        assert run_command("calendar", "sync", "XLON", env=env).status == 0
 
 
 def test_a_feed_without_a_token_is_not_asked(run_command: RunCommand, sqlite_url: str) -> None:

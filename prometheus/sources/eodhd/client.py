@@ -306,11 +306,10 @@ class EodhdClient:
             question,
             f"{why}, {attempt} times. "
             + (
-                "Its daily maintenance is from 05:30 to 06:00 GMT. "
+                "Its daily maintenance is from 05:30 to 06:00 GMT."
                 if self.is_resting
-                else "Check the network and [eodhd] url. "
-            )
-            + "The job tries again.",
+                else "Check the network and [eodhd] url."
+            ),
         )
 
     async def _wait_for_turn(self, question: str) -> None:

@@ -55,7 +55,7 @@ class TooManyRequestsError(EodhdError):
 
 class QuotaSpentError(EodhdError):
     """
-    The day's calls are used up; nothing is asked before `until`.
+    The day's calls are used up; the client that was told so asks nothing before `until`.
 
     Attributes:
         until: Midnight GMT, when the count begins anew.
@@ -65,9 +65,8 @@ class QuotaSpentError(EodhdError):
         self.until = self.not_before = until
         super().__init__(
             question,
-            f"the daily quota of this token is spent (402). Nothing is asked before "
-            f"{until:%Y-%m-%d %H:%M} GMT, when the count begins anew; until then choose another "
-            f"source, or a larger plan.",
+            f"the daily quota of this token is spent (402). The count begins anew at "
+            f"{until:%Y-%m-%d %H:%M} GMT; until then choose another source, or a larger plan.",
         )
 
 

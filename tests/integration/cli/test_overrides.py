@@ -65,7 +65,7 @@ def test_override_is_shown_before_it_is_recorded_then_everywhere_and_goes_as_it_
 
     added = run(*OVERRIDE, "add", *CLOSED, "--yes", "--as", "ada").stdout
     assert f"  {REASON}\n" in added
-    assert "US_EQ does not change." in added
+    assert "US_EQ does not change: XNAS stays open\n" in added
     assert "Recorded as override 1" in added
     (listed,) = json.loads(run(*OVERRIDE, "list", "--json").stdout)
     assert (listed["exchange"], listed["author"], listed["in_force"]) == ("XNYS", "ada", True)
@@ -92,6 +92,50 @@ def test_override_is_shown_before_it_is_recorded_then_everywhere_and_goes_as_it_
     assert "Recorded as override 2" in gone
     assert "No overrides." in run(*OVERRIDE, "list").stdout
     assert "override" not in run("calendar", "show", "XNYS", "2027").stdout
+
+
+def test_preview_says_when_a_run_starts_that_is_not_made_yet(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "later.py").write_text(
+        "from prometheus import Pipeline\n"
+        'later = Pipeline("later", markets=["US_EQ"])\n'
+        '@later.job(start="close+45m")\n'
+        "def counts(ctx): ...\n"
+        "@later.job()\n"
+        "def opens(ctx): ...\n"
+    )
+    (tmp_path / "prometheus.toml").write_text('[pipelines]\nmodules = ["later.py"]\n')
+    early = ("US_EQ", "2027-01-05", "early_close", "--close", "12:00")
+    said = run(*OVERRIDE, "add", *early, "--reason", "a storm", "--source", "nyse.com", "--yes")
+    assert (
+        "us_eq_later_2027-01-05: will be made, with other windows\n"
+        "  counts: window 2027-01-05 17:45 UTC to 2027-01-06 13:30 UTC instead of "
+        "2027-01-05 21:45 UTC to 2027-01-06 13:30 UTC\n\n"
+    ) in said.stdout
+    assert "No run changes." not in said.stdout
+
+
+def test_preview_leaves_out_what_stays_as_it_is(run: Run) -> None:
+    early = ("XNYS", "2027-01-05", "early_close", "--close", "13:00")
+    said = run(*OVERRIDE, "add", *early, "--reason", "a storm", "--source", "nyse.com", "--yes")
+    rows = [line.split() for line in said.stdout.splitlines() if " UTC " in line]
+    assert rows == [
+        ["Tue", "18:00", "UTC", "SESSION", "POST_CLOSE"],
+        ["Tue", "20:00", "UTC", "SESSION", "OVERNIGHT"],
+        ["Tue", "21:00", "UTC", "POST_CLOSE", "OVERNIGHT"],
+    ]
+
+
+def test_preview_names_all_members_that_hold_a_market_open(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "prometheus.toml").write_text(
+        '[markets]\nenabled = ["BENELUX", "US_EQ"]\n'
+        '[markets.BENELUX]\nmembers = ["XPAR", "XAMS", "XBRU"]\n'
+    )
+    words = ("2027-01-05", "closed", "--reason", "a strike", "--source", "it", "--yes")
+    said = run(*OVERRIDE, "add", "XPAR", *words).stdout
+    assert "BENELUX does not change: XAMS, XBRU stay open\n" in said
+    # Nobody is left to be named.
+    run(*OVERRIDE, "add", "XNAS", *words)
+    assert "does not change" not in run(*OVERRIDE, "add", "XNYS", *words).stdout
 
 
 def test_preview_shows_a_session_that_begins_the_evening_before(run: Run) -> None:
@@ -195,7 +239,7 @@ STORM = date(2027, 1, 6)
 DECIDE = ("calendar", "sync", "XNYS", "--reason", "NYSE notice", "--as", "ana")
 
 
-def _propose(sqlite_url: str, close: time = time(13)) -> None:
+def _propose(sqlite_url: str, close: time = time(13), exchange: str = "XNYS") -> None:
     engine = create_engine(sqlite_url)
     holidays = [
         Holiday(SHORT, "Short", HolidayKind.EARLY_CLOSE, close),
@@ -203,7 +247,7 @@ def _propose(sqlite_url: str, close: time = time(13)) -> None:
     ]
     with writing(engine) as connection:
         year = date(2027, 1, 1), date(2027, 12, 31)
-        propose_holidays(connection, "XNYS", "eodhd", *year, holidays)
+        propose_holidays(connection, exchange, "eodhd", *year, holidays)
     engine.dispose()
 
 
@@ -234,6 +278,33 @@ def test_each_confirmed_day_is_shown_over_the_one_before(run: Run, sqlite_url: s
     shown = json.loads(run(*both, "--json").stdout)
     assert [(each["override"], each["decided"]) for each in shown] == [(1, False), (2, False)]
     assert [len(each["changes"]) for each in shown] == [1, 1]
+
+
+def test_decision_on_a_market_is_one_on_those_of_its_exchanges_that_wait_for_it(
+    run: Run, sqlite_url: str
+) -> None:
+    _propose(sqlite_url)
+    _propose(sqlite_url, exchange="XNAS")
+    run("calendar", "sync", "XNAS", "--reject", str(STORM), "--reason", "no", "--yes")
+    of_market = ("calendar", "sync", "US_EQ", "--reason", "it says so", "--as", "ana")
+    both = (*of_market, "--confirm", str(SHORT), "--confirm", str(STORM))
+    decided = json.loads(run(*both, "--yes", "--json").stdout)
+    assert [(each["exchange"], each["date"], each["override"]) for each in decided] == [
+        ("XNYS", str(SHORT), 1),
+        ("XNYS", str(STORM), 2),
+        ("XNAS", str(SHORT), 3),
+    ]
+    assert [list(change["states"]) for each in decided for change in each["changes"]] == [
+        ["XNYS", "US_EQ"],
+        ["XNYS", "US_EQ"],
+        ["XNAS", "US_EQ"],
+    ]
+    assert "18:00" in run("calendar", "next", "US_EQ", "--at", "2027-01-05T15:00Z").stdout
+    again = str(run(*both, "--yes", fails=True).exception)
+    assert again == (
+        f"US_EQ: of {SHORT} nothing is proposed; of {STORM} nothing is proposed. "
+        "Nothing was decided."
+    )
 
 
 def test_what_was_shown_is_not_decided_once_the_feed_says_something_else(

@@ -180,5 +180,5 @@ def test_a_spent_quota_is_said_of_each_exchange_and_asked_once(
 
 
 def test_markets_stand_for_their_exchanges() -> None:
-    assert exchanges(["US_EQ", "XNYS", "XTKS"], named=True) == ["XNYS", "XNAS", "XTKS"]
-    assert exchanges(["US_EQ", "24x7"], named=False) == ["XNYS", "XNAS"]
+    assert exchanges(["US_EQ", "XNYS", "XTKS"]) == ["XNYS", "XNAS", "XTKS"]
+    assert exchanges(["US_EQ", "24x7", "US_FUT", "CRYPTO"]) == ["XNYS", "XNAS"]

@@ -502,6 +502,38 @@ def test_pipeline_of_the_last_session_of_the_week_is_shown_the_day_it_moves_to(
     engine.dispose()
 
 
+def test_run_that_is_not_made_yet_is_shown_with_the_windows_it_will_have(
+    sqlite_url: str,
+) -> None:
+    engine = create_engine(sqlite_url)
+    desk = Desk(engine, "2026-11-19T22:00")
+    (shown,) = desk.add("US_EQ", "2026-11-20", "early_close", close="12:00")
+    assert (shown.dag_id, shown.effect, shown.status) == (RUN, Effect.SHIFTS, None)
+    moved = {job.job_id: job for job in shown.jobs if job.window_before != job.window_after}
+    assert list(moved) == ["closes", "settles", "sums_up"]
+    windows = moved["closes"].window_before, moved["closes"].window_after
+    assert [each.opens_at for each in windows if each] == [
+        utc("2026-11-20T21:00"),
+        utc("2026-11-20T17:00"),
+    ]
+    desk.tick("2026-11-20T17:00")
+    row = desk.rows()[RUN, "closes"]
+    assert (row.status, row.window_opens_at) == ("QUEUED", utc("2026-11-20T17:00"))
+    engine.dispose()
+
+
+def test_run_that_no_scheduler_has_made_in_its_time_is_shown_with_other_windows_too(
+    sqlite_url: str,
+) -> None:
+    engine = create_engine(sqlite_url)
+    desk = Desk(engine, "2026-11-19T22:00")
+    with writing(engine) as connection:
+        connection.execute(update(market_clock).values(anchor_market_at=utc("2026-11-20T15:00")))
+    (shown,) = desk.add("US_EQ", "2026-11-20", "early_close", close="13:00")
+    assert (shown.dag_id, shown.effect) == (RUN, Effect.SHIFTS)
+    engine.dispose()
+
+
 # --- real dates -----------------------------------------------------------------------------------
 
 
@@ -509,8 +541,12 @@ def test_new_york_2025_01_09_is_not_run_once_it_is_announced(engine: Engine) -> 
     """What is known today is taken back first, to what was known before 2024-12-30."""
     desk = Desk(engine, "2024-12-27T15:00")
     day_of_mourning = "us_eq_day_2025-01-09"
-    (expected,) = desk.add("US_EQ", "2025-01-09", "special_session", reason="a Thursday")
-    assert (expected.dag_id, expected.effect) == (day_of_mourning, Effect.APPEARS)
+    day_before = ("us_eq_day_2025-01-08", Effect.SHIFTS)  # its windows end with the next PRE_OPEN
+    expected = desk.add("US_EQ", "2025-01-09", "special_session", reason="a Thursday")
+    assert [(each.dag_id, each.effect) for each in expected] == [
+        day_before,
+        (day_of_mourning, Effect.APPEARS),
+    ]
     desk.tick("2024-12-30T15:00")
     shown = desk.add(
         "US_EQ",
@@ -520,7 +556,10 @@ def test_new_york_2025_01_09_is_not_run_once_it_is_announced(engine: Engine) -> 
         source="https://ir.theice.com/press/news-details/2024/",
         announced_at="2024-12-30T15:00Z",
     )
-    assert [(each.dag_id, each.effect) for each in shown] == [(day_of_mourning, Effect.VANISHES)]
+    assert [(each.dag_id, each.effect) for each in shown] == [
+        day_before,
+        (day_of_mourning, Effect.VANISHES),
+    ]
     for each in (8, 9, 10):
         desk.tick(f"2025-01-{each:02}T15:00")
     made = {run.as_of_date for run in desk.runs().values() if run.as_of_date.year == 2025}
@@ -744,8 +783,8 @@ class Chance:
         assert runs.keys() - runs_before.keys() == made, (override, shown)
         for dag_id, change in shown.items():
             self.effects[change.effect] = self.effects.get(change.effect, 0) + 1
-            if change.effect in (Effect.APPEARS, Effect.VANISHES):
-                self.will_be[dag_id] = change.effect is Effect.APPEARS
+            if change.effect in (Effect.APPEARS, Effect.VANISHES, Effect.SHIFTS):
+                self.will_be[dag_id] = change.effect is not Effect.VANISHES
                 assert dag_id not in runs
                 continue
             assert runs[dag_id].status == change.status, (override, change)

@@ -376,7 +376,7 @@ def test_a_spent_quota_parks_the_source_until_midnight(
             error = failure(client)
             assert isinstance(error, QuotaSpentError)
             assert error.until == midnight
-            assert "Nothing is asked before 2012-11-22 00:00 GMT" in str(error)
+            assert "The count begins anew at 2012-11-22 00:00 GMT" in str(error)
     assert len(server.asked) == 2, "one that was answered, one that was refused"
     parked = [record for record in caplog.records if record.message == "eodhd_parked"]
     assert [vars(record)["until"] for record in parked] == [midnight.isoformat()]
@@ -467,6 +467,7 @@ def test_a_server_that_is_not_there(server: Imitation) -> None:
     error = failure(make_client(server, url=f"http://127.0.0.1:{free_port()}/api"))
     assert isinstance(error, UnreachableError)
     assert "no connection" in str(error)
+    assert str(error).endswith("Check the network and [eodhd] url."), "of jobs it knows nothing"
 
 
 @pytest.mark.parametrize(
