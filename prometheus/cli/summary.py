@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from prometheus.cli import output, sessions
 from prometheus.cli.progress import RunSummary, summarise
 from prometheus.cli.sessions import Remark
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.pipelines.equities.report import BookLine, UsedSource, book_weights, run_sources
 
@@ -130,7 +131,11 @@ def _book(
 
 
 def _session_document(market_id: str, day: date) -> dict[str, Any]:
-    session = sessions.of_market(market_id, day)
+    calendar = TradingCalendar(market_id)
+    if not calendar.is_trading_day(day):  # closed by an override since its run was made
+        reason = calendar.reason(day)
+        return {"open": None, "close": None, "early_close": False, "reason": reason}
+    session = calendar.session(day)
     return {
         "open": session.open,
         "close": session.close,
@@ -161,7 +166,11 @@ def print_summary(console: Console, summary: Summary) -> None:
 def _print_special(console: Console, summary: Summary) -> None:
     found = {}
     for run in summary.runs:
-        remark = sessions.special(sessions.of_market(run.market_id, run.session_date))
+        calendar = TradingCalendar(run.market_id)
+        if calendar.is_trading_day(run.session_date):
+            remark = sessions.special(calendar.session(run.session_date))
+        else:
+            remark = f"closed, {calendar.reason(run.session_date)}"
         if remark:
             found[run.market_id, run.session_date] = remark
     if found:
@@ -193,10 +202,12 @@ def _print_runs(console: Console, summary: Summary) -> None:
         right=("Jobs", "Attempts", "Took"),
     )  # fmt: skip
     for run in summary.runs:
-        session = sessions.of_market(run.market_id, run.session_date)
+        calendar = TradingCalendar(run.market_id)
+        trades = calendar.is_trading_day(run.session_date)
+        hours = sessions.hours(calendar.session(run.session_date)) if trades else "closed"
         table.add_row(
             run.dag_id,
-            sessions.hours(session).removesuffix(" UTC"),
+            hours.removesuffix(" UTC"),
             output.coloured(run.status),
             str(sum(run.jobs.values())),
             str(run.attempts),

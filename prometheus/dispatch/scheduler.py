@@ -92,7 +92,8 @@ class Pace:
     lease: timedelta = timedelta(seconds=10)
     """How long a leader that says nothing keeps the lead."""
     worker_lease: timedelta = timedelta(seconds=30)
-    """How long a database must have been reachable before anybody is rescued."""
+    """How long a database must have been reachable before anybody is rescued; the scheduler's mark
+    must have been in the broker for a quarter of it."""
     plan_every: timedelta = timedelta(seconds=60)
     """How often missing runs are looked for; and at each opening."""
     publish_after: timedelta = timedelta(seconds=1)
@@ -194,7 +195,7 @@ class Scheduler:
         self._broker_lost_at: datetime | None = None
         self._warned: dict[str, tuple[HorizonLevel, date]] = {}
         self._marked_since: datetime | None = None
-        self._other: Mark | None = None
+        self._other_mark: Mark | None = None
         self._reachable_since: datetime | None = None
         self._reached_at: datetime | None = None
         self._ticked_at: datetime | None = None
@@ -755,9 +756,9 @@ class Scheduler:
         is cut off must go by the one that does so first.
         """
         if mark is not None and mark.owner != self._owner:
-            self._other = mark
+            self._other_mark = mark
         # The last mark of one that ticks more rarely than this is seldom the one that is there.
-        other, since = self._other, self._reachable_since
+        other, since = self._other_mark, self._reachable_since
         if (
             since is None
             or other is None

@@ -273,6 +273,10 @@ class DAG:
                 found.append(candidate)
         return found
 
+    def waiting_for(self, job_id: str) -> list[JobMetadata]:
+        """Return the jobs that name ``job_id`` among those they need."""
+        return [job for job in self if job_id in job.dependencies]
+
     def topological_order(self) -> tuple[str, ...]:
         """
         Return all job ids, upstream before downstream; ties in the order of definition.

@@ -205,7 +205,7 @@ def _decide_run(
         window = bounds.window(job)
         forced = run.forced or state.forced
         over = now >= window.closes_at and not forced
-        if over and _goes_another_way(run, job, bounds, status, now):
+        if over and _is_asked_late(run, job, bounds, status, now):
             forced = True
         elif over:
             reason = f"its window closed at {_shown(window.closes_at)}"
@@ -233,7 +233,7 @@ def _decide_run(
     return decisions
 
 
-def _goes_another_way(
+def _is_asked_late(
     run: RunState,
     job: JobMetadata,
     bounds: SessionBounds,
@@ -252,8 +252,7 @@ def _goes_another_way(
         status[below.job_id] not in FINAL
         and (run.jobs[below.job_id].forced or now < bounds.window(below).closes_at)
         and not any(status[up] in BLOCKING for up in below.dependencies)
-        for below in run.dag.jobs.values()
-        if job.job_id in below.dependencies
+        for below in run.dag.waiting_for(job.job_id)
     )
 
 

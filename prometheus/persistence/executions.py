@@ -445,7 +445,8 @@ def start(
     Refused unless the run is open and follows every override of its session, the delay of a retry
     is over, the market time is inside the window (or the run or execution is forced) and the worker
     has not been given up. A window that has closed, and a time-out, make the row EXPIRED; a sensor
-    that does not fail when it gives up is asked once more after its window.
+    that does not fail when it gives up is asked once more after its window, while a job that waits
+    for it could still start.
 
     Args:
         worker: Node name.
@@ -539,7 +540,7 @@ def _asked_until(connection: Connection, dag: DAG, job: JobMetadata, row: Row[An
     end: datetime = row.window_closes_at
     if job.sensor is None or job.sensor.fails:
         return end
-    waiting = [each.job_id for each in dag.jobs.values() if job.job_id in each.dependencies]
+    waiting = [each.job_id for each in dag.waiting_for(job.job_id)]
     rows = connection.execute(_UNFINISHED, {"of": row.dag_id, "jobs": waiting}).all()
     if any(each.forced for each in rows):
         return _NEVER

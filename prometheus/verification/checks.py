@@ -926,7 +926,7 @@ def starts_keep_to_windows(case: Case) -> Iterator[Violation]:
                     if window is None:
                         yield _of("outside-window", row, f"{verb} at {_at(at)} without a window")
                     elif at not in window and not (
-                        at >= window.closes_at and _goes_another_way(each, job_id, at)
+                        at >= window.closes_at and _may_start_late(each, job_id, at)
                     ):
                         message = f"{verb} at {_at(at)}, outside its window {window}"
                         yield _of("outside-window", row, message)
@@ -938,13 +938,13 @@ def _outside_all(each: RunCase, row: Execution) -> Iterator[Violation]:
     windows = each.windows(row.job_id)
     if at is not None and windows and not any(at in window for window in windows):
         opens_at = min(window.opens_at for window in windows)
-        if at >= opens_at and _goes_another_way(each, row.job_id, at):
+        if at >= opens_at and _may_start_late(each, row.job_id, at):
             return
         said = ", ".join(map(str, windows))
         yield _of("outside-window", row, f"started at {_at(at)}, outside all its windows: {said}")
 
 
-def _goes_another_way(each: RunCase, job_id: str, at: datetime) -> bool:
+def _may_start_late(each: RunCase, job_id: str, at: datetime) -> bool:
     """
     Say whether a job may start after its window: a sensor that does not fail if it gives up.
 
@@ -1316,7 +1316,7 @@ def _stuck(
     elif row.status in (PENDING, QUEUED):
         over = window is not None and case.history.live and window.closes_at + late_by < case.as_of
         at = case.as_of - late_by
-        if window is not None and over and not _goes_another_way(each, row.job_id, at):
+        if window is not None and over and not _may_start_late(each, row.job_id, at):
             yield _of("stuck", row, f"its window {window} has closed")
         elif row.status == PENDING:
             since = _free_since(case, each, row, window)

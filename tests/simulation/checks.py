@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus.orchestration.dag import DAG
-from tests.simulation.actors import MAX_LOST
+from tests.simulation.actors import MAX_LOST, PACE, TICK_AT_LEAST
 from tests.simulation.database import Database
 from tests.simulation.faults import Faults
 from tests.simulation.jobs import Script
@@ -68,14 +68,14 @@ TRIGGERS = (
     BEGIN SELECT closed(NEW.dag_id); END""",
 )
 
-_A_TICK = 8
-"""Seconds between two ticks here, at most; 3 in the product."""
-SCHEDULED_WITHIN = 10 + _A_TICK + 2
+_A_TICK = TICK_AT_LEAST + 2
+"""Seconds until the next tick has done its work."""
+SCHEDULED_WITHIN = PACE.lease.total_seconds() + _A_TICK
 """Seconds in which a scheduler has done what is due, once nothing is wrong any more: the lease of a
 leader that has died, and a tick."""
-STARTED_WITHIN = 30 + 25 + _A_TICK + 2
+STARTED_WITHIN = (PACE.reconcile_every + PACE.ring_again_after).total_seconds() + _A_TICK
 """In which a message that was lost has been missed, sent again and taken."""
-GIVEN_UP_WITHIN = 45
+GIVEN_UP_WITHIN = 45.0
 """In which the attempt of a worker that has died is FAILED."""
 
 _ROWS = """SELECT job_id, status, retries, lost, error_message, execution_id, attempt_number,
@@ -176,7 +176,7 @@ def _wait_in(
     """Say what was left waiting while nothing was wrong."""
     raw = database.raw
     opens_at, created_at, closed_at = raw.execute(_RUN, (dag.dag_id,)).fetchone()
-    steps: list[tuple[str, Iterable[str | None], str | None, int]] = [
+    steps: list[tuple[str, Iterable[str | None], str | None, float]] = [
         ("to be made", (opens_at,), created_at, SCHEDULED_WITHIN),
         ("to be closed", (row.completed_at for row in rows), closed_at, SCHEDULED_WITHIN),
     ]
