@@ -1079,7 +1079,9 @@ def failed(connection: Connection, execution_id: str, incarnation: str) -> FailO
     row = connection.execute(
         select(
             _e.dag_id,
+            _e.status,
             _e.error_message,
+            _e.result,
             database_now().label("now"),
             successor.c.execution_id,
             successor.c.retries,
@@ -1095,12 +1097,17 @@ def failed(connection: Connection, execution_id: str, incarnation: str) -> FailO
         )
         .where(
             _e.execution_id == execution_id,
-            _e.status == JobStatus.FAILED,
+            _e.status.in_((JobStatus.FAILED, JobStatus.SKIPPED, JobStatus.SUCCESS)),
             _e.incarnation == incarnation,
         )
     ).first()
     if row is None:
         return NotOurs()
+    if row.status != JobStatus.FAILED:
+        found = row.result or {}
+        if found.get("state") != Readiness.MISSING:
+            return NotOurs()  # it was no failure that was reported before
+        return GaveUp(row.dag_id, row.error_message or found.get("why", ""))
     if row.execution_id is None:
         return FailedForGood(row.dag_id, row.error_message)
     countdown = max(timedelta(0), row.scheduled_at - row.now)

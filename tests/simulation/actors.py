@@ -38,9 +38,9 @@ LEASE = timedelta(seconds=30)
 RENEWAL = 5.0
 LOOK_EVERY = 0.5
 LOOK_AFTER = 3 / 5
-TICK_AT_MOST = 3.0
-TICK_AT_LEAST = 8.0
-"""Seconds between two ticks while nothing moves, and now and then while something does."""
+SHORT_PAUSE = 3.0
+LONG_PAUSE = 8.0
+"""Most seconds between two ticks of a beat: now and then while something moves, and otherwise."""
 RENEWAL_AT_REST = 10.0
 """Seconds between two renewals of a worker that runs nothing."""
 NOTHING_KNOWN = timedelta(days=300)
@@ -121,7 +121,7 @@ class Beat(Actor):
                 if until is not None:
                     world.quiet_until = min(until, world.now + int(wait.total_seconds() * 1e6))
             often = led and year.moves and world.random.random() < 0.25
-            seconds = min(wait.total_seconds(), TICK_AT_MOST if often else TICK_AT_LEAST)
+            seconds = min(wait.total_seconds(), SHORT_PAUSE if often else LONG_PAUSE)
             world.come_round(max(pause or seconds, 0.001))
 
     def point(self, what: str, when: str) -> None:

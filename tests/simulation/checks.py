@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus.orchestration.dag import DAG
-from tests.simulation.actors import MAX_LOST, PACE, TICK_AT_LEAST
+from tests.simulation.actors import LONG_PAUSE, MAX_LOST, PACE
 from tests.simulation.database import Database
 from tests.simulation.faults import Faults
 from tests.simulation.jobs import Script
@@ -68,7 +68,7 @@ TRIGGERS = (
     BEGIN SELECT closed(NEW.dag_id); END""",
 )
 
-_A_TICK = TICK_AT_LEAST + 2
+_A_TICK = LONG_PAUSE + 2
 """Seconds until the next tick has done its work."""
 SCHEDULED_WITHIN = PACE.lease.total_seconds() + _A_TICK
 """Seconds in which a scheduler has done what is due, once nothing is wrong any more: the lease of a

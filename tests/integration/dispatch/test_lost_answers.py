@@ -16,6 +16,8 @@ from prometheus.persistence.engine import PATIENCE_SECONDS, create_engine
 from prometheus.persistence.executions import (
     FailedForGood,
     Failure,
+    GaveUp,
+    NotOurs,
     Refused,
     Retried,
     Started,
@@ -57,13 +59,19 @@ def attempts(installation: Installation) -> Attempts:
     return make_attempts(installation.engine)
 
 
-def queued(installation: Installation, pipeline: str = "held") -> tuple[str, str]:
-    """Claim the one job of a run; return the run and the execution."""
+def queued(
+    installation: Installation, pipeline: str = "held", job_id: str | None = None
+) -> tuple[str, str]:
+    """Claim a job of a run, by default its only one; return the run and the execution."""
     dag_id = installation.make_run(pipeline, parameters={"folder": "unused"})
     broker = RecordingBroker()
     make_scheduler(installation.engine, broker).advance(dag_id)
-    (publication,) = broker.published
-    return dag_id, publication.execution_id
+    (execution_id,) = (
+        attempt.execution_id
+        for attempt in installation.attempts(dag_id)
+        if attempt.status == "QUEUED" and job_id in (None, attempt.job_id)
+    )
+    return dag_id, execution_id
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -163,6 +171,36 @@ def test_final_failure_is_final_though_the_answer_was_lost(
     assert isinstance(outcome, FailedForGood)
     assert outcome.message.startswith("ValueError: boom (not tried again")
     assert installation.statuses(dag_id) == {"waits_for_a_file": ["FAILED"]}
+
+
+@pytest.mark.parametrize(
+    ("sensor", "status"), [("kills_its_process", "SKIPPED"), ("takes_too_long", "SUCCESS")]
+)
+def test_sensor_has_given_up_though_the_answer_was_lost(
+    installation: Installation, attempts: Attempts, sensor: str, status: str
+) -> None:
+    dag_id, execution_id = queued(installation, "perilous", sensor)
+    incarnation = register_worker(installation.engine)
+    attempts.start(execution_id, worker="test", incarnation=incarnation)
+    with answer_lost(installation.engine):
+        outcome = attempts.fail(execution_id, BOOM, incarnation=incarnation, patient=True)
+    assert isinstance(outcome, GaveUp)
+    assert outcome.message.startswith("ValueError: boom (not tried again")
+    assert installation.statuses(dag_id)[sensor] == [status]
+
+
+def test_failure_told_after_a_success_changes_nothing(
+    installation: Installation, attempts: Attempts
+) -> None:
+    """Its answer was lost, and it was tried again, but something else had ended the attempt."""
+    dag_id, execution_id = queued(installation)
+    incarnation = register_worker(installation.engine)
+    attempts.start(execution_id, worker="test", incarnation=incarnation)
+    attempts.succeed(execution_id, incarnation=incarnation, result={"state": "MISSING of nothing"})
+    with answer_lost(installation.engine):
+        outcome = attempts.fail(execution_id, BOOM, incarnation=incarnation, patient=True)
+    assert isinstance(outcome, NotOurs)
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
 
 
 @pytest.fixture

@@ -77,6 +77,23 @@ def test_standby_that_takes_the_lead_first_lets_its_mark_be_seen(
 
 
 @pytest.mark.promise("P2")
+def test_leader_that_leads_again_first_lets_its_mark_be_seen(installation: Installation) -> None:
+    """What it left before it stood by may have been gone in between."""
+    leader, standby = (_rescuer(installation, election=True) for _ in range(2))
+    _tick_for(LEASE, installation, leader, standby)
+    leader.resign()
+    _tick_for(LEASE, installation, standby, leader)
+    assert standby.totals["ticks"] > 0
+
+    standby.resign()
+    dag_id = _lose_an_attempt(installation)
+    leads_at = _now(installation)
+    _tick_until_rescued(leader, installation, dag_id)
+
+    assert _rescued_at(installation, dag_id) - leads_at >= LEASE / 4
+
+
+@pytest.mark.promise("P2")
 def test_scheduler_without_a_broker_gives_nobody_up(installation: Installation) -> None:
     """Its mark is not seen, nor could the next attempt be sent."""
     broker = _BrokerThatComesBack()
