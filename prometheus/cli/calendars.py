@@ -89,9 +89,9 @@ class Day:
 @application.callback()
 def _group() -> None:
     """Look at sessions, holidays and horizons."""
-    from prometheus.configuration import declare_markets
+    from prometheus.cli.recorded import know_markets
 
-    declare_markets()
+    know_markets()
 
 
 @application.command("show")

@@ -37,9 +37,9 @@ def markets(
 
     Ends with 1 if a market's calendar has no answer for that time.
     """
-    from prometheus.configuration import declare_markets
+    from prometheus.cli.recorded import know_markets
 
-    declare_markets()
+    know_markets()
     show(names, at or datetime.now(UTC), as_json=as_json)
 
 
