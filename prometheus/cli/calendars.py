@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -14,8 +13,6 @@ from prometheus.cli import comparing, overrides, syncing
 from prometheus.cli.options import AsJson, Market, read_instant
 
 if TYPE_CHECKING:
-    from zoneinfo import ZoneInfo
-
     from rich.text import Text
 
     from prometheus.core.sessions import Session
@@ -374,7 +371,7 @@ def _document(day: Day) -> dict[str, Any]:
     }
 
 
-def _words(zones: Mapping[str, ZoneInfo], day: Day) -> str:
+def _words(calendar: TradingCalendar, day: Day) -> str:
     """Say of a day what is special about it."""
     from prometheus.cli import recorded, sessions
 
@@ -383,9 +380,12 @@ def _words(zones: Mapping[str, ZoneInfo], day: Day) -> str:
         return "; ".join(filter(None, [day.reason, overrides]))
     said = [sessions.special(day.session) or ""]
     if day.kind is Kind.SPECIAL:
-        local = (sessions.local_times(zones, at) for at in (day.session.open, day.session.close))
+        local = (
+            sessions.local_times(calendar.exchanges, at)
+            for at in (day.session.open, day.session.close)
+        )
         said.append(" to ".join(", ".join(each) for each in local))
-    names = sessions.cities(zones)
+    names = sessions.cities(calendar.exchanges)
     said += [f"{names[mic]} closed ({reason})" for mic, reason in day.closed_members.items()]
     return "; ".join(filter(None, [*said, overrides]))
 
@@ -400,8 +400,8 @@ def _lines(calendar: TradingCalendar, day: Day | None) -> list[str]:
     if day.session is not None:
         lines[0] += f"  {sessions.hours(day.session)}"
         if day.kind is not Kind.SPECIAL:
-            lines += sessions.local_times(calendar.zones, day.session.open)
-    return [*lines, *filter(None, [_words(calendar.zones, day)])]
+            lines += sessions.local_times(calendar.exchanges, day.session.open)
+    return [*lines, *filter(None, [_words(calendar, day)])]
 
 
 def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
@@ -443,7 +443,7 @@ def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
             table.add_row(
                 Text(day.mark, _STYLES[day.kind]),
                 f"{day.date:%a} {day.date}",
-                _words(calendar.zones, day),
+                _words(calendar, day),
             )
     console.print(table)
 

@@ -154,7 +154,7 @@ def next_words(status: MarketStatus) -> list[str]:
     if status.next_transition is None:  # near its end, or a market that never closes
         return [f"none by {calendar.horizon}", "where its calendar ends"]
     at, state = status.next_transition
-    local = ", ".join(sessions.local_times(calendar.zones, at))
+    local = ", ".join(sessions.local_times(calendar.exchanges, at))
     return [f"{state} in {output.in_words(at - status.at)}", f"{output.utc(at)}", local]
 
 

@@ -116,8 +116,8 @@ def test_days_are_judged_by_the_calendars_own_exchanges() -> None:
     assert describe(calendar, date(2026, 11, 29)).kind is Kind.SESSION
     assert describe(calendar, date(2026, 11, 28)).kind is Kind.WEEKEND
     at = datetime(2026, 11, 29, 0, 30, tzinfo=UTC)
-    assert sessions.local_times(calendar.zones, at) == ["Sun 09:30 Tokyo"]
-    assert sessions.cities(calendar.zones) == {"XNYS": "Tokyo"}
+    assert sessions.local_times(calendar.exchanges, at) == ["Sun 09:30 Tokyo"]
+    assert sessions.cities(calendar.exchanges) == {"XNYS": "Tokyo"}
 
 
 def test_next_invents_nothing_past_the_horizon() -> None:

@@ -47,12 +47,12 @@ def test_hours_name_a_day_that_is_not_the_sessions(market: str, day: date, hours
 
 def test_exchanges_are_named_by_city_only_where_that_tells_them_apart() -> None:
     asia, us = TradingCalendar("ASIA_EQ"), TradingCalendar("US_EQ")
-    assert sessions.cities(asia.zones) == {"XTKS": "Tokyo", "XHKG": "Hong Kong"}
-    assert sessions.cities(us.zones) == {"XNYS": "XNYS", "XNAS": "XNAS"}
+    assert sessions.cities(asia.exchanges) == {"XTKS": "Tokyo", "XHKG": "Hong Kong"}
+    assert sessions.cities(us.exchanges) == {"XNYS": "XNYS", "XNAS": "XNAS"}
 
 
 def test_local_times_name_each_zone_once() -> None:
     at = datetime(2012, 11, 23, 18, tzinfo=UTC)
     us, eu = TradingCalendar("US_EQ"), TradingCalendar("EU_EQ")
-    assert sessions.local_times(us.zones, at) == ["Fri 13:00 New York"]
-    assert sorted(sessions.local_times(eu.zones, at)) == ["Fri 18:00 London", "Fri 19:00 Paris"]
+    assert sessions.local_times(us.exchanges, at) == ["Fri 13:00 New York"]
+    assert sorted(sessions.local_times(eu.exchanges, at)) == ["Fri 18:00 London", "Fri 19:00 Paris"]

@@ -27,6 +27,7 @@ from tools.build_sessions import (
     encode,
     main,
     name_eves,
+    rename,
     tidy,
 )
 
@@ -283,6 +284,22 @@ def test_an_early_close_without_a_name_is_named_by_the_closed_day_that_follows()
     named = {day[1]: "Storm", day[5]: "Saturday's fair", day[8]: "Feast", day[22]: "Election"}
     assert name_eves(subject, named) == {day[0]: "Before Storm", day[4]: "Before Feast"}
     assert name_eves(subject, named | {day[4]: "Eve"}) == {day[0]: "Before Storm"}
+
+
+def test_names_that_read_badly_are_rewritten_and_an_entry_for_none_is_refused() -> None:
+    entry = REST | {"mic": "XXXX", "instead": {"Quarta Cinzas": "Ash Wednesday"}}
+    tuesday = MONDAY + timedelta(days=1)
+    named = {MONDAY: "Carnival", tuesday: "Quarta Cinzas"}
+    assert rename(named, entry) == {MONDAY: "Carnival", tuesday: "Ash Wednesday"}
+    with pytest.raises(BuildError, match=r"XXXX: .* no day is called Quarta Cinzas"):
+        rename({MONDAY: "Carnival"}, entry)
+
+
+def test_a_city_is_written_only_where_the_zone_is_named_for_another() -> None:
+    assert "city" not in encode(schedule(), {})
+    assert parse_exchange(json.loads(dump(encode(schedule(), {})))).city == "Tokyo"
+    osaka = parse_exchange(json.loads(dump(encode(schedule(city="Osaka"), {}))))
+    assert (osaka.city, osaka.zone) == ("Osaka", ZoneInfo("Asia/Tokyo"))
 
 
 def test_the_same_schedule_gives_the_same_bytes_in_any_order() -> None:
