@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from prometheus.core.market_state import MarketStatus
+    from prometheus.errors import HorizonError, SnapshotError
 
 
 def markets(
@@ -112,9 +113,16 @@ def _table(answers: dict[str, Any]) -> RenderableType:
                 "\n".join(next_words(answer)),
             )
         else:
-            table.add_row(market_id, "not known", "", str(answer), "")
+            table.add_row(market_id, "not known", why_not(answer), "", "")
         table.add_section()
     return table
+
+
+def why_not(error: HorizonError | SnapshotError) -> str:
+    """Say in a table's cell why a calendar has no answer; of a time it does not reach, in short."""
+    from prometheus.errors import HorizonError
+
+    return error.known if isinstance(error, HorizonError) else str(error)
 
 
 def _overrides(status: MarketStatus) -> list[int]:
