@@ -73,6 +73,8 @@ def test_a_file_with_faults_is_refused_whole(run_command: RunCommand, home: Path
         ("calendar", "horizon"),
         ("markets",),
         ("status",),
+        ("beat",),
+        ("worker", "CRYPTO"),
     ):
         run_command(*command).refused(
             "settings: 5 faults.",
