@@ -388,6 +388,27 @@ def test_no_shipped_name_has_an_american_date() -> None:
         assert [name for name in names if re.search(r"\d\d/\d\d/\d{4}", name)] == []
 
 
+def test_a_shipped_name_is_of_one_day_and_in_english() -> None:
+    of_days = {
+        ("BVMF", date(2026, 2, 18)): "Ash Wednesday",
+        ("BVMF", date(2015, 12, 24)): "Christmas Eve",
+        ("BVMF", date(2017, 12, 29)): "Last Business Day of the Year",
+        ("XSES", date(2026, 2, 16)): "Chinese New Year's Eve",
+        ("XSES", date(2026, 12, 31)): "New Year's Eve",
+        ("XSES", date(2009, 12, 24)): "Christmas Eve",
+        ("XJSE", date(2017, 12, 29)): "Last session before New Year",
+        ("XSGO", date(2026, 10, 12)): "Meeting of Two Worlds' Day",
+    }
+    for (mic, day), name in of_days.items():
+        exchange = load_exchange(mic)
+        special = exchange.special_hours.get(day)
+        assert (special.reason if special else exchange.closures[day]) == name
+    for mic in exchange_mics():
+        exchange = load_exchange(mic)
+        reasons = {special.reason for special in exchange.special_hours.values()}
+        assert [name for name in reasons if " or " in name] == []
+
+
 def test_without_its_libraries_the_tool_says_what_to_install(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
