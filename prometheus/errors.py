@@ -94,8 +94,10 @@ class HorizonError(PrometheusError):
         day = asked.date() if isinstance(asked, datetime) else asked
         if day <= first:
             side, remedy = "before the first", "Ask within these dates."
+            self.known = f"known from {first.isoformat()}"
         else:
             side = "after the last"
+            self.known = f"known to {last.isoformat()}"
             remedy = (
                 "Ask within these dates, or install a release of prometheus with a newer "
                 "sessions snapshot."

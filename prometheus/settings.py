@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
@@ -27,10 +27,10 @@ from pydantic import (
     PlainValidator,
     PrivateAttr,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -67,6 +67,22 @@ _ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?
 _UNDERSCORES = re.compile("_+")
 _TOKEN = re.compile(r"[A-Za-z0-9._-]*")
 _DEFAULT = "default"
+_LEAD = (
+    "lease ({}) must be at least twice max_wait ({}), or the lead would be lost between two ticks"
+)
+_RENEWAL = (
+    "lease ({}) must be at least three times renewal ({}), or one slow renewal would lose a worker"
+)
+_OUTAGE = (
+    "the lease of workers ({}) must be at least four times the scheduler's max_wait ({}), or it "
+    "could not tell its own pauses from an outage in which healthy workers could not renew"
+)
+_LONG_ENOUGH = (
+    (("scheduler.lease", "scheduler.max_wait"), 2, _LEAD),
+    (("workers.lease", "workers.renewal"), 3, _RENEWAL),
+    (("workers.lease", "scheduler.max_wait"), 4, _OUTAGE),
+)
+"""Two durations, how many times the second one the first must be at least, and why."""
 
 
 def _read_duration(value: object) -> object:
@@ -89,6 +105,7 @@ def _read_list(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_read_duration)]
+_DURATIONS: TypeAdapter[timedelta] = TypeAdapter(Duration)
 
 
 def _read_size(value: object) -> Size:
@@ -258,15 +275,6 @@ class SchedulerSettings(_Section):
         description="Whether runs are made as sessions come; without it only operators make them.",
     )
 
-    @model_validator(mode="after")
-    def _lead_lasts(self) -> Self:
-        if self.lease < 2 * self.max_wait:
-            raise ValueError(
-                f"lease ({format_duration(self.lease)}) must be at least twice max_wait "
-                f"({format_duration(self.max_wait)}), or the lead would be lost between two ticks"
-            )
-        return self
-
 
 class WorkerSettings(_Section):
     """The workers."""
@@ -302,15 +310,6 @@ class WorkerSettings(_Section):
         "job, which fails its attempt. By default three quarters of the machine's, or of its "
         "container's; 0 for no limit.",
     )
-
-    @model_validator(mode="after")
-    def _lease_lasts(self) -> Self:
-        if self.lease < 3 * self.renewal:
-            raise ValueError(
-                f"lease ({format_duration(self.lease)}) must be at least three times renewal "
-                f"({format_duration(self.renewal)}), or one slow renewal would lose a worker"
-            )
-        return self
 
 
 class FlowerSettings(_Section):
@@ -468,22 +467,18 @@ class Settings(_Section):
     @field_validator("sources")
     @classmethod
     def _of_markets(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        eodhd: EodhdSettings | None = info.data.get("eodhd")
         problems = []
-        for name in value:
+        for name, source in value.items():
+            if eodhd is None and source == EODHD:
+                continue  # its own faults are told; what it would serve is not known
             try:
                 get_market(name)
+                choose_sources({name: source}, eodhd=eodhd.feed() if eodhd else None)
             except PrometheusError as error:
                 problems.append(str(error))
         if problems:
             raise ValueError(" ".join(problems))
-        eodhd: EodhdSettings | None = info.data.get("eodhd")
-        if eodhd is None:
-            # Its own faults are told; what it would serve is not known.
-            value = {market: name for market, name in value.items() if name != EODHD}
-        try:
-            choose_sources(value, eodhd=eodhd.feed() if eodhd else None)
-        except PrometheusError as error:
-            raise ValueError(str(error)) from None
         return value
 
 
@@ -525,8 +520,7 @@ def load_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = N
         settings = Settings.model_validate(values)
     except ValidationError as error:
         reading.faults += map(reading.fault_of, error.errors(include_url=False))
-    else:
-        reading.faults += reading.faults_between_sections(settings)
+    reading.faults += reading.contradictions(values)
     if settings is None or reading.faults:
         declare(before)
         raise SettingsError(reading.faults)
@@ -607,19 +601,28 @@ class _Reading:
             f"{at}: {message}" if _is_secret(path) else f"{at}: {message}, not {error['input']!r}"
         )
 
-    def faults_between_sections(self, settings: Settings) -> list[str]:
-        """Return what is wrong with values of which each alone is right."""
-        lease, pause = settings.workers.lease, settings.scheduler.max_wait
-        if lease >= 4 * pause:
-            return []
-        names = "workers.lease", "scheduler.max_wait"
-        at = " and ".join(dict.fromkeys(self.origins.get(name, name) for name in names))
-        fault = (
-            f"{at}: the lease of workers ({format_duration(lease)}) must be at least four times "
-            f"the scheduler's max_wait ({format_duration(pause)}), or it could not tell its own "
-            f"pauses from an outage in which healthy workers could not renew"
-        )
-        return [fault]
+    def contradictions(self, values: Mapping[str, Any]) -> list[str]:
+        """Return what is wrong with durations of which each alone is right."""
+        faults = []
+        for (longer, shorter), times, text in _LONG_ENOUGH:
+            lasts, of = self._duration(values, longer), self._duration(values, shorter)
+            if lasts is not None and of is not None and lasts < times * of:
+                places = (self.origins.get(name, name) for name in (longer, shorter))
+                said = text.format(format_duration(lasts), format_duration(of))
+                faults.append(f"{' and '.join(dict.fromkeys(places))}: {said}")
+        return faults
+
+    @staticmethod
+    def _duration(values: Mapping[str, Any], name: str) -> timedelta | None:
+        """Return what a setting will be; ``None`` if it is no duration, which is told already."""
+        section, key = name.split(".")
+        if key not in values.get(section, {}):
+            default: timedelta = getattr(getattr(Settings(), section), key)
+            return default
+        try:
+            return _DURATIONS.validate_python(values[section][key])
+        except ValidationError:
+            return None
 
     def _file(self) -> Iterator[tuple[tuple[str, ...], Any, str]]:
         try:

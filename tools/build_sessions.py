@@ -15,7 +15,7 @@ What it does, for each exchange (MIC):
 3. compares the weekdays with the financial calendar of ``holidays``, from the year that one
    starts; a disagreement that no entry explains fails the build;
 4. takes names of closed and short days from the corrections, then ``holidays``, then
-   exchange_calendars;
+   exchange_calendars, and rewrites those that the corrections say read badly;
 5. writes one JSON file: ordinary hours by effective date, and every exception to them.
 
 Last it says which sessions are not what they were in the snapshot before: those of the next 400
@@ -171,6 +171,8 @@ class Schedule:
     weekmasks: list[tuple[date, str]]
     reasons: dict[date, str] = field(default_factory=dict)
     """Names from the corrections, which win over all others."""
+    city: str | None = None
+    """Where it is, if its zone is named for another city."""
 
 
 # --- the library ------------------------------------------------------------------------------
@@ -185,7 +187,11 @@ def clock(instant: Any, session: date, zone: str) -> str:
 
 
 def take_schedule(
-    mic: str, last: date, horizon_source: str, name: str | None = None
+    mic: str,
+    last: date,
+    horizon_source: str,
+    name: str | None = None,
+    place: Mapping[str, Any] | None = None,
 ) -> tuple[Schedule, Any]:
     """
     Read one calendar of exchange_calendars, as early as it goes but not before 1990.
@@ -195,6 +201,7 @@ def take_schedule(
         last: Until when, this day included.
         horizon_source: On what grounds it is known until then.
         name: The calendar's name, where that is not the exchange's.
+        place: Its ``[[place]]``, if it has one.
     """
     import exchange_calendars
     import pandas as pd
@@ -208,7 +215,8 @@ def take_schedule(
     # XKRX gives the last session that is asked for the hours of days that are none: ask for more.
     end = last + BEYOND if latest is None else min(last + BEYOND, latest.date())
     calendar = exchange_calendars.get_calendar(name, start=str(first), end=str(end))
-    zone = str(calendar.tz)
+    place = place or {}
+    zone = place.get("zone", str(calendar.tz))
 
     sessions: dict[date, Hours] = {}
     for row in calendar.schedule.itertuples():
@@ -247,6 +255,7 @@ def take_schedule(
         sessions=sessions,
         boundaries={day for day in boundaries if first <= day <= last},
         weekmasks=sorted(weekmasks.items()),
+        city=place.get("city"),
     )
     return schedule, calendar
 
@@ -279,6 +288,8 @@ def check_entries(mics: Iterable[str], corrections: Mapping[str, Any]) -> None:
         "hours": ("reason", "source", "checked"),
         "day": ("reason", "source", "checked"),
         "difference": ("why", "source", "checked"),
+        "place": ("city", "source", "checked"),
+        "names": ("instead", "source", "checked"),
     }.items():
         for entry in corrections.get(kind, ()):
             missing = [word for word in words if not entry.get(word)]
@@ -557,7 +568,24 @@ def name_days(schedule: Schedule, calendar: Any, corrections: Mapping[str, Any])
         take_country(country, part)
         if country == "US":  # which close with New York, as on days of mourning
             take_financial("XNYS")
+    for entry in corrections.get("names", ()):
+        if entry["mic"] == schedule.mic:
+            named = rename(named, entry)
     return named | name_eves(schedule, named)
+
+
+def rename(named: Mapping[date, str], entry: Mapping[str, Any]) -> dict[date, str]:
+    """
+    Put other names in the place of those that read badly.
+
+    Raises:
+        BuildError: no day has one of them any more.
+    """
+    instead = entry["instead"]
+    idle = sorted(instead.keys() - set(named.values()))
+    if idle:
+        raise BuildError(f"{entry['mic']}: [[names]]: no day is called {', '.join(idle)}")
+    return {day: instead.get(name, name) for day, name in named.items()}
 
 
 def name_eves(schedule: Schedule, named: Mapping[date, str]) -> dict[date, str]:
@@ -673,6 +701,7 @@ def encode(schedule: Schedule, named: Mapping[date, str]) -> dict[str, Any]:
         "format": FORMAT,
         "mic": schedule.mic,
         "zone": schedule.zone,
+        **({} if schedule.city is None else {"city": schedule.city}),
         "first": schedule.first.isoformat(),
         "last": schedule.last.isoformat(),
         "horizon_source": schedule.horizon_source,
@@ -741,13 +770,16 @@ def build(names: Mapping[str, str], corrections: Mapping[str, Any]) -> dict[str,
     """
     check_entries(names, corrections)
     horizons = {mic: entry for entry in corrections["horizon"] for mic in entry["mics"]}
+    places = {mic: entry for entry in corrections.get("place", ()) for mic in entry["mics"]}
     files: dict[str, bytes] = {}
     faults: list[str] = []
     progress = Progress(len(names))
     for done, (mic, name) in enumerate(names.items()):
         progress.say(done, mic)
         horizon = horizons[mic]
-        schedule, calendar = take_schedule(mic, horizon["last"], horizon["source"], name)
+        schedule, calendar = take_schedule(
+            mic, horizon["last"], horizon["source"], name, places.get(mic)
+        )
         for sentence in apply_corrections(schedule, corrections):
             print(f"note: {sentence}", file=sys.stderr)
         faults += cross_check(schedule, corrections)

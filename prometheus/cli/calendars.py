@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -14,8 +13,6 @@ from prometheus.cli import comparing, overrides, syncing
 from prometheus.cli.options import AsJson, Market, read_instant
 
 if TYPE_CHECKING:
-    from zoneinfo import ZoneInfo
-
     from rich.text import Text
 
     from prometheus.core.sessions import Session
@@ -89,15 +86,24 @@ class Day:
 @application.callback()
 def _group() -> None:
     """Look at sessions, holidays and horizons."""
-    from prometheus.configuration import declare_markets
+    from prometheus.cli.recorded import know_markets
 
-    declare_markets()
+    know_markets()
 
 
 @application.command("show")
 def show(
     market: Market,
-    year: Annotated[int, typer.Argument(metavar="YEAR", min=1900, max=9998, show_default=False)],
+    year: Annotated[
+        int | None,
+        typer.Argument(
+            metavar="YEAR",
+            min=1900,
+            max=9998,
+            help="By default the one that it is where the market is.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a year of a market: its closed days, early closes and special sessions, named."""
@@ -107,6 +113,7 @@ def show(
 
     recorded.follow_overrides()
     calendar = TradingCalendar(market)
+    year = year or date_there(calendar, datetime.now(UTC)).year
     first, last = date(year, 1, 1), date(year, 12, 31)
     if last < calendar.first or first > calendar.horizon:
         raise HorizonError(
@@ -148,13 +155,14 @@ def following(
     Ends with 1 if a market's calendar has no answer for that time, or ends before the next session.
     """
     from prometheus.cli import output, recorded
+    from prometheus.cli.markets import why_not
     from prometheus.core.markets import markets
     from prometheus.core.trading_calendar import TradingCalendar
     from prometheus.errors import HorizonError, SnapshotError, UnknownMarketError
 
     recorded.follow_overrides()
     instant = at or datetime.now(UTC)
-    answers: dict[str, dict[str, Any]] = {}
+    answers: dict[str, dict[str, Day | None] | HorizonError | SnapshotError] = {}
     calendars = {}
     for name in names or [market.market_id for market in markets()]:
         try:
@@ -163,15 +171,16 @@ def following(
         except UnknownMarketError:
             raise
         except (HorizonError, SnapshotError) as error:  # one market's, not another's
-            answers[name] = {"error": str(error)}
+            answers[name] = error
     if as_json:
         output.print_json(
             [
                 {"market": name, "at": instant}
-                | {
-                    key: _document(value) if isinstance(value, Day) else value
-                    for key, value in answer.items()
-                }
+                | (
+                    {key: day and _document(day) for key, day in answer.items()}
+                    if isinstance(answer, dict)
+                    else {"error": str(answer)}
+                )
                 for name, answer in answers.items()
             ]
         )
@@ -181,14 +190,14 @@ def following(
         console.print()
         table = output.table("Market", "Next session", "Next closed day", "Next special hours")
         for name, answer in answers.items():
-            if "error" in answer:
-                table.add_row(name, "not known", answer["error"], "")
-            else:
+            if isinstance(answer, dict):
                 days = answer.values()
                 table.add_row(name, *("\n".join(_lines(calendars[name], day)) for day in days))
+            else:
+                table.add_row(name, "not known", why_not(answer), "")
             table.add_section()
         console.print(table)
-    if any("error" in answer or answer["session"] is None for answer in answers.values()):
+    if not all(isinstance(answer, dict) and answer["session"] for answer in answers.values()):
         raise typer.Exit(1)
 
 
@@ -320,6 +329,11 @@ def describe(calendar: TradingCalendar, day: date) -> Day:
     return Day(day, kind, session, closed, session.reason, overrides)
 
 
+def date_there(calendar: TradingCalendar, instant: datetime) -> date:
+    """Return the date where a market is; of several members, where it is earliest."""
+    return min(instant.astimezone(zone).date() for zone in calendar.zones.values())
+
+
 def find_next(calendar: TradingCalendar, instant: datetime) -> dict[str, Day | None]:
     """
     Find the next session to open, the next closed day and the next session of special hours.
@@ -333,7 +347,7 @@ def find_next(calendar: TradingCalendar, instant: datetime) -> dict[str, Day | N
     Raises:
         HorizonError: The instant is outside the calendar.
     """
-    day = min(instant.astimezone(zone).date() for zone in calendar.zones.values())
+    day = date_there(calendar, instant)
     calendar.is_trading_day(day)
     session = calendar.sessions_around(instant, before=0, after=1)
     found: dict[str, Day | None] = {
@@ -374,7 +388,7 @@ def _document(day: Day) -> dict[str, Any]:
     }
 
 
-def _words(zones: Mapping[str, ZoneInfo], day: Day) -> str:
+def _words(calendar: TradingCalendar, day: Day) -> str:
     """Say of a day what is special about it."""
     from prometheus.cli import recorded, sessions
 
@@ -383,9 +397,12 @@ def _words(zones: Mapping[str, ZoneInfo], day: Day) -> str:
         return "; ".join(filter(None, [day.reason, overrides]))
     said = [sessions.special(day.session) or ""]
     if day.kind is Kind.SPECIAL:
-        local = (sessions.local_times(zones, at) for at in (day.session.open, day.session.close))
+        local = (
+            sessions.local_times(calendar.exchanges, at)
+            for at in (day.session.open, day.session.close)
+        )
         said.append(" to ".join(", ".join(each) for each in local))
-    names = sessions.cities(zones)
+    names = sessions.cities(calendar.exchanges)
     said += [f"{names[mic]} closed ({reason})" for mic, reason in day.closed_members.items()]
     return "; ".join(filter(None, [*said, overrides]))
 
@@ -400,8 +417,8 @@ def _lines(calendar: TradingCalendar, day: Day | None) -> list[str]:
     if day.session is not None:
         lines[0] += f"  {sessions.hours(day.session)}"
         if day.kind is not Kind.SPECIAL:
-            lines += sessions.local_times(calendar.zones, day.session.open)
-    return [*lines, *filter(None, [_words(calendar.zones, day)])]
+            lines += sessions.local_times(calendar.exchanges, day.session.open)
+    return [*lines, *filter(None, [_words(calendar, day)])]
 
 
 def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
@@ -443,7 +460,7 @@ def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
             table.add_row(
                 Text(day.mark, _STYLES[day.kind]),
                 f"{day.date:%a} {day.date}",
-                _words(calendar.zones, day),
+                _words(calendar, day),
             )
     console.print(table)
 

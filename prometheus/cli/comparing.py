@@ -157,16 +157,15 @@ def _reason(calendar: TradingCalendar, session: Session) -> str | None:
 
 
 def _hours(calendar: TradingCalendar, session: Session) -> Hours:
-    from prometheus.core.exchanges import load_exchange
+    from prometheus.cli.sessions import clocks
 
-    zones = dict.fromkeys(load_exchange(mic).zone for mic in calendar.members)
     pauses = "".join(f", break {_span(*pause, session.date)}" for pause in session.breaks)
     return Hours(
         _span(session.open, session.close, session.date) + pauses,
         tuple(
             _span(session.open.astimezone(zone), session.close.astimezone(zone), session.date)
-            + f" {zone.key.rsplit('/', 1)[-1].replace('_', ' ')}"
-            for zone in zones
+            + f" {city}"
+            for zone, city in clocks(calendar.exchanges).items()
         ),
     )
 

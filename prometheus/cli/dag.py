@@ -123,7 +123,7 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
     console.print(dag.dag_id, style="bold")
     about = [f"session {session.date:%a} {session.date}, {sessions.hours(session)}"]
     local_open, local_close = (
-        sessions.local_times(calendar.zones, at) for at in (session.open, session.close)
+        sessions.local_times(calendar.exchanges, at) for at in (session.open, session.close)
     )
     about.append(f"opens {', '.join(local_open)}; closes {', '.join(local_close)}")
     about += filter(None, [sessions.special(session)])
@@ -145,7 +145,7 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
     windows = {job_id: bounds.window(dag.jobs[job_id]) for job_id in dag.topological_order()}
     ends = sorted({window.closes_at for window in windows.values()})
     if len(ends) == 1:
-        local = ", ".join(sessions.local_times(calendar.zones, ends[0]))
+        local = ", ".join(sessions.local_times(calendar.exchanges, ends[0]))
         console.print(f"  every job may start until {output.utc(ends[0])}: {local}")
     console.print()
     columns = ["Job", "After", "Priority", "May start from", "At the exchanges"]
@@ -162,7 +162,7 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
             "\n".join(after) or "-",
             job.priority.name,
             f"{phase}{output.utc(window.opens_at)}",
-            "\n".join(sessions.local_times(calendar.zones, window.opens_at)),
+            "\n".join(sessions.local_times(calendar.exchanges, window.opens_at)),
         ]
         cells += [output.utc(window.closes_at)] if len(ends) > 1 else []
         tries = f"{job.max_retries + 1} of {format_duration(job.timeout)}"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from prometheus.core.market_state import MarketStatus
+    from prometheus.errors import HorizonError, SnapshotError
 
 
 def markets(
@@ -37,9 +38,9 @@ def markets(
 
     Ends with 1 if a market's calendar has no answer for that time.
     """
-    from prometheus.configuration import declare_markets
+    from prometheus.cli.recorded import know_markets
 
-    declare_markets()
+    know_markets()
     show(names, at or datetime.now(UTC), as_json=as_json)
 
 
@@ -112,9 +113,16 @@ def _table(answers: dict[str, Any]) -> RenderableType:
                 "\n".join(next_words(answer)),
             )
         else:
-            table.add_row(market_id, "not known", "", str(answer), "")
+            table.add_row(market_id, "not known", why_not(answer), "", "")
         table.add_section()
     return table
+
+
+def why_not(error: HorizonError | SnapshotError) -> str:
+    """Say in a table's cell why a calendar has no answer; of a time it does not reach, in short."""
+    from prometheus.errors import HorizonError
+
+    return error.known if isinstance(error, HorizonError) else str(error)
 
 
 def _overrides(status: MarketStatus) -> list[int]:
@@ -154,7 +162,7 @@ def next_words(status: MarketStatus) -> list[str]:
     if status.next_transition is None:  # near its end, or a market that never closes
         return [f"none by {calendar.horizon}", "where its calendar ends"]
     at, state = status.next_transition
-    local = ", ".join(sessions.local_times(calendar.zones, at))
+    local = ", ".join(sessions.local_times(calendar.exchanges, at))
     return [f"{state} in {output.in_words(at - status.at)}", f"{output.utc(at)}", local]
 
 

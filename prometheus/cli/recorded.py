@@ -1,4 +1,4 @@
-"""What was recorded about calendars, for commands that ask the database nothing else."""
+"""What was declared and recorded about calendars, for commands that ask for nothing else."""
 
 from __future__ import annotations
 
@@ -9,6 +9,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prometheus.core.trading_calendar import TradingCalendar
+
+
+def know_markets() -> None:
+    """
+    Let this process know the markets of its ``prometheus.toml``, and read nothing else there.
+
+    Raises:
+        SettingsError: What is wrong with them, and with all other settings.
+    """
+    from prometheus.configuration import SettingsError, declare_markets
+
+    try:
+        declare_markets()
+    except SettingsError:
+        from prometheus.settings import load_settings  # which takes long to import
+
+        load_settings()
+        raise
 
 
 def follow_overrides() -> None:

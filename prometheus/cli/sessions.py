@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from prometheus.core.exchanges import Exchange
 from prometheus.core.sessions import Session
 from prometheus.core.trading_calendar import TradingCalendar
 
@@ -25,14 +26,18 @@ class Remark:
         return f"{self.market_id} {self.day.isoformat()}: {self.text}"
 
 
-def cities(zones: Mapping[str, ZoneInfo]) -> dict[str, str]:
+def cities(exchanges: Iterable[Exchange]) -> dict[str, str]:
     """Name the exchanges of a market by their cities, or by their MICs where cities agree."""
-    found = {mic: _city(zone) for mic, zone in zones.items()}
-    return found if len(set(found.values())) == len(found) else {mic: mic for mic in zones}
+    found = {exchange.mic: exchange.city for exchange in exchanges}
+    return found if len(set(found.values())) == len(found) else {mic: mic for mic in found}
 
 
-def _city(zone: ZoneInfo) -> str:
-    return zone.key.rsplit("/", 1)[-1].replace("_", " ")
+def clocks(exchanges: Iterable[Exchange]) -> dict[ZoneInfo, str]:
+    """Name the zones of a market, each by the city of the first exchange in it."""
+    found: dict[ZoneInfo, str] = {}
+    for exchange in exchanges:
+        found.setdefault(exchange.zone, exchange.city)
+    return found
 
 
 def hours(session: Session) -> str:
@@ -87,7 +92,7 @@ def _remark(calendar: TradingCalendar, day: date) -> Remark | None:
     closed = calendar.closed_members(day)
     if not closed or set(closed.values()) == {"weekend"}:
         return None
-    names = cities(calendar.zones)
+    names = cities(calendar.exchanges)
     if not calendar.is_trading_day(day):
         reasons = set(closed.values())
         text = reasons.pop() if len(reasons) == 1 else _each(closed, names)
@@ -101,11 +106,9 @@ def _each(closed: dict[str, str], names: dict[str, str]) -> str:
     return ", ".join(f"{names[mic]} closed ({reason})" for mic, reason in closed.items())
 
 
-def local_times(zones: Mapping[str, ZoneInfo], at: datetime) -> list[str]:
+def local_times(exchanges: Iterable[Exchange], at: datetime) -> list[str]:
     """Write an instant in the zone of each member, each zone once: ``"Fri 13:00 New York"``."""
-    return [
-        f"{at.astimezone(zone):%a %H:%M} {_city(zone)}" for zone in dict.fromkeys(zones.values())
-    ]
+    return [f"{at.astimezone(zone):%a %H:%M} {city}" for zone, city in clocks(exchanges).items()]
 
 
 def of_market(market_id: str, day: date) -> Session:

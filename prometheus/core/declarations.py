@@ -2,7 +2,8 @@
 
 ``[markets.NAME]`` has either ``members``, the MICs whose states the market unites, or a ``zone``
 with ``hours`` by weekday or with a daily ``cut``. Whatever is wrong is collected, not raised, so
-that a file's author reads all of it at once.
+that a file's author reads all of it at once: a check leaves out what could not be read, and holds
+the rest against each other.
 """
 
 from __future__ import annotations
@@ -143,14 +144,7 @@ class OwnHours:
 
     def known(self) -> tuple[date, date]:
         """First and last date of which it is known whether there is a session."""
-        believed = load_exchange("24x7").last
-        if any(source.kind != "exchange" for source in self.days_off):
-            believed = min(believed, HOLIDAYS_KNOWN_TO)
-        first, last = self.timetables[0][0], self.last or believed
-        for source in self.days_off:
-            begins, ends = source.bounds()
-            first, last = max(first, begins), min(last, ends)
-        return first, last
+        return _known(self.timetables[0][0], self.days_off, self.last)
 
     def exchange(self, name: str) -> Exchange:
         """Lay the hours out as those of an exchange."""
@@ -236,6 +230,30 @@ def read_declarations(
     return tuple(each for each in found if each is not None), reading.faults
 
 
+@dataclass(frozen=True, slots=True)
+class _Weeks:
+    """Hours, as far as they could be read."""
+
+    steps: tuple[tuple[date, Mapping[int, Hours | None]], ...] = ()
+    """As `OwnHours.timetables`, with ``None`` for a day whose hours are not known; empty if nothing
+    is."""
+
+    def hours(self, day: date) -> Hours | None:
+        """Return the hours of a date, if it has any that are known."""
+        return self._week(day).get(day.weekday())
+
+    def are_none(self, day: date) -> bool:
+        """Say whether it is known that a date has no hours."""
+        return bool(self.steps) and day.weekday() not in self._week(day)
+
+    def _week(self, day: date) -> Mapping[int, Hours | None]:
+        found = self.steps[0][1] if self.steps else {}
+        for since, week in self.steps:
+            if since <= day:
+                found = week
+        return found
+
+
 class _Reading:
     """One reading of a file's markets, and what is wrong with them."""
 
@@ -266,41 +284,61 @@ class _Reading:
 
     # --- a market ---------------------------------------------------------------------------
 
-    def market(
-        self, name: str, table: Mapping[str, Any], all_tables: Iterable[str]
-    ) -> Declaration | None:
+    def market(self, name: str, table: object, all_tables: Iterable[str]) -> Declaration | None:
         before = len(self.faults)
-        path = (name,)
         self._name(name, all_tables)
-        if not isinstance(table, dict):
-            self._fault(path, f"a market is one table: write [markets.{name}] once")
-            return None
+        if isinstance(table, dict):
+            found = self._market((name,), table)
+            return found if len(self.faults) == before else None
+        self._fault((name,), f"a market is one table: write [markets.{name}] once")
+        for number, each in enumerate(table if isinstance(table, list) else ()):
+            if isinstance(each, dict):
+                self._market((name, number), each)
+        return None
+
+    def _market(self, path: Path, table: Mapping[str, Any]) -> Declaration | None:
+        before = len(self.faults)
+        name = str(path[0])
         self._unknown_keys(path, table, _KEYS)
-        members: tuple[str, ...] = ()
-        own_hours = None
-        if self._is_taken(name):
-            taken = [key for key in table if key in _KEYS and key not in _BUFFERS]
-            if taken:
-                self._fault(
-                    (name, taken[0]),
-                    f"the name {name} is taken, by a market or an exchange that is shipped; only "
-                    f"its pre_open and post_close can be set. Choose another name",
-                )
-        elif "members" in table:
-            members = self._members(path, table)
-        elif "hours" in table or "cut" in table:
-            members = path
-            own_hours = self._own_hours(path, table)
-        elif all(key in (*_OF_OWN_HOURS, *_BUFFERS) for key in table):
+        misspelt = len(self.faults) > before
+        taken = [key for key in table if key in _KEYS and key not in _BUFFERS]
+        others = [key for key in table if key in _OF_OWN_HOURS]
+        is_taken, has_members = self._is_taken(name), "members" in table
+        has_hours = "hours" in table or "cut" in table
+        if is_taken and taken:
+            self._fault(
+                (*path, taken[0]),
+                f"the name {name} is taken, by a market or an exchange that is shipped; only "
+                f"its pre_open and post_close can be set. Choose another name",
+            )
+        elif has_members and others:
+            self._fault(
+                (*path, others[0]),
+                f"a market has either members or hours of its own, and {', '.join(others)} belong "
+                f"to hours",
+            )
+        elif not (is_taken or has_members or has_hours or misspelt):
             self._fault(
                 path, 'it says nothing of when it trades; write members = ["XNYS"], hours or cut'
             )
+        members: tuple[str, ...] = ()
+        if has_members:
+            members = self._members((*path, "members"), table["members"])
+        if has_hours and not (is_taken or has_members) and "zone" not in table:
+            self._fault(path, 'its zone is missing; write zone = "Europe/Paris"')
+        weeks, own_hours = self._own_hours(path, table)
         buffers = self._buffers(path, table)
-        if len(self.faults) == before:
-            self._clocks(path, buffers, members, own_hours)
+        if is_taken:
+            shipped = self._shipped.get(name)
+            self._clocks(path, buffers, _ordinary(shipped.members if shipped else (name,)))
+        elif has_members and not others:
+            self._clocks(path, buffers, _ordinary(members))
+        elif weeks.steps and not has_members:
+            self._clocks(path, buffers, {each for each in weeks.steps[-1][1].values() if each})
         if len(self.faults) > before:
             return None
         config = MarketStateConfig(**buffers)
+        members = (name,) if own_hours else members
         return Declaration(name, members, config, own_hours, _digest(table, own_hours))
 
     def _is_taken(self, name: str) -> bool:
@@ -323,16 +361,8 @@ class _Reading:
             if other != name and other.casefold() == name.casefold():
                 self._fault((name,), f"{name!r} differs from {other!r} in its capitals only")
 
-    def _members(self, path: Path, table: Mapping[str, Any]) -> tuple[str, ...]:
-        others = [key for key in table if key in _OF_OWN_HOURS]
-        if others:
-            self._fault(
-                (*path, others[0]),
-                f"a market has either members or hours of its own, and {', '.join(others)} belong "
-                f"to hours",
-            )
-        path = (*path, "members")
-        value = table["members"]
+    def _members(self, path: Path, value: object) -> tuple[str, ...]:
+        """Return those that there are."""
         if not isinstance(value, list) or not value or not all(isinstance(m, str) for m in value):
             self._fault(path, f'{value!r} must be a list of MICs such as ["XNYS", "XNAS"]')
             return ()
@@ -345,7 +375,7 @@ class _Reading:
                 self._fault(path, f"no exchange is called {mic!r}.{hint}")
             if value.count(mic) > 1:
                 self._fault(path, f"{mic} is named twice")
-        return tuple(value)
+        return tuple(mic for mic in value if mic in exchange_mics())
 
     def _buffers(self, path: Path, table: Mapping[str, Any]) -> dict[str, Buffer]:
         shipped = self._shipped.get(str(path[0]))
@@ -357,28 +387,14 @@ class _Reading:
         }
         return {key: buffer for key, buffer in found.items() if buffer is not None}
 
-    def _clocks(
-        self,
-        path: Path,
-        buffers: Mapping[str, Buffer],
-        members: tuple[str, ...],
-        own_hours: OwnHours | None,
-    ) -> None:
+    def _clocks(self, path: Path, buffers: Mapping[str, Buffer], hours: Iterable[Hours]) -> None:
         """Hold buffers that are times of day against the latest hours."""
         clocks = {key: at for key, at in buffers.items() if isinstance(at, LocalTime)}
-        if not clocks:
+        known = set(hours) if clocks else set()
+        if not known:
             return
-        if own_hours is not None:
-            hours = set(own_hours.timetables[-1][1].values())
-        else:
-            shipped = self._shipped.get(str(path[0]))
-            mics = shipped.members if shipped else members or (str(path[0]),)
-            exchanges = map(load_exchange, mics)
-            hours = {
-                each.ordinary(each.last - n * _ONE_DAY) for each in exchanges for n in range(7)
-            }
-        opens = min((each.open for each in hours), key=lambda at: at.offset)
-        closes = max((each.close for each in hours), key=lambda at: at.offset)
+        opens = min((each.open for each in known), key=lambda at: at.offset)
+        closes = max((each.close for each in known), key=lambda at: at.offset)
         if "pre_open" in clocks and clocks["pre_open"].offset > opens.offset:
             self._fault((*path, "pre_open"), f"{clocks['pre_open']} is after the open, {opens}")
         if "post_close" in clocks and clocks["post_close"].offset < closes.offset:
@@ -406,168 +422,187 @@ class _Reading:
 
     # --- hours of its own -------------------------------------------------------------------
 
-    def _own_hours(self, path: Path, table: Mapping[str, Any]) -> OwnHours | None:
+    def _own_hours(self, path: Path, table: Mapping[str, Any]) -> tuple[_Weeks, OwnHours | None]:
         before = len(self.faults)
+        zone = self._zone((*path, "zone"), table["zone"]) if "zone" in table else None
+        weeks = _Weeks()
+        if "cut" in table:
+            weeks = self._cut((*path, "cut"), table["cut"])
+        if "hours" in table:
+            weeks = self._hours((*path, "hours"), table["hours"])
         if "hours" in table and "cut" in table:
             self._fault((*path, "cut"), "a market has either hours or a cut, not both")
-        zone = self._zone(path, table)
-        timetables = self._cut(path, table) if "cut" in table else self._hours(path, table)
+            weeks = _Weeks()
         days_off = self._days_off((*path, "holidays"), table.get("holidays", []))
         closed = self._closed((*path, "closed"), table.get("closed", {}))
-        special = self._special((*path, "special"), table.get("special", {}), timetables, closed)
-        for day in closed.keys() & special.keys():
-            self._fault((*path, "special", str(day)), f"{day} is listed as closed too")
-        last = None
-        if "last" in table:
-            last = self._date((*path, "last"), table["last"])
-        if len(self.faults) > before or zone is None or not timetables:
-            return None
-        own = OwnHours(zone, timetables, days_off, closed, special, last, self._grounds)
-        if last is not None or timetables[0][0] > FIRST:
-            begins, ends = own.known()
+        special = self._special((*path, "special"), table.get("special", {}), weeks, closed)
+        last = self._date((*path, "last"), table["last"]) if "last" in table else None
+        sure = bool(weeks.steps) and (last is not None or "last" not in table)
+        if sure and (last is not None or weeks.steps[0][0] > FIRST):
+            begins, ends = _known(weeks.steps[0][0], days_off, last)
             if begins > ends:
                 self._fault(
                     (*path, "last" if last else "hours"),
                     f"it is known from {begins} to {ends}, which is no day at all; last says how "
                     f"far hours and rules hold",
                 )
-        return own
+        if len(self.faults) > before or zone is None or not weeks.steps:
+            return weeks, None
+        timetables = tuple(
+            (since, {weekday: each for weekday, each in week.items() if each})
+            for since, week in weeks.steps
+        )
+        own = OwnHours(zone, timetables, days_off, closed, special, last, self._grounds)
+        return weeks, own
 
-    def _zone(self, path: Path, table: Mapping[str, Any]) -> ZoneInfo | None:
-        value = table.get("zone")
-        if value is None:
-            self._fault(path, 'its zone is missing; write zone = "Europe/Paris"')
-            return None
+    def _zone(self, path: Path, value: object) -> ZoneInfo | None:
         try:
             if isinstance(value, str):
                 return ZoneInfo(value)
         except (OSError, ValueError, KeyError):  # the last for a name that is not known
             pass
         hint = nearest(value, available_timezones()) if isinstance(value, str) else ""
-        self._fault((*path, "zone"), f"no zone is called {value!r}.{hint}")
+        self._fault(path, f"no zone is called {value!r}.{hint}")
         return None
 
-    def _cut(self, path: Path, table: Mapping[str, Any]) -> tuple[tuple[date, Timetable], ...]:
-        path = (*path, "cut")
-        cut = self._time(path, table["cut"])
+    def _cut(self, path: Path, value: object) -> _Weeks:
+        cut = self._time(path, value)
         if cut is None:
-            return ()
+            return _Weeks()
         if cut.days:
             self._fault(path, f"{cut} must be a time of day alone, such as 17:00")
-            return ()
+            return _Weeks()
         # A session carries the date of its last moment, and midnight ends the day before.
         end = cut if cut.offset else LocalTime(cut.at, 1)
         hours = Hours(LocalTime(end.at, end.days - 1), end)
-        return ((FIRST, dict.fromkeys(range(7), hours)),)
+        return _Weeks(((FIRST, dict.fromkeys(range(7), hours)),))
 
-    def _hours(self, path: Path, table: Mapping[str, Any]) -> tuple[tuple[date, Timetable], ...]:
-        path = (*path, "hours")
-        entries = table["hours"]
-        if isinstance(entries, dict):
-            entries = [entries]
+    def _hours(self, path: Path, value: object) -> _Weeks:
+        entries = [value] if isinstance(value, dict) else value
         if not isinstance(entries, list) or not entries:
             self._fault(path, f"{entries!r} must be a list of tables of {', '.join(_HOURS_KEYS)}")
-            return ()
-        before = len(self.faults)
-        timetables: dict[date, dict[int, Hours]] = {}
+            return _Weeks()
+        weeks: dict[date, dict[int, Hours | None]] = {}
+        unsure: set[date] = set()
         since = FIRST
-        for number, entry in enumerate(entries):
+        in_order = True
+        for number, each in enumerate(entries):
             at = (*path, number)
-            entry = self._table(at, entry, '{ days = "Mon-Fri", open = "09:00", close = "17:00" }')
+            entry = self._table(at, each, '{ days = "Mon-Fri", open = "09:00", close = "17:00" }')
             if entry is None:
+                in_order = False
                 continue
             self._unknown_keys(at, entry, _HOURS_KEYS)
             begins = self._date((*at, "from"), entry["from"]) if "from" in entry else FIRST
-            if begins is not None and timetables and begins < since:
+            if begins is not None and weeks and begins < since:
                 self._fault(
                     (*at, "from") if "from" in entry else at,
                     f"from {begins} comes after from {since}; write the hours in the order of "
                     f"their dates",
                 )
-            since = begins or since
-            hours = self._one(at, entry)
+                begins = None
+            hours = self._one(at, entry, needed=("open", "close"))
+            before = len(self.faults)
             weekdays = self._weekdays((*at, "days"), entry.get("days"))
-            week = timetables.setdefault(since, {})
+            if begins is None:
+                in_order = False
+                continue
+            if len(self.faults) > before:
+                unsure.add(begins)
+            week = weeks.setdefault(begins, {})
             twice = [_DAYS[weekday] for weekday in weekdays if weekday in week]
             if twice:
-                self._fault((*at, "days"), f"{', '.join(twice)} from {since} has hours already")
-            elif hours is not None:
-                week |= dict.fromkeys(weekdays, hours)
-        if len(self.faults) > before:
-            return ()
-        found = tuple(timetables.items())
+                self._fault((*at, "days"), f"{', '.join(twice)} from {begins} has hours already")
+            for weekday in weekdays:
+                week.setdefault(weekday, hours)
+            since = begins
+        if not in_order:
+            return _Weeks()
+        for week in (weeks[begins] for begins in unsure):
+            for weekday in range(7):  # any day may be the one that was meant
+                week.setdefault(weekday, None)
+        found = tuple(weeks.items())
         self._overlaps(path, found)
-        return found
+        return _Weeks(found)
 
-    def _one(self, path: Path, entry: Mapping[str, Any]) -> Hours | None:
-        missing = [key for key in ("open", "close") if key not in entry]
+    def _one(
+        self, path: Path, entry: Mapping[str, Any], needed: tuple[str, ...] = ()
+    ) -> Hours | None:
+        """Read the hours of a session, or as much of them as there is; `needed` must be there."""
+        before = len(self.faults)
+        missing = [key for key in needed if key not in entry]
         if missing:
             self._fault(path, f'its {" and ".join(missing)} must be said, such as "09:00"')
         bounds = {
             key: self._time((*path, key), entry[key]) for key in ("open", "close") if key in entry
         }
-        opens, closes = bounds.get("open"), bounds.get("close")
-        if opens is None or closes is None:
-            return None
-        if closes.offset <= opens.offset:
-            self._fault(
-                (*path, "close"),
-                f"{closes} is not after the open, {opens}; the day before is {closes}-1d, the day "
-                f"after {closes}+1d",
-            )
-            return None
-        for key, bound in (("open", opens), ("close", closes)):
-            if abs(bound.offset - _NOON) > _ONE_DAY:
+        for key, bound in bounds.items():
+            if bound is not None and abs(bound.offset - _NOON) > _ONE_DAY:
                 self._fault(
                     (*path, key),
                     f"{bound} is too far from the session's date; it must lie between 12:00-1d and "
                     f"12:00+1d",
                 )
-                return None
+        opens, closes = bounds.get("open"), bounds.get("close")
+        if opens and closes and closes.offset <= opens.offset:
+            self._fault(
+                (*path, "close"),
+                f"{closes} is not after the open, {opens}; the day before is {closes}-1d, the day "
+                f"after {closes}+1d",
+            )
+            opens = closes = None
+        sound = len(self.faults) == before
         breaks = self._breaks((*path, "breaks"), entry.get("breaks", []), opens, closes)
-        return None if breaks is None else Hours(opens, closes, breaks)
+        return Hours(opens, closes, breaks) if sound and opens and closes else None
 
     def _breaks(
-        self, path: Path, value: object, opens: LocalTime, closes: LocalTime
-    ) -> tuple[Break, ...] | None:
+        self, path: Path, value: object, opens: LocalTime | None, closes: LocalTime | None
+    ) -> tuple[Break, ...]:
         pauses = value if isinstance(value, list) else [value]
         found: list[Break] = []
-        reached = opens
         for pause in pauses:
             pair = re.fullmatch(r"(\d\d:\d\d(?:[+-]1d)?)-(\d\d:\d\d(?:[+-]1d)?)", str(pause))
             if pair is None:
                 self._fault(path, f'{pause!r} is no break such as "12:00-13:00"')
-                return None
+                continue
             start, end = (self._time(path, text) for text in pair.groups())
             if start is None or end is None:
-                return None
-            if not opens.offset < start.offset < end.offset < closes.offset:
+                continue
+            if start.offset >= end.offset:
+                self._fault(path, f"break {pause} does not end after it has begun")
+            elif opens and closes and not opens.offset < start.offset < end.offset < closes.offset:
                 self._fault(path, f"break {pause} is not inside the session, {opens} to {closes}")
-                return None
-            if found and start.offset <= reached.offset:
+            elif found and start.offset <= found[-1][1].offset:
                 self._fault(path, f"break {pause} begins before the one before it has ended")
-                return None
-            found.append((start, end))
-            reached = end
+            else:
+                found.append((start, end))
         return tuple(found)
 
-    def _overlaps(self, path: Path, timetables: tuple[tuple[date, Timetable], ...]) -> None:
+    def _overlaps(
+        self, path: Path, steps: tuple[tuple[date, Mapping[int, Hours | None]], ...]
+    ) -> None:
         """Look for sessions that begin before the one of the day before has ended."""
         # (day of the week, the week that holds on it, that of the day after, from when)
-        pairs = [(day, week, week, since) for since, week in timetables for day in range(7)]
+        pairs = [(day, week, week, since) for since, week in steps for day in range(7)]
         pairs += [
             ((since - _ONE_DAY).weekday(), earlier, later, since)
-            for (_, earlier), (since, later) in pairwise(timetables)
+            for (_, earlier), (since, later) in pairwise(steps)
         ]
+        told = set()
         for day, week, next_week, since in pairs:
             hours, following = week.get(day), next_week.get((day + 1) % 7)
-            if hours and following and hours.close.offset > following.open.offset + _ONE_DAY:
+            if (
+                hours
+                and following
+                and hours.close.offset > following.open.offset + _ONE_DAY
+                and (hours, following) not in told
+            ):
+                told.add((hours, following))
                 self._fault(
                     path,
                     f"from {since} the session of {_DAYS[day]} closes at {hours.close}, after that "
                     f"of {_DAYS[(day + 1) % 7]} has opened at {following.open}",
                 )
-                return
 
     def _weekdays(self, path: Path, value: object) -> list[int]:
         if value is None:
@@ -608,8 +643,10 @@ class _Reading:
         kinds = [key for key in _SOURCES if key in table]
         if len(kinds) != 1:
             self._fault(path, f"it needs one of {', '.join(_SOURCES)}, and has {len(kinds)}")
-            return None
-        (kind,) = kinds
+        found = [self._source(path, kind, table) for kind in kinds]
+        return found[0] if len(found) == 1 else None
+
+    def _source(self, path: Path, kind: str, table: Mapping[str, Any]) -> DaysOff | None:
         code, subdivision = str(table[kind]), table.get("subdivision")
         source = DaysOff(kind, code, None if subdivision is None else str(subdivision))
         if kind == "exchange":
@@ -642,39 +679,40 @@ class _Reading:
         table = self._table(path, value, '{ 2026-12-24 = "Christmas Eve" }') or {}
         for text, reason in table.items():
             day = self._date((*path, text), text)
-            if not isinstance(reason, str) or not reason:
-                self._fault((*path, text), f'{reason!r} is no reason such as "Christmas Eve"')
-            elif day is not None:
-                found[day] = reason
+            said = self._reason((*path, text), reason)
+            if day is not None:
+                found[day] = said
         return found
 
+    def _reason(self, path: Path, value: object) -> str:
+        if not isinstance(value, str) or not value.strip():
+            self._fault(path, f'{value!r} is no reason such as "Christmas Eve"')
+        return str(value)
+
     def _special(
-        self,
-        path: Path,
-        value: object,
-        timetables: tuple[tuple[date, Timetable], ...],
-        closed: Mapping[date, str],
+        self, path: Path, value: object, weeks: _Weeks, closed: Mapping[date, str]
     ) -> dict[date, SpecialHours]:
         found: dict[date, tuple[Path, Hours, SpecialHours]] = {}
-        week = OwnHours(ZoneInfo("UTC"), timetables, (), {}, {}, None, "").timetable
+        unread: set[date] = set()
         table = self._table(path, value, '{ 2026-12-24 = { close = "13:00" } }') or {}
         for text, words in table.items():
             at = (*path, text)
             day = self._date(at, text)
             entry = self._table(at, words, '{ close = "13:00", reason = "Christmas Eve" }')
-            if entry is None:
+            special = None if entry is None else self._one_special(at, day, entry, weeks)
+            if day is None:
                 continue
-            self._unknown_keys(at, entry, _SPECIAL_KEYS)
-            if day is None or not timetables:
-                continue
-            special = self._one_special(at, day, entry, week(day).get(day.weekday()))
-            if special is not None:
+            if day in closed:
+                self._fault(at, f"{day} is listed as closed too")
+            if special is None:
+                unread.add(day)
+            else:
                 found[day] = (at, *special)
 
         def hours(day: date) -> Hours | None:
             if day in found:
                 return found[day][1]
-            return None if day in closed else week(day).get(day.weekday())
+            return None if day in closed or day in unread else weeks.hours(day)
 
         for day, (at, _, _) in found.items():
             for other in (day - _ONE_DAY, day + _ONE_DAY):
@@ -685,11 +723,14 @@ class _Reading:
         return {day: special for day, (_, _, special) in found.items()}
 
     def _one_special(
-        self, path: Path, day: date, entry: Mapping[str, Any], usual: Hours | None
+        self, path: Path, day: date | None, entry: Mapping[str, Any], weeks: _Weeks
     ) -> tuple[Hours, SpecialHours] | None:
-        if usual is None and not ("open" in entry and "close" in entry):
+        self._unknown_keys(path, entry, _SPECIAL_KEYS)
+        reason = self._reason((*path, "reason"), entry.get("reason", "special hours"))
+        usual = None if day is None else weeks.hours(day)
+        has_both = "open" in entry and "close" in entry
+        if day is not None and weeks.are_none(day) and not has_both:
             self._fault(path, f"{day:%A} has no hours; a session on it needs open and close")
-            return None
         words = {key: entry[key] for key in ("open", "close", "breaks") if key in entry}
         if usual is not None:
             words = {"open": str(usual.open), "close": str(usual.close)} | words
@@ -697,7 +738,7 @@ class _Reading:
         if hours is None:
             return None
         return hours, SpecialHours(
-            reason=str(entry.get("reason", "special hours")),
+            reason=reason,
             open=hours.open if "open" in entry else None,
             close=hours.close if "close" in entry else None,
             # A day without hours has no breaks of its own; other days' are none of its business.
@@ -736,6 +777,24 @@ class _Reading:
             self._fault(path, f"{day} is too far off; write a date from {EARLIEST} to {LATEST}")
             day = None
         return day
+
+
+def _known(first: date, days_off: Iterable[DaysOff], last: date | None) -> tuple[date, date]:
+    """Say between which dates hours from `first` on and these days off are known."""
+    believed = load_exchange("24x7").last
+    if any(source.kind != "exchange" for source in days_off):
+        believed = min(believed, HOLIDAYS_KNOWN_TO)
+    last = last or believed
+    for source in days_off:
+        begins, ends = source.bounds()
+        first, last = max(first, begins), min(last, ends)
+    return first, last
+
+
+def _ordinary(mics: Iterable[str]) -> Iterator[Hours]:
+    """Give the ordinary hours of exchanges in the last week that is known."""
+    for exchange in map(load_exchange, mics):
+        yield from (exchange.ordinary(exchange.last - n * _ONE_DAY) for n in range(7))
 
 
 def _short(duration: timedelta) -> timedelta:

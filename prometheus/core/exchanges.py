@@ -118,11 +118,18 @@ class Exchange:
     extra_sessions: Mapping[date, str]
     """Sessions outside the trading week -> reason."""
     special_hours: Mapping[date, SpecialHours]
+    seat: str | None = None
+    """The city it is in, where its zone is named for another one."""
     _since: tuple[list[date], list[date]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         since = ([day for day, _ in self.weeks], [day for day, _ in self.hours])
         object.__setattr__(self, "_since", since)
+
+    @property
+    def city(self) -> str:
+        """The city whose clocks it goes by, as people call it: ``"New York"``."""
+        return self.seat or self.zone.key.rsplit("/", 1)[-1].replace("_", " ")
 
     def in_week(self, day: date) -> bool:
         """Say whether this is a day of the trading week."""
@@ -252,6 +259,7 @@ def parse_exchange(document: Mapping[str, Any]) -> Exchange:
             day: e["reason"] for e in document["extra_sessions"] for day in _dates(e["dates"])
         },
         special_hours=special,
+        seat=document.get("city"),
     )
 
 

@@ -66,10 +66,20 @@ def test_commands_know_the_markets_of_the_file(run_command: RunCommand) -> None:
 
 def test_a_file_with_faults_is_refused_whole(run_command: RunCommand, home: Path) -> None:
     wrong = TOML.replace("New_York", "New_Yrok").replace("04:00", "noon").replace("XNYS", "XNYX")
-    (home / "prometheus.toml").write_text(wrong)
-    for command in (("calendar", "show", "US_EQ", "2026"), ("status",)):
+    wrong = wrong.replace("mine.py", "").replace("[pipelines]", "[pipelnes]")
+    (home / "prometheus.toml").write_text(wrong + "[workers]\nconcurrency = 0\n")
+    for command in (
+        ("calendar", "show", "US_EQ", "2026"),
+        ("calendar", "horizon"),
+        ("markets",),
+        ("status",),
+        ("beat",),
+        ("worker", "CRYPTO"),
+    ):
         run_command(*command).refused(
-            "settings: 3 faults.",
+            "settings: 5 faults.",
+            "prometheus.toml:15 [pipelnes]: no such section. Did you mean 'pipelines'?",
+            "prometheus.toml:18 [workers] concurrency: input should be greater than or equal to 1",
             "prometheus.toml:6 [markets.NIGHT] zone: no zone is called 'America/New_Yrok'. Did "
             "you mean 'America/New_York'?",
             "prometheus.toml:8 [markets.NIGHT] hours 1 close: 'noon' is no local time",

@@ -194,12 +194,42 @@ def test_all_faults_are_listed_with_where_they_are(tmp_path: Path) -> None:
 
 
 def test_values_that_contradict_each_other_name_both_places(tmp_path: Path) -> None:
-    path = write(tmp_path, '[scheduler]\nmax_wait = "20s"\n')
-    (fault,) = faults({"PROMETHEUS__SCHEDULER__LEASE": "30s"}, tmp_path)
+    path = write(tmp_path, '[scheduler]\nmax_wait = "7s"\n')
+    (fault,) = faults({"PROMETHEUS__SCHEDULER__LEASE": "13s"}, tmp_path)
     assert fault == (
-        f"{path}:2 [scheduler] max_wait and PROMETHEUS__SCHEDULER__LEASE: lease (30s) must be "
-        "at least twice max_wait (20s), or the lead would be lost between two ticks"
+        f"PROMETHEUS__SCHEDULER__LEASE and {path}:2 [scheduler] max_wait: lease (13s) must be "
+        "at least twice max_wait (7s), or the lead would be lost between two ticks"
     )
+
+
+def test_contradictions_and_sources_are_told_beside_other_faults_of_a_section(
+    tmp_path: Path,
+) -> None:
+    write(
+        tmp_path,
+        """
+        sources = { EUEQ = "bundled", EU_EQ = "reuters", JP_EQ = "bundled" }
+        [scheduler]
+        max_wait = "20s"
+        lease = "30s"
+        reconcile_every = "often"
+        [workers]
+        concurrency = 0
+        renewal = "11s"
+        """,
+    )
+    text = "\n".join(faults({}, tmp_path))
+    for said in (
+        "'EUEQ'",
+        "'reuters'",
+        "JP_EQ: the source 'bundled'",
+        "reconcile_every: ",
+        "concurrency: ",
+        "twice max_wait (20s)",
+        "three times renewal (11s)",
+        "four times the scheduler's max_wait (20s)",
+    ):
+        assert text.count(said) == 1, f"{said} in:\n{text}"
 
 
 def test_sections_that_contradict_each_other_name_both_places(tmp_path: Path) -> None:

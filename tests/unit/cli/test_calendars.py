@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -11,10 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from prometheus.cli import sessions
-from prometheus.cli.calendars import Kind, application, describe, find_next
+from prometheus.cli.calendars import Kind, application, date_there, describe, find_next
 from prometheus.cli.markets import next_words
 from prometheus.core.exchanges import Exchange, load_exchange
 from prometheus.core.market_state import describe_market
+from prometheus.core.markets import markets
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError
 
@@ -116,8 +118,8 @@ def test_days_are_judged_by_the_calendars_own_exchanges() -> None:
     assert describe(calendar, date(2026, 11, 29)).kind is Kind.SESSION
     assert describe(calendar, date(2026, 11, 28)).kind is Kind.WEEKEND
     at = datetime(2026, 11, 29, 0, 30, tzinfo=UTC)
-    assert sessions.local_times(calendar.zones, at) == ["Sun 09:30 Tokyo"]
-    assert sessions.cities(calendar.zones) == {"XNYS": "Tokyo"}
+    assert sessions.local_times(calendar.exchanges, at) == ["Sun 09:30 Tokyo"]
+    assert sessions.cities(calendar.exchanges) == {"XNYS": "Tokyo"}
 
 
 def test_next_invents_nothing_past_the_horizon() -> None:
@@ -127,6 +129,35 @@ def test_next_invents_nothing_past_the_horizon() -> None:
         assert find_next(calendar, last) == {"session": None, "closed": None, "special": None}
     with pytest.raises(HorizonError):
         find_next(calendar, datetime(2029, 1, 1, 12, tzinfo=UTC))
+
+
+def test_a_year_that_is_not_named_is_the_one_where_the_market_is() -> None:
+    at = datetime(2026, 12, 31, 20, tzinfo=UTC)
+    years = {mic: date_there(TradingCalendar(mic), at).year for mic in ("XTKS", "XNYS", "ASIA_EQ")}
+    assert years == {"XTKS": 2027, "XNYS": 2026, "ASIA_EQ": 2027}
+    shown = CliRunner().invoke(application, ["show", "24x7", "--json"])
+    assert json.loads(shown.stdout)["year"] == datetime.now(UTC).year
+
+
+@pytest.mark.parametrize("command", [["at", "{}"], ["next", "--at", "{}"]])
+@pytest.mark.parametrize(
+    ("at", "known"), [("2099-01-05T12:00Z", "known to 2028-12-31"), ("1980-01-07T12:00Z", "from")]
+)
+def test_markets_without_an_answer_say_briefly_how_far_they_are_known(
+    command: list[str], at: str, known: str
+) -> None:
+    """In one line each, however narrow the window; machines get the whole error."""
+    arguments = [each.format(at) for each in command]
+    result = CliRunner().invoke(application, arguments, env={"COLUMNS": "80"})
+    rows = [line for line in result.stdout.splitlines() if "not known" in line]
+    assert result.exit_code == 1
+    assert len(rows) == len(markets())
+    assert known in rows[0]
+    assert "Ask within" not in result.stdout
+    told = CliRunner().invoke(application, [*arguments, "--json"])
+    assert told.exit_code == 1
+    for each in json.loads(told.stdout):
+        assert "date for which the sessions of" in each["error"]
 
 
 @pytest.mark.parametrize(("columns", "across"), [(40, 1), (59, 1), (60, 2), (80, 2), (120, 3)])

@@ -47,12 +47,30 @@ def test_hours_name_a_day_that_is_not_the_sessions(market: str, day: date, hours
 
 def test_exchanges_are_named_by_city_only_where_that_tells_them_apart() -> None:
     asia, us = TradingCalendar("ASIA_EQ"), TradingCalendar("US_EQ")
-    assert sessions.cities(asia.zones) == {"XTKS": "Tokyo", "XHKG": "Hong Kong"}
-    assert sessions.cities(us.zones) == {"XNYS": "XNYS", "XNAS": "XNAS"}
+    assert sessions.cities(asia.exchanges) == {"XTKS": "Tokyo", "XHKG": "Hong Kong"}
+    assert sessions.cities(us.exchanges) == {"XNYS": "XNYS", "XNAS": "XNAS"}
+
+
+@pytest.mark.parametrize(
+    ("mic", "local"),
+    [
+        ("XDUS", "Fri 19:00 Düsseldorf"),
+        ("XHAM", "Fri 19:00 Hamburg"),
+        ("XETR", "Fri 19:00 Frankfurt"),
+        ("XMIL", "Fri 19:00 Milan"),
+        ("XBOM", "Fri 23:30 Mumbai"),
+        ("XBRU", "Fri 19:00 Brussels"),
+    ],
+)
+def test_an_exchange_is_where_it_is_and_not_where_its_zone_has_its_name_from(
+    mic: str, local: str
+) -> None:
+    exchanges = TradingCalendar(mic).exchanges
+    assert sessions.local_times(exchanges, datetime(2012, 11, 23, 18, tzinfo=UTC)) == [local]
 
 
 def test_local_times_name_each_zone_once() -> None:
     at = datetime(2012, 11, 23, 18, tzinfo=UTC)
     us, eu = TradingCalendar("US_EQ"), TradingCalendar("EU_EQ")
-    assert sessions.local_times(us.zones, at) == ["Fri 13:00 New York"]
-    assert sorted(sessions.local_times(eu.zones, at)) == ["Fri 18:00 London", "Fri 19:00 Paris"]
+    assert sessions.local_times(us.exchanges, at) == ["Fri 13:00 New York"]
+    assert sorted(sessions.local_times(eu.exchanges, at)) == ["Fri 18:00 London", "Fri 19:00 Paris"]

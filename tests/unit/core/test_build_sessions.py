@@ -27,6 +27,7 @@ from tools.build_sessions import (
     encode,
     main,
     name_eves,
+    rename,
     tidy,
 )
 
@@ -285,6 +286,22 @@ def test_an_early_close_without_a_name_is_named_by_the_closed_day_that_follows()
     assert name_eves(subject, named | {day[4]: "Eve"}) == {day[0]: "Before Storm"}
 
 
+def test_names_that_read_badly_are_rewritten_and_an_entry_for_none_is_refused() -> None:
+    entry = REST | {"mic": "XXXX", "instead": {"Quarta Cinzas": "Ash Wednesday"}}
+    tuesday = MONDAY + timedelta(days=1)
+    named = {MONDAY: "Carnival", tuesday: "Quarta Cinzas"}
+    assert rename(named, entry) == {MONDAY: "Carnival", tuesday: "Ash Wednesday"}
+    with pytest.raises(BuildError, match=r"XXXX: .* no day is called Quarta Cinzas"):
+        rename({MONDAY: "Carnival"}, entry)
+
+
+def test_a_city_is_written_only_where_the_zone_is_named_for_another() -> None:
+    assert "city" not in encode(schedule(), {})
+    assert parse_exchange(json.loads(dump(encode(schedule(), {})))).city == "Tokyo"
+    osaka = parse_exchange(json.loads(dump(encode(schedule(city="Osaka"), {}))))
+    assert (osaka.city, osaka.zone) == ("Osaka", ZoneInfo("Asia/Tokyo"))
+
+
 def test_the_same_schedule_gives_the_same_bytes_in_any_order() -> None:
     forwards = schedule()
     backwards = schedule(dict(reversed(forwards.sessions.items())))
@@ -369,6 +386,27 @@ def test_no_shipped_name_has_an_american_date() -> None:
         names = {*exchange.closures.values(), *exchange.extra_sessions.values()}
         names |= {special.reason for special in exchange.special_hours.values()}
         assert [name for name in names if re.search(r"\d\d/\d\d/\d{4}", name)] == []
+
+
+def test_a_shipped_name_is_of_one_day_and_in_english() -> None:
+    of_days = {
+        ("BVMF", date(2026, 2, 18)): "Ash Wednesday",
+        ("BVMF", date(2015, 12, 24)): "Christmas Eve",
+        ("BVMF", date(2017, 12, 29)): "Last Business Day of the Year",
+        ("XSES", date(2026, 2, 16)): "Chinese New Year's Eve",
+        ("XSES", date(2026, 12, 31)): "New Year's Eve",
+        ("XSES", date(2009, 12, 24)): "Christmas Eve",
+        ("XJSE", date(2017, 12, 29)): "Last session before New Year",
+        ("XSGO", date(2026, 10, 12)): "Meeting of Two Worlds' Day",
+    }
+    for (mic, day), name in of_days.items():
+        exchange = load_exchange(mic)
+        special = exchange.special_hours.get(day)
+        assert (special.reason if special else exchange.closures[day]) == name
+    for mic in exchange_mics():
+        exchange = load_exchange(mic)
+        reasons = {special.reason for special in exchange.special_hours.values()}
+        assert [name for name in reasons if " or " in name] == []
 
 
 def test_without_its_libraries_the_tool_says_what_to_install(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import combinations
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -431,6 +433,7 @@ def hours(**changes: Any) -> dict[str, Any]:
             "M.hours: from 1990-01-01 the session of Mon closes at 17:00",
         ),
         ("M", hours(breaks=["16:00-18:00"]), "M.hours.0.breaks: break 16:00-18:00 is not inside"),
+        ("M", hours(breaks=["13:00-12:00"]), "M.hours.0.breaks: break 13:00-12:00 does not end"),
         ("M", hours(breaks=["noon"]), "M.hours.0.breaks: 'noon' is no break such as"),
         (
             "M",
@@ -476,6 +479,17 @@ def hours(**changes: Any) -> dict[str, Any]:
         ("M", {**OWN, "holidays": "US"}, "M.holidays: 'US' must be a table such as"),
         ("M", {**OWN, "closed": {"24.12.": "Eve"}}, "M.closed.24.12.: '24.12.' is no date such"),
         ("M", {**OWN, "closed": {"2026-12-24": 1}}, "M.closed.2026-12-24: 1 is no reason such as"),
+        ("M", {**OWN, "closed": {"2026-12-24": " "}}, "M.closed.2026-12-24: ' ' is no reason such"),
+        (
+            "M",
+            {**OWN, "special": {"2026-12-24": {"close": "13:00", "reason": ""}}},
+            "M.special.2026-12-24.reason: '' is no reason such as",
+        ),
+        (
+            "M",
+            {**OWN, "special": {"2026-12-24": {"close": "13:00", "reason": "\t"}}},
+            "M.special.2026-12-24.reason: '\\t' is no reason such as",
+        ),
         (
             "M",
             {**OWN, "special": {"2026-12-26": {"close": "13:00"}}},
@@ -533,6 +547,117 @@ def test_what_is_wrong_is_said_once(name: str, table: dict[str, Any], said: str)
     found, faults = read({name: table})
     assert found == ()
     assert [fault[: len(said)] for fault in faults] == [said]
+
+
+SOUND: dict[str, Any] = {
+    "zone": "UTC",
+    "hours": [
+        {"days": "Mon", "open": "09:00", "close": "17:00", "breaks": ["12:00-13:00"]},
+        {"days": "Tue-Thu", "open": "09:00", "close": "17:00"},
+        {"days": "Fri", "open": "09:00", "close": "16:00"},
+        {"days": "Mon-Fri", "open": "10:00", "close": "18:00", "from": date(2026, 7, 1)},
+    ],
+    "pre_open": "08:00",
+    "post_close": "20:00",
+    "holidays": [{"country": "US"}, {"market": "XNYS"}],
+    "closed": {"2026-08-03": "cleaning"},
+    "special": {
+        "2026-08-04": {"close": "13:00", "reason": "party"},
+        "2026-08-08": {"open": "10:00", "close": "12:00"},
+    },
+    "last": date(2027, 6, 30),
+}
+FLAWS: dict[str, tuple[tuple[str | int, ...], Any]] = {
+    "M.preopen: no such key": (("preopen",), "1h"),
+    "M.zone: no zone": (("zone",), "Europe/Pariss"),
+    "M.hours.0.open: '9' is no local time": (("hours", 0, "open"), "9"),
+    "M.hours.0.breaks: 'noon' is no break": (("hours", 0, "breaks", 0), "noon"),
+    "M.hours.1.clsoe: no such key": (("hours", 1, "clsoe"), "17:00"),
+    "M.hours.1.close: 08:00 is not after": (("hours", 1, "close"), "08:00"),
+    "M.hours.1.breaks: break 14:00-12:00": (("hours", 1, "breaks"), ["14:00-12:00"]),
+    "M.hours.2.days: no day is called 'Fir'": (("hours", 2, "days"), "Fir"),
+    "M.hours.2.close: 13:00+1d is too far": (("hours", 2, "close"), "13:00+1d"),
+    "M.hours.3.breaks: break 09:00-11:00 is not": (("hours", 3, "breaks"), ["09:00-11:00"]),
+    "M.pre_open: 10:30 is after the open": (("pre_open",), "10:30"),
+    "M.post_close: 17:30 is before the close": (("post_close",), "17:30"),
+    "M.holidays.0: holidays has no country": (("holidays", 0, "country"), "UQ"),
+    "M.holidays.1.contry: no such key": (("holidays", 1, "contry"), "US"),
+    "M.closed.2026-08-03: '' is no reason": (("closed", "2026-08-03"), ""),
+    "M.closed.31.12.: '31.12.' is no date": (("closed", "31.12."), "Eve"),
+    "M.special.2026-08-04.close: 09:00 is not": (("special", "2026-08-04", "close"), "09:00"),
+    "M.special.2026-08-04.reason: '' is no": (("special", "2026-08-04", "reason"), ""),
+    "M.special.2026-08-08.breaks: break 09:00-11:00": (
+        ("special", "2026-08-08", "breaks"),
+        ["09:00-11:00"],
+    ),
+    "M.special.2026-08-09: Sunday has no hours": (("special", "2026-08-09"), {"open": "09:00"}),
+    "M.special.2026-08-03: 2026-08-03 is listed as closed": (
+        ("special", "2026-08-03"),
+        {"close": "13:00", "reason": ""},
+    ),
+    "M.special.2026-08-11: its session overlaps": (
+        ("special", "2026-08-11"),
+        {"close": "11:00+1d"},
+    ),
+    "M.last: it is known from 1990-01-01 to 1980-01-01": (("last",), date(1980, 1, 1)),
+}
+"""What is said of one flaw of `SOUND` -> where it is, and what stands there."""
+
+
+def flawed(*flaws: tuple[tuple[str | int, ...], Any]) -> list[str]:
+    table = deepcopy(SOUND)
+    for path, value in flaws:
+        inner: Any = table
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+    return read({"M": table})[1]
+
+
+def test_no_fault_hides_another_one() -> None:
+    """What is said of each flaw alone is said of it beside every other one, too."""
+    assert flawed() == []
+    alone = {said: flawed(flaw) for said, flaw in FLAWS.items()}
+    for said, faults in alone.items():
+        assert said in "\n".join(faults)
+        if "known from" not in said:  # which years days off are known is another matter
+            assert len(faults) == 1 + ("is listed as closed" in said), faults
+    for (first, flaw), (second, other) in combinations(FLAWS.items(), 2):
+        if flaw[0] != other[0]:
+            faults = flawed(flaw, other)
+            hidden = [fault for fault in (*alone[first], *alone[second]) if fault not in faults]
+            assert hidden == [], f"{first} and {second}: {faults}"
+
+
+def test_what_is_wrong_beside_a_wrong_choice_is_said_too() -> None:
+    """A name that is taken, members beside hours, a bracket too many: all of it stays as it is."""
+    wrong: dict[str, Any] = {"zone": "Pariss", "closed": {"2026-12-24": ""}}
+    clocks: dict[str, Any] = {"pre_open": "10:00"}
+    for name, table, said in (
+        ("XNYS", {"members": ["XNYC"]}, ["the name XNYS is taken", "called 'XNYC'"]),
+        ("XNYS", {"membrs": 1} | clocks, ["no such key", "is after the open"]),
+        (
+            "M",
+            {"members": ["XNYC", "XNYS"]} | wrong,
+            ["has either members or hours", "'XNYC'", "'Pariss'", "'' is no reason"],
+        ),
+        ("M", {"members": ["XNYC", "XNYS"]} | clocks, ["'XNYC'", "is after the open"]),
+        ("M", {"hour": []} | wrong, ["no such key", "'Pariss'", "'' is no reason"]),
+        (
+            "M",
+            {"zone": "UTC", "hours": [], "cut": "9"},
+            ["'9' is no local", "must be a list", "either hours or a cut"],
+        ),
+        ("M", [wrong | {"cut": "00:00"}], ["is one table", "'Pariss'", "'' is no reason"]),
+        (
+            "M",
+            OWN | {"holidays": {"country": "UQ", "market": "XNYX"}},
+            ["needs one of", "country 'UQ'", "market 'XNYX'"],
+        ),
+    ):
+        faults = read({name: table})[1]
+        assert len(faults) == len(said), faults
+        assert [text for text in said if text not in "\n".join(faults)] == []
 
 
 def test_a_change_of_hours_in_the_middle_of_a_session_is_refused() -> None:

@@ -218,6 +218,26 @@ class TestUpstream:
         assert isinstance(decided(run, END)["ready"], Expire)
         assert isinstance(decided(run, END)["prices"], Expire)
 
+    @pytest.mark.parametrize("otherwise", ["fail", "skip", "continue_stale", "use:synthetic"])
+    @pytest.mark.parametrize("limit", ["queue_timeout", "run_timeout"])
+    def test_sensor_that_a_timeout_ends_goes_no_other_way(self, limit: str, otherwise: str) -> None:
+        rule = SensorRule(
+            every=MINUTE, up_to=MINUTE, expected=None, give_up=60 * MINUTE, otherwise=otherwise
+        )
+        of_queue = 10 * MINUTE if limit == "queue_timeout" else None
+        run = run_of(
+            job("ready", sensor=rule, queue_timeout=of_queue),
+            job("prices", "ready"),
+            status={"ready": S.QUEUED},
+            scheduled_at=WALL,
+            run_timeout=None if of_queue else 10 * MINUTE,
+            created_at=WALL,
+        )
+        decisions = decided(run, BEGIN, WALL + 10 * MINUTE)
+        assert isinstance(decisions["ready"], Expire)
+        assert isinstance(decisions["prices"], Skip if of_queue else Expire)
+        assert "ready" not in decided(run, BEGIN, WALL + 9 * MINUTE)
+
     def test_sensor_that_fails_expires_with_its_window(self) -> None:
         assert isinstance(decided(watching("fail"), US.phases.open_at)["ready"], Expire)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -18,9 +19,12 @@ from prometheus.core.markets import declare
 from prometheus.errors import PipelineError
 from prometheus.orchestration.daily import daily
 from prometheus.orchestration.pipeline import Pipeline
+from prometheus.orchestration.sensor import CONTINUE_STALE
 from prometheus.pipelines.loading import find_pipelines, load_pipelines
+from prometheus.settings import load_settings
 from prometheus.sources.eodhd.naming import EodhdFeed
 
+DATA_PAGE = Path(__file__).parents[3] / "docs" / "data.md"
 HEAD = "from prometheus import Pipeline\n"
 Write = Callable[[str, str], Path]
 
@@ -477,3 +481,20 @@ class TestFaults:
         write("good.py", GOOD)
         with pytest.raises(PipelineError, match="visibility timeout \\(10m\\)"):
             load_pipelines(["good.py"], visibility_timeout=timedelta(minutes=10), folder=folder)
+
+
+def test_the_examples_of_the_page_on_data_are_right(folder: Path) -> None:
+    blocks = re.findall(
+        r"^```(\w+)\n(.+?)^```", DATA_PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    toml = "\n".join(text for kind, text in blocks if kind == "toml")
+    (folder / "prometheus.toml").write_text(toml)
+    settings = load_settings({"PROMETHEUS__EODHD__TOKEN": "abc"}, folder)
+    assert settings.sources == {"US_EQ": "eodhd"}
+    patient = load(folder, *settings.pipelines.modules)["daily"]
+    assert patient.jobs["ingest_prices"].after == ("prices_ready",)
+    (python,) = (text for kind, text in blocks if kind == "python")
+    (folder / "vendor.py").write_text(python)
+    sensor = load(folder, "vendor.py")["vendor"].jobs["file_is_there"].sensor
+    assert sensor is not None
+    assert sensor.otherwise == CONTINUE_STALE
