@@ -34,7 +34,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help run test simulate chaos crash-points beats soak fuzz check format bench sessions clean
+.PHONY: help run test simulate chaos crash-points beats soak fuzz wheel check format bench sessions clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,10 @@ soak: $(VENV)/.dev ## Run jobs evenly and look for what grows (MINUTES=30 RATE=2
 
 fuzz: $(VENV)/.dev ## Feed the client of eodhd.com wrong replies (REPLIES=100000; SEED= repeats them)
 	@$(BIN)/python -m tests.eodhd --replies $(REPLIES) $(if $(SEED),--seed $(SEED))
+
+wheel: $(VENV)/.dev ## Build the wheel, and try it alone with each Python that is found
+	@tools/try-wheel $(BIN)/python $$(for python in python3.11 python3.12 python3.13 python3.14; do \
+		"$$python" -c 'import venv, ensurepip' 2>/dev/null && echo "$$python"; done)
 
 check: $(VENV)/.dev ## Lint, formatting, types and the direction of imports
 	@echo "[1/4] ruff check"

@@ -244,6 +244,11 @@ class PostgresServer(_Server):
         """Where it listens."""
         return self.folder / ".s.PGSQL.5432"
 
+    @property
+    def programs(self) -> Path:
+        """The folder of ``pg_dump`` and the like."""
+        return self._binaries
+
     def url(self, database: str = "postgres", user: str = "postgres") -> str:
         """Return a SQLAlchemy URL for one of its databases."""
         return f"postgresql+psycopg://{user}@/{database}?host={self.folder}"

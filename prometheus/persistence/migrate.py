@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from alembic import command
@@ -34,6 +38,27 @@ class DatabaseRevisionError(PrometheusError):
             f"The database {shown_url} is {state}, and this release needs revision {wanted}. "
             f"{remedy}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class StepBack:
+    """One revision that is taken back."""
+
+    revision: str
+    title: str
+    """What it had brought."""
+    words: str
+    """What becomes of that."""
+    below: str | None
+    """The revision it leads to; ``None`` without tables."""
+
+
+class UnknownRevisionError(PrometheusError):
+    """No release had tables of this revision."""
+
+    def __init__(self, revision: str, known: Sequence[str]) -> None:
+        self.revision = revision
+        super().__init__(f"There is no revision {revision}; there are {', '.join(known)}.")
 
 
 def _config(engine: Engine | None = None) -> Config:
@@ -85,6 +110,31 @@ def upgrade(url: str, revision: str = "head") -> None:
         command.upgrade(_config(engine), revision)
     finally:
         engine.dispose()
+
+
+def steps_back(engine: Engine, revision: str) -> list[StepBack]:
+    """
+    Say what it takes to bring a database back to an earlier revision, the latest step first.
+
+    Args:
+        revision: Of some release, or ``base``, from before the first tables.
+
+    Raises:
+        DatabaseRevisionError: The database is newer than this release, which can not take it back.
+        UnknownRevisionError: There is no such revision.
+    """
+    scripts = list(_scripts().walk_revisions())
+    known = [*(each.revision for each in scripts), "base"]
+    found = current(engine) or "base"
+    if found not in known:
+        raise DatabaseRevisionError(shown_url(engine.url), found, head(), newer=True)
+    if revision not in known:
+        raise UnknownRevisionError(revision, known)
+    return [
+        StepBack(each.revision, each.doc, inspect.getdoc(each.module.downgrade) or "", below)
+        for each, below in zip_longest(scripts, known[1:-1])
+        if known.index(found) <= known.index(each.revision) < known.index(revision)
+    ]
 
 
 def downgrade(url: str, revision: str) -> None:

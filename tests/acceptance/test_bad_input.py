@@ -58,7 +58,7 @@ def test_all_faults_of_a_pipeline_file_at_once(
     assert [path.name for path in home.iterdir()] == ["broken.py"], "something was begun"
 
 
-COMMANDS = [("status",), ("db", "upgrade"), ("db", "current"), RUN, ("up",), ONE_DAY]
+COMMANDS = [("status",), ("db", "upgrade"), ("db", "check"), RUN, ("up",), ONE_DAY]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -160,7 +160,7 @@ def test_a_database_at_an_older_revision(run_command: RunCommand, postgresql_url
     env = {"PROMETHEUS__DATABASE__URL": postgresql_url}
     for command in (("status",), ("up",), RUN, ("retry", "x"), ("cancel", "x")):
         run_command(*command, env=env).refused("Run: prometheus db upgrade")
-    assert run_command("db", "current", env=env).status == 1
+    assert run_command("db", "check", env=env).status == 1
     doctor = run_command("doctor", env=env)
     assert doctor.status == 1
     assert "Run: prometheus db upgrade" in doctor.out

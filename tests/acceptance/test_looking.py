@@ -240,12 +240,42 @@ def test_dag_show_of_what_is_not_there(
 
 
 def test_db_upgrade_makes_the_tables_once(run_command: RunCommand, home: Path) -> None:
-    run_command("db", "current").refused("There is no database", "prometheus db upgrade")
+    run_command("db", "check").refused("There is no database", "prometheus db upgrade")
     first = run_command("db", "upgrade", "--json").document
     assert first["before"] is None
     assert run_command("db", "upgrade", "--json").document["before"] == first["revision"]
-    assert run_command("db", "current").status == 0
+    assert run_command("db", "check").status == 0
     assert (home / ".prometheus" / "prometheus.db").exists()
+
+
+def test_db_downgrade_shows_what_is_lost_and_asks(run_command: RunCommand) -> None:
+    run_command("db", "downgrade", "0004").refused("There is no database")
+    run_command("db", "upgrade")
+    run_command("db", "downgrade", "0099").refused("There is no revision 0099", "0004, ", "base.")
+    run_command("db", "downgrade", "0007").refused("is at revision 0007 already")
+    asked = run_command("db", "downgrade", "0004")  # nobody answers
+    assert (asked.status, "0005  Keep what people say" in asked.out) == (1, True), asked
+    shown = run_command("db", "downgrade", "0004", "--json").document
+    assert (shown["revision"], shown["decided"]) == ("0007", False)
+    assert shown["taken_back"] == ["0007", "0006", "0005"]
+    assert run_command("db", "check").status == 0
+
+    done = run_command("db", "downgrade", "0004", "--yes", "--json").document
+    assert (done["before"], done["revision"], done["decided"]) == ("0007", "0004", True)
+    checked = run_command("db", "check", "--json")
+    assert (checked.status, checked.document["revision"]) == (1, "0004")
+    assert run_command("db", "downgrade", "base", "--yes").status == 0
+    assert run_command("db", "check", "--json").document["revision"] is None
+    assert run_command("db", "upgrade").status == 0
+
+
+@pytest.mark.slow
+def test_db_downgrade_is_refused_while_a_stack_is_at_work(
+    run_command: RunCommand, live: Path
+) -> None:
+    refused = run_command("db", "downgrade", "0004", "--yes", "--folder", live)
+    refused.refused("was not changed: the stack with pid ", " is at work on it. Stop all that is.")
+    assert run_command("db", "check", "--folder", live).status == 0
 
 
 def test_doctor_of_a_new_installation_says_what_to_do(run_command: RunCommand) -> None:

@@ -82,6 +82,9 @@ def test_beat_is_the_process_that_was_started(
     assert leader["owner"].split(":")[1] == str(process.pid)
     health = run_command("health", "beat", env=variables)
     assert (health.status, f"pid {process.pid} leads" in health.out) == (0, True), health
+    run_command("db", "downgrade", "0004", "--yes", env=variables).refused(
+        "was not changed: the beat of ", f"pid {process.pid} is at work on it."
+    )
     process.send(signal.SIGTERM)
     assert process.wait(60) == 0, process.output()
 
