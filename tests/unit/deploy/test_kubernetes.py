@@ -1,0 +1,292 @@
+"""The manifests of ``deploy/kubernetes``, which no cluster has seen."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from datetime import timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from prometheus.configuration import SettingsError
+from prometheus.settings import Settings
+from tests.deployments import (
+    BASE,
+    DEPLOY,
+    KEDA,
+    SECRETS,
+    Document,
+    commands,
+    documents,
+    find,
+    parse,
+    pods,
+    settings,
+)
+from tests.servers import REPOSITORY
+
+MARKETS = ("US_EQ", "EU_EQ", "ASIA_EQ")
+WORKERS = tuple(f"prometheus-worker-{market.lower().replace('_', '-')}" for market in MARKETS)
+RELEASES = ("1.28", kubernetes_validate.latest_version())
+"""Of Kubernetes: an old one, and the newest whose schemas are installed."""
+SOME = {"type": "object"}
+TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+KEDA_SCHEMAS: dict[str, Document] = {
+    # What of keda.sh/v1alpha1 is used, as its CustomResourceDefinitions and its postgresql scaler
+    # have it (KEDA 2, read on 2026-11-27).
+    "ScaledObject": {
+        "type": "object",
+        "required": ["scaleTargetRef", "triggers"],
+        "additionalProperties": False,
+        "properties": {
+            "scaleTargetRef": {**TEXTS, "required": ["name"]},
+            "minReplicaCount": {"type": "integer"},
+            "maxReplicaCount": {"type": "integer"},
+            "advanced": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "horizontalPodAutoscalerConfig": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "properties": {"behavior": SOME},
+                    }
+                },
+            },
+            "triggers": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["type", "metadata"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "type": {"const": "postgresql"},
+                        "metricType": {"enum": ["AverageValue", "Value"]},
+                        "authenticationRef": {**TEXTS, "required": ["name"]},
+                        "metadata": {
+                            **TEXTS,
+                            "required": ["query", "targetQueryValue"],
+                            "propertyNames": {"enum": ["query", "targetQueryValue"]},
+                        },
+                    },
+                },
+            },
+        },
+    },
+    "TriggerAuthentication": {
+        "type": "object",
+        "required": ["secretTargetRef"],
+        "additionalProperties": False,
+        "properties": {
+            "secretTargetRef": {
+                "type": "array",
+                "items": {
+                    **TEXTS,
+                    "required": ["parameter", "name", "key"],
+                    "propertyNames": {"enum": ["parameter", "name", "key"]},
+                    "properties": {"parameter": {"const": "connection"}},
+                },
+            }
+        },
+    },
+}
+
+
+def of_pod(name: str, tmp_path: Path) -> Settings:
+    """Read the settings of a pod, from the files that its volumes bring."""
+    (container,) = pods()[name]["containers"]
+    variables = dict(find(BASE, "ConfigMap", "prometheus-settings")["data"])
+    assert container["envFrom"] == [{"configMapRef": {"name": "prometheus-settings"}}]
+    variables |= {each["name"]: each["value"] for each in container["env"]}
+    mounted = {}
+    folders = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    for volume in pods()[name]["volumes"]:
+        for item in volume.get("secret", {}).get("items", ()):
+            file = tmp_path / item["key"]
+            file.write_text(f"{SECRETS[item['key']]}\n")
+            mounted[f"{folders[volume['name']]}/{item['path']}"] = file
+    return settings(variables, mounted, tmp_path)
+
+
+def autoscaler(scaled: Document) -> Document:
+    """Return the HorizontalPodAutoscaler that KEDA makes of a ScaledObject."""
+    spec = scaled["spec"]
+    (trigger,) = spec["triggers"]
+    external = {
+        "metric": {"name": "s0-postgresql"},
+        "target": {
+            "type": trigger["metricType"],
+            "averageValue": trigger["metadata"]["targetQueryValue"],
+        },
+    }
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": scaled["metadata"],
+        "spec": {
+            "scaleTargetRef": {"kind": "Deployment", **spec["scaleTargetRef"]},
+            "minReplicas": spec["minReplicaCount"],
+            "maxReplicas": spec["maxReplicaCount"],
+            "metrics": [{"type": "External", "external": external}],
+            **spec["advanced"]["horizontalPodAutoscalerConfig"],
+        },
+    }
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_base_is_what_kubernetes_takes(release: str) -> None:
+    for document in documents(BASE):
+        kubernetes_validate.validate(document, release, strict=True)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_scaling_is_what_keda_and_kubernetes_take(release: str) -> None:
+    for document in documents(KEDA):
+        assert document["apiVersion"] == "keda.sh/v1alpha1"
+        jsonschema.validate(document["spec"], KEDA_SCHEMAS[document["kind"]])
+        if document["kind"] == "ScaledObject":
+            kubernetes_validate.validate(autoscaler(document), release, strict=True)
+
+
+@pytest.mark.parametrize("folder", [BASE, KEDA])
+def test_every_file_is_named(folder: Path) -> None:
+    named = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    files = {each.name for each in folder.iterdir()} - {"kustomization.yaml"}
+    assert {name for name in named if name.endswith(".yaml")} == files
+    assert len(named) == len(set(named))
+
+
+@pytest.mark.parametrize("folders", [[BASE], [KEDA, BASE]])
+def test_kustomize_renders_it_unchanged(folders: list[Path]) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not on PATH")
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folders[0])],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rendered = list(yaml.safe_load_all(done.stdout))
+    shipped = list(chain.from_iterable(documents(folder) for folder in folders))
+    assert sorted(map(json.dumps, _sorted(rendered))) == sorted(map(json.dumps, _sorted(shipped)))
+
+
+def _sorted(found: list[Document]) -> list[Any]:
+    return [json.loads(json.dumps(each, sort_keys=True)) for each in found]
+
+
+def test_every_command_is_one_of_ours() -> None:
+    found = {tuple(each) for each in commands([*pods().values()])}
+    assert {each[0] for each in found} == {"db", "beat", "worker", "flower", "health"}
+    for words in found:
+        parse(words)
+
+
+@pytest.mark.parametrize("name", pods())
+def test_settings_and_their_files_are_there(name: str, tmp_path: Path) -> None:
+    found = of_pod(name, tmp_path)
+    assert found.markets.enabled == MARKETS
+    assert found.database.url.get_secret_value() == SECRETS["database-url"]
+    if name != "prometheus-migrate":
+        assert found.broker.url.get_secret_value() == SECRETS["broker-url"]
+    if name == "prometheus-flower":
+        assert found.flower.basic_auth.get_secret_value() == SECRETS["flower-basic-auth"]
+
+
+def test_variables_of_services_are_kept_away(tmp_path: Path) -> None:
+    """Kubernetes would make settings of them that the product takes for misspelt ones."""
+    service = find(BASE, "Service", "prometheus-flower")["metadata"]["name"]
+    variable = f"{service.upper().replace('-', '_')}_PORT"
+    with pytest.raises(SettingsError, match="Did you mean 'PROMETHEUS__FLOWER__PORT'"):
+        settings({variable: "tcp://10.0.0.1:5555"}, {}, tmp_path)
+    assert {each["enableServiceLinks"] for each in pods().values()} == {False}
+
+
+@pytest.mark.parametrize("name", pods())
+def test_pods_may_do_little(name: str) -> None:
+    pod = pods()[name]
+    assert pod["automountServiceAccountToken"] is False
+    whom = pod["securityContext"]
+    assert whom["runAsNonRoot"] is True
+    assert whom["runAsUser"] > 0
+    assert whom["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+    assert set(container["resources"]["limits"]) == {"memory"}
+
+
+def test_image_is_this_release() -> None:
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    images = {pod["containers"][0]["image"] for pod in pods().values()}
+    assert images == {f"prometheus:{version}"}
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "PodDisruptionBudget"])
+def test_what_runs_has_a_budget_that_lets_machines_be_emptied(kind: str) -> None:
+    found = {each["metadata"]["name"]: each for each in documents(BASE) if each["kind"] == kind}
+    assert set(found) >= {"prometheus-beat", *WORKERS}
+    for name, document in found.items():
+        labels = document["spec"]["selector"]["matchLabels"]
+        assert labels == find(BASE, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        if kind == "PodDisruptionBudget":
+            assert document["spec"]["maxUnavailable"] == 1
+
+
+@pytest.mark.parametrize("folder", [BASE, KEDA])
+def test_markets_differ_in_nothing_but_their_name(folder: Path) -> None:
+    texts = {}
+    for market in MARKETS:
+        short = market.lower().replace("_", "-")
+        text = (folder / f"worker-{short}.yaml").read_text()
+        assert market in text
+        texts[market] = re.sub(f"{market}|{short}", "MARKET", text)
+    assert len(set(texts.values())) == 1
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_worker_has_the_time_and_memory_that_its_settings_need(name: str, tmp_path: Path) -> None:
+    found, pod = of_pod(name, tmp_path).workers, pods()[name]
+    assert found.soft_stop is not None
+    grace = timedelta(seconds=pod["terminationGracePeriodSeconds"])
+    assert grace >= found.soft_stop + timedelta(minutes=1)
+    # A second signal would end the jobs at once.
+    (container,) = pod["containers"]
+    stop = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert stop == ["sh", "-c", "kill -QUIT 1; sleep infinity"]
+    assert found.concurrency is not None
+    assert found.memory_limit is not None
+    limit = re.fullmatch(r"(\d+)Gi", container["resources"]["limits"]["memory"])
+    assert limit is not None
+    assert found.concurrency * found.memory_limit + (256 << 20) <= int(limit[1]) << 30
+
+
+@pytest.mark.parametrize("market", MARKETS)
+def test_scaling_reckons_with_the_jobs_of_one_worker(market: str, tmp_path: Path) -> None:
+    name = f"prometheus-worker-{market.lower().replace('_', '-')}"
+    scaled = find(KEDA, "ScaledObject", name)["spec"]
+    assert scaled["scaleTargetRef"] == {"name": name}
+    assert "replicas" not in find(BASE, "Deployment", name)["spec"]
+    (trigger,) = scaled["triggers"]
+    concurrency = of_pod(name, tmp_path).workers.concurrency
+    assert trigger["metadata"]["targetQueryValue"] == str(concurrency)
+    find(KEDA, "TriggerAuthentication", trigger["authenticationRef"]["name"])
+
+
+def test_it_says_that_no_cluster_has_seen_it() -> None:
+    assert "not tried on a cluster" in (DEPLOY / "README.md").read_text()

@@ -1,0 +1,36 @@
+"""What all files of ``deploy/`` have in common."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from prometheus.settings import defaults
+from tests.deployments import DEPLOY, parse
+from tests.servers import REPOSITORY
+
+FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(DEPLOY)))
+def test_every_setting_that_is_named_is_one(file: Path) -> None:
+    known = {each.variable for each in defaults()}
+    named = re.findall(r"PROMETHEUS__\w+", file.read_text())
+    assert {each.removesuffix("_FILE") for each in named} <= known
+
+
+def test_every_command_of_the_readme_is_one_of_ours() -> None:
+    text = (DEPLOY / "README.md").read_text()
+    found = re.findall(r"`(?:Run: )?prometheus ([^`]+)`", text)
+    assert "db upgrade" in found
+    for command in found:
+        parse(shlex.split(command))
+
+
+def test_every_link_leads_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", (DEPLOY / "README.md").read_text()):
+        assert (DEPLOY / link).resolve().is_relative_to(REPOSITORY)
+        assert (DEPLOY / link).exists()
