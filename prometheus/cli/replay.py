@@ -61,6 +61,21 @@ def replay(
             help="New folder for database, logs and Redis. Default: a new one in the data folder.",
         ),
     ] = None,
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare",
+            help="Only make the tables of the configured database and turn its market clock back. "
+            "The schedulers and workers that are started on it then do the rest.",
+        ),
+    ] = False,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="Only follow a replay that was prepared, to its end.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """
@@ -72,17 +87,23 @@ def replay(
     """
     if last < first:
         raise typer.BadParameter(f"--to {last} is before --from {first}")
-    from prometheus.cli.replaying import Request, replay_sessions
+    if prepare and follow:
+        raise typer.BadParameter("--prepare and --follow are two steps, with the start between")
+    if folder is not None and (prepare or follow):
+        raise typer.BadParameter("--prepare and --follow go by the configured database")
+    from prometheus.cli import replaying
 
-    succeeded = replay_sessions(
-        Request(
-            first=first,
-            last=last,
-            markets=tuple(dict.fromkeys(market or ())),
-            speed=speed,
-            folder=folder,
-            as_json=as_json,
-        )
+    request = replaying.Request(
+        first=first,
+        last=last,
+        markets=tuple(dict.fromkeys(market or ())),
+        speed=speed,
+        folder=folder,
+        as_json=as_json,
     )
-    if not succeeded:
+    if prepare:
+        replaying.prepare_replay(request)
+        return
+    act = replaying.follow_replay if follow else replaying.replay_sessions
+    if not act(request):
         raise typer.Exit(1)

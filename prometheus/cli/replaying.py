@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Engine, func, inspect, select
+from sqlalchemy import Engine, func, inspect, make_url, select
 from sqlalchemy.exc import DBAPIError
 
 from prometheus.cli import output, sessions
@@ -19,7 +19,14 @@ from prometheus.cli.checked import print_violations, verdict
 from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import Lines, View, follow
 from prometheus.cli.pipelines import configured_pipelines, session_choices
-from prometheus.cli.places import DatabaseError, Place, first_line, settings_for, with_url
+from prometheus.cli.places import (
+    DatabaseError,
+    Place,
+    first_line,
+    settings_for,
+    what_ails,
+    with_url,
+)
 from prometheus.cli.progress import Progress
 from prometheus.cli.scheduling import read_crew
 from prometheus.cli.summary import (
@@ -40,7 +47,7 @@ from prometheus.orchestration.planning import SessionRange
 from prometheus.orchestration.session_rule import EVERY
 from prometheus.orchestration.windows import run_opens_at
 from prometheus.persistence import migrate
-from prometheus.persistence.clock import start_replay
+from prometheus.persistence.clock import read_now, start_replay
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.tables import dag_runs
 from prometheus.settings import Settings, listing
@@ -84,7 +91,16 @@ class Plan:
     """The runs that must be finished for the replay to be."""
     market_at: datetime
     """Where the market clock starts."""
+    first: date
+    last: date
     remarks: tuple[sessions.Remark, ...]
+    is_elsewhere: bool
+    """Whether processes that are no concern of this command's do it."""
+
+    @property
+    def range(self) -> SessionRange:
+        """The session dates it is bound to."""
+        return SessionRange(self.first, self.last)
 
 
 def replay_sessions(request: Request) -> bool:
@@ -113,25 +129,91 @@ def replay_sessions(request: Request) -> bool:
                 until=lambda progress: finished(progress, plan.dag_ids),
                 stack=running,
             )
-        with reading(engine) as connection:
-            summary = make_summary(
-                connection,
-                sorted(plan.dag_ids),
-                elapsed=timedelta(seconds=time.monotonic() - began_at),
-                remarks=plan.remarks,
-            )
-            history = read_history(connection)
-        expect = Expectation(plan.pipelines, request.first, request.last, plan.session_choices)
-        report = judge(history, expect=expect, max_lost=plan.settings.workers.max_lost)
+        return _conclude(request, plan, engine, began_at)
     finally:
         engine.dispose()
+
+
+def prepare_replay(request: Request) -> None:
+    """
+    Make the configured database ready for a replay that schedulers and workers elsewhere do.
+
+    What was prepared for the same replay stays as it is, so that it may be asked for at each start.
+
+    Raises:
+        PrometheusError: It can not be prepared; nothing was changed.
+    """
+    plan = make_plan(request, elsewhere=True)
+    shown_url = Place(plan.settings, plan.folder, None).shown_url
+    already = _is_prepared(plan)
+    if not already:
+        _prepare_database(plan, request)
+    if request.as_json:
+        output.print_json({"database": shown_url, "prepared": not already})
+    else:
+        state = "is prepared already for" if already else "is prepared for"
+        print(f"{shown_url} {state} the sessions of {request.first} to {request.last}")
+
+
+def follow_replay(request: Request) -> bool:
+    """
+    Follow a replay that was prepared to its end, and print what became of it.
+
+    Returns:
+        Whether every run succeeded, and the history checker found nothing wrong.
+
+    Raises:
+        PrometheusError: It was not prepared.
+    """
+    began_at = time.monotonic()
+    plan = make_plan(request, elsewhere=True)
+    if not _is_prepared(plan):
+        raise ReplayError(
+            f"The database {Place(plan.settings, plan.folder, None).shown_url} is not prepared for "
+            f"this replay. Say so first, before schedulers and workers are started on it: "
+            f"{program()} replay --prepare, with the same dates and markets."
+        )
+    engine = create_engine(plan.settings.database.url.get_secret_value())
+    try:
+        stopped = "Stopped following; those who do the replay go on with it."
+        title = f"replay of {request.first} to {request.last}"
+        with stoppable(lambda: stopped), _view(request, plan, title) as view:
+            follow(
+                engine,
+                view,
+                until=lambda progress: finished(progress, plan.dag_ids),
+                dag_ids=sorted(plan.dag_ids),
+                # Why those elsewhere do nothing is not for this command to judge.
+                stalled_after=None,
+            )
+        return _conclude(request, plan, engine, began_at)
+    finally:
+        engine.dispose()
+
+
+def _conclude(request: Request, plan: Plan, engine: Engine, began_at: float) -> bool:
+    """Print what became of a replay; return whether it succeeded."""
+    with reading(engine) as connection:
+        summary = make_summary(
+            connection,
+            sorted(plan.dag_ids),
+            elapsed=timedelta(seconds=time.monotonic() - began_at),
+            remarks=plan.remarks,
+        )
+        history = read_history(connection)
+    expect = Expectation(plan.pipelines, request.first, request.last, plan.session_choices)
+    report = judge(history, expect=expect, max_lost=plan.settings.workers.max_lost)
     _tell(request, plan, summary, report)
     return summary.succeeded and report.ok
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, *, elsewhere: bool = False) -> Plan:
     """
     Check everything about a replay that can be checked before anything is made.
+
+    Args:
+        elsewhere: Go by the configured database and data folder, whatever they are, instead of
+            new ones.
 
     Raises:
         PrometheusError: Settings or pipelines with faults, an unknown market, dates outside a
@@ -164,8 +246,8 @@ def make_plan(request: Request) -> Plan:
             f"A replay is of past sessions, and these have not ended: {', '.join(future[:3])}"
             + (f" and {len(future) - 3} more." if len(future) > 3 else ".")
         )
-    folder = _new_folder(request, settings)
-    if _is_default(settings, "database.url"):
+    folder = settings.data.folder if elsewhere else _new_folder(request, settings)
+    if not elsewhere and _is_default(settings, "database.url"):
         settings = with_url(settings, f"sqlite:///{folder / DATABASE_NAME}")
     data = settings.data.model_copy(update={"folder": folder})
     return Plan(
@@ -179,7 +261,10 @@ def make_plan(request: Request) -> Plan:
         session_choices=session_choices(pipelines),
         dag_ids=frozenset(dag_id for dag_id, _, _ in expected),
         market_at=min(opens_at for _, opens_at, _ in expected),
+        first=request.first,
+        last=request.last,
         remarks=remarks,
+        is_elsewhere=elsewhere,
     )
 
 
@@ -229,7 +314,8 @@ def _prepare_database(plan: Plan, request: Request) -> None:
     url = plan.settings.database.url.get_secret_value()
     place = Place(plan.settings, plan.folder, None)
     engine = create_engine(url)
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    if place.is_local:
+        plan.folder.mkdir(parents=True, exist_ok=True)
     try:
         _refuse_live_database(engine, place.shown_url)
         migrate.upgrade(url)
@@ -238,7 +324,7 @@ def _prepare_database(plan: Plan, request: Request) -> None:
                 connection,
                 market_at=plan.market_at,
                 speed=request.speed,
-                only=SessionRange(request.first, request.last),
+                only=plan.range,
                 markets=list(plan.markets),
             )
     except DBAPIError as error:
@@ -248,6 +334,30 @@ def _prepare_database(plan: Plan, request: Request) -> None:
         ) from None
     finally:
         engine.dispose()
+
+
+def _is_prepared(plan: Plan) -> bool:
+    """
+    Say whether the database's market clock is that of this replay.
+
+    Raises:
+        DatabaseError: The database does not answer.
+    """
+    url = plan.settings.database.url.get_secret_value()
+    if url.startswith("sqlite") and not Path(make_url(url).database or "").is_file():
+        return False  # opening it would make an empty one
+    engine = create_engine(url)
+    try:
+        if migrate.current(engine) != migrate.head():
+            return False
+        with reading(engine) as connection:
+            now = read_now(connection)
+    except DBAPIError as error:
+        shown_url = Place(plan.settings, plan.folder, None).shown_url
+        raise DatabaseError(f"The database {shown_url} {what_ails(error)}") from None
+    finally:
+        engine.dispose()
+    return now.only == plan.range and now.markets == frozenset(plan.markets)
 
 
 def _refuse_live_database(engine: Engine, shown_url: str) -> None:
@@ -323,11 +433,11 @@ def _tell(request: Request, plan: Plan, summary: Summary, report: Report) -> Non
 
 def _next_commands(plan: Plan, summary: Summary) -> list[tuple[str, str]]:
     me = program()
-    folder = f"--folder {short(plan.folder)}"
+    folder = "" if plan.is_elsewhere else f" --folder {short(plan.folder)}"
     last = summary.runs[-1]
     commands = [
-        (f"{me} status {folder}", "all runs of this replay"),
-        (f"{me} status {last.dag_id} {folder}", "one run: its jobs and attempts"),
+        (f"{me} status{folder}", "all runs of this replay"),
+        (f"{me} status {last.dag_id}{folder}", "one run: its jobs and attempts"),
         (f"{me} markets", "what every market is doing now"),
     ]
     if _is_default(plan.settings, "pipelines.modules"):
