@@ -1,0 +1,31 @@
+# One image for every role: prometheus beat, worker, flower, db upgrade, replay, ...
+FROM python:3.11-slim-bookworm AS build
+# Where pip looks, if not in its usual index. They stay in this stage.
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+WORKDIR /build
+RUN python -m venv /opt/prometheus
+ENV PATH=/opt/prometheus/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# What it depends on changes seldom, and is a layer of its own.
+COPY pyproject.toml constraints.txt ./
+RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+        >requirements.txt \
+    && python -m pip install --constraint constraints.txt --requirement requirements.txt
+COPY . .
+RUN python -m pip install --no-deps . \
+    # Nothing is installed later.
+    && python -m pip uninstall --yes pip setuptools
+
+FROM python:3.11-slim-bookworm
+RUN groupadd --gid 10001 prometheus \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent \
+        --shell /usr/sbin/nologin prometheus \
+    # A new volume that is mounted here belongs to whom the folder does.
+    && install -d -o prometheus -g prometheus /secrets /work
+COPY docker/make-secrets /usr/local/bin/
+COPY --from=build /opt/prometheus /opt/prometheus
+ENV PATH=/opt/prometheus/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# A number, so that whoever forbids root can see that it is none.
+USER 10001:10001
+WORKDIR /work
+CMD ["prometheus", "--help"]

@@ -1,0 +1,178 @@
+"""The shipped compose file: it can be read, and asks nothing of the product that is not there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer.main
+import yaml
+
+from prometheus.cli.application import make_application
+from prometheus.settings import load_settings
+from tests.servers import REPOSITORY
+
+IMAGE = "prometheus-markets"
+OURS = "prometheus"
+COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+STEPS = ("secrets", "migrate", "replay-prepare", "replay")
+"""They end by themselves."""
+PROCESSES = sorted(set(SERVICES) - set(STEPS))
+
+
+def _is_ours(service: dict[str, Any]) -> bool:
+    return bool(service["image"] == IMAGE)
+
+
+def _commands() -> Iterator[tuple[str, list[str]]]:
+    for name, service in SERVICES.items():
+        if _is_ours(service):
+            yield name, service["command"]
+            test = service.get("healthcheck", {}).get("test", ["CMD"])
+            yield f"{name}, its health", test[1:]
+
+
+COMMANDS = [
+    pytest.param(command, id=name) for name, command in _commands() if command[:1] == [OURS]
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_and_option_exists(command: list[str]) -> None:
+    current: Any = typer.main.get_command(make_application())
+    context = click.Context(current)
+    arguments = command[1:]
+    while hasattr(current, "resolve_command"):
+        name, found, arguments = current.resolve_command(context, arguments)
+        assert found is not None, name
+        current, context = found, type(context)(found, parent=context, info_name=name)
+    current.make_context(current.name, list(arguments))  # refuses what it does not know
+
+
+def test_the_commands_are_found() -> None:
+    """One each of ours but the one that makes passwords, and the health of all who stay."""
+    ours = [name for name, service in SERVICES.items() if _is_ours(service)]
+    staying = [name for name in PROCESSES if name in ours and not name.endswith("flower")]
+    assert len(COMMANDS) == len(ours) - 1 + len(staying)
+
+
+@pytest.mark.parametrize("name", [name for name, each in SERVICES.items() if _is_ours(each)])
+def test_its_settings_are_settings(name: str, tmp_path: Path) -> None:
+    given = {}
+    for variable, value in SERVICES[name].get("environment", {}).items():
+        if variable.endswith("_FILE"):
+            value = _secrets(tmp_path) / Path(value).relative_to("/secrets")
+            assert value.is_file(), value
+        given[variable] = str(value)
+    load_settings(given)
+
+
+def _secrets(folder: Path) -> Path:
+    made = folder / "secrets"
+    if not made.exists():
+        made.mkdir()
+        subprocess.run(
+            [REPOSITORY / "docker" / "make-secrets", made], check=True, capture_output=True
+        )
+    return made
+
+
+def test_passwords_are_made_once_and_no_two_are_the_same(tmp_path: Path) -> None:
+    folder = _secrets(tmp_path)
+    made = {path.name: path.read_text() for path in folder.iterdir()}
+    again = subprocess.run(
+        [REPOSITORY / "docker" / "make-secrets", folder], check=True, capture_output=True, text=True
+    )
+    assert {path.name: path.read_text() for path in folder.iterdir()} == made
+    passwords = {text for name, text in made.items() if name.endswith("-password")}
+    assert len(passwords) == 3
+    assert all(re.fullmatch(r"[0-9a-f]{48}\n", each) for each in passwords)
+    assert not any(each.strip() in again.stdout + again.stderr for each in passwords)
+    # What was lost in between is written anew from what is there.
+    (folder / "broker-url").unlink()
+    subprocess.run(
+        [REPOSITORY / "docker" / "make-secrets", folder], check=True, capture_output=True
+    )
+    assert (folder / "broker-url").read_text() == made["broker-url"]
+
+
+@pytest.mark.parametrize("prefix", ["", "replay-"])
+def test_each_market_has_a_worker_and_there_are_two_beats(prefix: str) -> None:
+    roles = [
+        service["command"][1:]
+        for name, service in SERVICES.items()
+        if _is_ours(service) and name.startswith("replay-") == bool(prefix)
+    ]
+    served = sorted(role[1] for role in roles if role[:1] == ["worker"])
+    assert served == sorted(load_settings({}).markets.enabled)
+    assert roles.count(["beat"]) == 2
+    assert roles.count(["flower"]) == 1
+
+
+def test_nothing_listens_beyond_this_machine() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert len(ports) == 3
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_every_container_has(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "user" not in service
+    assert ("restart" in service, "healthcheck" in service, "stop_grace_period" in service) == (
+        (name in PROCESSES,) * 3
+    )
+    assert ("replay" in service.get("profiles", ())) == name.startswith("replay")
+    if _is_ours(service):
+        assert service["cap_drop"] == ["ALL"]
+        assert ("build" in service) == (name == "secrets")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_who_waits_waits_for_what_comes(name: str) -> None:
+    for other, wish in SERVICES[name].get("depends_on", {}).items():
+        profiles = set(SERVICES[other].get("profiles", ()))
+        assert profiles <= set(SERVICES[name].get("profiles", ()))
+        match wish["condition"]:
+            case "service_completed_successfully":
+                assert other in STEPS
+            case "service_healthy":
+                assert "healthcheck" in SERVICES[other]
+            case condition:
+                assert condition == "service_started"
+
+
+def test_a_worker_is_killed_only_after_it_handed_its_jobs_back() -> None:
+    for service in SERVICES.values():
+        if service.get("command", [])[:2] == [OURS, "worker"]:
+            settings = {
+                key: value
+                for key, value in service["environment"].items()
+                if not key.endswith("_FILE")
+            }
+            soft_stop = load_settings(settings).workers.soft_stop
+            assert soft_stop is not None
+            grace = re.fullmatch(r"(\d+)m", service["stop_grace_period"])
+            assert grace is not None
+            assert int(grace[1]) * 60 >= soft_stop.total_seconds() + 60
+            assert service["stop_signal"] == "SIGQUIT"
+
+
+def test_volumes_and_files_are_there() -> None:
+    mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", ())]
+    for source in {mount.split(":")[0] for mount in mounts}:
+        if source.startswith("."):
+            assert (REPOSITORY / source).is_file()
+        else:
+            assert source in COMPOSE["volumes"]
+    writers = [name for name, each in SERVICES.items() if "secrets:/secrets" in each["volumes"]]
+    assert writers == ["secrets"]
