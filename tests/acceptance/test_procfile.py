@@ -18,6 +18,11 @@ from tests.conftest import StartProcess
 from tests.servers import REPOSITORY, Process, free_port, wait_until
 
 MARKETS = ["ASIA_EQ", "EU_EQ", "US_EQ"]
+THREE_DAYS = (
+    *("--from", "2012-11-21", "--to", "2012-11-23"),
+    *(argument for market in MARKETS for argument in ("--market", market)),
+)
+"""Those of ``make run``."""
 
 
 @pytest.fixture
@@ -29,8 +34,6 @@ def variables(postgresql_url: str, home: Path) -> dict[str, str]:
         "PROMETHEUS__BROKER__URL": f"redis://127.0.0.1:{port}/0",
         "PROMETHEUS__DATA__FOLDER": str(home / "data"),
         "PROMETHEUS__WORKERS__CONCURRENCY": "1",
-        # Only what the test asks for, whatever the time of day.
-        "PROMETHEUS__SCHEDULER__CREATE_RUNS": "false",
         # As in an activated environment: honcho finds prometheus and redis-server there.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "REDIS_PORT": port,
@@ -39,8 +42,12 @@ def variables(postgresql_url: str, home: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def honcho(start_process: StartProcess, variables: Mapping[str, str]) -> Iterator[Process]:
-    """All processes of the Procfile."""
+def honcho(
+    start_process: StartProcess, run_command: RunCommand, variables: Mapping[str, str]
+) -> Iterator[Process]:
+    """All processes of the Procfile, on a database that was made ready for a replay."""
+    prepared = run_command("replay", *THREE_DAYS, "--prepare", env=variables)
+    assert prepared.status == 0, prepared
     process = start_process(
         "honcho", "--no-colour", "start", env=environment(variables), cwd=REPOSITORY, name="honcho"
     )
@@ -50,7 +57,7 @@ def honcho(start_process: StartProcess, variables: Mapping[str, str]) -> Iterato
 
 
 @pytest.mark.slow
-def test_a_run_finishes_and_everything_answers(
+def test_three_days_are_replayed_and_everything_answers(
     honcho: Process,
     variables: Mapping[str, str],
     run_command: RunCommand,
@@ -62,9 +69,10 @@ def test_a_run_finishes_and_everything_answers(
         interval=0.3,
         message="a scheduler and three workers are at work",
     )
-    ended = run_command("run", "US_EQ", "--date", "2012-11-21", "--wait", "--json", env=variables)
+    ended = run_command("replay", *THREE_DAYS, "--follow", "--json", env=variables, timeout=400)
     assert ended.status == 0, ended.err
-    assert ended.document["runs"][0]["jobs"] == {"SUCCESS": 9}
+    assert [run["jobs"] for run in ended.document["runs"]] == 8 * [{"SUCCESS": 9}]
+    assert ended.document["checked"]["ok"] is True
 
     doctor = run_command("doctor", "--json", env=variables)
     assert doctor.document["healthy"] is True, doctor.out
