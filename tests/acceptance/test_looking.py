@@ -190,6 +190,36 @@ def _heavy_imports(arguments: tuple[str, ...], env: Mapping[str, str] | None = N
     return set(done.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "collects"),
+    [
+        (("calendar", "at", "2026-12-24T11:45Z"), False),
+        (("markets",), False),
+        (("db", "current"), True),
+        (("--version",), True),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_only_commands_that_end_at_once_do_without_garbage_collection(
+    arguments: tuple[str, ...], collects: bool, home: Path
+) -> None:
+    code = (
+        "import atexit, gc, sys; from prometheus.cli import main; "
+        "atexit.register("
+        "lambda: print(gc.isenabled(), gc.get_freeze_count() == 0, file=sys.stderr)); "
+        f"sys.argv = ['prometheus', *{arguments}]; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=home,
+        env={**os.environ, **environment()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.split()[-2:] == [str(collects)] * 2
+
+
 def test_dag_show_has_the_windows_of_the_session(run_command: RunCommand) -> None:
     document = run_command("dag", "show", "us_eq_daily_2012-11-23", "--json").document
     assert document["session"]["early_close"] is True
