@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
 def main() -> None:
     """Run the command line and end the process with its status."""
+    # Imports leave no garbage, and to look for it takes a third of a short command's time: during
+    # them, and as Python ends. Commands that stay enable it once they are imported.
+    gc.disable()
     try:
         # Here, not above: importing one module of this package must not load all commands.
         from prometheus.cli.application import run_command
@@ -14,4 +18,6 @@ def main() -> None:
         status = run_command()
     except KeyboardInterrupt:
         status = 130
+    if not gc.isenabled():
+        gc.freeze()
     sys.exit(status)

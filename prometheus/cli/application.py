@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import io
 import json
 import os
@@ -45,6 +46,9 @@ _COMMANDS = {
     "health": ("health", "application", _MAINTAIN),
 }
 """Command or group of commands -> its module in this package, its name there, its panel."""
+
+_BRIEF = frozenset({"calendar", "markets"})
+"""Commands that end before there is garbage worth collecting; `main` has switched that off."""
 
 
 def make_application(arguments: Sequence[str] = ()) -> typer.Typer:
@@ -110,7 +114,10 @@ def run_command() -> int:
             # A terminal that can not show a sign shows another one; it does not end the command.
             stream.reconfigure(errors="replace")
     try:
-        make_application(sys.argv[1:])(prog_name="prometheus")
+        application = make_application(sys.argv[1:])
+        if not _BRIEF.intersection(sys.argv[1:2]):
+            gc.enable()
+        application(prog_name="prometheus")
     except SystemExit as end:
         return _status(end)
     except PrometheusError as error:

@@ -74,6 +74,8 @@ def sync(
     What it says is stored as a proposal, for a person to decide on: with --confirm or --reject, one
     exchange or market and --reason the feed is not asked, and what was proposed of those dates is
     decided; of a market, for each of its exchanges that something is proposed of.
+    What was decided can be decided anew: a rejected day confirmed, a confirmed one either way once
+    its override has been withdrawn; then the feed proposes it again, too.
     The decision is kept and audited, and the calendar follows what was confirmed by an override, in
     force from the next tick on; what that changes is shown first, and it asks. With --json and
     without --yes it only shows. Ends with 1 if an exchange's holidays did not come, or nothing was
@@ -240,8 +242,9 @@ def _decide(
         as_decided,
         decide_holidays,
         follow_confirmed,
+        last_said,
+        nothing_proposed,
         overrides_for,
-        proposed_of,
     )
     from prometheus.persistence.overrides import read_overrides
 
@@ -249,14 +252,15 @@ def _decide(
         known = read_overrides(connection)
         now = read_now(connection).market_at
         members = get_market(name).members
-        proposed = proposed_of(connection, members, [day for each in days.values() for day in each])
-        if none := [f"of {day} nothing is proposed" for day, of in proposed.items() if not of]:
+        said = last_said(connection, members, [day for each in days.values() for day in each])
+        if none := [nothing_proposed(day) for day, of in said.items() if not of]:
             raise DecisionError(name, none)
+        meant = {day: _waiting(of) or of.keys() for day, of in said.items()}
         parts = [
             (exchange, state, of_exchange)
             for exchange in members
             for state, of_state in days.items()
-            if (of_exchange := [day for day in of_state if exchange in proposed[day]])
+            if (of_exchange := [day for day in of_state if exchange in meant[day]])
         ]
         shown = [
             each
@@ -269,6 +273,9 @@ def _decide(
     if not as_json:
         for change in changes:
             change.show()
+        for each in shown:
+            if each.earlier is not None:
+                print(_told_before(each.earlier))
     question = f"{'; '.join(map(_told, shown))}. Is that so?"
     decided = yes or (not as_json and typer.confirm(question))
     if decided:
@@ -302,6 +309,13 @@ def _decide(
                     "decided_at": each.decided_at,
                     "decided_by": each.decided_by,
                     "reason": each.reason,
+                    "earlier": each.earlier
+                    and {
+                        "state": each.earlier.state,
+                        "decided_at": each.earlier.decided_at,
+                        "decided_by": each.earlier.decided_by,
+                        "reason": each.earlier.reason,
+                    },
                     "override": followed[of].override_id if of in followed else None,
                     "changes": [
                         change.document()
@@ -326,9 +340,21 @@ def _decide(
         print(told)
 
 
+def _waiting(of_exchange: Mapping[str, StoredHoliday]) -> set[str]:
+    """Return the exchanges of which something is proposed."""
+    from prometheus.core.holidays import HolidayState
+
+    return {mic for mic, said in of_exchange.items() if said.state is HolidayState.PROPOSED}
+
+
 def _told(each: StoredHoliday) -> str:
     holiday = each.holiday
     return f"{each.exchange} {holiday.day}: {holiday.words} ({holiday.name}), {each.state}"
+
+
+def _told_before(each: StoredHoliday) -> str:
+    at = f"{each.decided_at:%Y-%m-%d %H:%M} UTC"
+    return f"{_told(each)} before, by {each.decided_by} on {at}: {each.reason}"
 
 
 def _report(found: list[Synced], asked: Iterable[str], year: int, *, as_json: bool) -> None:

@@ -41,7 +41,7 @@ class HolidayState(StrEnum):
     CONFIRMED = "confirmed"
     """It is true: the calendar follows it, by an override, as far as it is known that far."""
     REJECTED = "rejected"
-    """It is not, and is not proposed again."""
+    """It is not, and is not proposed again; a person may still confirm it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,13 @@ def find_differences(
     return tuple(sorted(found, key=lambda difference: difference.day))
 
 
+def is_followed(mic: str, holiday: Holiday, overrides: Overrides) -> bool:
+    """Say whether a calendar with these overrides says what a feed does, or ends before the day."""
+    calendar = TradingCalendar(mic, overrides=overrides)
+    in_force = _in_force(calendar, holiday.day)
+    return in_force == _NOT_KNOWN or _agree(calendar, holiday, in_force)
+
+
 def override_for(
     mic: str, holiday: Holiday, overrides: Overrides, *, source: str, reason: str, author: str
 ) -> Draft | None:
@@ -147,10 +154,10 @@ def override_for(
     Returns:
         ``None`` where the calendar says so already, or does not know the date.
     """
+    if is_followed(mic, holiday, overrides):
+        return None
     calendar = TradingCalendar(mic, overrides=overrides)
     in_force = _in_force(calendar, holiday.day)
-    if in_force == _NOT_KNOWN or _agree(calendar, holiday, in_force):
-        return None
     (exchange,) = calendar.exchanges
     close = holiday.close
     if holiday.kind is HolidayKind.CLOSED:

@@ -4,7 +4,8 @@ What feeds say of holidays: kept as proposals, decided by people.
 Of an exchange, a date and a feed there is at most one proposal, the feed's last word. A decision is
 a row that never changes: while the feed goes on saying what was decided, it proposes nothing; when
 it says something else, that is a new proposal, and what was confirmed stays so until somebody
-confirms another word.
+confirms another word. A calendar that stops following what was confirmed, because the override was
+withdrawn, contradicts the feed again: that is a proposal, too. Deciding anew adds a row.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from sqlalchemy import Connection, Row, delete, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from prometheus.core.drafts import read_draft
-from prometheus.core.holidays import Holiday, HolidayKind, HolidayState, override_for
+from prometheus.core.holidays import (
+    Holiday,
+    HolidayKind,
+    HolidayState,
+    is_followed,
+    override_for,
+)
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import Override, Overrides
 from prometheus.errors import PrometheusError
@@ -46,6 +53,7 @@ class DecisionError(PrometheusError):
 class StoredHoliday:
     """A feed's word on a date, and what has become of it."""
 
+    holiday_id: int
     exchange: str
     holiday: Holiday
     source: str
@@ -54,6 +62,8 @@ class StoredHoliday:
     decided_at: datetime | None
     decided_by: str | None
     reason: str | None
+    earlier: StoredHoliday | None = None
+    """The decision that was made before on what the same feed says."""
 
 
 def propose_holidays(
@@ -68,6 +78,7 @@ def propose_holidays(
     Take down all that a feed says of an exchange between two dates, both included.
 
     Proposals of these dates that it does not repeat are dropped; nothing that was decided changes.
+    What was confirmed and is not in force any more is proposed again.
 
     Args:
         holidays: At most one a date; those of other dates are ignored.
@@ -75,20 +86,22 @@ def propose_holidays(
     Returns:
         By date, what is stored of each of them: a proposal, or the decision that it repeats.
     """
+    lock_overrides(connection)  # nobody decides or withdraws meanwhile
     said = {each.day: each for each in holidays if first <= each.day <= last}
     in_range = (_h.exchange == exchange, _h.source == source, _h.date.between(first, last))
     decided = {
-        row.date: row
+        row.date: _stored(row)
         for row in connection.execute(
             select(market_holidays)
             .where(*in_range, _h.state != HolidayState.PROPOSED)
             .order_by(_h.holiday_id)
         )
     }
+    overrides = read_overrides(connection)
     new = {
         day: each
         for day, each in said.items()
-        if day not in decided or not _same(_stored(decided[day]).holiday, each)
+        if day not in decided or not _stands(decided[day], each, overrides)
     }
     connection.execute(
         delete(market_holidays).where(
@@ -129,108 +142,31 @@ def propose_holidays(
     return [_stored(newest[day]) for day in sorted(said)]
 
 
-def decide_holidays(
-    connection: Connection,
-    exchange: str,
-    days: Collection[date],
-    state: HolidayState,
-    *,
-    actor: str,
-    reason: str,
-) -> list[StoredHoliday]:
+def last_said(
+    connection: Connection, exchanges: Collection[str], days: Collection[date]
+) -> dict[date, dict[str, StoredHoliday]]:
     """
-    Confirm or reject what is proposed of some dates, all or none, and audit it.
-
-    Args:
-        state: CONFIRMED or REJECTED.
-        actor: Who decides.
-        reason: Why.
+    Find what a person can decide on of some dates.
 
     Returns:
-        By date, the rows as they are now.
-
-    Raises:
-        DecisionError: Nothing is proposed of a date; or what is says too little to be confirmed.
+        Date -> exchange -> what is proposed, otherwise what was decided last.
     """
-    rows = _proposed_on(connection, exchange, days, state, lock=True)
-    connection.execute(
-        update(market_holidays)
-        .where(_h.holiday_id.in_([row.holiday_id for row in rows.values()]))
-        .values(state=state.value, decided_at=database_now(), decided_by=actor, reason=reason)
-    )
-    decided = [
-        _stored(row)
-        for row in connection.execute(
-            select(market_holidays)
-            .where(_h.holiday_id.in_([row.holiday_id for row in rows.values()]))
-            .order_by(_h.date)
-        )
-    ]
-    for each in decided:
-        connection.execute(
-            insert(audit).values(
-                actor=actor,
-                action=f"holiday {state.value}",
-                target=f"{exchange} {each.holiday.day}",
-                details={
-                    "says": each.holiday.words,
-                    "name": each.holiday.name,
-                    "source": each.source,
-                    "reason": reason,
-                },
-            )
-        )
-    return decided
-
-
-def _proposed_on(
-    connection: Connection,
-    exchange: str,
-    days: Collection[date],
-    state: HolidayState,
-    *,
-    lock: bool = False,
-) -> dict[date, Row[Any]]:
-    """Return what is proposed of dates, each of which can be decided on so."""
-    proposed = (
+    statement = (
         select(market_holidays)
-        .where(
-            _h.exchange == exchange,
-            _h.date.in_(list(days)),
-            _h.state == HolidayState.PROPOSED,
-        )
-        .order_by(_h.holiday_id)
+        .where(_h.exchange.in_(list(exchanges)), _h.date.in_(list(days)))
+        .order_by(_h.state == HolidayState.PROPOSED, _h.holiday_id)
     )
-    found = connection.execute(proposed.with_for_update() if lock else proposed)
-    rows = {row.date: row for row in found}
-    faults = []
-    for day in sorted(days):
-        if day not in rows:
-            faults.append(f"of {day} nothing is proposed")
-        elif state is HolidayState.CONFIRMED and not _stored(rows[day]).holiday.can_be_confirmed:
-            faults.append(
-                f"of {day} the feed does not say enough ({_stored(rows[day]).holiday.words}), "
-                f"so it can only be rejected"
-            )
-    if faults:
-        raise DecisionError(exchange, faults)
-    return rows
-
-
-def proposed_of(
-    connection: Connection, exchanges: Collection[str], days: Collection[date]
-) -> dict[date, set[str]]:
-    """Return date -> the exchanges of which something is proposed on it."""
-    found: dict[date, set[str]] = {day: set() for day in days}
-    rows = connection.execute(
-        select(_h.exchange, _h.date).where(
-            _h.exchange.in_(list(exchanges)),
-            _h.date.in_(list(days)),
-            _h.state == HolidayState.PROPOSED,
-        )
-    )
-    for exchange, day in rows:
-        found[day].add(exchange)
+    decided: dict[tuple[str, date, str], StoredHoliday] = {}
+    found: dict[date, dict[str, StoredHoliday]] = {day: {} for day in days}
+    for row in connection.execute(statement):
+        said = _stored(row)
+        feed = said.exchange, said.holiday.day, said.source
+        if said.state is not HolidayState.PROPOSED:
+            decided[feed] = said
+        earlier = decided.get(feed)
+        if earlier is not None and _same(earlier.holiday, said.holiday):
+            said = replace(said, earlier=earlier)
+        found[row.date][row.exchange] = said
     return found
 
 
@@ -244,11 +180,132 @@ def as_decided(
     reason: str,
 ) -> list[StoredHoliday]:
     """Return what `decide_holidays` would make of some dates, and raise what it would."""
-    rows = _proposed_on(connection, exchange, days, state)
-    return [
-        replace(_stored(row), state=state, decided_by=actor, reason=reason)
-        for _, row in sorted(rows.items())
-    ]
+    said = _to_decide_on(connection, exchange, days, state)
+    return [replace(each, state=state, decided_by=actor, reason=reason) for each in said]
+
+
+def decide_holidays(
+    connection: Connection,
+    exchange: str,
+    days: Collection[date],
+    state: HolidayState,
+    *,
+    actor: str,
+    reason: str,
+) -> list[StoredHoliday]:
+    """
+    Confirm or reject what a feed says of some dates, all or none, and audit it.
+
+    What was decided before can be decided anew, by another row: a rejected word confirmed, a
+    confirmed one either way once the calendar does not follow it any more.
+
+    Args:
+        state: CONFIRMED or REJECTED.
+        actor: Who decides.
+        reason: Why.
+
+    Returns:
+        By date, the rows as they are now.
+
+    Raises:
+        DecisionError: Nothing is proposed of a date; it was decided so already, or an override has
+            to be withdrawn first; or it says too little to be confirmed.
+    """
+    lock_overrides(connection)  # nobody proposes, decides or withdraws meanwhile
+    said = _to_decide_on(connection, exchange, days, state)
+    decided = []
+    for each in said:
+        proposal = _proposed_anew(connection, each)
+        row = connection.execute(
+            update(market_holidays)
+            .where(_h.holiday_id == proposal)
+            .values(state=state.value, decided_at=database_now(), decided_by=actor, reason=reason)
+            .returning(market_holidays)
+        ).one()
+        decided.append(replace(_stored(row), earlier=each.earlier))
+        details = {
+            "says": each.holiday.words,
+            "name": each.holiday.name,
+            "source": each.source,
+            "reason": reason,
+        }
+        if each.earlier is not None:
+            details["earlier"] = f"{each.earlier.state} by {each.earlier.decided_by}"
+        connection.execute(
+            insert(audit).values(
+                actor=actor,
+                action=f"holiday {state.value}",
+                target=f"{exchange} {each.holiday.day}",
+                details=details,
+            )
+        )
+    return decided
+
+
+def _to_decide_on(
+    connection: Connection, exchange: str, days: Collection[date], state: HolidayState
+) -> list[StoredHoliday]:
+    """Return by date what a feed says of each, which can be decided on so."""
+    said = last_said(connection, [exchange], days)
+    overrides = read_overrides(connection)
+    found, faults = [], []
+    for day in sorted(days):
+        each = said[day].get(exchange)
+        if each is None:
+            faults.append(nothing_proposed(day))
+        elif (fault := _fault(each, state, overrides)) is not None:
+            faults.append(f"of {day} {fault}")
+        else:
+            found.append(each)
+    if faults:
+        raise DecisionError(exchange, faults)
+    return found
+
+
+def nothing_proposed(day: date) -> str:
+    """Write that no feed has said anything of a date."""
+    return f"of {day} nothing is proposed"
+
+
+def _fault(said: StoredHoliday, state: HolidayState, overrides: Overrides) -> str | None:
+    """Say why something can not be decided on so, if it can not."""
+    words = said.holiday.words
+    if state is HolidayState.CONFIRMED and not said.holiday.can_be_confirmed:
+        return f"the feed does not say enough ({words}), so it can only be rejected"
+    already = f"{words!r} was {said.state} by {said.decided_by} already"
+    if said.state is HolidayState.REJECTED and state is HolidayState.REJECTED:
+        return already
+    if said.state is not HolidayState.CONFIRMED:
+        return None
+    if not is_followed(said.exchange, said.holiday, overrides):
+        return None
+    if state is HolidayState.CONFIRMED:
+        return already
+    if standing := overrides.on(get_market(said.exchange), said.holiday.day):
+        return f"{already}, and holds by override {standing[-1].override_id}: withdraw that first"
+    return None
+
+
+def _proposed_anew(connection: Connection, said: StoredHoliday) -> int:
+    """Return the row to decide on: the proposal, or one that repeats what was decided."""
+    if said.state is HolidayState.PROPOSED:
+        return said.holiday_id
+    holiday = said.holiday
+    added: int = connection.execute(
+        insert(market_holidays)
+        .values(
+            exchange=said.exchange,
+            date=holiday.day,
+            name=holiday.name,
+            kind=holiday.kind.value,
+            close=holiday.close,
+            source=said.source,
+            fetched_at=said.fetched_at,
+            state=HolidayState.PROPOSED.value,
+        )
+        .returning(_h.holiday_id)
+    ).scalar_one()
+    return added
 
 
 def follow_confirmed(
@@ -306,6 +363,15 @@ def overrides_for(
     return written
 
 
+def _stands(decided: StoredHoliday, holiday: Holiday, overrides: Overrides) -> bool:
+    """Say whether a decision answers what the feed says now."""
+    if not _same(decided.holiday, holiday):
+        return False
+    if decided.state is HolidayState.REJECTED:
+        return True
+    return is_followed(decided.exchange, holiday, overrides)
+
+
 def _same(left: Holiday, right: Holiday) -> bool:
     """Say whether two words say the same of trading, whatever the day is called."""
     return (left.kind, left.close) == (right.kind, right.close)
@@ -313,6 +379,7 @@ def _same(left: Holiday, right: Holiday) -> bool:
 
 def _stored(row: Row[Any]) -> StoredHoliday:
     return StoredHoliday(
+        row.holiday_id,
         row.exchange,
         Holiday(row.date, row.name, HolidayKind(row.kind), row.close),
         row.source,

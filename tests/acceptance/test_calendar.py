@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prometheus.core.trading_calendar import TradingCalendar
-from tests.acceptance.conftest import RunCommand
+from tests.acceptance.conftest import Ended, RunCommand
 from tests.eodhd.server import TOKEN, Answer, Imitation
 
 
@@ -62,7 +62,7 @@ def test_a_feeds_closure_waits_until_somebody_confirms_it(
             f"tick.\n"
         )
         run_command(*decide, "--reason", "again", env=env).refused(
-            f"of {storm} nothing is proposed. Nothing was decided."
+            f"of {storm} 'closed' was confirmed by ana already. Nothing was decided."
         )
 
         # Both, and neither with the token that the server repeats.
@@ -77,6 +77,58 @@ def test_a_feeds_closure_waits_until_somebody_confirms_it(
     stored = Path(sqlite_url.removeprefix("sqlite:///")).read_bytes()
     assert TOKEN.encode() not in stored
     assert b"NYSE notice" in stored
+
+
+def test_decisions_can_be_made_anew(run_command: RunCommand, database_url: str) -> None:
+    now = datetime.now(UTC)
+    calendar = TradingCalendar("XNYS")
+    storm, fog = [
+        day
+        for day in calendar.trading_days(date(now.year, 3, 1), date(now.year, 3, 31))
+        if not calendar.session(day).early_close
+    ][:2]
+    with Imitation(now=now) as server:
+        server.maintenance = False
+        server.extra_closures["US", storm] = "Storm"
+        server.extra_closures["US", fog] = "Fog"
+        env = {
+            "PROMETHEUS__EODHD__TOKEN": TOKEN,
+            "PROMETHEUS__EODHD__URL": server.url,
+            "PROMETHEUS__DATABASE__URL": database_url,
+        }
+
+        def ask() -> list[tuple[str, str]]:
+            asked = run_command("calendar", "sync", "XNYS", "--json", env=env).document
+            found = [(each["date"], each["state"]) for each in asked["differences"]]
+            assert asked["waiting"] == sum(state == "proposed" for _, state in found)
+            return found
+
+        def decide(*options: str) -> Ended:
+            words = ("--reason", "a notice", "--as", "ana", "--yes")
+            return run_command("calendar", "sync", "XNYS", *options, *words, env=env)
+
+        ask()
+        decide("--confirm", str(storm), "--reject", str(fog))
+        decide("--reject", str(storm)).refused("holds by override 1: withdraw that first")
+        assert ask() == [(str(fog), "rejected")]
+
+        withdraw = ("calendar", "override", "withdraw", "1", "--reason", "it opens", "--yes")
+        run_command(*withdraw, env=env)
+        assert ask() == [(str(storm), "proposed"), (str(fog), "rejected")]
+        anew = ("--reject", str(storm), "--confirm", str(fog))
+        shown = run_command(
+            "calendar", "sync", "XNYS", *anew, "--reason", "look", "--json", env=env
+        ).document
+        earlier = {each["date"]: each["earlier"] for each in shown}
+        assert all(each.pop("decided_at") for each in earlier.values())
+        assert earlier == {
+            str(day): {"state": state, "decided_by": "ana", "reason": "a notice"}
+            for day, state in ((storm, "confirmed"), (fog, "rejected"))
+        }
+        decided = decide(*anew)
+        assert f"XNYS {fog}: closed (Fog), rejected before, by ana on {now:%Y}-" in decided.out
+        assert f"XNYS {fog}: closed (Fog), confirmed by ana. Override 3" in decided.out
+        assert ask() == [(str(storm), "rejected")]
 
 
 def test_a_feed_hears_nothing_of_markets_with_hours_of_their_own(

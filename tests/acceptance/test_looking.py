@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -153,21 +154,70 @@ def test_a_damaged_exchange_leaves_the_others_alone(home: Path) -> None:
 )
 def test_calendar_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     """It has to answer at once."""
+    assert _heavy_imports(arguments) == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("show", "US_EQ", "2026"), ("at", "2026-12-24 12:45 Europe/Paris")],
+    ids=lambda arguments: arguments[0],
+)
+def test_calendar_imports_a_driver_at_most_beside_a_database(
+    arguments: tuple[str, ...], database_url: str
+) -> None:
+    env = {"PROMETHEUS__DATABASE__URL": database_url}
+    # psycopg brings asyncio.
+    assert _heavy_imports(arguments, env) <= {"asyncio"}
+
+
+def _heavy_imports(arguments: tuple[str, ...], env: Mapping[str, str] | None = None) -> set[str]:
+    """Return what a command of ``prometheus calendar`` has imported that takes long."""
     code = (
         "import sys; from prometheus.cli.application import run_command; "
         f"sys.argv = ['prometheus', 'calendar', *{arguments}]; run_command(); "
         "heavy = {'sqlalchemy', 'celery', 'redis', 'numpy', 'holidays', 'pydantic', 'asyncio', "
         "'prometheus.settings', 'prometheus.cli.doctor'}; "
-        "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"
+        "print(*(heavy & sys.modules.keys()), file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
+        env={**os.environ, **environment(env)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "collects"),
+    [
+        (("calendar", "at", "2026-12-24T11:45Z"), False),
+        (("markets",), False),
+        (("db", "current"), True),
+        (("--version",), True),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_only_commands_that_end_at_once_do_without_garbage_collection(
+    arguments: tuple[str, ...], collects: bool, home: Path
+) -> None:
+    code = (
+        "import atexit, gc, sys; from prometheus.cli import main; "
+        "atexit.register("
+        "lambda: print(gc.isenabled(), gc.get_freeze_count() == 0, file=sys.stderr)); "
+        f"sys.argv = ['prometheus', *{arguments}]; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=home,
         env={**os.environ, **environment()},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr.strip()) == (0, "")
+    assert done.stderr.split()[-2:] == [str(collects)] * 2
 
 
 def test_dag_show_has_the_windows_of_the_session(run_command: RunCommand) -> None:

@@ -302,9 +302,12 @@ def test_decision_on_a_market_is_one_on_those_of_its_exchanges_that_wait_for_it(
     assert "18:00" in run("calendar", "next", "US_EQ", "--at", "2027-01-05T15:00Z").stdout
     again = str(run(*both, "--yes", fails=True).exception)
     assert again == (
-        f"US_EQ: of {SHORT} nothing is proposed; of {STORM} nothing is proposed. "
-        "Nothing was decided."
+        f"XNYS: of {SHORT} 'early close 13:00' was confirmed by ana already; "
+        f"of {STORM} 'closed' was confirmed by ana already. Nothing was decided."
     )
+    unheard = ("calendar", "sync", "US_EQ", "--reason", "it says so", "--reject", "2027-01-07")
+    none = str(run(*unheard, "--yes", fails=True).exception)
+    assert none == "US_EQ: of 2027-01-07 nothing is proposed. Nothing was decided."
 
 
 def test_what_was_shown_is_not_decided_once_the_feed_says_something_else(

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, func, select
 
 from prometheus.cli.syncing import Synced, exchanges, synchronize
-from prometheus.core.drafts import Draft, read_draft
+from prometheus.core.drafts import Draft, read_draft, read_withdrawal
 from prometheus.core.holidays import HolidayState
 from prometheus.core.overrides import Overrides, put_in_force
 from prometheus.core.trading_calendar import TradingCalendar
@@ -24,6 +24,7 @@ from prometheus.sources.eodhd.client import EodhdClient
 from tests.eodhd.server import TOKEN, Answer, Imitation
 
 STORM = date(2012, 12, 11)
+WORDS = {"reason": "a test", "source": "nyse.com", "author": "bob"}
 
 
 @pytest.fixture
@@ -48,6 +49,24 @@ def differences(synced: list[Synced]) -> list[tuple[str, date, str, str, str]]:
         for one in synced
         for each, state in one.differences
     ]
+
+
+def decide(engine: Engine, server: Imitation, state: HolidayState) -> None:
+    """Decide on the storm, as the command does."""
+    with writing(engine) as connection:
+        decided = decide_holidays(
+            connection, "XNYS", [STORM], state, actor="ana", reason="circular"
+        )
+        if state is HolidayState.CONFIRMED:
+            follow_confirmed(connection, decided, server.now)
+        put_in_force(read_overrides(connection))
+
+
+def withdraw(engine: Engine, server: Imitation, override: str) -> None:
+    with writing(engine) as connection:
+        known = read_overrides(connection)
+        record(connection, read_withdrawal(override, known, **WORDS, now=server.now))
+        put_in_force(read_overrides(connection))
 
 
 def contents(engine: Engine) -> list[Any]:
@@ -85,12 +104,71 @@ def test_a_difference_waits_for_a_person_and_flips_no_market(
     assert differences(sync(engine, server, "XNYS")) == []
 
 
+def test_a_confirmed_day_is_proposed_again_once_its_override_is_withdrawn(
+    engine: Engine, server: Imitation
+) -> None:
+    server.extra_closures["US", STORM] = "Storm"
+    seen: list[str] = []
+
+    def look() -> None:
+        seen.extend(state for *_, state in differences(sync(engine, server, "XNYS")))
+
+    look()
+    decide(engine, server, HolidayState.CONFIRMED)
+    with pytest.raises(DecisionError, match="holds by override 1: withdraw that first"):
+        decide(engine, server, HolidayState.REJECTED)
+    look()  # nothing differs
+    withdraw(engine, server, "1")
+    look()
+    look()
+    decide(engine, server, HolidayState.REJECTED)
+    look()
+    decide(engine, server, HolidayState.CONFIRMED)
+    look()  # nothing differs
+    assert seen == ["proposed", "proposed", "proposed", "rejected"]
+    states = [row.state for row in contents(engine) if row.date == STORM]
+    assert states == ["confirmed", "rejected", "confirmed"]
+    with reading(engine) as connection:
+        standing = read_overrides(connection).standing()
+    assert [each.override_id for each in standing] == [3]
+
+
+def test_a_proposal_made_again_goes_when_the_calendar_follows_otherwise(
+    engine: Engine, server: Imitation
+) -> None:
+    server.extra_closures["US", STORM] = "Storm"
+    sync(engine, server, "XNYS")
+    decide(engine, server, HolidayState.CONFIRMED)
+    withdraw(engine, server, "1")
+    sync(engine, server, "XNYS")
+    closed = Draft(target="XNYS", session=str(STORM), kind="closed", **WORDS)
+    with writing(engine) as connection:
+        record(connection, read_draft(closed, read_overrides(connection), now=server.now))
+        put_in_force(read_overrides(connection))
+    assert differences(sync(engine, server, "XNYS")) == []
+    assert [row.state for row in contents(engine) if row.date == STORM] == ["confirmed"]
+
+
+@pytest.mark.parametrize("anew", [HolidayState.CONFIRMED, HolidayState.REJECTED])
+def test_a_day_whose_override_was_withdrawn_is_decided_anew_at_once(
+    engine: Engine, server: Imitation, anew: HolidayState
+) -> None:
+    server.extra_closures["US", STORM] = "Storm"
+    sync(engine, server, "XNYS")
+    decide(engine, server, HolidayState.CONFIRMED)
+    withdraw(engine, server, "1")
+    decide(engine, server, anew)  # the feed was not asked again
+    states = [row.state for row in contents(engine) if row.date == STORM]
+    assert states == ["confirmed", anew]
+    left = [] if anew is HolidayState.CONFIRMED else ["rejected"]
+    assert [state for *_, state in differences(sync(engine, server, "XNYS"))] == left
+
+
 def test_what_a_person_has_said_of_a_day_is_stronger_than_a_feed(
     engine: Engine, server: Imitation
 ) -> None:
     server.extra_closures["US", STORM] = "Storm"
-    words = {"reason": "a test", "source": "nyse.com", "author": "bob"}
-    short = Draft(target="XNYS", session=str(STORM), kind="early_close", close="12:00", **words)
+    short = Draft(target="XNYS", session=str(STORM), kind="early_close", close="12:00", **WORDS)
     with writing(engine) as connection:
         record(connection, read_draft(short, Overrides(), now=server.now))
     sync(engine, server, "XNYS")

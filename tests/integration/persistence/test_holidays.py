@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date, time
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 
 from prometheus.core.holidays import Holiday, HolidayKind, HolidayState
-from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.holidays import (
     DecisionError,
     StoredHoliday,
     decide_holidays,
+    last_said,
     propose_holidays,
 )
 from prometheus.persistence.runs import note_horizon
 from prometheus.persistence.tables import audit, market_holidays
+from tests.servers import wait_until
 
 FIRST, LAST = date(2025, 1, 1), date(2025, 12, 31)
 MOURNING = Holiday(date(2025, 1, 9), "Day of Mourning", HolidayKind.CLOSED)
@@ -27,9 +31,11 @@ STRANGE = Holiday(date(2025, 12, 1), "A day", HolidayKind.UNKNOWN)
 MOURNING_HALF = Holiday(date(2025, 1, 9), "Day of Mourning", HolidayKind.EARLY_CLOSE, time(12))
 
 
-def propose(engine: Engine, *holidays: Holiday, exchange: str = "XNYS") -> list[StoredHoliday]:
+def propose(
+    engine: Engine, *holidays: Holiday, exchange: str = "XNYS", source: str = "feed"
+) -> list[StoredHoliday]:
     with writing(engine) as connection:
-        return propose_holidays(connection, exchange, "feed", FIRST, LAST, holidays)
+        return propose_holidays(connection, exchange, source, FIRST, LAST, holidays)
 
 
 def decide(engine: Engine, state: HolidayState, *days: date, exchange: str = "XNYS") -> None:
@@ -120,6 +126,103 @@ def test_a_decision_names_its_author_and_is_audited(engine: Engine) -> None:
         "source": "feed",
         "reason": "circular 1",
     }
+
+
+def test_what_was_rejected_by_mistake_is_confirmed_by_a_row_of_its_own(engine: Engine) -> None:
+    propose(engine, MOURNING, VAGUE)
+    decide(engine, HolidayState.REJECTED, MOURNING.day, VAGUE.day)
+    with pytest.raises(DecisionError, match="'closed' was rejected by ana already"):
+        decide(engine, HolidayState.REJECTED, MOURNING.day)
+    with pytest.raises(DecisionError, match="does not say enough"):
+        decide(engine, HolidayState.CONFIRMED, VAGUE.day)
+    decide(engine, HolidayState.CONFIRMED, MOURNING.day)
+    assert stored(engine)[:2] == [
+        ("2025-01-09", "closed", "rejected"),
+        ("2025-01-09", "closed", "confirmed"),
+    ]
+    with pytest.raises(DecisionError, match="'closed' was confirmed by ana already"):
+        decide(engine, HolidayState.CONFIRMED, MOURNING.day)
+    assert [each.state for each in propose(engine, MOURNING)] == ["confirmed"]
+    with reading(engine) as connection:
+        entries: Any = connection.execute(select(audit).order_by(audit.c.audit_id)).all()
+    assert [(each.action, each.details.get("earlier")) for each in entries] == [
+        ("holiday rejected", None),
+        ("holiday rejected", None),
+        ("holiday confirmed", "rejected by ana"),
+    ]
+
+
+def test_what_one_feed_proposes_is_meant_before_what_was_decided_of_another(
+    engine: Engine,
+) -> None:
+    propose(engine, MOURNING_HALF)
+    propose(engine, MOURNING, source="other")
+    decide(engine, HolidayState.REJECTED, MOURNING.day)
+    assert [state for *_, state in stored(engine)] == ["proposed", "rejected"]
+    decide(engine, HolidayState.REJECTED, MOURNING.day)
+    assert [state for *_, state in stored(engine)] == ["rejected", "rejected"]
+    propose(engine, MOURNING)
+    with reading(engine) as connection:
+        said = last_said(connection, ["XNYS"], [MOURNING.day])[MOURNING.day]["XNYS"]
+    assert (said.source, said.holiday, said.earlier) == ("feed", MOURNING, None)
+
+
+def test_a_confirmed_day_past_the_horizon_is_not_proposed_again_and_can_be_rejected(
+    engine: Engine,
+) -> None:
+    far = Holiday(date(2090, 1, 3), "A day", HolidayKind.CLOSED)
+
+    def propose_far() -> list[StoredHoliday]:
+        with writing(engine) as connection:
+            years = date(2090, 1, 1), date(2090, 12, 31)
+            return propose_holidays(connection, "XNYS", "feed", *years, [far])
+
+    propose_far()
+    decide(engine, HolidayState.CONFIRMED, far.day)
+    assert [each.state for each in propose_far()] == ["confirmed"]
+    decide(engine, HolidayState.REJECTED, far.day)
+    assert [state for *_, state in stored(engine)] == ["confirmed", "rejected"]
+
+
+@pytest.fixture
+def postgresql(postgresql_url: str) -> Iterator[Engine]:
+    """A database in which somebody has to wait: SQLite lets one write at a time anyway."""
+    engine = create_engine(postgresql_url)
+    yield engine
+    engine.dispose()
+
+
+def confirm_while(engine: Engine, another: Callable[[], object]) -> Future[object]:
+    """Confirm what is said of the day of mourning, and before that is done begin another thing."""
+    waiting = text("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+
+    def is_waiting() -> bool:
+        with reading(engine) as connection:
+            return connection.execute(waiting).first() is not None
+
+    with ThreadPoolExecutor(1) as pool, writing(engine) as connection:
+        words = {"actor": "bob", "reason": "notice"}
+        decide_holidays(connection, "XNYS", [MOURNING.day], HolidayState.CONFIRMED, **words)
+        future = pool.submit(another)
+        wait_until(is_waiting, timeout=60, message="the other one waits")
+    return future
+
+
+def test_two_who_decide_anew_at_once_are_not_both_heard(postgresql: Engine) -> None:
+    propose(postgresql, MOURNING)
+    decide(postgresql, HolidayState.REJECTED, MOURNING.day)
+    other = confirm_while(
+        postgresql, lambda: decide(postgresql, HolidayState.CONFIRMED, MOURNING.day)
+    )
+    with pytest.raises(DecisionError, match="was confirmed by bob already"):
+        other.result()
+    assert [state for *_, state in stored(postgresql)] == ["rejected", "confirmed"]
+
+
+def test_a_feed_does_not_propose_what_is_being_decided(postgresql: Engine) -> None:
+    propose(postgresql, MOURNING)
+    confirm_while(postgresql, lambda: propose(postgresql, MOURNING)).result()
+    assert [state for *_, state in stored(postgresql)] == ["confirmed"]
 
 
 def test_the_end_of_a_calendar_is_noted_once_a_day_and_level(engine: Engine) -> None:
