@@ -1,9 +1,10 @@
 """
-Kombu's transport and Celery's consumer for messages that nobody could foresee.
+Kombu's transport and Celery's consumer for messages and ends that nobody could foresee.
 
 Both take what is in a list of Redis for a message of Celery's. One that is not JSON would end the
 worker; one without an id would count as a lost connection, be put back, and so end every worker of
-its queue, one after the other.
+its queue, one after the other. And a connection that is lost in the middle of being closed would
+end it, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from celery.worker import consumer
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +39,16 @@ class Message(virtual.Message):
 
 
 class Channel(redis.Channel):
-    """Drops what is no message."""
+    """Drops what is no message, and says of a closed connection that it is lost."""
 
     Message = Message
+
+    def _connparams(self, *args: Any, **kwargs: Any) -> Any:
+        # Cut off while it closes, a connection is closed once more, and would put back what it has
+        # not acknowledged: by an AttributeError then, which nobody takes for what it is.
+        if self.connection.client is None:
+            raise RedisConnectionError("the connection is closed")
+        return super()._connparams(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
