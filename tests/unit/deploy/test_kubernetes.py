@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import tomllib
-from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -262,13 +261,14 @@ def test_markets_differ_in_nothing_but_their_name(folder: Path) -> None:
 @pytest.mark.parametrize("name", WORKERS)
 def test_worker_has_the_time_and_memory_that_its_settings_need(name: str, tmp_path: Path) -> None:
     found, pod = of_pod(name, tmp_path).workers, pods()[name]
-    assert found.soft_stop is not None
-    grace = timedelta(seconds=pod["terminationGracePeriodSeconds"])
-    assert grace >= found.soft_stop + timedelta(minutes=1)
-    # A second signal would end the jobs at once.
+    # It would be added to the pause between the two signals.
+    assert found.soft_stop is None
     (container,) = pod["containers"]
-    stop = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert stop == ["sh", "-c", "kill -QUIT 1; sleep infinity"]
+    shell, option, stop = container["lifecycle"]["preStop"]["exec"]["command"]
+    pause = re.fullmatch(r"kill -TERM 1; sleep (\d+)", stop)
+    assert (shell, option) == ("sh", "-c")
+    assert pause is not None
+    assert pod["terminationGracePeriodSeconds"] >= int(pause[1]) + 60
     assert found.concurrency is not None
     assert found.memory_limit is not None
     limit = re.fullmatch(r"(\d+)Gi", container["resources"]["limits"]["memory"])
