@@ -34,7 +34,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help run test simulate chaos crash-points beats soak fuzz check format bench sessions clean
+.PHONY: help run test compose-test simulate chaos crash-points beats soak fuzz check format bench sessions clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,11 @@ soak: $(VENV)/.dev ## Run jobs evenly and look for what grows (MINUTES=30 RATE=2
 fuzz: $(VENV)/.dev ## Feed the client of eodhd.com wrong replies (REPLIES=100000; SEED= repeats them)
 	@$(BIN)/python -m tests.eodhd --replies $(REPLIES) $(if $(SEED),--seed $(SEED))
 
+# On the engine that answers `docker info`; otherwise, as root on Debian, on one that is unpacked and
+# started below .compose-test and ended again. Not part of `make test`: it takes a quarter of an hour.
+compose-test: $(VENV)/.dev ## Bring docker-compose.yml up, stop and kill parts of it, look at it from outside
+	@$(BIN)/python -m tests.compose
+
 check: $(VENV)/.dev ## Lint, formatting, types and the direction of imports
 	@echo "[1/4] ruff check"
 	@$(BIN)/ruff check .
@@ -98,7 +103,7 @@ sessions: .venv-sessions/.done ## Build the sessions snapshot again, compare it 
 
 clean: ## Remove the environments, caches and build products
 	rm -rf .venv .venv-sessions build dist *.egg-info
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks .chaos
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks .chaos .compose-test
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp instead of the folder itself: a creation that was interrupted is begun anew.
