@@ -34,7 +34,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help run test simulate chaos crash-points beats soak fuzz wheel check format bench sessions clean
+.PHONY: help run test compose-test simulate chaos crash-points beats soak fuzz wheel check format bench sessions clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -72,6 +72,11 @@ wheel: $(VENV)/.dev ## Build the wheel, and try it alone with each Python that i
 	@tools/try-wheel $(BIN)/python $$(for python in python3.11 python3.12 python3.13 python3.14; do \
 		"$$python" -c 'import venv, ensurepip' 2>/dev/null && echo "$$python"; done)
 
+# On the engine that answers `docker info`; otherwise, as root on Debian, on one that is unpacked and
+# started below .compose-test and ended again. Not part of `make test`: it takes a quarter of an hour.
+compose-test: $(VENV)/.dev ## Bring docker-compose.yml up, stop and kill parts of it, look at it from outside
+	@$(BIN)/python -m tests.compose
+
 check: $(VENV)/.dev ## Lint, formatting, types and the direction of imports
 	@echo "[1/4] ruff check"
 	@$(BIN)/ruff check .
@@ -102,7 +107,7 @@ sessions: .venv-sessions/.done ## Build the sessions snapshot again, compare it 
 
 clean: ## Remove the environments, caches and build products
 	rm -rf .venv .venv-sessions build dist *.egg-info
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks .chaos
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks .chaos .compose-test
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp instead of the folder itself: a creation that was interrupted is begun anew.

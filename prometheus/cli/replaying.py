@@ -440,7 +440,7 @@ def _next_commands(plan: Plan, summary: Summary) -> list[tuple[str, str]]:
         (f"{me} status {last.dag_id}{folder}", "one run: its jobs and attempts"),
         (f"{me} markets", "what every market is doing now"),
     ]
-    if _is_default(plan.settings, "pipelines.modules"):
+    if _is_default(plan.settings, "pipelines.modules") and not plan.is_elsewhere:
         # Pipelines that only this command's environment named are not there for the next one.
         commands += [
             (f"{me} dag show {last.dag_id}", "when each of its jobs may start, and after what"),

@@ -1,0 +1,1 @@
+"""The shipped compose file on a real engine: ``make compose-test``."""
