@@ -156,7 +156,6 @@ def make_celery(settings: Settings) -> Celery:
         worker_disable_prefetch=True,
         worker_eta_task_limit=1000,
         worker_concurrency=settings.workers.concurrency,
-        worker_soft_shutdown_timeout=(settings.workers.soft_stop or timedelta(0)).total_seconds(),
         worker_max_memory_per_child=_kept_kilobytes(settings),
         worker_consumer="prometheus.dispatch.transport:Consumer",
         worker_hijack_root_logger=False,

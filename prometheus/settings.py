@@ -301,8 +301,9 @@ class WorkerSettings(_Section):
     )
     soft_stop: Duration | None = Field(
         default=None,
-        description="How long a worker that is told to stop at once (SIGQUIT, or a second SIGTERM) "
-        "lets its jobs run on before it hands them back; by default not at all.",
+        description="How long a worker that is told to stop (SIGTERM) lets its jobs run on before "
+        "it hands back those that have not ended; by default until they have. A second SIGTERM, or "
+        "SIGQUIT, has it do so at once.",
     )
     memory_limit: Memory | None = Field(
         default=None,

@@ -176,6 +176,15 @@ class Heartbeat(bootsteps.StartStopStep):
             # The second came while the first was still being handled, and was taken for a first.
             signal.raise_signal(signal.SIGTERM)
         self._asked_to_stop = True
+        soft_stop = runtime.settings.workers.soft_stop
+        if soft_stop is not None:
+            self._send_second(after=soft_stop.total_seconds())
+
+    def _send_second(self, *, after: float) -> None:
+        """Have what still runs then handed back, as whoever stops us might do."""
+        timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.daemon = True  # if all jobs have ended before, so has the process
+        timer.start()
 
     def _register(self) -> None:
         # Another each time: a registration that seemed to fail may have been committed.

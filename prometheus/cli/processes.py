@@ -85,7 +85,8 @@ def worker(
     """
     Run a worker for some markets, until SIGTERM or Ctrl-C: then it ends when its jobs have.
 
-    A second SIGTERM, or SIGQUIT, hands its jobs back at once. It takes its settings from the
+    What still runs after PROMETHEUS__WORKERS__SOFT_STOP, if that is set, is handed back, and with a
+    second SIGTERM, or SIGQUIT, at once. It takes its settings from the
     environment and prometheus.toml, and says on standard error what it does.
     """
     from prometheus.settings import load_settings

@@ -125,8 +125,8 @@ def test_soft_stop_gives_jobs_time_and_hands_the_rest_back(
     ends, _ = start(installation, quick, "retried")
     stays, _ = start(installation, slow)
 
-    worker.send(signal.SIGQUIT)
-    worker.wait_for("Initiating Soft Shutdown")
+    worker.send(signal.SIGTERM)
+    worker.wait_for("Warm shutdown")
     assert is_alive(worker.pid)
     (quick / "go-1").touch()
     worker.wait(60)
@@ -135,6 +135,21 @@ def test_soft_stop_gives_jobs_time_and_hands_the_rest_back(
     assert failed.error_message == "RuntimeError: told to fail"
     assert installation.attempts(stays)[0].error_message == "handed back: worker stopped"
     assert installation.statuses(stays) == {"waits_for_a_file": ["FAILED", "QUEUED"]}
+
+
+def test_soft_stop_waits_for_no_longer_than_jobs_run(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.settings["PROMETHEUS__WORKERS__SOFT_STOP"] = "1h"
+    installation.beat()
+    worker = installation.worker()
+    dag_id, _ = start(installation, tmp_path)
+
+    worker.send(signal.SIGTERM)
+    worker.wait_for("Warm shutdown")
+    (tmp_path / "go-1").touch()
+    assert worker.wait(60) == 0
+    installation.wait_for_run(dag_id, "SUCCESS")
 
 
 def test_job_that_was_asked_to_end_is_not_handed_back(

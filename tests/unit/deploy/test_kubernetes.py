@@ -233,7 +233,7 @@ def test_pods_may_do_little(name: str) -> None:
 def test_image_is_this_release() -> None:
     version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
     images = {pod["containers"][0]["image"] for pod in pods().values()}
-    assert images == {f"prometheus:{version}"}
+    assert images == {f"prometheus-markets:{version}"}
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "PodDisruptionBudget"])
@@ -261,14 +261,9 @@ def test_markets_differ_in_nothing_but_their_name(folder: Path) -> None:
 @pytest.mark.parametrize("name", WORKERS)
 def test_worker_has_the_time_and_memory_that_its_settings_need(name: str, tmp_path: Path) -> None:
     found, pod = of_pod(name, tmp_path).workers, pods()[name]
-    # It would be added to the pause between the two signals.
-    assert found.soft_stop is None
     (container,) = pod["containers"]
-    shell, option, stop = container["lifecycle"]["preStop"]["exec"]["command"]
-    pause = re.fullmatch(r"kill -TERM 1; sleep (\d+)", stop)
-    assert (shell, option) == ("sh", "-c")
-    assert pause is not None
-    assert pod["terminationGracePeriodSeconds"] >= int(pause[1]) + 60
+    assert found.soft_stop is not None
+    assert pod["terminationGracePeriodSeconds"] >= found.soft_stop.total_seconds() + 60
     assert found.concurrency is not None
     assert found.memory_limit is not None
     limit = re.fullmatch(r"(\d+)Gi", container["resources"]["limits"]["memory"])
