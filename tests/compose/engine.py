@@ -21,7 +21,7 @@ from tests.servers import tail, wait_until
 
 _PACKAGES = ("docker.io", "docker-compose", "debootstrap", "iptables")
 LOG = "dockerd.log"
-_ENDS_WITHIN = 420.0
+_ENDS_WITHIN = 180.0
 """Seconds; the engine waits as long as any container may take to stop."""
 
 

@@ -14,6 +14,7 @@ import typer.main
 import yaml
 
 from prometheus.cli.application import make_application
+from prometheus.cli.health import DEAF_AFTER
 from prometheus.settings import load_settings
 from tests.servers import REPOSITORY
 
@@ -161,6 +162,7 @@ def test_a_worker_is_killed_only_after_it_handed_its_jobs_back() -> None:
             }
             soft_stop = load_settings(settings).workers.soft_stop
             assert soft_stop is not None
+            assert soft_stop < DEAF_AFTER
             grace = re.fullmatch(r"(\d+)m", service["stop_grace_period"])
             assert grace is not None
             assert int(grace[1]) * 60 >= soft_stop.total_seconds() + 60
