@@ -432,6 +432,8 @@ def _run_document(run: RunChange) -> dict[str, Any]:
                 ],
                 "window_after": job.window_after
                 and [job.window_after.opens_at.isoformat(), job.window_after.closes_at.isoformat()],
+                "gives_up_before": job.gives_up_before,
+                "gives_up_after": job.gives_up_after,
             }
             for job in run.jobs
         ],
@@ -480,12 +482,12 @@ def _print(change: Change) -> None:
 _EFFECTS = {
     "cancelled": "is cancelled",
     "ends": "ends with what is running; the rest is cancelled",
-    "moves": "its windows move",
+    "moves": "its times move",
     "reopens": "goes on",
     "starts": "is made at once",
     "vanishes": "will not be made",
     "appears": "will be made when its session opens",
-    "shifts": "will be made, with other windows",
+    "shifts": "will be made, with other times",
 }
 
 
@@ -506,6 +508,10 @@ def _job_line(job: Any) -> str | None:
             for each in (job.window_after, job.window_before)
         )
         said.append(f"window {now}" + (f" instead of {was}" if was else ""))
+    if job.gives_up_after and job.gives_up_before != job.gives_up_after and job.after in _WAITING:
+        was = job.gives_up_before and output.utc(job.gives_up_before)
+        text = f"gives up at {output.utc(job.gives_up_after)}"
+        said.append(text + (f" instead of {was}" if was else ""))
     return f"{job.job_id}: {', '.join(said)}" if said else None
 
 

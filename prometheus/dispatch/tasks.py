@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 
 EARLIER = 20
 """Sessions whose answers a sensor is told."""
-_UNWELCOME = (Readiness.LATE, Readiness.MISSING)
 MAX_RESULT = 65_536
 """Bytes of JSON that a job may return; more belongs in the job's own store."""
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -315,9 +314,12 @@ class JobTask(Task):
         if outcome is None:
             log.warning("success_came_late", extra=_facts(attempt))
             return
-        level = logging.WARNING if outcome.state in _UNWELCOME else logging.INFO
-        facts = {**_facts(attempt), "state": outcome.state, "detail": outcome.detail}
-        log.log(level, "sensor_polled", extra=facts)
+        if outcome.state is Readiness.MISSING:
+            log.error("sensor_gave_up", extra={**_facts(attempt), "error": outcome.detail})
+        else:
+            level = logging.WARNING if outcome.state is Readiness.LATE else logging.INFO
+            facts = {**_facts(attempt), "state": outcome.state, "detail": outcome.detail}
+            log.log(level, "sensor_polled", extra=facts)
         if outcome.state not in (Readiness.NOT_YET, Readiness.LATE):
             place.advance_quietly(outcome.dag_id)
 

@@ -13,7 +13,7 @@ from datetime import date, datetime
 from enum import StrEnum
 
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.orchestration.dag import DAG
+from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import (
     Expire,
     JobState,
@@ -124,7 +124,7 @@ class Effect(StrEnum):
     ENDS = "ends"
     """What is running finishes, the rest is CANCELLED at once, and then the run."""
     MOVES = "moves"
-    """Its windows change, and with them perhaps what starts or expires at once."""
+    """Its times change, and with them perhaps what starts or expires at once."""
     REOPENS = "reopens"
     """What was cancelled for the lack of a session waits again."""
     STARTS = "starts"
@@ -134,7 +134,7 @@ class Effect(StrEnum):
     APPEARS = "appears"
     """It will be made when its session opens."""
     SHIFTS = "shifts"
-    """It will be made, as it would have been, and its windows are others."""
+    """It will be made, as it would have been, and its times are others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,34 @@ class JobChange:
     """After the scheduler's next tick."""
     window_before: Window | None
     window_after: Window | None
+    gives_up_before: datetime | None = None
+    """Of a sensor."""
+    gives_up_after: datetime | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether it may start, or gives up, at other times."""
+        before = self.window_before, self.gives_up_before
+        return before != (self.window_after, self.gives_up_after)
+
+
+def job_change(
+    job: JobMetadata,
+    before: JobStatus,
+    after: JobStatus,
+    was: SessionBounds | None,
+    becomes: SessionBounds | None,
+) -> JobChange:
+    """Say what becomes of a job, as one calendar has its session and as another does."""
+    return JobChange(
+        job.job_id,
+        before,
+        after,
+        was.window(job) if was else None,
+        becomes.window(job) if becomes else None,
+        was.gives_up_at(job) if was else None,
+        becomes.gives_up_at(job) if becomes else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,20 +293,18 @@ def _change(
     dag = run.dag
     was, becomes = (_bounds(each[dag.market_id], dag) for each in (before, after))
     jobs = tuple(
-        JobChange(
-            job_id,
+        job_change(
+            dag.jobs[job_id],
             run.jobs[job_id].status,
             ends[1].get((dag.dag_id, job_id), followed.jobs[job_id].status),
-            was.window(dag.jobs[job_id]) if was else None,
-            becomes.window(dag.jobs[job_id]) if becomes else None,
+            was,
+            becomes,
         )
         for job_id in dag.topological_order()
     )
     anyway = {job.job_id: ends[0].get((dag.dag_id, job.job_id), job.before) for job in jobs}
     if all(
-        job.after == anyway[job.job_id]
-        and (job.before in FINAL or job.window_before == job.window_after)
-        for job in jobs
+        job.after == anyway[job.job_id] and (job.before in FINAL or not job.moves) for job in jobs
     ):
         return None
     status = run_status(job.after for job in jobs)

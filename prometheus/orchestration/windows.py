@@ -58,6 +58,12 @@ class SessionBounds:
             return Window(opens_at, _opening(self.next_phases, job))
         return Window(opens_at, next_pre_open)
 
+    def gives_up_at(self, job: JobMetadata) -> datetime | None:
+        """Return when a sensor of this session's run gives up; ``None`` for any other job."""
+        if job.sensor is None:
+            return None
+        return job.sensor.gives_up_at(self.phases, self.window(job).opens_at)
+
     def _phase_end(self, state: MarketState) -> datetime:
         following = self.next_phases.pre_open_at if self.next_phases else None
         match state:

@@ -21,6 +21,7 @@ from prometheus.orchestration.following import (
     Following,
     JobChange,
     RunChange,
+    job_change,
     preview,
 )
 from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus, RunStatus
@@ -154,7 +155,7 @@ def _made(
     day: date,
     now: Now,
 ) -> Iterator[RunChange]:
-    """Find the runs that will be made because of a change, or will not, or with other windows."""
+    """Find the runs that will be made because of a change, or will not, or with other times."""
     market_id = before.market_id
     seen_at = connection.execute(
         select(table_of_pipelines.c.first_seen_at).where(
@@ -199,20 +200,14 @@ def _made(
     in_windows = at_once | to_come[1]
     for dag_id in (in_windows.keys() & was) - has_run:
         jobs = _shifted(pipeline.dag(market_id, in_windows[dag_id]), before, after)
-        if any(job.window_before != job.window_after for job in jobs):
+        if any(job.moves for job in jobs):
             yield RunChange(dag_id, market_id, Effect.SHIFTS, jobs=jobs)
 
 
 def _shifted(dag: DAG, before: TradingCalendar, after: TradingCalendar) -> tuple[JobChange, ...]:
     was, becomes = (session_bounds(each, dag.as_of_date) for each in (before, after))
     return tuple(
-        JobChange(
-            job_id,
-            JobStatus.PENDING,
-            JobStatus.PENDING,
-            was.window(dag.jobs[job_id]),
-            becomes.window(dag.jobs[job_id]),
-        )
+        job_change(dag.jobs[job_id], JobStatus.PENDING, JobStatus.PENDING, was, becomes)
         for job_id in dag.topological_order()
     )
 

@@ -102,14 +102,17 @@ def test_preview_says_when_a_run_starts_that_is_not_made_yet(run: Run, tmp_path:
         "def counts(ctx): ...\n"
         "@later.job()\n"
         "def opens(ctx): ...\n"
+        '@later.sensor(give_up="close-30m")\n'
+        "def has_come(ctx): ...\n"
     )
     (tmp_path / "prometheus.toml").write_text('[pipelines]\nmodules = ["later.py"]\n')
     early = ("US_EQ", "2027-01-05", "early_close", "--close", "12:00")
     said = run(*OVERRIDE, "add", *early, "--reason", "a storm", "--source", "nyse.com", "--yes")
     assert (
-        "us_eq_later_2027-01-05: will be made, with other windows\n"
+        "us_eq_later_2027-01-05: will be made, with other times\n"
         "  counts: window 2027-01-05 17:45 UTC to 2027-01-06 13:30 UTC instead of "
-        "2027-01-05 21:45 UTC to 2027-01-06 13:30 UTC\n\n"
+        "2027-01-05 21:45 UTC to 2027-01-06 13:30 UTC\n"
+        "  has_come: gives up at 2027-01-05 16:30 UTC instead of 2027-01-05 20:30 UTC\n\n"
     ) in said.stdout
     assert "No run changes." not in said.stdout
 

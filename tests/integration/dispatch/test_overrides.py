@@ -27,6 +27,7 @@ from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import Attempt, Failure, Refused, Started
 from prometheus.persistence.following import preview_override
+from prometheus.persistence.metadata import database_now
 from prometheus.persistence.operators import OperatorError
 from prometheus.persistence.overrides import lock_overrides, read_overrides, record
 from prometheus.persistence.tables import audit, dag_runs, job_executions, market_clock
@@ -75,6 +76,18 @@ def looks_ahead(_ctx: Any) -> None: ...
 
 @week.job(required_state=MarketState.POST_CLOSE, after_previous=True)
 def adds_up(_ctx: Any) -> None: ...
+
+
+patient = Pipeline("patient", markets=MARKETS)
+
+
+@patient.sensor(every="1s", up_to="1s", give_up="close-30m", otherwise="continue_stale")
+def has_come(_ctx: Any) -> bool:
+    return False
+
+
+@patient.job(after=[has_come])
+def goes_on(_ctx: Any) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +189,24 @@ class Desk:
     def start(self, execution_id: str) -> Started | Refused:
         with writing(self.engine) as connection:
             return executions.start(connection, execution_id, worker="w@h", incarnation=self.worker)
+
+    def poll(self, dag_id: str, job_id: str) -> str:
+        """Have a sensor asked, which finds nothing; return what it is then."""
+        execution_id = self.rows()[dag_id, job_id].execution_id
+        wait_until(
+            lambda: isinstance(self.start(execution_id), Started),
+            timeout=60,
+            message="it is time to ask again",
+        )
+        with writing(self.engine) as connection:
+            # By a clock that stands it would give up at once.
+            connection.execute(update(market_clock).values(speed=1, anchor_wall_at=database_now()))
+            found = executions.poll(
+                connection, execution_id, incarnation=self.worker, ready=False, found={}
+            )
+            connection.execute(update(market_clock).values(speed=0))
+        assert found is not None
+        return str(found.state)
 
     def succeed(self, execution_id: str) -> None:
         with writing(self.engine) as connection:
@@ -339,6 +370,31 @@ def test_early_close_starts_what_waits_for_it_and_expires_what_is_past(engine: E
 
     desk.tick("2026-11-20T18:00")
     assert desk.statuses(RUN) == after
+    desk.nothing_is_wrong()
+
+
+def test_sensor_gives_up_when_it_was_shown_to(engine: Engine) -> None:
+    desk = Desk(engine, "2026-11-20T16:00", pipelines=(patient,))
+    run = "us_eq_patient_2026-11-20"
+    assert desk.poll(run, "has_come") == "NOT_YET"
+
+    (shown,) = desk.add("US_EQ", "2026-11-20", "early_close", close="11:45")
+    assert (shown.dag_id, shown.effect, shown.status) == (run, Effect.MOVES, "OPEN")
+    sensor, job = shown.jobs
+    assert (sensor.gives_up_before, sensor.gives_up_after) == (
+        utc("2026-11-20T20:30"),
+        utc("2026-11-20T16:15"),
+    )
+    assert (job.moves, job.gives_up_after) == (False, None)
+    desk.tick("2026-11-20T16:14")
+    assert desk.poll(run, "has_come") == "NOT_YET"
+    desk.tick("2026-11-20T16:15")
+    assert desk.poll(run, "has_come") == "MISSING"
+    desk.tick("2026-11-20T16:16")
+    assert desk.statuses(run) == {"has_come": "SUCCESS", "goes_on": "QUEUED"}
+
+    # What has given up is not asked again.
+    assert desk.withdraw(1) == ()
     desk.nothing_is_wrong()
 
 

@@ -56,6 +56,13 @@ def test_sensors_wait_give_up_and_tell_the_jobs_after_them(
     with reading(installation.engine) as connection:
         report = check(connection)
     assert [each for each in report.violations if each.rule != "closed-day"] == []
+    said = [line for process in installation.processes for line in process.output().splitlines()]
+    told = [line for line in said if "ERROR" in line and "sensor_gave_up" in line]
+    assert sorted(line.partition(" job=")[2].split()[0] for line in told) == [
+        "comes_elsewhere",
+        "is_done_without",
+        "never_comes",
+    ]
 
     lines = [line for line in shown.splitlines() if "sees_a_file" in line or "NOT YET" in line]
     assert any("NOT YET" in line for line in lines)
