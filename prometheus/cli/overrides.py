@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -169,7 +170,8 @@ def show(
     if at is not None:
         overrides = overrides.believed_at(at)
     standing = overrides.standing()
-    rows = overrides.rows if everything else standing
+    told = (*standing, *overrides.unreadable())
+    rows = [each for each in overrides.rows if everything or each in told]
     if as_json:
         output.print_json([{**_document(each), "in_force": each in standing} for each in rows])
         return
@@ -178,7 +180,7 @@ def show(
         return
     table = output.table("Id", "Of", "Session", "What", "Reason", "Source", "Announced", "By")
     for each in rows:
-        what = _what(each) if each in standing or each.withdraws else f"{_what(each)} (withdrawn)"
+        what = _what(each) if each in told or each.withdraws else f"{_what(each)} (withdrawn)"
         table.add_row(
             str(each.override_id),
             each.target,
@@ -294,7 +296,9 @@ def changes_of(
         others = {
             name: _others(name, override, known) for name in states if name != override.target
         }
-        changes.append(Change(override, states, others, runs, is_over=max(ends) <= now))
+        changes.append(
+            Change(override, states, others, runs, is_over=bool(ends) and max(ends) <= now)
+        )
         known = known.plus(override)
     return changes
 
@@ -320,12 +324,16 @@ def _states(place: Place, override: Override, known: Overrides) -> dict[str, tup
     """Return the states of the session's date of what it is about and each market it touches."""
     from prometheus.core.markets import get_market
     from prometheus.core.trading_calendar import TradingCalendar
+    from prometheus.errors import UnknownMarketError
 
     touched = [
         name for name in place.settings.markets.enabled if override.touches(get_market(name))
     ]
     states = {}
-    for name in dict.fromkeys([override.target, *touched]):
+    target = []
+    with suppress(UnknownMarketError):  # an override of what there is not can be withdrawn
+        target.append(get_market(override.target).market_id)
+    for name in dict.fromkeys([*target, *touched]):
         calendars = [
             TradingCalendar(name, overrides=each) for each in (known, known.plus(override))
         ]
@@ -383,6 +391,8 @@ def _what(override: Override) -> str:
 
     if override.withdraws is not None:
         return f"withdraws {override.withdraws}"
+    if override.fault is not None:
+        return f"does not hold: {override.fault}"
     said = [str(override.kind)]
     said += [f"open {override.open}"] if override.open else []
     said += [f"close {override.close}"] if override.close else []
@@ -411,6 +421,7 @@ def _document(override: Override) -> dict[str, Any]:
         "author": override.author,
         "recorded_at": override.recorded_at,
         "withdraws": override.withdraws,
+        "fault": override.fault,
     }
 
 

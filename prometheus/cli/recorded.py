@@ -33,7 +33,8 @@ def follow_overrides() -> None:
     """
     Go by the overrides of the database that is configured, if there is one.
 
-    One that does not answer is told of, and the calendars are those that are shipped.
+    One that does not answer is told of, and the calendars are those that are shipped; so is an
+    override that can not be read, and the others hold.
     """
     from prometheus.configuration import database_url
     from prometheus.core.overrides import put_in_force
@@ -41,7 +42,10 @@ def follow_overrides() -> None:
 
     url = database_url()
     try:
-        put_in_force(read_stored(url))
+        found = read_stored(url)
+        put_in_force(found)
+        for each in found.unreadable():
+            print(f"Override {each.override_id} does not hold: {each.fault}", file=sys.stderr)
     except StoredOverridesError as error:
         from prometheus.masking import safe_url
 

@@ -7,7 +7,7 @@ to be then. Which of them this process goes by is the one thing kept here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from enum import StrEnum
@@ -74,6 +74,8 @@ class Override:
     """Since when it is believed; ``None`` before it is recorded."""
     withdraws: int | None = None
     """The override that does not hold any more."""
+    fault: str | None = None
+    """Why what it says can not be told here: then it does not hold, and leaves the others alone."""
 
     @property
     def target(self) -> str:
@@ -116,13 +118,18 @@ class Overrides:
         return self.rows[-1].override_id if self.rows else 0
 
     def standing(self) -> tuple[Override, ...]:
-        """Those that hold: neither withdrawn nor a withdrawal."""
+        """Those that hold: neither withdrawn nor a withdrawal, nor unreadable."""
+        return tuple(each for each in self._not_withdrawn() if each.fault is None)
+
+    def unreadable(self) -> tuple[Override, ...]:
+        """Those that would hold if it could be told what they say."""
+        return tuple(each for each in self._not_withdrawn() if each.fault is not None)
+
+    def _not_withdrawn(self) -> Iterator[Override]:
         withdrawn = {each.withdraws for each in self.rows}
-        return tuple(
-            each
-            for each in self.rows
-            if each.withdraws is None and each.override_id not in withdrawn
-        )
+        for each in self.rows:
+            if each.withdraws is None and each.override_id not in withdrawn:
+                yield each
 
     def believed_at(self, instant: datetime) -> Overrides:
         """What was recorded by an instant, as it stood then."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from sqlalchemy import Connection, insert, select
 
 from prometheus.core.exchanges import Break
@@ -9,6 +11,8 @@ from prometheus.core.overrides import Override, Overrides, in_force, put_in_forc
 from prometheus.persistence.clock import Now
 from prometheus.persistence.stored import COLUMNS, override_of
 from prometheus.persistence.tables import audit, calendar_overrides
+
+log = logging.getLogger(__name__)
 
 _o = calendar_overrides.c
 _ALL = select(*(_o[name] for name in COLUMNS)).order_by(_o.override_id)
@@ -31,7 +35,11 @@ def refresh(connection: Connection, now: Now) -> bool:
     """
     if in_force().latest == now.latest_override:
         return False
-    put_in_force(read_overrides(connection))
+    found = read_overrides(connection)
+    put_in_force(found)
+    for each in found.unreadable():
+        facts = {"override": each.override_id, "of": each.target, "error": each.fault}
+        log.error("override_unreadable", extra=facts)
     return True
 
 

@@ -11,8 +11,9 @@ from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from prometheus.core.exchanges import LocalTime, parse_breaks
+from prometheus.core.exchanges import LocalTime, exchange_mics, parse_breaks
 from prometheus.core.overrides import Override, OverrideKind, Overrides
 from prometheus.errors import PrometheusError
 
@@ -44,19 +45,23 @@ class StoredOverridesError(PrometheusError):
 
 
 def override_of(row: Sequence[Any]) -> Override:
-    """Read a row; its dates and instants may be text, as SQLite keeps them."""
+    """
+    Read a row; its dates and instants may be text, as SQLite keeps them.
+
+    One that somebody wrote past our commands, or on a machine that knows other zones, has a fault.
+    """
     (number, exchange, market, session, kind, opens, closes, breaks, zone, *words) = row
     reason, source, announced_at, author, recorded_at, withdraws = words
+    try:
+        said = _said(exchange, kind, opens, closes, breaks, zone)
+    except ValueError as error:
+        said = {"kind": OverrideKind.WITHDRAWN, "fault": str(error)}
     return Override(
         override_id=number,
         exchange=exchange,
         market=market,
         session=date.fromisoformat(session) if isinstance(session, str) else session,
-        kind=OverrideKind(kind),
-        open=LocalTime.parse(opens) if opens else None,
-        close=LocalTime.parse(closes) if closes else None,
-        breaks=None if breaks is None else parse_breaks(breaks),
-        zone=zone,
+        **said,
         reason=reason,
         source=source,
         announced_at=_instant(announced_at),
@@ -64,6 +69,30 @@ def override_of(row: Sequence[Any]) -> Override:
         recorded_at=_instant(recorded_at),
         withdraws=withdraws,
     )
+
+
+def _said(
+    exchange: str | None,
+    kind: str,
+    opens: str | None,
+    closes: str | None,
+    breaks: str | None,
+    zone: str | None,
+) -> dict[str, Any]:
+    if exchange is not None and exchange not in exchange_mics():
+        raise ValueError(f"no exchange is called {exchange!r}")
+    if zone is not None:
+        try:
+            ZoneInfo(zone)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"no zone is called {zone!r} here") from None
+    return {
+        "kind": OverrideKind(kind),
+        "open": LocalTime.parse(opens) if opens else None,
+        "close": LocalTime.parse(closes) if closes else None,
+        "breaks": None if breaks is None else parse_breaks(breaks),
+        "zone": zone,
+    }
 
 
 def _instant(value: datetime | str) -> datetime:

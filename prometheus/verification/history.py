@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import sqlalchemy
 from sqlalchemy import Connection, inspect
@@ -338,21 +339,17 @@ def _execution(row: Sequence[Any]) -> Execution:
 
 
 def _override(row: Sequence[Any]) -> Override:
-    opens, closes = (LocalTime.parse(text) if text else None for text in row[5:7])
-    breaks = None
-    if row[7] is not None:
-        pairs = (pause.split("-") for pause in row[7].split())
-        breaks = tuple((LocalTime.parse(start), LocalTime.parse(end)) for start, end in pairs)
+    """Read an override; one whose words mean nothing here holds for nobody."""
+    try:
+        said = _said(row)
+    except (ValueError, KeyError, OSError) as error:
+        said = {"kind": OverrideKind.WITHDRAWN, "fault": str(error)}
     return Override(
         override_id=row[0],
         exchange=row[1],
         market=row[2],
         session=_day(row[3]),
-        kind=OverrideKind(row[4]),
-        open=opens,
-        close=closes,
-        breaks=breaks,
-        zone=row[8],
+        **said,
         reason=row[9],
         source=row[10],
         announced_at=_instant(row[11]),
@@ -360,6 +357,21 @@ def _override(row: Sequence[Any]) -> Override:
         recorded_at=_instant(row[13]),
         withdraws=row[14],
     )
+
+
+def _said(row: Sequence[Any]) -> dict[str, Any]:
+    opens, closes = (LocalTime.parse(text) if text else None for text in row[5:7])
+    breaks = None
+    if row[7] is not None:
+        pairs = (pause.split("-") for pause in row[7].split())
+        breaks = tuple((LocalTime.parse(start), LocalTime.parse(end)) for start, end in pairs)
+    return {
+        "kind": OverrideKind(row[4]),
+        "open": opens,
+        "close": closes,
+        "breaks": breaks,
+        "zone": row[8] and ZoneInfo(row[8]).key,
+    }
 
 
 def _rows(connection: Connection, statement: str) -> Iterator[Sequence[Any]]:

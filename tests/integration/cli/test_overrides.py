@@ -94,6 +94,43 @@ def test_override_is_shown_before_it_is_recorded_then_everywhere_and_goes_as_it_
     assert "override" not in run("calendar", "show", "XNYS", "2027").stdout
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "fault"),
+    [
+        ("zone", "Mars/Olympus", "no zone is called 'Mars/Olympus' here"),
+        ("closes", "late", "'late' is not a local time such as 09:30"),
+        ("kind", "strange", "'strange' is not a valid OverrideKind"),
+        ("exchange", "XXXX", "no exchange is called 'XXXX'"),
+    ],
+)
+def test_override_that_can_not_be_read_is_told_leaves_the_others_alone_and_can_be_withdrawn(
+    run: Run, sqlite_url: str, column: str, value: str, fault: str
+) -> None:
+    """Somebody wrote it past our commands, or on a machine that knows other zones."""
+    early = ("XLON", "2027-01-06", "early_close", "--close", "12:00")
+    run(*OVERRIDE, "add", *early, "--reason", "a storm", "--source", "lse.com", "--yes")
+    run(*OVERRIDE, "add", *CLOSED, "--yes")
+    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as connection:
+        # As the column's own check would not let it.
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute(
+            f"UPDATE calendar_overrides SET {column} = ? WHERE override_id = 1", (value,)
+        )
+    told = run("calendar", "at", "2027-01-05T17:00Z", "XNYS", "XLON")
+    assert f"Override 1 does not hold: {fault}" in told.stderr
+    assert "override 2" in told.stdout
+    assert "override" not in run("calendar", "show", "XLON", "2027").stdout
+    listed = json.loads(run(*OVERRIDE, "list", "--json").stdout)
+    assert [each["in_force"] for each in listed] == [False, True]
+    assert fault in listed[0]["fault"]
+    assert f"does not hold: {fault}" in run(*OVERRIDE, "list").stdout
+
+    gone = run(*OVERRIDE, "withdraw", "1", "--reason", "unreadable", "--yes").stdout
+    assert "Recorded as override 3" in gone
+    assert "does not hold" not in run("calendar", "at", "2027-01-05T17:00Z", "XNYS").stderr
+    assert "does not hold" not in run(*OVERRIDE, "list").stdout
+
+
 def test_preview_says_when_a_run_starts_that_is_not_made_yet(run: Run, tmp_path: Path) -> None:
     (tmp_path / "later.py").write_text(
         "from prometheus import Pipeline\n"

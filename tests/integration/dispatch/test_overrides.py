@@ -30,7 +30,13 @@ from prometheus.persistence.following import preview_override
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.operators import OperatorError
 from prometheus.persistence.overrides import lock_overrides, read_overrides, record
-from prometheus.persistence.tables import audit, dag_runs, job_executions, market_clock
+from prometheus.persistence.tables import (
+    audit,
+    calendar_overrides,
+    dag_runs,
+    job_executions,
+    market_clock,
+)
 from prometheus.sources.registry import build_sources
 from prometheus.verification import check
 from tests.integration.dispatch.conftest import Installation
@@ -370,6 +376,21 @@ def test_early_close_starts_what_waits_for_it_and_expires_what_is_past(engine: E
 
     desk.tick("2026-11-20T18:00")
     assert desk.statuses(RUN) == after
+    desk.nothing_is_wrong()
+
+
+def test_override_that_can_not_be_read_is_said_and_its_market_goes_on_without(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(engine, "2026-11-20T13:00")
+    desk.add("US_EQ", "2026-11-20", "late_open", open="10:00", zone="America/New_York")
+    with writing(engine) as connection:
+        connection.execute(update(calendar_overrides).values(zone="Mars/Olympus"))
+    for at in ("13:31", "14:31"):
+        desk.tick(f"2026-11-20T{at}")
+    said = [each for each in caplog.records if each.message == "override_unreadable"]
+    assert [each.levelname for each in said] == ["ERROR"]
+    assert desk.statuses(RUN)["trades"] == "QUEUED"
     desk.nothing_is_wrong()
 
 
