@@ -446,6 +446,10 @@ class _Reading:
                     f"it is known from {begins} to {ends}, which is no day at all; last says how "
                     f"far hours and rules hold",
                 )
+            for key, days in (("closed", closed), ("special", special)):
+                for day in days:
+                    if last is not None and begins <= last < day:
+                        self._fault((*path, key, str(day)), f"{day} is after last, {last}")
         if len(self.faults) > before or zone is None or not weeks.steps:
             return weeks, None
         timetables = tuple(

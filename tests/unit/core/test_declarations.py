@@ -515,6 +515,16 @@ def hours(**changes: Any) -> dict[str, Any]:
             {**OWN, "last": date(2018, 6, 1), "holidays": {"market": "XPAR"}},
             "M.last: it is known from 2019-01-01 to 2018-06-01, which is no day at all;",
         ),
+        (
+            "M",
+            {**OWN, "last": date(2026, 12, 31), "closed": ["2026-12-24", "2027-01-01"]},
+            "M.closed.2027-01-01: 2027-01-01 is after last, 2026-12-31",
+        ),
+        (
+            "M",
+            {**OWN, "last": date(2026, 12, 23), "special": {"2026-12-24": {"close": "13:00"}}},
+            "M.special.2026-12-24: 2026-12-24 is after last, 2026-12-23",
+        ),
         ("M", hours(**{"from": date(2090, 1, 1)}), "M.hours: it is known from 2090-01-01 to 20"),
         ("M", {**OWN, "pre_open": 30}, "M.pre_open: 30 is no buffer; write a duration such as"),
         ("M", {**OWN, "pre_open": "1.5s"}, "M.pre_open: '1.5s' is no buffer; write a duration"),
