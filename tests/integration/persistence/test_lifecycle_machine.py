@@ -8,8 +8,8 @@ given is what became of the row.
 
 from __future__ import annotations
 
-import itertools
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Row
 
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.lifecycle import (
     ALLOWED,
@@ -38,7 +39,7 @@ from prometheus.orchestration.windows import Window
 from prometheus.persistence import executions, leases, operators
 from prometheus.persistence.engine import writing
 from prometheus.persistence.executions import FailedForGood, NotOurs, Refused, Retried, Started
-from tests.integration.persistence.world import BOOM, DAY, HOUR, LOST, World, dag_of, job
+from tests.integration.persistence.world import BOOM, HOUR, LOST, World, dag_of, job
 
 S = JobStatus
 JOBS = (job("a", max_retries=1), job("b", "a"), job("c", "b", max_retries=0), job("d"))
@@ -50,11 +51,12 @@ class Walk(RuleBasedStateMachine):
     """One run of four jobs, two workers and an operator."""
 
     world: World
-    days = itertools.count()
+    days: Iterator[date]
+    """Sessions that have no run yet: on other days an operator is refused."""
 
     @initialize()
     def begin(self) -> None:
-        self.dag = dag_of(*JOBS, day=DAY + timedelta(days=next(self.days)))
+        self.dag = dag_of(*JOBS, day=next(self.days))
         assert self.world.create(self.dag)
         self.workers = [self.world.worker(), self.world.worker()]
         self.gone = self.world.worker()
@@ -255,7 +257,7 @@ def test_whatever_is_asked_only_the_lifecycles_changes_happen(world: World) -> N
         pass
 
     Here.world = world
-    Here.days = itertools.count()
+    Here.days = iter(TradingCalendar("US_EQ").trading_days(date(2000, 1, 3), date(2025, 12, 1)))
     run_state_machine_as_test(
         Here,
         settings=settings(
