@@ -147,9 +147,9 @@ class JobChange:
     """After the scheduler's next tick."""
     window_before: Window | None
     window_after: Window | None
-    gives_up_before: datetime | None = None
+    gives_up_before: datetime | None
     """Of a sensor."""
-    gives_up_after: datetime | None = None
+    gives_up_after: datetime | None
 
     @property
     def moves(self) -> bool:
