@@ -77,7 +77,7 @@ class Configuration:
         return _lines(self.text)
 
     def declarations(self) -> tuple[tuple[Declaration, ...], list[str]]:
-        """Read the markets it declares, and what is wrong with them."""
+        """Read the markets it declares, those with faults too, and all that is wrong with them."""
         return read_declarations(
             self.market_tables,
             where=lambda path: self.place(MARKETS, *path),

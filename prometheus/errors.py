@@ -58,7 +58,24 @@ class UnknownMarketError(PrometheusError):
         super().__init__(f"No market or exchange is called {name!r}.{nearest(name, known)}")
 
 
-class SnapshotError(PrometheusError):
+class UnreadableError(PrometheusError):
+    """The sessions of one market cannot be read; those of others can."""
+
+
+class DeclarationError(UnreadableError):
+    """A market's declaration has faults, so nothing is known of its sessions."""
+
+    def __init__(self, market_id: str, faults: Sequence[str]) -> None:
+        self.market_id = market_id
+        self.faults = tuple(faults)
+        lines = "".join(f"\n  - {fault}" for fault in faults)
+        super().__init__(
+            f"The market {market_id} is held until its declaration is mended and this process is "
+            f"started again; other markets are not affected.{lines}"
+        )
+
+
+class SnapshotError(UnreadableError):
     """The sessions of one exchange cannot be read from what was installed."""
 
     def __init__(self, mic: str, error: Exception) -> None:

@@ -46,10 +46,8 @@ from prometheus.configuration import (
 from prometheus.configuration import SettingsError as SettingsError  # callers have it from here
 from prometheus.core.declarations import Declaration
 from prometheus.core.durations import format_duration, parse_duration
-from prometheus.core.exchanges import exchange_mics
-from prometheus.core.markets import declare, get_market, shipped_markets
+from prometheus.core.markets import declare, get_market
 from prometheus.core.sizes import Size, parse_size
-from prometheus.core.states import MarketStateConfig
 from prometheus.errors import PrometheusError, nearest
 from prometheus.masking import safe_url
 from prometheus.sources.choice import EODHD, choose_sources
@@ -498,7 +496,12 @@ class Setting:
     description: str
 
 
-def load_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
+def load_settings(
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    *,
+    holding: bool = False,
+) -> Settings:
     """
     Read, merge and check the settings, and let this process know the markets they declare.
 
@@ -506,17 +509,19 @@ def load_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = N
         environ: By default this process' environment.
         cwd: Where ``prometheus.toml`` is looked for and relative paths start; by default the
             current folder.
+        holding: Let a market whose declaration has faults be known, and held, instead of refusing
+            all settings: for processes that serve other markets, too.
 
     Raises:
         SettingsError: With every fault: unknown sections and keys, values that cannot be used,
             files that cannot be read. No value of a secret is in its message.
     """
-    reading = _Reading(os.environ if environ is None else environ, cwd or Path.cwd())
+    reading = _Reading(os.environ if environ is None else environ, cwd or Path.cwd(), holding)
     values = reading.merged()
     settings = None
-    # Of settings with faults nothing comes into force, markets neither; yet what names one of the
-    # new ones is no fault.
-    before = declare((*reading.declarations, *reading.stand_ins))
+    # Of settings that are refused nothing comes into force, markets neither; yet what names one of
+    # the new ones is no fault.
+    before = declare(reading.declarations)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -566,13 +571,13 @@ def fields() -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
 class _Reading:
     """One reading of all sources: what they say, where each value came from, what is wrong."""
 
-    def __init__(self, environ: Mapping[str, str], cwd: Path) -> None:
+    def __init__(self, environ: Mapping[str, str], cwd: Path, holding: bool) -> None:
         self.cwd = cwd
         self.faults: list[str] = []
         self.origins: dict[str, str] = {}
         self.declarations: tuple[Declaration, ...] = ()
-        self.stand_ins: tuple[Declaration, ...] = ()
         self._environ = environ
+        self._holding = holding
 
     def merged(self) -> dict[str, Any]:
         """Return the values of all sources as nested tables, the strongest source's for each."""
@@ -633,15 +638,10 @@ class _Reading:
             return
         if configuration is None:
             return
-        self.declarations, faults = configuration.declarations()
-        self.faults += faults
-        # What is wrong with a market is told once, not again wherever it is named.
-        known = {each.market_id for each in self.declarations}
-        self.stand_ins = tuple(
-            Declaration(name, ("24x7",), MarketStateConfig(), None, "")
-            for name in configuration.market_tables
-            if name not in known and name not in (*shipped_markets(), *exchange_mics())
-        )
+        self.declarations, _ = configuration.declarations()
+        for each in self.declarations:
+            if each.misnamed or not self._holding:
+                self.faults += each.faults
         for name, table in configuration.tables.items():
             field = Settings.model_fields.get(name)
             at = configuration.place(name)

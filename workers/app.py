@@ -3,13 +3,14 @@
 import logging
 
 from prometheus.bootstrap import make_runtime
+from prometheus.core.markets import get_market
 from prometheus.errors import PrometheusError
 from prometheus.settings import load_settings
 
 log = logging.getLogger(__name__)
 
 try:
-    runtime = make_runtime(load_settings())
+    runtime = make_runtime(load_settings(holding=True))
 except PrometheusError as error:
     # Celery would print a traceback over what the message says.
     raise SystemExit(f"prometheus: {error}") from None
@@ -18,7 +19,10 @@ app = runtime.app
 
 
 def say_what_will_not_run() -> None:
-    """Log which pipelines this process leaves out, and which have no market here."""
+    """Log which markets are held and pipelines left out here, and which have no market."""
+    for market_id in runtime.settings.markets.enabled:
+        for fault in get_market(market_id).faults:
+            log.error("market_held", extra={"market": market_id, "fault": fault})
     for fault in runtime.faults:
         log.error("pipeline_left_out", extra={"fault": fault})
     for pipeline in runtime.pipelines.values():

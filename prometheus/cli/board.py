@@ -16,7 +16,7 @@ from rich.text import Text
 from prometheus.cli import output, sessions
 from prometheus.cli.progress import Progress, RunProgress
 from prometheus.core.market_state import MarketState, describe_market
-from prometheus.errors import HorizonError, SnapshotError
+from prometheus.errors import HorizonError, UnreadableError
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _market(market_id: str, at: datetime) -> tuple[Text, str]:
         status = describe_market(market_id, at)
     except HorizonError:
         return Text("not known"), "the calendar ends"
-    except SnapshotError:
+    except UnreadableError:
         return Text("not known"), "the calendar can not be read"
     details = [_session(status)]
     if status.next_transition is not None:

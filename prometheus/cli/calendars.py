@@ -158,11 +158,11 @@ def following(
     from prometheus.cli.markets import why_not
     from prometheus.core.markets import markets
     from prometheus.core.trading_calendar import TradingCalendar
-    from prometheus.errors import HorizonError, SnapshotError, UnknownMarketError
+    from prometheus.errors import HorizonError, UnknownMarketError, UnreadableError
 
     recorded.follow_overrides()
     instant = at or datetime.now(UTC)
-    answers: dict[str, dict[str, Day | None] | HorizonError | SnapshotError] = {}
+    answers: dict[str, dict[str, Day | None] | HorizonError | UnreadableError] = {}
     calendars = {}
     for name in names or [market.market_id for market in markets()]:
         try:
@@ -170,7 +170,7 @@ def following(
             answers[name] = find_next(calendars[name], instant)
         except UnknownMarketError:
             raise
-        except (HorizonError, SnapshotError) as error:  # one market's, not another's
+        except (HorizonError, UnreadableError) as error:  # one market's, not another's
             answers[name] = error
     if as_json:
         output.print_json(
@@ -250,7 +250,7 @@ def horizon(
     from prometheus.core.horizons import HorizonLevel, horizon_level
     from prometheus.core.markets import markets
     from prometheus.core.trading_calendar import TradingCalendar
-    from prometheus.errors import SnapshotError
+    from prometheus.errors import UnreadableError
 
     today = datetime.now(UTC).date()
     rows: list[dict[str, Any]] = []
@@ -258,7 +258,7 @@ def horizon(
     for name in names or (*exchange_mics(), *own_hours):
         try:
             calendar = TradingCalendar(name)
-        except SnapshotError as error:  # one exchange's, not another's
+        except UnreadableError as error:  # one exchange's, not another's
             rows.append(
                 {
                     "exchange": name,

@@ -105,7 +105,7 @@ def _answer(
     from prometheus.cli.places import find_place
 
     try:
-        found = examine(find_place(folder))
+        found = examine(find_place(folder, holding=True))
     except PrometheusError as error:
         found = Verdict(False, str(error))
     if as_json:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from prometheus.core.market_state import MarketStatus
-    from prometheus.errors import HorizonError, SnapshotError
+    from prometheus.errors import HorizonError, UnreadableError
 
 
 def markets(
@@ -50,15 +50,15 @@ def show(names: list[str] | None, instant: datetime, *, as_json: bool) -> None:
     from prometheus.core.market_state import MarketStatus, describe_market
     from prometheus.core.markets import get_market
     from prometheus.core.markets import markets as known_markets
-    from prometheus.errors import HorizonError, SnapshotError
+    from prometheus.errors import HorizonError, UnreadableError
 
     recorded.follow_overrides()
     chosen = [get_market(name) for name in names] if names else list(known_markets())
-    answers: dict[str, MarketStatus | HorizonError | SnapshotError] = {}
+    answers: dict[str, MarketStatus | HorizonError | UnreadableError] = {}
     for market in chosen:
         try:
             answers[market.market_id] = describe_market(market, instant)
-        except (HorizonError, SnapshotError) as error:  # one market's, not another's
+        except (HorizonError, UnreadableError) as error:  # one market's, not another's
             answers[market.market_id] = error
     if as_json:
         output.print_json(
@@ -118,7 +118,7 @@ def _table(answers: dict[str, Any]) -> RenderableType:
     return table
 
 
-def why_not(error: HorizonError | SnapshotError) -> str:
+def why_not(error: HorizonError | UnreadableError) -> str:
     """Say in a table's cell why a calendar has no answer; of a time it does not reach, in short."""
     from prometheus.errors import HorizonError
 

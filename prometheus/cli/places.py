@@ -68,9 +68,14 @@ class Place:
         return self.url.startswith("sqlite")
 
 
-def settings_for(folder: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+def settings_for(
+    folder: Path | None, environ: Mapping[str, str] | None = None, *, holding: bool = False
+) -> Settings:
     """
     Read the settings, with another data folder if one is given.
+
+    Args:
+        holding: As of `load_settings`.
 
     Raises:
         SettingsError: With every fault.
@@ -78,21 +83,24 @@ def settings_for(folder: Path | None, environ: Mapping[str, str] | None = None) 
     variables = dict(os.environ if environ is None else environ)
     if folder is not None:
         variables["PROMETHEUS__DATA__FOLDER"] = str(folder.absolute())
-    return load_settings(variables)
+    return load_settings(variables, holding=holding)
 
 
-def find_place(folder: Path | None) -> Place:
+def find_place(folder: Path | None, *, holding: bool = False) -> Place:
     """
     Find the installation of a folder, by default of the settings.
 
     A folder that is named explicitly brings its own database and broker, whatever is configured:
     those that its stack works or worked with, otherwise the SQLite file in it.
 
+    Args:
+        holding: As of `load_settings`.
+
     Raises:
         SettingsError: The settings can not be used.
         DatabaseError: The folder's database needs a password that is nowhere to be had.
     """
-    settings = settings_for(folder)
+    settings = settings_for(folder, holding=holding)
     home = settings.data.folder
     written = read_stack_file(home)
     stack = written if written is not None and written.pid == _holder(home) else None

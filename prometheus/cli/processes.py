@@ -94,7 +94,7 @@ def worker(
     if name is not None and not _NAME.fullmatch(name):
         raise typer.BadParameter(f"{name!r} is not a name of letters, digits, and _ . + -")
     chosen = [*(names or ()), *(market or ())]
-    enabled = load_settings().markets.enabled
+    enabled = load_settings(holding=True).markets.enabled
     queues = list(dict.fromkeys(_served(each, enabled) for each in chosen)) or list(enabled)
     node = name or ("+".join(queues).lower() if chosen else "worker")
     options = ["--queues", ",".join(queues), "--hostname", f"{node}@%h"]
@@ -126,7 +126,7 @@ def flower(
     """
     from prometheus.settings import load_settings
 
-    settings = load_settings().flower
+    settings = load_settings(holding=True).flower
     listens_at = address or settings.address
     secret = settings.basic_auth.get_secret_value()
     if not secret and not _is_loopback(listens_at):

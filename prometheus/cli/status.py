@@ -94,14 +94,14 @@ def _read_overview(connection: Connection, place: Place, crew: Crew) -> dict[str
 def _overview_document(overview: dict[str, Any]) -> dict[str, Any]:
     from prometheus.cli.markets import document
     from prometheus.core.market_state import describe_market
-    from prometheus.errors import HorizonError, SnapshotError
+    from prometheus.errors import HorizonError, UnreadableError
 
     place, now, crew = overview["place"], overview["now"], overview["crew"]
     markets = []
     for market_id in overview["markets"]:
         try:
             markets.append(document(describe_market(market_id, now.market_at)))
-        except (HorizonError, SnapshotError) as error:  # one market's, not another's
+        except (HorizonError, UnreadableError) as error:  # one market's, not another's
             markets.append({"market": market_id, "error": str(error)})
     return {
         "database": place.shown_url,
@@ -236,13 +236,13 @@ def _market_table(markets: list[str], now: Now) -> Any:
     from prometheus.cli import output
     from prometheus.cli.markets import next_words, session_words
     from prometheus.core.market_state import describe_market
-    from prometheus.errors import HorizonError, SnapshotError
+    from prometheus.errors import HorizonError, UnreadableError
 
     table = output.table("Market", "State", "Session", "Next")
     for market_id in markets:
         try:
             found = describe_market(market_id, now.market_at)
-        except (HorizonError, SnapshotError) as error:  # one market's, not another's
+        except (HorizonError, UnreadableError) as error:  # one market's, not another's
             table.add_row(market_id, "not known", str(error), "")
             continue
         following = next_words(found)

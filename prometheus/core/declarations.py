@@ -195,7 +195,7 @@ class OwnHours:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One ``[markets.NAME]`` without faults."""
+    """One ``[markets.NAME]``."""
 
     market_id: str
     members: tuple[str, ...]
@@ -204,6 +204,10 @@ class Declaration:
     own_hours: OwnHours | None
     version: str
     """A digest of all that was declared."""
+    faults: tuple[str, ...] = ()
+    """What is wrong with it. Then the market is held: nothing but its name is to be relied on."""
+    misnamed: bool = False
+    """Whether the name itself is wrong, so that there can be no such market, not even held."""
 
 
 def read_declarations(
@@ -223,11 +227,11 @@ def read_declarations(
         shipped: Markets whose names are taken, of which only the buffers can be declared.
 
     Returns:
-        The declarations in order, and all faults; of a market with faults there is no declaration.
+        The declarations in order, those with faults too, and all faults.
     """
     reading = _Reading(where, grounds, shipped)
     found = [reading.market(name, table, tables) for name, table in tables.items()]
-    return tuple(each for each in found if each is not None), reading.faults
+    return tuple(found), reading.faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,17 +288,24 @@ class _Reading:
 
     # --- a market ---------------------------------------------------------------------------
 
-    def market(self, name: str, table: object, all_tables: Iterable[str]) -> Declaration | None:
+    def market(self, name: str, table: object, all_tables: Iterable[str]) -> Declaration:
         before = len(self.faults)
         self._name(name, all_tables)
+        misnamed = len(self.faults) > before
+        found = None
         if isinstance(table, dict):
             found = self._market((name,), table)
-            return found if len(self.faults) == before else None
-        self._fault((name,), f"a market is one table: write [markets.{name}] once")
-        for number, each in enumerate(table if isinstance(table, list) else ()):
-            if isinstance(each, dict):
-                self._market((name, number), each)
-        return None
+        else:
+            self._fault((name,), f"a market is one table: write [markets.{name}] once")
+            for number, each in enumerate(table if isinstance(table, list) else ()):
+                if isinstance(each, dict):
+                    self._market((name, number), each)
+        faults = tuple(self.faults[before:])
+        if found is not None and not faults:
+            return found
+        # Its members stand for those that were meant; nothing is asked of them.
+        members = () if self._is_taken(name) else ("24x7",)
+        return Declaration(name, members, MarketStateConfig(), None, "", faults, misnamed)
 
     def _market(self, path: Path, table: Mapping[str, Any]) -> Declaration | None:
         before = len(self.faults)

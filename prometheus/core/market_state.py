@@ -20,7 +20,7 @@ from prometheus.core.markets import Market, get_market
 from prometheus.core.overrides import in_force
 from prometheus.core.states import MarketState, MarketStateConfig
 from prometheus.core.trading_calendar import TradingCalendar, join_reasons
-from prometheus.errors import HorizonError, SnapshotError
+from prometheus.errors import HorizonError, UnreadableError
 
 __all__ = [
     "MarketState",
@@ -99,7 +99,7 @@ class MarketStates(dict[str, MarketState]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.unknown: dict[str, HorizonError | SnapshotError] = {}
+        self.unknown: dict[str, HorizonError | UnreadableError] = {}
         """Market id -> why its state is not known."""
 
     def __missing__(self, market_id: str) -> MarketState:
@@ -240,7 +240,7 @@ def get_all_market_states(
     for market in [get_market(name) for name in (_USUAL if names is None else names)]:
         try:
             states[market.market_id] = get_market_state(market, now)
-        except (HorizonError, SnapshotError) as error:
+        except (HorizonError, UnreadableError) as error:
             states.unknown[market.market_id] = error
     return states
 

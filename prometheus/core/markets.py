@@ -33,6 +33,8 @@ class Market:
     """Buffers of all members, unless a caller gives others."""
     version: str = ""
     """What tells this declaration in TOML from another one of the same name."""
+    faults: tuple[str, ...] = ()
+    """What is wrong with its declaration: then it is held, and has no calendar."""
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -65,7 +67,8 @@ def declare(declarations: tuple[Declaration, ...]) -> tuple[Declaration, ...]:
     """
     Let this process know these markets besides the shipped ones, and none declared before.
 
-    Of a shipped market or a single exchange, a declaration replaces the buffers.
+    Of a shipped market or a single exchange, a declaration replaces the buffers. A market whose
+    declaration has faults is known, and held.
 
     Returns:
         Those declared before.
@@ -84,6 +87,7 @@ def declare(declarations: tuple[Declaration, ...]) -> tuple[Declaration, ...]:
             usual = markets_now.get(name) or Market(name, (name,))
             version = f"{usual.version}.{each.version}".strip(".")
             markets_now[name] = replace(usual, config=each.config, version=version)
+        markets_now[name] = replace(markets_now[name], faults=each.faults)
     before, _declared, _known = _declared, declarations, markets_now
     use_own_hours(
         {name: partial(own.exchange, name) for name, own in own_hours.items() if own is not None}

@@ -14,7 +14,7 @@ from prometheus.core.markets import Market, get_market
 from prometheus.core.overrides import Override, Overrides, in_force, stamped
 from prometheus.core.sessions import Session
 from prometheus.core.states import MarketStateConfig
-from prometheus.errors import HorizonError, NoSessionError
+from prometheus.errors import DeclarationError, HorizonError, NoSessionError
 
 _ONE_DAY = timedelta(days=1)
 
@@ -51,6 +51,7 @@ class TradingCalendar:
 
     Raises:
         UnknownMarketError: no market or exchange has this name.
+        UnreadableError: the market is held, or the sessions of one of its exchanges are damaged.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class TradingCalendar:
         overrides: Overrides | None = None,
     ) -> None:
         self._market = get_market(market)
+        if self._market.faults:
+            raise DeclarationError(self.market_id, self._market.faults)
         self.config = config or self._market.config
         self.overrides = in_force() if overrides is None else overrides
         """What was laid over the exchanges' sessions."""

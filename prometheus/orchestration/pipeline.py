@@ -20,8 +20,8 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import (
     HorizonError,
     PipelineError,
-    SnapshotError,
     UnknownMarketError,
+    UnreadableError,
     nearest,
 )
 from prometheus.orchestration.dag import (
@@ -530,7 +530,7 @@ class Pipeline:
                     calendars.append(TradingCalendar(market))
             except UnknownMarketError as error:
                 faults.append(f"{self.where}: {error}")
-            except SnapshotError:
+            except UnreadableError:
                 pass  # that market's alone, and said where its sessions are asked for
         faults += [
             f"{self.where}: sessions is {str(self.sessions)!r}; no {self.sessions.period} of "

@@ -40,6 +40,7 @@ from prometheus.errors import (
     NoSessionError,
     PrometheusError,
     UnknownMarketError,
+    UnreadableError,
 )
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import Start
@@ -442,11 +443,11 @@ def start(
     """
     Turn a QUEUED execution into a RUNNING one, at most once.
 
-    Refused unless the run is open and follows every override of its session, the delay of a retry
-    is over, the market time is inside the window (or the run or execution is forced) and the worker
-    has not been given up. A window that has closed, and a time-out, make the row EXPIRED; a sensor
-    that does not fail when it gives up is asked once more after its window, while a job that waits
-    for it could still start.
+    Refused unless the run is open and follows every override of its session, which can be read
+    here, the delay of a retry is over, the market time is inside the window (or the run or
+    execution is forced) and the worker has not been given up. A window that has closed, and a
+    time-out, make the row EXPIRED; a sensor that does not fail when it gives up is asked once more
+    after its window, while a job that waits for it could still start.
 
     Args:
         worker: Node name.
@@ -467,6 +468,9 @@ def start(
         return Refused(f"it is {row.status}")
     if row.run_status != RunStatus.OPEN:
         return Refused(f"its run is {row.run_status}")
+    if not _is_readable(row.market_id):
+        # Another worker may be able to, and to start it here would cost an attempt.
+        return Refused(f"the sessions of {row.market_id} can not be read here")
     if now.latest_override:
         refresh(connection, now)
         if not _follows(row):
@@ -549,6 +553,16 @@ def _asked_until(connection: Connection, dag: DAG, job: JobMetadata, row: Row[An
     except PrometheusError:
         return end
     return max([end, *(bounds.window(dag.jobs[each.job_id]).closes_at for each in rows)])
+
+
+def _is_readable(market_id: str) -> bool:
+    try:
+        TradingCalendar(market_id)
+    except UnreadableError:
+        return False
+    except PrometheusError:
+        return True  # of a market that is not known here
+    return True
 
 
 def _follows(row: Row[Any]) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,15 @@ def lead(engine: Engine, *, ticked: timedelta | None, lease: timedelta = HOUR) -
         leases.lead(connection, LEADERSHIP, "there:7:x", lease=lease)
         ticked_at = leases.wall_time(connection) - ticked if ticked is not None else None
         leases.lead(connection, LEADERSHIP, "there:7:x", lease=lease, ticked_at=ticked_at)
+
+
+def test_faults_of_a_market_in_the_file_make_nobody_unhealthy(
+    rows: Engine, health: Health, tmp_path: Path
+) -> None:
+    lead(rows, ticked=timedelta(minutes=1))
+    (tmp_path / "faulty.toml").write_text('[markets.NORDIC]\nmembers = ["XSTOO"]\n')
+    healthy, why = health("beat", PROMETHEUS_CONFIG=str(tmp_path / "faulty.toml"))
+    assert healthy, why
 
 
 def test_a_beat_is_healthy_while_it_completes_ticks(rows: Engine, health: Health) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from prometheus.configuration import SettingsError, database_url, declare_markets
-from prometheus.core.market_state import MarketState, get_market_state
+from prometheus.core.market_state import MarketState, get_all_market_states, get_market_state
 from prometheus.core.markets import declare, get_market
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import UnknownMarketError
+from prometheus.errors import DeclarationError, UnknownMarketError
 from prometheus.settings import load_settings
 
 MONDAY = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -167,6 +167,40 @@ def test_what_was_in_force_stays_when_the_file_has_faults(tmp_path: Path) -> Non
     with pytest.raises(SettingsError, match="concurrency"):
         load_settings({}, tmp_path)
     assert get_market_state("MINE", MONDAY) is MarketState.SESSION
+
+
+def test_a_process_holds_a_market_with_faults_and_serves_the_others(tmp_path: Path) -> None:
+    path = write(tmp_path, MINE.replace("XSTO", "XSTOO") + '[markets.EU_EQ]\npre_open = "soon"\n')
+    settings = load_settings({}, tmp_path, holding=True)
+    assert settings.markets.enabled == ("MINE", "NORDIC")
+    assert get_market_state("MINE", MONDAY) is MarketState.SESSION
+    assert get_market_state("XPAR", MONDAY) is MarketState.SESSION
+    for name, said in (("NORDIC", "'XSTOO'"), ("EU_EQ", "'soon' is no buffer")):
+        with pytest.raises(DeclarationError, match=said) as caught:
+            TradingCalendar(name)
+        assert [fault.startswith(f"{path}:") for fault in caught.value.faults] == [True]
+        with pytest.raises(DeclarationError):
+            get_market_state(name, MONDAY)
+    assert set(get_all_market_states(MONDAY, ["EU_EQ", "US_EQ"]).unknown) == {"EU_EQ"}
+    load_settings({}, write(tmp_path, MINE).parent, holding=True)
+    assert TradingCalendar("EU_EQ").is_trading_day(MONDAY.date())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        '[markets."my-eq"]\nmembers = ["XPAR"]\n',
+        '[markets.unacked]\nmembers = ["XPAR"]\n',
+        "[workers]\nconcurrency = 0\n",
+        "[markets.MINE\n",
+    ],
+)
+def test_what_is_no_single_markets_fault_is_refused_by_every_process(
+    tmp_path: Path, wrong: str
+) -> None:
+    write(tmp_path, MINE + wrong)
+    with pytest.raises(SettingsError, match="settings: 1 fault"):
+        load_settings({}, tmp_path, holding=True)
 
 
 def test_a_market_key_without_a_table_is_an_unknown_setting(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from tests.integration.dispatch.schedulers import (
     make_scheduler,
     register_worker,
 )
-from tests.servers import RedisServer, wait_until
+from tests.servers import Process, RedisServer, wait_until
 
 
 def test_chain_runs_link_after_link_in_the_workers_hands(installation: Installation) -> None:
@@ -369,6 +369,49 @@ def test_one_market_in_trouble_does_not_delay_another(installation: Installation
 
     assert {each.dag_id for each in broker.published} == {healthy}
     assert installation.run_status(broken) == "OPEN"
+
+
+def end(process: Process) -> None:
+    process.send(signal.SIGTERM)
+    assert process.wait(60) == 0, process.output()
+
+
+@pytest.mark.promise("P6")
+def test_market_whose_declaration_has_faults_is_held_alone_until_they_are_mended(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """Whoever is started on the faulty file serves the other markets, and spends no attempt."""
+    file = tmp_path / "prometheus.toml"
+    file.write_text('[markets.EU_EQ]\npre_open = "soon"\n')
+    installation.settings = {
+        "PROMETHEUS_CONFIG": str(file),
+        "PROMETHEUS__SCHEDULER__RECONCILE_EVERY": "2s",
+    }
+    beat = installation.beat()
+    worker = installation.worker("EU_EQ,US_EQ")
+    held = installation.make_run("chain", market="EU_EQ")
+    goes_on = installation.make_run("chain", market="US_EQ")
+    installation.wait_for_run(goes_on, "SUCCESS")
+    assert installation.run_status(held) == "OPEN"
+    assert {status for each in installation.statuses(held).values() for status in each} == {
+        "PENDING"
+    }
+    for process in (beat, worker):
+        assert "'soon' is no buffer" in process.log.read_text()
+
+    file.write_text('[markets.EU_EQ]\npre_open = "45m"\n')
+    end(beat)
+    installation.beat()
+    # It is told to start what it can not read.
+    wait_until(
+        lambda: "the sessions of EU_EQ can not be read here" in worker.log.read_text(),
+        timeout=60,
+        message="the worker refuses",
+    )
+    end(worker)
+    installation.worker("EU_EQ,US_EQ")
+    installation.wait_for_run(held, "SUCCESS", timeout=120)
+    assert all(each == ["SUCCESS"] for each in installation.statuses(held).values())
 
 
 @pytest.mark.promise("P6")

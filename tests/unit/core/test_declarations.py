@@ -555,7 +555,7 @@ def hours(**changes: Any) -> dict[str, Any]:
 )
 def test_what_is_wrong_is_said_once(name: str, table: dict[str, Any], said: str) -> None:
     found, faults = read({name: table})
-    assert found == ()
+    assert [list(each.faults) for each in found] == [faults]
     assert [fault[: len(said)] for fault in faults] == [said]
 
 
@@ -764,5 +764,6 @@ def test_whatever_a_value_is_it_is_read_or_refused() -> None:
             for key in ("open", "close", "breaks", "reason")
         ]
     for table in tables:
-        found, faults = read({"M": table})
-        assert bool(found) != bool(faults), table
+        ((found,), faults) = read({"M": table})
+        assert list(found.faults) == faults, table
+        assert faults or found.members, table
