@@ -178,7 +178,7 @@ def show(
     if not rows:
         print("No overrides.")
         return
-    table = output.table("Id", "Of", "Session", "What", "Reason", "Source", "Announced", "By")
+    table = output.table("Id", "Of", "Session", "What", "Reason", "Source", "Announced", "Recorded")
     for each in rows:
         what = _what(each) if each in told or each.withdraws else f"{_what(each)} (withdrawn)"
         table.add_row(
@@ -189,7 +189,7 @@ def show(
             each.reason,
             each.source,
             output.utc(each.announced_at),
-            each.author,
+            _recorded(each),
         )
     output.console().print(table)
 
@@ -400,6 +400,14 @@ def _what(override: Override) -> str:
         said.append(f"breaks {written_breaks(override.breaks) or 'none'}")
     said += [override.zone] if override.zone else []
     return ", ".join(said)
+
+
+def _recorded(override: Override) -> str:
+    """Say by whom an override was recorded, and when."""
+    from prometheus.cli import output
+
+    at = override.recorded_at
+    return f"by {override.author}" + (f", {output.utc(at)}" if at else "")
 
 
 def _document(override: Override) -> dict[str, Any]:
