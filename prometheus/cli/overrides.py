@@ -81,7 +81,10 @@ def add(
     announced_at: Annotated[
         str | None,
         typer.Option(
-            "--announced-at", metavar="INSTANT", help="When it was announced; now by default."
+            "--announced-at",
+            metavar="INSTANT",
+            help='When it was announced, such as "2024-12-30 15:00Z" or "2024-12-30 10:00 '
+            'America/New_York"; now by default.',
         ),
     ] = None,
     yes: Yes = False,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from prometheus.core.durations import parse_duration
 from prometheus.core.exchanges import (
@@ -28,6 +28,7 @@ from prometheus.core.exchanges import (
     exchange_mics,
     load_exchange,
 )
+from prometheus.core.instants import nearest_zone
 from prometheus.core.states import Buffer, MarketStateConfig
 from prometheus.errors import nearest
 
@@ -465,7 +466,7 @@ class _Reading:
                 return ZoneInfo(value)
         except (OSError, ValueError, KeyError):  # the last for a name that is not known
             pass
-        hint = nearest(value, available_timezones()) if isinstance(value, str) else ""
+        hint = nearest_zone(value) if isinstance(value, str) else ""
         self._fault(path, f"no zone is called {value!r}.{hint}")
         return None
 
