@@ -33,6 +33,9 @@ DATA_FOLDER = Path(".prometheus")
 _HEADER = re.compile(r"\s*(\[\[?.+?\]\]?)\s*(?:#.*)?")
 _KEY = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[\w"'-]+)*)\s*=""")
 _ELEMENT = re.compile(r"\s*\{")
+_PLACE = re.compile(r"line (\d+), column (\d+)\)$")
+"""At the end of what ``tomllib`` says, unless it is the end of the document."""
+_DATE = re.compile(r"\d+-\d+-[\w:.+-]*")
 
 
 class SettingsError(PrometheusError):
@@ -99,12 +102,63 @@ def read_configuration(environ: Mapping[str, str], cwd: Path) -> Configuration |
         return None
     try:
         text = path.read_text(encoding="utf-8")
-        return Configuration(path, text, tomllib.loads(text))
     except OSError as error:
         at = f"{CONFIG_VARIABLE}={named}" if named else str(path)
         raise SettingsError([f"{at}: {error.strerror or error}"]) from None
-    except ValueError as error:  # also what is not UTF-8
+    except ValueError as error:
         raise SettingsError([f"{path}: not TOML: {error}"]) from None
+    return Configuration(path, text, _tables(path, text))
+
+
+class _NoDate:
+    """What stands where a date was meant. No setting takes it, so that it is refused there."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _tables(path: Path, text: str) -> dict[str, Any]:
+    """
+    Read a document. A date that there is not, such as 2026-13-01, hides no other fault of it.
+
+    Raises:
+        SettingsError: It is not TOML for another reason; says where, and that nobody read on.
+    """
+    dates: dict[str, _NoDate] = {}
+
+    def number(literal: str) -> float | _NoDate:
+        return dates.get(literal) or float(literal)
+
+    while True:
+        try:
+            return tomllib.loads(text, parse_float=number)
+        except tomllib.TOMLDecodeError as error:
+            said, _, where = str(error).rpartition(" (at ")
+            place = _PLACE.match(where)
+            line = int(place[1]) if place else text.rstrip().count("\n") + 1
+            found = _no_date(text, line, int(place[2])) if place else None
+            if found is None:
+                fault = f"{path}:{line}: not TOML: {said[:1].lower()}{said[1:]}"
+                raise SettingsError([f"{fault}. What else is wrong was not looked for"]) from None
+            # There tomllib would stop: a number that nobody writes takes the date's place.
+            literal = f"0e-{10**9 + len(dates)}"
+            dates[literal] = _NoDate(found[0])
+            text = text[: found.start()] + literal + text[found.end() :]
+
+
+def _no_date(text: str, line: int, column: int) -> re.Match[str] | None:
+    """Find what is written like a date at a place, and is none."""
+    at = sum(len(each) + 1 for each in text.split("\n")[: line - 1]) + column - 1
+    for found in _DATE.finditer(text):
+        if found.start() <= at <= found.end():
+            try:
+                tomllib.loads(f"date = {found[0]}")
+            except tomllib.TOMLDecodeError:
+                return found
+    return None
 
 
 def declare_markets(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:

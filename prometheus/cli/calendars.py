@@ -394,7 +394,9 @@ def _words(calendar: TradingCalendar, day: Day) -> str:
 
     overrides = recorded.by_overrides(day.overrides)
     if day.session is None:
-        return "; ".join(filter(None, [day.reason, overrides]))
+        # The mark of an override does not say what it does.
+        reason = f"closed: {day.reason}" if overrides else day.reason
+        return "; ".join(filter(None, [reason, overrides]))
     said = [sessions.special(day.session) or ""]
     if day.kind is Kind.SPECIAL:
         local = (

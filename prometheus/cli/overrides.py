@@ -81,7 +81,10 @@ def add(
     announced_at: Annotated[
         str | None,
         typer.Option(
-            "--announced-at", metavar="INSTANT", help="When it was announced; now by default."
+            "--announced-at",
+            metavar="INSTANT",
+            help='When it was announced, such as "2024-12-30 15:00Z" or "2024-12-30 10:00 '
+            'America/New_York"; now by default.',
         ),
     ] = None,
     yes: Yes = False,
@@ -178,7 +181,7 @@ def show(
     if not rows:
         print("No overrides.")
         return
-    table = output.table("Id", "Of", "Session", "What", "Reason", "Source", "Announced", "By")
+    table = output.table("Id", "Of", "Session", "What", "Reason", "Source", "Announced", "Recorded")
     for each in rows:
         what = _what(each) if each in told or each.withdraws else f"{_what(each)} (withdrawn)"
         table.add_row(
@@ -189,7 +192,7 @@ def show(
             each.reason,
             each.source,
             output.utc(each.announced_at),
-            each.author,
+            _recorded(each),
         )
     output.console().print(table)
 
@@ -400,6 +403,14 @@ def _what(override: Override) -> str:
         said.append(f"breaks {written_breaks(override.breaks) or 'none'}")
     said += [override.zone] if override.zone else []
     return ", ".join(said)
+
+
+def _recorded(override: Override) -> str:
+    """Say by whom an override was recorded, and when."""
+    from prometheus.cli import output
+
+    at = override.recorded_at
+    return f"by {override.author}" + (f", {output.utc(at)}" if at else "")
 
 
 def _document(override: Override) -> dict[str, Any]:

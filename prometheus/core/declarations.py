@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from prometheus.core.durations import parse_duration
 from prometheus.core.exchanges import (
@@ -28,6 +28,7 @@ from prometheus.core.exchanges import (
     exchange_mics,
     load_exchange,
 )
+from prometheus.core.instants import nearest_zone
 from prometheus.core.states import Buffer, MarketStateConfig
 from prometheus.errors import nearest
 
@@ -50,6 +51,7 @@ _WITHOUT_BUFFERS = MarketStateConfig(pre_open=timedelta(0), post_close=timedelta
 _OF_OWN_HOURS = ("zone", "hours", "cut", "holidays", "closed", "special", "last")
 _KEYS = ("members", *_OF_OWN_HOURS, *_BUFFERS)
 _HOURS_KEYS = ("days", "open", "close", "breaks", "from")
+_EXAMPLE_HOURS = '{ days = "Mon-Fri", open = "09:00", close = "17:00" }'
 _SPECIAL_KEYS = ("open", "close", "breaks", "reason")
 _SOURCES = ("country", "market", "exchange")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
@@ -275,9 +277,18 @@ class _Reading:
     def _fault(self, path: Path, text: str) -> None:
         self.faults.append(f"{self._where(path)}: {text}")
 
-    def _unknown_keys(self, path: Path, table: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+    def _unknown_keys(
+        self,
+        path: Path,
+        table: Mapping[str, Any],
+        keys: tuple[str, ...],
+        of_hours: tuple[str, ...] = (),
+    ) -> None:
         for key in table:
-            if key not in keys:
+            if key in of_hours:
+                example = f"hours = [{_EXAMPLE_HOURS}]"
+                self._fault((*path, key), f"no such key. It belongs inside hours: {example}")
+            elif key not in keys:
                 self._fault((*path, key), f"no such key.{nearest(key, keys)}")
 
     def _table(self, path: Path, value: object, example: str) -> Mapping[str, Any] | None:
@@ -310,7 +321,7 @@ class _Reading:
     def _market(self, path: Path, table: Mapping[str, Any]) -> Declaration | None:
         before = len(self.faults)
         name = str(path[0])
-        self._unknown_keys(path, table, _KEYS)
+        self._unknown_keys(path, table, _KEYS, of_hours=_HOURS_KEYS)
         misspelt = len(self.faults) > before
         taken = [key for key in table if key in _KEYS and key not in _BUFFERS]
         others = [key for key in table if key in _OF_OWN_HOURS]
@@ -445,7 +456,7 @@ class _Reading:
             self._fault((*path, "cut"), "a market has either hours or a cut, not both")
             weeks = _Weeks()
         days_off = self._days_off((*path, "holidays"), table.get("holidays", []))
-        closed = self._closed((*path, "closed"), table.get("closed", {}))
+        closed = self._closed((*path, "closed"), table.get("closed", {}), weeks)
         special = self._special((*path, "special"), table.get("special", {}), weeks, closed)
         last = self._date((*path, "last"), table["last"]) if "last" in table else None
         sure = bool(weeks.steps) and (last is not None or "last" not in table)
@@ -476,7 +487,7 @@ class _Reading:
                 return ZoneInfo(value)
         except (OSError, ValueError, KeyError):  # the last for a name that is not known
             pass
-        hint = nearest(value, available_timezones()) if isinstance(value, str) else ""
+        hint = nearest_zone(value) if isinstance(value, str) else ""
         self._fault(path, f"no zone is called {value!r}.{hint}")
         return None
 
@@ -503,7 +514,7 @@ class _Reading:
         in_order = True
         for number, each in enumerate(entries):
             at = (*path, number)
-            entry = self._table(at, each, '{ days = "Mon-Fri", open = "09:00", close = "17:00" }')
+            entry = self._table(at, each, _EXAMPLE_HOURS)
             if entry is None:
                 in_order = False
                 continue
@@ -687,7 +698,7 @@ class _Reading:
             return None
         return source
 
-    def _closed(self, path: Path, value: object) -> dict[date, str]:
+    def _closed(self, path: Path, value: object, weeks: _Weeks) -> dict[date, str]:
         if isinstance(value, list):
             value = {str(day): _NO_REASON for day in value}
         found = {}
@@ -697,6 +708,8 @@ class _Reading:
             said = self._reason((*path, text), reason)
             if day is not None:
                 found[day] = said
+                if weeks.are_none(day):
+                    self._fault((*path, text), f"{day:%A} has no hours; it is closed anyway")
         return found
 
     def _reason(self, path: Path, value: object) -> str:

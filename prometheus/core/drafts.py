@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from unicodedata import category
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from prometheus.core.exchanges import Break, LocalTime, exchange_mics
+from prometheus.core.instants import find_zone, parse_instant
 from prometheus.core.markets import Market, get_market, markets
 from prometheus.core.overrides import Override, OverrideKind, Overrides
 from prometheus.core.sessions import Session
@@ -114,34 +115,25 @@ class _Reading:
         if name is None:
             return None
         try:
-            ZoneInfo(name)
-        except (KeyError, OSError, ValueError):  # a folder of zones is an OSError
-            known = nearest(name, available_timezones())
-            self.faults.append(f"--zone {name!r} is not a time zone.{known}")
+            return find_zone(name).key
+        except ValueError as error:
+            self.faults.append(f"--zone {error}")
             return None
-        return name
 
     def announced_at(self, now: datetime) -> datetime:
         text = self.draft.announced_at
         if text is None:
             return now
         try:
-            instant = datetime.fromisoformat(text)
-        except ValueError:
-            example = "2024-12-30T15:00Z"
-            self.faults.append(f"--announced-at {text!r} is not an instant such as {example}")
-            return now
-        if instant.utcoffset() is None:
-            self.faults.append(
-                f"--announced-at {text!r} has no time zone, so it could be any of 24 hours. "
-                f"Write for example {instant.isoformat()}Z for UTC."
-            )
+            instant = parse_instant(text)
+        except ValueError as error:
+            self.faults.append(f"--announced-at {error}")
             return now
         if instant > now:
             self.faults.append(
                 f"--announced-at {text!r} has not come yet; it is {now:%Y-%m-%dT%H:%M}Z now"
             )
-        return instant.astimezone(UTC)
+        return instant
 
     def said(self, name: str, text: str) -> str:
         if not text.strip():

@@ -154,6 +154,39 @@ members = ["XNYS"]
     assert [fault[: len(begin)] for fault, begin in zip(found, begins, strict=True)] == begins
 
 
+def test_a_date_that_there_is_not_hides_no_other_fault(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """\
+[markets.DESK]
+zone = "Europe/Pari"
+hours = { days = "Mon-Fri", open = "08:00", close = "20:00", from = 2026-1-5 }
+closed = [2026-12-24, 2026-13-01]  # 2026-14-01
+last = 2027-02-30
+
+[markets.PAIR]
+members = ["XNYC"]
+
+[workers]
+concurrency = 2026-02-31
+""",
+    )
+    begins = [
+        "2 [markets.DESK] zone: no zone is called 'Europe/Pari'.",
+        "3 [markets.DESK] hours 1 from: 2026-1-5 is no date such as 2026-12-24",
+        "4 [markets.DESK] closed 2026-13-01: '2026-13-01' is no date such as 2026-12-24",
+        "5 [markets.DESK] last: 2027-02-30 is no date such as 2026-12-24",
+        "8 [markets.PAIR] members: no exchange is called 'XNYC'.",
+    ]
+    concurrency = "11 [workers] concurrency: input should be a valid integer, not 2026-02-31"
+    for load, more in ((declare_markets, []), (load_settings, [concurrency])):
+        with pytest.raises(SettingsError) as caught:
+            load({}, tmp_path)
+        found = [fault.removeprefix(f"{path}:") for fault in caught.value.faults]
+        wanted = [*begins, *more]
+        assert [fault[: len(each)] for fault, each in zip(found, wanted, strict=True)] == wanted
+
+
 def test_what_was_in_force_stays_when_the_file_has_faults(tmp_path: Path) -> None:
     write(tmp_path, MINE)
     load_settings({}, tmp_path)

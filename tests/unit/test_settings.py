@@ -243,10 +243,27 @@ def test_sections_that_contradict_each_other_name_both_places(tmp_path: Path) ->
     assert load_settings({"PROMETHEUS__WORKERS__LEASE": "32s"}, tmp_path).workers.lease
 
 
-@pytest.mark.parametrize("text", ["[broker\n", "seed = \n", b"\xff\xfe"])
-def test_a_file_that_is_not_toml(text: str | bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[broker\n", ":1: not TOML: expected ']' at the end of a table declaration"),
+        ("\nseed = \n", ":2: not TOML: invalid value"),
+        ("x = 2026-13-01\ny = [1\n", ":2: not TOML: unclosed array"),
+        ("x = 2026-12-24 y\n", ":1: not TOML: expected newline or end of document"),
+    ],
+)
+def test_a_file_that_is_not_toml_is_told_with_the_line_and_that_it_was_not_read_on(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, text)
+    (fault,) = faults({}, tmp_path)
+    assert fault.startswith(f"{path}{said}")
+    assert fault.endswith(". What else is wrong was not looked for")
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "prometheus.toml"
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    path.write_bytes(b"\xff\xfe")
     (fault,) = faults({}, tmp_path)
     assert fault.startswith(f"{path}: not TOML: ")
 

@@ -357,8 +357,8 @@ class _WireExchange2(_WireExchange):
     exchange_holidays: Annotated[dict[Day, _WireDatedHoliday], BeforeValidator(_dated)]
 
 
-class _Data(_Wire):
-    data: Any
+class _WireReply2(_Wire):
+    data: _WireExchange2
 
 
 class _ListedCode(_Named):
@@ -369,17 +369,21 @@ class _ListedCode(_Named):
 # makes it, and a body may have millions.
 _Rows = Annotated[list[T], Field(fail_fast=True)]
 
+
+class _WireCodes(_Wire):
+    data: _Rows[Code]
+
+
 _BARS = TypeAdapter(_Rows[_WireBar])
 _BULK_BARS = TypeAdapter(_Rows[_WireBulkBar])
 _SPLITS = TypeAdapter(_Rows[_WireSplit])
 _BULK_SPLITS = TypeAdapter(_Rows[_WireBulkSplit])
 _DIVIDENDS = TypeAdapter(_Rows[_WireDividend])
 _EXCHANGE_1 = TypeAdapter(_WireExchange1)
-_EXCHANGE_2 = TypeAdapter(_WireExchange2)
-_CODES = TypeAdapter(_Rows[Code])
+_EXCHANGE_2 = TypeAdapter(_WireReply2)
+_CODES = TypeAdapter(_WireCodes)
 _LISTED_CODES = TypeAdapter(_Rows[_ListedCode])
 _ACCOUNT = TypeAdapter(_WireAccount)
-_DATA = TypeAdapter(_Data)
 
 _KINDS = {
     "official": HolidayKind.CLOSED,
@@ -478,8 +482,7 @@ def read_listed_exchanges(text: str) -> frozenset[str]:
 
 def read_exchange_codes(text: str) -> tuple[str, ...]:
     """Read the list of the second version's exchanges."""
-    codes = _check(_CODES, _check(_DATA, parse(text)).data)
-    return tuple(codes)
+    return tuple(_check(_CODES, parse(text)).data)
 
 
 def read_exchange_1(text: str) -> ExchangeDetails:
@@ -511,7 +514,7 @@ def read_exchange_1(text: str) -> ExchangeDetails:
 
 def read_exchange_2(text: str) -> ExchangeDetails:
     """Read ``v2/exchange-details`` of one exchange."""
-    row = _check(_EXCHANGE_2, _check(_DATA, parse(text)).data)
+    row = _check(_EXCHANGE_2, parse(text)).data
     holidays = []
     for day, each in row.exchange_holidays.items():
         kind = _kind(each.type)
@@ -541,12 +544,18 @@ def _check(adapter: TypeAdapter[T], document: object) -> T:
     except ValidationError as error:
         # Neither inputs nor names that the server chose: either could be what it echoes.
         faults = [
-            f"{_place(each['loc'])}{each['msg'].removeprefix('Value error, ').lower()}"
+            f"{_place(each['loc'])}{_said(each['type'], each['msg'])}"
             for each in error.errors(include_url=False, include_input=False, include_context=False)
         ]
     more = len(faults) - _FAULTS_TOLD
     told = faults[:_FAULTS_TOLD] + ([f"and {more} faults more"] if more > 0 else [])
     raise UnreadableError("; ".join(told))
+
+
+def _said(kind: str, message: str) -> str:
+    """Write what is wrong in the feed's words, which knows none of our types."""
+    wanted = {"model_type": "an object was wanted", "list_type": "a list was wanted"}
+    return wanted.get(kind, message.removeprefix("Value error, ").lower())
 
 
 def _place(location: tuple[int | str, ...]) -> str:

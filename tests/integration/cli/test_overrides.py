@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from datetime import date, time
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,12 +69,15 @@ def test_override_is_shown_before_it_is_recorded_then_everywhere_and_goes_as_it_
     assert "Recorded as override 1" in added
     (listed,) = json.loads(run(*OVERRIDE, "list", "--json").stdout)
     assert (listed["exchange"], listed["author"], listed["in_force"]) == ("XNYS", "ada", True)
+    recorded = datetime.fromisoformat(listed["recorded_at"])
+    assert timedelta(0) <= datetime.now(UTC) - recorded < timedelta(hours=1)
+    assert f"by ada, {recorded:%Y-%m-%d %H:%M} UTC" in run(*OVERRIDE, "list").stdout
     again = run(*OVERRIDE, "add", *CLOSED, "--yes", fails=True)
     assert "closed on 2027-01-05 already" in str(again.exception)
 
     year = run("calendar", "show", "XNYS", "2027").stdout
     assert "! changed by an override" in year
-    assert f"!  Tue 2027-01-05  {REASON}; override 1" in year
+    assert f"!  Tue 2027-01-05  closed: {REASON}; override 1" in year
     days = json.loads(run("calendar", "show", "US_EQ", "2027", "--json").stdout)["days"]
     (changed,) = (day for day in days if day["overrides"])
     assert changed["date"] == "2027-01-05"

@@ -407,6 +407,12 @@ def hours(**changes: Any) -> dict[str, Any]:
         ("M", {"members": ["XNYS", "XNYS"]}, "M.members: XNYS is named twice"),
         ("M", {"members": []}, "M.members: [] must be a list of MICs such as"),
         ("M", {"members": ["XNYS"], "buffer": "1h"}, "M.buffer: no such key. Known: "),
+        (
+            "M",
+            {**OWN, "days": "Mon-Fri"},
+            "M.days: no such key. It belongs inside hours: hours = [{ days = ",
+        ),
+        ("M", {"members": ["XNYS"], "close": "17:00"}, "M.close: no such key. It belongs inside"),
         ("M", {"members": ["XNYS"], "preopen": "1h"}, "M.preopen: no such key. Did you mean 'pre_"),
         (
             "M",
@@ -478,6 +484,12 @@ def hours(**changes: Any) -> dict[str, Any]:
         ("M", {**OWN, "holidays": {}}, "M.holidays: it needs one of country, market, exchange"),
         ("M", {**OWN, "holidays": "US"}, "M.holidays: 'US' must be a table such as"),
         ("M", {**OWN, "closed": {"24.12.": "Eve"}}, "M.closed.24.12.: '24.12.' is no date such"),
+        ("M", {**OWN, "closed": ["2026-12-26"]}, "M.closed.2026-12-26: Saturday has no hours; it"),
+        (
+            "M",
+            hours(**{"from": date(2027, 1, 4)}) | {"closed": {"2027-01-10": "Snow"}},
+            "M.closed.2027-01-10: Sunday has no hours; it is closed anyway",
+        ),
         ("M", {**OWN, "closed": {"2026-12-24": 1}}, "M.closed.2026-12-24: 1 is no reason such as"),
         ("M", {**OWN, "closed": {"2026-12-24": " "}}, "M.closed.2026-12-24: ' ' is no reason such"),
         (
@@ -594,6 +606,7 @@ FLAWS: dict[str, tuple[tuple[str | int, ...], Any]] = {
     "M.holidays.1.contry: no such key": (("holidays", 1, "contry"), "US"),
     "M.closed.2026-08-03: '' is no reason": (("closed", "2026-08-03"), ""),
     "M.closed.31.12.: '31.12.' is no date": (("closed", "31.12."), "Eve"),
+    "M.closed.2026-08-02: Sunday has no hours": (("closed", "2026-08-02"), "cleaning"),
     "M.special.2026-08-04.close: 09:00 is not": (("special", "2026-08-04", "close"), "09:00"),
     "M.special.2026-08-04.reason: '' is no": (("special", "2026-08-04", "reason"), ""),
     "M.special.2026-08-08.breaks: break 09:00-11:00": (

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from prometheus.core.instants import as_day, as_utc
+from prometheus.core.instants import as_day, as_utc, find_zone
 from prometheus.errors import NaiveDatetimeError
 
 
@@ -55,3 +55,22 @@ def test_what_is_no_plain_date_is_refused(value: Any) -> None:
     """A datetime is a date to Python, but its session date depends on the exchange's zone."""
     with pytest.raises(TypeError, match=r"datetime\.date"):
         as_day("day", value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Europe/Pariss", "Did you mean 'Europe/Paris'?"),
+        ("Paris", "Did you mean 'Europe/Paris'?"),
+        ("new york", "Did you mean 'America/New_York'?"),
+        ("America/NewYork", "Did you mean 'America/New_York'?"),
+        ("Tokio", "Did you mean 'Asia/Tokyo'?"),
+        ("Mars/Olympus", "Write one such as Europe/Paris."),
+        ("", "Write one such as Europe/Paris."),
+    ],
+)
+def test_zone_that_is_none_is_refused_with_the_nearest(name: str, meant: str) -> None:
+    """Also by the city alone, as people say it."""
+    with pytest.raises(ValueError, match="is not a time zone") as caught:
+        find_zone(name)
+    assert str(caught.value) == f"{name!r} is not a time zone. {meant}"

@@ -60,6 +60,13 @@ def laid(*drafts: Draft) -> Overrides:
 # --- what they make of a calendar -----------------------------------------------------------------
 
 
+def test_announcement_may_name_its_zone() -> None:
+    overrides = laid(
+        draft("XNYS", "2026-11-20", "closed", announced_at="2026-11-19 12:00 America/New_York")
+    )
+    assert overrides.rows[0].announced_at == datetime(2026, 11, 19, 17, tzinfo=UTC)
+
+
 def test_closed_exchange_is_closed_in_every_market_and_the_others_are_not() -> None:
     overrides = laid(draft("XTKS", "2026-11-20", "closed"))
     tokyo, asia = (TradingCalendar(name, overrides=overrides) for name in ("XTKS", "ASIA_EQ"))
@@ -350,6 +357,14 @@ REFUSED = [
     ),
     (draft("ASIA_EQ", "2026-11-20", "early_close", close="14:00"), "go by different clocks"),
     (draft("XNYS", "2026-11-20", "closed", zone="UTC"), "and none is given"),
+    (
+        draft("XNYS", "2026-11-20", "early_close", close="13:00", zone="New York"),
+        "--zone 'New York' is not a time zone. Did you mean 'America/New_York'?",
+    ),
+    (
+        draft("XNYS", "2026-11-20", "closed", announced_at="2026-11-19 12:00 Europe/Londn"),
+        "--announced-at 'Europe/Londn' is not a time zone. Did you mean 'Europe/London'?",
+    ),
     (
         draft("XNYS", "2026-11-20", "closed", announced_at="2026-11-20T13:00Z"),
         "has not come yet",

@@ -181,6 +181,26 @@ def test_a_fault_names_its_place_and_not_what_stood_there() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("read", "text", "said"),
+    [
+        (replies.read_exchange_2, '{"data": []}', "data: an object was wanted"),
+        (replies.read_exchange_2, "[]", "an object was wanted"),
+        (replies.read_exchange_1, "[]", "an object was wanted"),
+        (replies.read_account, "[]", "an object was wanted"),
+        (replies.read_bars, "[[]]", "0: an object was wanted"),
+        (replies.read_bars, "{}", "a list was wanted"),
+        (replies.read_exchange_codes, '{"data": {}}', "data: a list was wanted"),
+    ],
+)
+def test_a_list_for_an_object_is_told_in_the_feeds_words(
+    read: Callable[[str], object], text: str, said: str
+) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        read(text)
+    assert str(caught.value) == said
+
+
 def test_bulk_rows_of_other_codes_are_not_looked_at() -> None:
     rows = [{"code": "AAPL", "exchange_short_name": "US", **ROW}, {"code": "JUNK", "date": "?"}]
     assert replies.read_bulk_bars(json.dumps(rows), {"AAPL"}) == (replies.BulkBar("AAPL", BAR),)
