@@ -11,8 +11,15 @@ COPY pyproject.toml constraints.txt ./
 RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
         >requirements.txt \
     && python -m pip install --constraint constraints.txt --requirement requirements.txt
+# What builds it, apart: left to itself, pip would start another pip for that, with the addresses of
+# its indexes, and the passwords in them, on its command line.
+RUN python -m venv /opt/build \
+    && python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+        >build-requirements.txt \
+    && /opt/build/bin/python -m pip install --constraint constraints.txt --requirement build-requirements.txt
 COPY . .
-RUN python -m pip install --no-deps . \
+RUN /opt/build/bin/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist . \
+    && python -m pip install --no-deps --no-index dist/*.whl \
     # Nothing is installed later.
     && python -m pip uninstall --yes pip setuptools
 
