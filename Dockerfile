@@ -24,6 +24,10 @@ RUN /opt/build/bin/python -m pip wheel --no-build-isolation --no-deps --wheel-di
     && python -m pip uninstall --yes pip setuptools
 
 FROM python:3.11-slim-bookworm
+# The first process of every container: it hands signals on, and buries what a job leaves running.
+RUN apt-get update --quiet \
+    && apt-get install --yes --quiet --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 RUN groupadd --gid 10001 prometheus \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent \
         --shell /usr/sbin/nologin prometheus \
@@ -35,4 +39,5 @@ ENV PATH=/opt/prometheus/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # A number, so that whoever forbids root can see that it is none.
 USER 10001:10001
 WORKDIR /work
+ENTRYPOINT ["tini", "--"]
 CMD ["prometheus", "--help"]
