@@ -60,7 +60,7 @@ def commands(node: object) -> Iterator[list[str]]:
     """Find every command line of ours below a node: the words after ``prometheus``."""
     if isinstance(node, dict):
         for key, value in node.items():
-            if key == "command":
+            if key in ("command", "args"):
                 yield from _ours(value)
             else:
                 yield from commands(value)

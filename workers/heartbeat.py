@@ -51,6 +51,8 @@ _FROZEN_AFTER = 3 / 4
 """Part of the lease for which a main process may stand still before its children end."""
 _STOPS_WITHIN = 10.0
 """Wall seconds in which the last reports must have been written."""
+_ENDS_WITHIN = 30.0
+"""Wall seconds in which a worker that is told to stop has ended, once it runs nothing."""
 
 Report = Callable[[], object]
 
@@ -104,6 +106,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._turned.set()
         self._cut_off: set[str] = set()
         self._asked_to_stop = False
+        self._watches_end = False
         self._worker = worker
         if not issubclass(worker.pool_cls, prefork.TaskPool):
             pool = worker.pool_cls.__module__.rpartition(".")[2]
@@ -133,6 +136,7 @@ class Heartbeat(bootsteps.StartStopStep):
                 state.maybe_shutdown()
                 time.sleep(outage.goes_on(error))
         outage.is_over()
+        worker_shutting_down.connect(self._watch_end)
         worker_shutting_down.connect(self._stop_cold_next)
         self._writer.start()
         _watched_at.value = time.monotonic()
@@ -166,6 +170,28 @@ class Heartbeat(bootsteps.StartStopStep):
             log.error("worker_restarts", extra={"reason": "the database does not answer"})
             kill_children()
             begin_anew()
+
+    def _watch_end(self, **_: Any) -> None:
+        """See to it, in a thread of its own, that what is told to stop ends."""
+        if not self._watches_end:
+            self._watches_end = True
+            threading.Thread(target=self._end_when_stuck, name="end-watch", daemon=True).start()
+
+    def _end_when_stuck(self) -> None:
+        """
+        End this process if it does not, although nothing runs here any more.
+
+        Celery tells Redis that the worker goes, and goes on trying while Redis is away.
+        """
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < _ENDS_WITHIN:
+            time.sleep(_LOOK_EVERY)
+            if state.reserved_requests and state.should_terminate is None:
+                idle_since = time.monotonic()
+        log.error("worker_stuck")
+        kill_children()
+        self._end()
+        os._exit(os.EX_OK)
 
     def _stop_cold_next(self, how: str, **_: Any) -> None:
         """Let a second SIGTERM end the running jobs, for whom the first one waits."""

@@ -184,6 +184,20 @@ class Trial:
         assert sorted(told) == ["asia_eq", "eu_eq", "us_eq"], told
         say(f"... stats: processes of each pool {told}")
 
+    def look_at_first_processes(self) -> None:
+        """In each of our containers it is an init, which buries whatever ends without a parent."""
+        for service in LIVE:
+            first = self.inside(service, "cat", "/proc/1/comm").strip()
+            assert first == "tini", f"{first} of {service}"
+        orphan = self.inside("us-eq", "sh", "-c", "sleep 1 >/dev/null 2>&1 & echo $!").strip()
+        wait_until(
+            lambda: orphan not in self.inside("us-eq", "ls", "/proc").split(),
+            timeout=PATIENCE,
+            interval=0.5,
+            message=lambda: self.engine.docker("top", self.containers()["us-eq"]),
+        )
+        say(f"process 1 of {len(LIVE)} containers is tini, which buries orphans")
+
     def run_live(self) -> None:
         """Let the live installation do one run."""
         text = self.inside(
@@ -483,6 +497,7 @@ def _run(engine: Engine, folder: Path, watch: Watch, *, keep: bool) -> int:
     try:
         trial.come_up()
         trial.look_at_workers(database=0)
+        trial.look_at_first_processes()
         trial.run_live()
         trial.stop_live()
         trial.replay()

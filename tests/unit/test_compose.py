@@ -138,6 +138,15 @@ def test_what_every_container_has(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
+def test_one_init_is_the_first_process_of_each_container(name: str) -> None:
+    """That of the image, if it is ours; else the engine's."""
+    assert 'ENTRYPOINT ["tini", "--"]' in (REPOSITORY / "Dockerfile").read_text()
+    service = SERVICES[name]
+    assert "entrypoint" not in service
+    assert service.get("init", False) != _is_ours(service)
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_who_waits_waits_for_what_comes(name: str) -> None:
     for other, wish in SERVICES[name].get("depends_on", {}).items():
         profiles = set(SERVICES[other].get("profiles", ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +12,14 @@ import pytest
 
 from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.integration.dispatch.test_cancel import CANCELLED, cancel
-from tests.servers import Process, is_alive, is_written, wait_until
+from tests.servers import (
+    PostgresServer,
+    Process,
+    RedisServer,
+    is_alive,
+    is_written,
+    wait_until,
+)
 
 
 def start(installation: Installation, folder: Path, pipeline: str = "held") -> tuple[str, int]:
@@ -196,3 +204,60 @@ def test_no_process_is_left_after_a_stop(installation: Installation, tmp_path: P
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait(30)
     wait_until(lambda: not is_alive(pid), timeout=10, message="its child dies with it")
+
+
+def test_idle_worker_ends_while_redis_and_the_database_are_away(
+    spare_installation: tuple[Installation, PostgresServer], spare_redis: RedisServer
+) -> None:
+    installation, server = spare_installation
+    worker = replace(installation, redis_url=spare_redis.url).worker()
+    wait_until(installation.workers, timeout=60, message="it works")
+
+    spare_redis.kill()
+    server.kill()
+    worker.send(signal.SIGTERM)
+
+    assert worker.wait(120) == 0
+
+
+def test_worker_that_hands_back_ends_while_redis_and_the_database_are_away(
+    spare_installation: tuple[Installation, PostgresServer],
+    spare_redis: RedisServer,
+    tmp_path: Path,
+) -> None:
+    """They go while it ends its jobs; then Celery has a heartbeat to send, and tries for ever."""
+    installation, server = spare_installation
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import pathlib, time\n"
+        "from celery.signals import worker_ready\n"
+        "from prometheus import Pipeline\n"
+        "idle = Pipeline('idle', markets=['US_EQ'])\n"
+        "@worker_ready.connect(weak=False)\n"
+        "def take_time(**_):\n"
+        "    from workers.requests import JobRequest\n"
+        "    cancel = JobRequest.cancel\n"
+        "    def cancel_slowly(*arguments, **options):\n"
+        "        cancel(*arguments, **options)\n"
+        "        folder = pathlib.Path(__file__).parent\n"
+        "        (folder / 'ending').touch()\n"
+        "        while not (folder / 'gone').exists():\n"
+        "            time.sleep(0.1)\n"
+        "        time.sleep(4)  # two heartbeats\n"
+        "    JobRequest.cancel = cancel_slowly\n"
+    )
+    installation.settings["PROMETHEUS__PIPELINES__MODULES"] = f"{slow},{installation.pipelines}"
+    installation = replace(installation, redis_url=spare_redis.url)
+    installation.beat()
+    worker = installation.worker()
+    _, pid = start(installation, tmp_path)
+
+    worker.send(signal.SIGQUIT)
+    wait_until((tmp_path / "ending").exists, timeout=60, message="it ends its job")
+    spare_redis.kill()
+    server.kill()
+    (tmp_path / "gone").touch()
+
+    worker.wait(120)
+    assert "worker_stuck" in worker.output()
+    assert not is_alive(pid)

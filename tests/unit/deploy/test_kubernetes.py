@@ -230,6 +230,14 @@ def test_pods_may_do_little(name: str) -> None:
     assert set(container["resources"]["limits"]) == {"memory"}
 
 
+def test_first_process_of_pods_is_that_of_the_image() -> None:
+    """A command would take the place of its entrypoint."""
+    for pod in pods().values():
+        (container,) = pod["containers"]
+        assert "command" not in container
+        assert container["args"][0] == "prometheus"
+
+
 def test_image_is_this_release() -> None:
     version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
     images = {pod["containers"][0]["image"] for pod in pods().values()}
