@@ -184,7 +184,7 @@ def _database(place: Place) -> Iterator[Finding]:
     from sqlalchemy import text
 
     from prometheus.cli.places import opened
-    from prometheus.cli.scheduling import read_crew
+    from prometheus.dispatch.crew import read_crew
     from prometheus.errors import PrometheusError
     from prometheus.persistence import migrate
     from prometheus.persistence.engine import reading

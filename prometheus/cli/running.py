@@ -19,12 +19,12 @@ from prometheus.cli.operate import actor_name
 from prometheus.cli.pipelines import configured_pipelines, find_pipeline, sound_pipelines
 from prometheus.cli.places import Place, find_place, opened
 from prometheus.cli.replaying import finished
-from prometheus.cli.scheduling import Crew, read_crew
 from prometheus.cli.stack import Stack
 from prometheus.cli.summary import Summary, make_summary, print_summary, program
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import put_in_force
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch.crew import Crew, read_crew
 from prometheus.errors import PipelineError, PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.pipeline import Pipeline

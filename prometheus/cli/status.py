@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from prometheus.cli.places import Place
     from prometheus.cli.progress import RunProgress
-    from prometheus.cli.scheduling import Crew
+    from prometheus.dispatch.crew import Crew
     from prometheus.persistence.clock import Now
 
 _RECENT = 10
@@ -40,7 +40,7 @@ def status(
 
     place = find_place(folder)
     with opened(place) as engine:
-        from prometheus.cli.scheduling import read_crew
+        from prometheus.dispatch.crew import read_crew
         from prometheus.persistence.clock import read_now
         from prometheus.persistence.engine import reading
 
