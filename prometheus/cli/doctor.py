@@ -123,7 +123,7 @@ def _stack(place: Place) -> Finding:
 
 def _pipelines(place: Place) -> Finding:
     from prometheus.cli import output
-    from prometheus.cli.pipelines import sound_pipelines
+    from prometheus.configured import sound_pipelines
 
     pipelines, faults = sound_pipelines(place.settings)
     enabled = place.settings.markets.enabled

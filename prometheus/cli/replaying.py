@@ -18,9 +18,8 @@ from prometheus.cli.board import Board, Expected
 from prometheus.cli.checked import print_violations, verdict
 from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import Lines, View, follow
-from prometheus.cli.pipelines import configured_pipelines, session_choices
+from prometheus.cli.pipelines import session_choices
 from prometheus.cli.places import Place, settings_for, with_url
-from prometheus.cli.progress import Progress
 from prometheus.cli.summary import (
     Summary,
     make_summary,
@@ -30,6 +29,7 @@ from prometheus.cli.summary import (
     short,
 )
 from prometheus.configuration import DATABASE_NAME
+from prometheus.configured import configured_pipelines
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.crew import read_crew
@@ -48,6 +48,7 @@ from prometheus.persistence.engine import (
     what_ails,
     writing,
 )
+from prometheus.persistence.progress import Progress
 from prometheus.persistence.tables import dag_runs
 from prometheus.settings import Settings, listing
 from prometheus.verification import Expectation, Report, judge, read_history

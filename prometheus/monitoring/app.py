@@ -9,7 +9,15 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from prometheus.monitoring.api import health
+from prometheus.monitoring.api import (
+    executions,
+    health,
+    known,
+    markets,
+    operations,
+    pipelines,
+    runs,
+)
 from prometheus.monitoring.doorman import Doorman
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.problems import MEDIA_TYPE, Problem, tell_problems
@@ -50,7 +58,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.installation = installation
     tell_problems(app)
     app.add_middleware(Doorman)
-    app.include_router(health.router)
+    for subject in (health, markets, pipelines, runs, executions, operations, known):
+        app.include_router(subject.router)
     _describe_problems(app)
     return app
 

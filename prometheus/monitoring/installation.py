@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Connection
 
+from prometheus.configured import sound_pipelines
 from prometheus.masking import Mask, safe_url
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.engine import check_exists, create_engine, reading
@@ -35,6 +36,8 @@ class Installation:
         self.engine = create_engine(settings.database.url.get_secret_value())
         self.shown_url = safe_url(settings.database.url)
         self.mask = Mask(secrets(settings))
+        self.pipelines = sound_pipelines(settings)
+        """Those without faults, and the faults of the others."""
         self._following = threading.Lock()
         self._followed_at = datetime.min.replace(tzinfo=UTC)
         """Wall time of the look whose overrides this process goes by."""
@@ -58,6 +61,11 @@ class Installation:
             # A look that began earlier does not undo what a later one has seen.
             if now.wall_at >= self._followed_at and refresh(connection, now):
                 self._followed_at = now.wall_at
+
+    def markets(self, now: Now) -> list[str]:
+        """Name the markets that are served; in a replay, of those only its own."""
+        listed = now.markets or self.settings.markets.enabled
+        return [name for name in self.settings.markets.enabled if name in listed]
 
     def close(self) -> None:
         """Let go of all connections."""

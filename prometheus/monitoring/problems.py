@@ -14,10 +14,18 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
-from prometheus.errors import DatabaseError, PrometheusError
+from prometheus.errors import (
+    DatabaseError,
+    HorizonError,
+    PrometheusError,
+    SnapshotError,
+    UnknownMarketError,
+)
 from prometheus.monitoring.installation import Installation
 from prometheus.persistence import migrate
 from prometheus.persistence.engine import is_unavailable, what_ails
+from prometheus.persistence.listings import UnknownRunError
+from prometheus.persistence.runs import UnreadableRunError
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +37,12 @@ class QuestionError(PrometheusError):
 
 
 _STATUS: Mapping[type[PrometheusError], HTTPStatus] = {
+    UnknownMarketError: HTTPStatus.NOT_FOUND,
+    UnknownRunError: HTTPStatus.NOT_FOUND,
+    UnreadableRunError: HTTPStatus.CONFLICT,
     QuestionError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    HorizonError: HTTPStatus.SERVICE_UNAVAILABLE,
+    SnapshotError: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseError: HTTPStatus.SERVICE_UNAVAILABLE,
     migrate.DatabaseRevisionError: HTTPStatus.SERVICE_UNAVAILABLE,
 }

@@ -43,7 +43,7 @@ class Version(Model):
     """What is installed."""
 
     release: str | None
-    """``None`` of a source tree that is not installed."""
+    """``null`` of a source tree that is not installed."""
     tables: str
     """The revision of the database's tables that it needs."""
     calendars: str

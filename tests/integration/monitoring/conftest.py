@@ -15,12 +15,13 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
 from prometheus.core.overrides import Overrides, put_in_force
 from prometheus.monitoring.app import create_app
 from prometheus.monitoring.installation import Installation
 from prometheus.settings import load_settings
+from tests.integration.persistence.world import World
 from tests.servers import wait_until
 
 SECRET = "correct-horse-battery"
@@ -63,7 +64,7 @@ class Web:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def problem(self, path: str, status: int, **query: Any) -> str:
+    def problem(self, path: str, status: int, /, **query: Any) -> str:
         """Ask for what can not be had; return why."""
         answer = self.ask(path, **query)
         return check_problem(answer, status)
@@ -85,7 +86,7 @@ def check_instants(document: Any) -> None:
     """Check that whatever looks like an instant is one in UTC, with its Z."""
     if isinstance(document, dict):
         for name, value in document.items():
-            if name.endswith("_at") and value is not None:
+            if name.endswith("_at") and isinstance(value, str):
                 assert _INSTANT.fullmatch(value), (name, value)
             check_instants(value)
     elif isinstance(document, list):
@@ -138,3 +139,9 @@ def web(database_url: str, variables: dict[str, str], tmp_path: Path) -> Iterato
     settings = load_settings({**variables, "PROMETHEUS__DATABASE__URL": database_url}, tmp_path)
     with served(create_app(settings)) as web:
         yield web
+
+
+@pytest.fixture
+def world(engine: Engine) -> World:
+    """The database that the app looks at, to be changed by the test."""
+    return World(engine)
