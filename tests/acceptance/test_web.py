@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -87,3 +89,55 @@ def test_a_port_that_is_taken_is_told(run_command: RunCommand, sqlite_url: str) 
     assert ended.status != 0
     assert "address already in use" in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_a_replay_is_told_as_the_command_line_tells_it(
+    run_command: RunCommand, start_command: StartCommand, home: Path
+) -> None:
+    folder, run = home / "replay", "us_eq_daily_2012-11-23"
+    day = ("--from", "2012-11-23", "--to", "2012-11-23", "--market", "US_EQ")
+    assert run_command("replay", *day, "--folder", folder).status == 0
+    port = free_port()
+    process = start_command("web", "--port", str(port), "--folder", folder)
+    answering(process, f"http://127.0.0.1:{port}")
+
+    def get(path: str) -> Any:
+        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    told = get(f"/api/v1/runs/{run}")
+    shown = run_command("status", run, "--folder", folder, "--json").document
+    assert told["run"]["status"] == shown["status"] == "SUCCESS"
+    assert [(each["job"], each["status"]) for each in told["jobs"]] == [
+        (each["job"], each["status"]) for each in shown["jobs"]
+    ]
+    assert [each["execution"]["execution_id"] for each in told["jobs"]] == [
+        each["attempts"][-1]["execution_id"] for each in shown["jobs"]
+    ]
+    edges = {(each["upstream"], each["downstream"]) for each in told["edges"]}
+    assert edges == {(above, each["job"]) for each in shown["jobs"] for above in each["after"]}
+    dag = run_command("dag", "show", run, "--json").document
+    assert {each["job"]: instants(each["window"]) for each in told["jobs"]} == {
+        each["job_id"]: instants(each["window"]) for each in dag["jobs"]
+    }
+    (executions, markets, overview) = (
+        get(f"/api/v1/executions?run={run}")["items"],
+        get("/api/v1/markets")["items"],
+        run_command("status", "--folder", folder, "--json").document,
+    )
+    assert len(executions) == 9
+    # The clock of a replay that is over stands.
+    (market,) = markets
+    (described,) = overview["markets"]
+    assert (market["market"], market["state"]) == ("US_EQ", described["state"])
+    assert instants(market["next_transition"]) == instants(described["next_transition"])
+    assert [each["dag_id"] for each in get("/api/v1/runs")["items"]] == [run]
+
+
+def instants(document: dict[str, str]) -> dict[str, object]:
+    """Read the instants of a document, however they are written."""
+    return {
+        name: datetime.fromisoformat(value) if name.endswith("at") else value
+        for name, value in document.items()
+    }
