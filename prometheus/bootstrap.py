@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from multiprocessing.sharedctypes import RawArray
-from pathlib import Path
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
 from sqlalchemy import Engine
 
+from prometheus.configured import sound_pipelines
 from prometheus.core.markets import get_market
 from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.canary import CanaryTask
@@ -26,7 +26,6 @@ from prometheus.dispatch.transport import use_transport
 from prometheus.errors import PipelineError
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence.engine import create_engine
-from prometheus.pipelines.loading import find_pipelines
 from prometheus.settings import Settings
 from prometheus.sources.protocol import Sources
 
@@ -79,12 +78,7 @@ def make_runtime(settings: Settings) -> Runtime:
     for market in settings.markets.enabled:
         get_market(market)
     engine = create_engine(settings.database.url.get_secret_value())
-    pipelines, faults = find_pipelines(
-        settings.pipelines.modules,
-        visibility_timeout=settings.broker.visibility_timeout,
-        folder=Path.cwd(),
-        feed=settings.eodhd.feed(),
-    )
+    pipelines, faults = sound_pipelines(settings)
     if not pipelines:
         raise PipelineError("pipelines", faults)
     app = make_celery(settings)

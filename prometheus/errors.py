@@ -168,3 +168,7 @@ class OverrideError(PrometheusError):
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         lines = "".join(f"\n  - {fault}" for fault in self.faults)
         super().__init__(f"{what}: {count}; nothing was changed.{lines}")
+
+
+class DatabaseError(PrometheusError):
+    """The database can not be used; nothing was changed."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import quote, unquote
 
 from pydantic import SecretStr
 
+_HIDDEN = "***"
+_SHORTEST = 4
+"""A secret of fewer characters is part of too many words to be looked for in a text."""
 _SECRET_PARAMETER = re.compile(
-    r"(?i)([?&]\w*(?:password|passwd|secret|token|api_?key)\w*)=[^&\s'\"]*"
+    r"(?i)([?&]\w*(?:password|passwd|secret|token|api_?key)\w*)=([^&\s'\"]*)"
 )
 _NEXT_URL = re.compile(r";(?=[\w+.-]+://)")
 """Between two URLs; any other semicolon may belong to a password."""
@@ -28,6 +34,49 @@ def safe_url(url: str | SecretStr) -> str:
 def safe_text(text: str) -> str:
     """Hide the passwords of the URLs in a text; libraries like to put them into their errors."""
     return _URL_IN_TEXT.sub(lambda match: safe_url(match[0]), text)
+
+
+class Mask:
+    """Hides what is secret in an installation in the words of its jobs and of libraries."""
+
+    def __init__(self, secrets: Iterable[SecretStr]) -> None:
+        """
+        Args:
+            secrets: URLs with their passwords, ``user:password`` pairs, passwords and tokens.
+        """
+        words = {word for each in secrets for word in _words(each.get_secret_value())}
+        # The longest first: another may be a part of it.
+        self._words = sorted((w for w in words if len(w) >= _SHORTEST), key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        """Write ``***`` for each secret in a text, and for the passwords of other URLs in it."""
+        text = safe_text(text)
+        for word in self._words:
+            text = text.replace(word, _HIDDEN)
+        return text
+
+    def value(self, value: Any) -> Any:
+        """Do so in all texts of a JSON value, its keys included."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self.value(each) for each in value]
+        if isinstance(value, dict):
+            return {self.text(key): self.value(each) for key, each in value.items()}
+        return value
+
+
+def _words(secret: str) -> Iterator[str]:
+    """Give the parts of a secret that are so by themselves, as they are and as URLs write them."""
+    for part in _NEXT_URL.split(secret):
+        _, is_url, rest = part.partition("://")
+        found = [match[2] for match in _SECRET_PARAMETER.finditer(rest)]
+        if is_url:
+            found.append(rest.rpartition("@")[0].partition(":")[2])
+        else:
+            found += [part, *(pair.partition(":")[2] for pair in part.split(","))]
+        for word in found:
+            yield from (word, unquote(word), quote(word, safe=""))
 
 
 def _without_password(url: str) -> str:

@@ -311,6 +311,17 @@ class WorkerSettings(_Section):
     )
 
 
+class WebSettings(_Section):
+    """The web API."""
+
+    address: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Where it listens; it has no users yet, so on this machine's own only.",
+    )
+    port: int = Field(default=8765, ge=1, le=65535, description="The port it listens on.")
+
+
 class FlowerSettings(_Section):
     """Flower, the web pages of Celery."""
 
@@ -437,6 +448,7 @@ class Settings(_Section):
     pipelines: PipelineSettings = PipelineSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     workers: WorkerSettings = WorkerSettings()
+    web: WebSettings = WebSettings()
     flower: FlowerSettings = FlowerSettings()
     eodhd: EodhdSettings = EodhdSettings()
     sources: dict[str, str] = Field(
@@ -555,6 +567,12 @@ def listing(settings: Settings) -> tuple[Setting, ...]:
 def defaults() -> tuple[Setting, ...]:
     """List all settings with their defaults, whatever is set here."""
     return listing(Settings())
+
+
+def secrets(settings: Settings) -> tuple[SecretStr, ...]:
+    """Return every value that is not for people: URLs with their passwords, passwords, tokens."""
+    values = (_value(settings, path) for path, _ in fields())
+    return tuple(value for value in values if isinstance(value, SecretStr))
 
 
 def fields() -> Iterator[tuple[tuple[str, ...], FieldInfo]]:

@@ -31,6 +31,7 @@ _COMMANDS = {
     "run": ("run", "run", _RUN),
     "beat": ("processes", "beat", _RUN),
     "worker": ("processes", "worker", _RUN),
+    "web": ("processes", "web", _RUN),
     "flower": ("processes", "flower", _RUN),
     "status": ("status", "status", _LOOK),
     "markets": ("markets", "markets", _LOOK),
@@ -81,12 +82,10 @@ def make_application(arguments: Sequence[str] = ()) -> typer.Typer:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import PackageNotFoundError, version
+        from prometheus.release import release
 
-        try:
-            print(f"prometheus {version('prometheus-markets')}")
-        except PackageNotFoundError:
-            print("prometheus, run from a source tree without being installed")
+        found = release()
+        print(f"prometheus {found}" if found else "prometheus, run from an uninstalled source tree")
         raise typer.Exit
 
 

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from prometheus.cli import output, sessions
-from prometheus.cli.progress import Progress, RunProgress
 from prometheus.core.market_state import MarketState, describe_market
 from prometheus.errors import HorizonError, UnreadableError
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.persistence.progress import Progress, RunProgress
 
 if TYPE_CHECKING:
     from prometheus.core.market_state import MarketStatus

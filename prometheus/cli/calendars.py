@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prometheus.cli import comparing, overrides, syncing
 from prometheus.cli.options import AsJson, Market, read_instant
+from prometheus.core.days import Day, DayKind, date_there, describe_day
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from prometheus.core.sessions import Session
     from prometheus.core.trading_calendar import TradingCalendar
 
 application = typer.Typer(no_args_is_help=True, help="Look at sessions, holidays and horizons.")
@@ -32,55 +30,18 @@ _MONTH_WIDTH = 30
 """Columns of a month and of the gap after it."""
 
 
-class Kind(StrEnum):
-    """What a date is to a market."""
-
-    SESSION = "session"
-    """An ordinary session of all members."""
-    SPECIAL = "special"
-    """A session of special hours, or outside the trading week."""
-    PARTIAL = "partial"
-    """A session, of ordinary hours, of some members."""
-    HOLIDAY = "holiday"
-    """A day of the trading week without a session."""
-    WEEKEND = "weekend"
-    """A day outside the trading week."""
-    UNKNOWN = "unknown"
-    """Before the first or after the last date that is known."""
-
-
 _OVERRIDDEN = "!"
-_MARKS = {Kind.SPECIAL: "*", Kind.PARTIAL: "~", Kind.HOLIDAY: "x", Kind.UNKNOWN: "?"}
+_MARKS = {DayKind.SPECIAL: "*", DayKind.PARTIAL: "~", DayKind.HOLIDAY: "x", DayKind.UNKNOWN: "?"}
 """What follows a date in the table of a year: colours alone would say nothing in a file."""
 
 _STYLES = {
-    Kind.SESSION: "",
-    Kind.SPECIAL: "bold yellow",
-    Kind.PARTIAL: "cyan",
-    Kind.HOLIDAY: "bold magenta",
-    Kind.WEEKEND: "dim",
-    Kind.UNKNOWN: "dim",
+    DayKind.SESSION: "",
+    DayKind.SPECIAL: "bold yellow",
+    DayKind.PARTIAL: "cyan",
+    DayKind.HOLIDAY: "bold magenta",
+    DayKind.WEEKEND: "dim",
+    DayKind.UNKNOWN: "dim",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Day:
-    """One date of a market, and what there is to say about it."""
-
-    date: date
-    kind: Kind
-    session: Session | None
-    closed_members: dict[str, str]
-    """MIC -> why it has no session."""
-    reason: str | None
-    """Why it is closed, or its hours special."""
-    overrides: tuple[int, ...] = ()
-    """Ids of the overrides that say so."""
-
-    @property
-    def mark(self) -> str:
-        """What follows it in the table of a year."""
-        return _OVERRIDDEN if self.overrides else _MARKS.get(self.kind, " ")
 
 
 @application.callback()
@@ -120,7 +81,8 @@ def show(
             market, first if first > calendar.horizon else last, calendar.first, calendar.horizon
         )
     days = [
-        describe(calendar, first + offset * _ONE_DAY) for offset in range((last - first).days + 1)
+        describe_day(calendar, first + offset * _ONE_DAY)
+        for offset in range((last - first).days + 1)
     ]
     if as_json:
         output.print_json(
@@ -307,33 +269,6 @@ application.command("sync")(syncing.sync)
 # --- what is found ----------------------------------------------------------------------------
 
 
-def describe(calendar: TradingCalendar, day: date) -> Day:
-    """Say what a date is to a market; one that is not known is no error here."""
-    from prometheus.cli.recorded import overrides_on
-    from prometheus.core.exchanges import WEEKEND
-
-    if not calendar.first <= day <= calendar.horizon:
-        return Day(day, Kind.UNKNOWN, None, {}, None)
-    closed = calendar.closed_members(day)
-    overrides = tuple(overrides_on(calendar, [day]))
-    if not calendar.is_trading_day(day):
-        reason = calendar.reason(day)
-        kind = Kind.WEEKEND if reason == WEEKEND else Kind.HOLIDAY
-        return Day(day, kind, None, closed, reason, overrides)
-    session = calendar.session(day)
-    usual = calendar.in_week(day)
-    if session.early_close or session.late_open or session.reason or not usual:
-        kind = Kind.SPECIAL
-    else:
-        kind = Kind.PARTIAL if closed else Kind.SESSION
-    return Day(day, kind, session, closed, session.reason, overrides)
-
-
-def date_there(calendar: TradingCalendar, instant: datetime) -> date:
-    """Return the date where a market is; of several members, where it is earliest."""
-    return min(instant.astimezone(zone).date() for zone in calendar.zones.values())
-
-
 def find_next(calendar: TradingCalendar, instant: datetime) -> dict[str, Day | None]:
     """
     Find the next session to open, the next closed day and the next session of special hours.
@@ -351,16 +286,16 @@ def find_next(calendar: TradingCalendar, instant: datetime) -> dict[str, Day | N
     calendar.is_trading_day(day)
     session = calendar.sessions_around(instant, before=0, after=1)
     found: dict[str, Day | None] = {
-        "session": describe(calendar, session[0].date) if session else None,
+        "session": describe_day(calendar, session[0].date) if session else None,
         "closed": None,
         "special": None,
     }
     while day <= calendar.horizon and not (found["closed"] and found["special"]):
-        described = describe(calendar, day)
+        described = describe_day(calendar, day)
         begins = described.session.open if described.session else calendar.midnight(day)
-        if described.kind is Kind.HOLIDAY and begins > instant:
+        if described.kind is DayKind.HOLIDAY and begins > instant:
             found["closed"] = found["closed"] or described
-        elif described.kind is Kind.SPECIAL and begins > instant:
+        elif described.kind is DayKind.SPECIAL and begins > instant:
             found["special"] = found["special"] or described
         day += _ONE_DAY
     return found
@@ -398,7 +333,7 @@ def _words(calendar: TradingCalendar, day: Day) -> str:
         reason = f"closed: {day.reason}" if overrides else day.reason
         return "; ".join(filter(None, [reason, overrides]))
     said = [sessions.special(day.session) or ""]
-    if day.kind is Kind.SPECIAL:
+    if day.kind is DayKind.SPECIAL:
         local = (
             sessions.local_times(calendar.exchanges, at)
             for at in (day.session.open, day.session.close)
@@ -418,7 +353,7 @@ def _lines(calendar: TradingCalendar, day: Day | None) -> list[str]:
     lines = [f"{day.date:%a} {day.date}"]
     if day.session is not None:
         lines[0] += f"  {sessions.hours(day.session)}"
-        if day.kind is not Kind.SPECIAL:
+        if day.kind is not DayKind.SPECIAL:
             lines += sessions.local_times(calendar.exchanges, day.session.open)
     return [*lines, *filter(None, [_words(calendar, day)])]
 
@@ -444,10 +379,10 @@ def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
     console.print(grid)
     shown = {day.kind for day in days if not day.overrides}
     meaning = {
-        Kind.HOLIDAY: "closed",
-        Kind.SPECIAL: "special hours",
-        Kind.PARTIAL: "some exchanges closed",
-        Kind.UNKNOWN: "not known",
+        DayKind.HOLIDAY: "closed",
+        DayKind.SPECIAL: "special hours",
+        DayKind.PARTIAL: "some exchanges closed",
+        DayKind.UNKNOWN: "not known",
     }
     legend = [f"{_MARKS[kind]} {text}" for kind, text in meaning.items() if kind in shown]
     if any(day.overrides for day in days):
@@ -458,9 +393,9 @@ def _print_year(calendar: TradingCalendar, year: int, days: list[Day]) -> None:
     table = output.table("", "", "")
     table.show_header = False
     for day in days:
-        if day.overrides or day.kind in (Kind.HOLIDAY, Kind.SPECIAL, Kind.PARTIAL):
+        if day.overrides or day.kind in (DayKind.HOLIDAY, DayKind.SPECIAL, DayKind.PARTIAL):
             table.add_row(
-                Text(day.mark, _STYLES[day.kind]),
+                Text(_mark(day), _STYLES[day.kind]),
                 f"{day.date:%a} {day.date}",
                 _words(calendar, day),
             )
@@ -477,6 +412,11 @@ def _month(year: int, month: int, days: list[Day]) -> Text:
         weekday = day.date.weekday()
         if weekday == 0 or day.date.day == 1:
             text.append("\n" + "    " * weekday)
-        text.append(f"{day.date.day:2}{day.mark}", style=_STYLES[day.kind])
+        text.append(f"{day.date.day:2}{_mark(day)}", style=_STYLES[day.kind])
         text.append(" " if weekday < 6 else "")
     return text
+
+
+def _mark(day: Day) -> str:
+    """Return what follows a date in the table of a year."""
+    return _OVERRIDDEN if day.overrides else _MARKS.get(day.kind, " ")

@@ -33,9 +33,10 @@ def upgrade(
     from sqlalchemy.exc import DBAPIError
 
     from prometheus.cli import output
-    from prometheus.cli.places import DatabaseError, find_place, what_ails
+    from prometheus.cli.places import find_place
+    from prometheus.errors import DatabaseError
     from prometheus.persistence import migrate
-    from prometheus.persistence.engine import create_engine
+    from prometheus.persistence.engine import create_engine, what_ails
 
     place = find_place(folder)
     engine = create_engine(place.url)
@@ -110,8 +111,10 @@ def downgrade(
     from sqlalchemy.exc import DBAPIError
 
     from prometheus.cli import output
-    from prometheus.cli.places import DatabaseError, find_place, opened, what_ails
+    from prometheus.cli.places import find_place, opened
+    from prometheus.errors import DatabaseError
     from prometheus.persistence import migrate
+    from prometheus.persistence.engine import what_ails
 
     place = find_place(folder)
     begin = f"The database {place.shown_url} was not changed: "
@@ -154,7 +157,7 @@ def downgrade(
 
 def _at_work(engine: Engine) -> list[str]:
     """Name the beat and the workers that hold a lease."""
-    from prometheus.cli.scheduling import read_crew
+    from prometheus.dispatch.crew import read_crew
     from prometheus.persistence.engine import reading
 
     with reading(engine) as connection:

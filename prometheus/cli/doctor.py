@@ -123,7 +123,7 @@ def _stack(place: Place) -> Finding:
 
 def _pipelines(place: Place) -> Finding:
     from prometheus.cli import output
-    from prometheus.cli.pipelines import sound_pipelines
+    from prometheus.configured import sound_pipelines
 
     pipelines, faults = sound_pipelines(place.settings)
     enabled = place.settings.markets.enabled
@@ -184,7 +184,7 @@ def _database(place: Place) -> Iterator[Finding]:
     from sqlalchemy import text
 
     from prometheus.cli.places import opened
-    from prometheus.cli.scheduling import read_crew
+    from prometheus.dispatch.crew import read_crew
     from prometheus.errors import PrometheusError
     from prometheus.persistence import migrate
     from prometheus.persistence.engine import reading

@@ -15,13 +15,13 @@ from sqlalchemy.exc import OperationalError
 
 from prometheus.cli import output
 from prometheus.cli.embedded import ends_of_logs
-from prometheus.cli.progress import JobProgress, Progress, RunProgress, read_progress
 from prometheus.cli.sessions import Remark
 from prometheus.cli.stack import Stack
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus
 from prometheus.persistence.engine import reading
 from prometheus.persistence.leases import wall_time
+from prometheus.persistence.progress import JobProgress, Progress, RunProgress, read_progress
 
 POLL_EVERY = 0.25
 """Wall seconds between two looks; each is a few short reads."""

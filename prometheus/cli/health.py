@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,12 +25,9 @@ if TYPE_CHECKING:
 DEAF_AFTER = timedelta(seconds=60)
 """How long a message may wait for a worker that has time for it; as long as it waits itself
 before it begins anew."""
-_BROKER_TIMEOUT_SECONDS = 3
 _LOOK_AGAIN_AFTER = 6.0
 """A busy worker says so every five seconds."""
 _LOOK_EVERY = 0.5
-_SILENT_AFTER_LEASES = 3
-"""After how many leases of the leader without a complete tick it is silent."""
 
 application = typer.Typer(
     no_args_is_help=True,
@@ -45,10 +41,6 @@ class Verdict:
 
     healthy: bool
     text: str
-
-
-class NoAnswerError(PrometheusError):
-    """Redis can not be asked."""
 
 
 @application.callback()
@@ -125,7 +117,7 @@ def _database(place: Place) -> Verdict:
 
 def _beat(place: Place) -> Verdict:
     from prometheus.cli.places import opened
-    from prometheus.cli.scheduling import read_crew
+    from prometheus.dispatch.crew import judge_leader, read_leader
     from prometheus.persistence.engine import reading
 
     pace = place.settings.scheduler
@@ -134,22 +126,17 @@ def _beat(place: Place) -> Verdict:
     with opened(place, checked=False) as engine:
         while True:
             with reading(engine) as connection:
-                leader = read_crew(connection).leader
-            if leader is None:
-                return Verdict(False, "no scheduler has led yet")
-            if not leader.alive:
-                return Verdict(False, f"no scheduler leads; the last one was {leader.process}")
-            if leader.tick_age is not None or time.monotonic() > deadline:
-                break
+                leader = read_leader(connection)
+            begun = leader is not None and leader.alive and leader.tick_age is None
+            if not begun or time.monotonic() > deadline:
+                return Verdict(*judge_leader(leader, pace.lease))
             time.sleep(_LOOK_EVERY)
-    if leader.tick_age is None:
-        return Verdict(False, f"{leader.process} leads, and has not completed a tick")
-    told = f"{leader.process} leads; its last tick was {_seconds(leader.tick_age)} ago"
-    return Verdict(leader.tick_age <= _SILENT_AFTER_LEASES * pace.lease, told)
 
 
 def _worker(place: Place, name: str | None) -> Verdict:
     from prometheus.cli.places import opened
+    from prometheus.dispatch.broker import connected
+    from prometheus.dispatch.crew import whole_seconds
 
     with opened(place, checked=False) as engine:
         now, found = _find_workers(engine, name)
@@ -158,7 +145,7 @@ def _worker(place: Place, name: str | None) -> Verdict:
                 False, f"{_whole(name) if name else 'a worker on this host'} holds no lease"
             )
         names = ", ".join(each["worker"] for each in found)
-        with _redis(place) as redis:
+        with connected(place.settings.broker.url) as redis:
             suspects = _deaf(engine, redis, now, found)
             if suspects:
                 # Between two jobs a worker may seem to have time; what it then takes is gone.
@@ -169,7 +156,8 @@ def _worker(place: Place, name: str | None) -> Verdict:
             told = [f"{worker} takes nothing from {queue}" for worker, queue in suspects]
             return Verdict(False, f"deaf: {'; '.join(told)}, although it has time")
         seen = max(now - each["renewed_at"] for each in found)
-        return Verdict(True, f"{names} holds its lease, renewed {_seconds(seen)} ago, and hears")
+        age = whole_seconds(seen)
+        return Verdict(True, f"{names} holds its lease, renewed {age} ago, and hears")
 
 
 def _find_workers(engine: Engine, name: str | None) -> tuple[datetime, list[dict[str, Any]]]:
@@ -242,45 +230,9 @@ def _sent_at(engine: Engine, message: bytes) -> datetime | None:
 
 
 def _broker(place: Place) -> Verdict:
-    with _redis(place):
-        return Verdict(True, f"{_shown_broker(place)} answers")
-
-
-@contextmanager
-def _redis(place: Place) -> Iterator[Any]:
-    """
-    Connect to Redis.
-
-    Raises:
-        NoAnswerError: It does not answer, or is not a single one, which alone can be asked.
-    """
-    import redis
-    from redis.exceptions import RedisError
-
-    url = place.settings.broker.url.get_secret_value()
-    if ";" in url or url.startswith("rediss+socket://"):
-        raise NoAnswerError(f"{_shown_broker(place)} can not be asked: only a single Redis can")
-    try:
-        client = redis.Redis.from_url(
-            url.replace("redis+socket://", "unix://", 1),
-            socket_timeout=_BROKER_TIMEOUT_SECONDS,
-            socket_connect_timeout=_BROKER_TIMEOUT_SECONDS,
-        )
-        try:
-            client.ping()
-            yield client
-        finally:
-            client.close()
-    except (RedisError, OSError) as error:
-        reason = str(error).rstrip(".")
-        raise NoAnswerError(f"{_shown_broker(place)} does not answer: {reason}") from None
-
-
-def _shown_broker(place: Place) -> str:
+    from prometheus.dispatch.broker import connected
     from prometheus.masking import safe_url
 
-    return safe_url(place.settings.broker.url)
-
-
-def _seconds(age: timedelta) -> str:
-    return f"{max(0, round(age.total_seconds()))} s"
+    url = place.settings.broker.url
+    with connected(url):
+        return Verdict(True, f"{safe_url(url)} answers")

@@ -11,10 +11,10 @@ from prometheus.cli import output
 from prometheus.cli.board import Board
 from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import JsonLines, Lines, View, follow
-from prometheus.cli.pipelines import configured_pipelines
 from prometheus.cli.places import Place, find_place, opened
 from prometheus.cli.stack import FolderInUseError, holder
 from prometheus.cli.summary import program, short
+from prometheus.configured import configured_pipelines
 from prometheus.errors import PrometheusError
 from prometheus.persistence import migrate
 from prometheus.persistence.clock import read_now

@@ -85,6 +85,7 @@ def document(status: MarketStatus) -> dict[str, Any]:
         "market": status.market_id,
         "at": status.at,
         "state": status.state,
+        "since": status.since,
         "reason": status.reason,
         "in_break": status.in_break,
         "session_date": status.session_date,

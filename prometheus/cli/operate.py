@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from prometheus.cli.scheduling import Crew
+    from prometheus.dispatch.crew import Crew
     from prometheus.orchestration.windows import Window
 
 
@@ -40,8 +40,8 @@ def retry(
     from prometheus.cli import output
     from prometheus.cli.places import find_place, opened
     from prometheus.cli.running import check_can_work_on, is_unattended, work_on
-    from prometheus.cli.scheduling import read_crew
     from prometheus.cli.summary import Summary, print_summary
+    from prometheus.dispatch.crew import read_crew
     from prometheus.persistence import operators
     from prometheus.persistence.engine import writing
 
@@ -106,7 +106,7 @@ def cancel(
     """
     from prometheus.cli import output
     from prometheus.cli.places import find_place, opened
-    from prometheus.cli.scheduling import read_crew
+    from prometheus.dispatch.crew import read_crew
     from prometheus.persistence import operators
     from prometheus.persistence.engine import writing
 

@@ -309,7 +309,7 @@ def changes_of(
 def _runs(
     connection: Connection, place: Place, override: Override, known: Overrides
 ) -> tuple[RunChange, ...]:
-    from prometheus.cli.pipelines import sound_pipelines
+    from prometheus.configured import sound_pipelines
     from prometheus.persistence.following import preview_override
 
     pipelines, _ = sound_pipelines(place.settings)

@@ -5,19 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prometheus.cli import recorded
+from prometheus.configured import configured_pipelines
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError, nearest
 from prometheus.orchestration.dag import DAG, dag_id_for
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.pipelines.loading import find_pipelines, load_pipelines
-
-if TYPE_CHECKING:
-    from prometheus.settings import Settings
 
 _DAG_ID = re.compile(r"(.+)_(\d{4}-\d\d-\d\d)")
 
@@ -28,31 +23,6 @@ class UnknownPipelineError(PrometheusError):
 
 class DagIdError(PrometheusError):
     """A text is no run's name."""
-
-
-def configured_pipelines(settings: Settings) -> dict[str, Pipeline]:
-    """
-    Load the pipelines of the settings.
-
-    Raises:
-        PipelineError: With every fault of every one of them.
-    """
-    return load_pipelines(
-        settings.pipelines.modules,
-        visibility_timeout=settings.broker.visibility_timeout,
-        folder=Path.cwd(),
-        feed=settings.eodhd.feed(),
-    )
-
-
-def sound_pipelines(settings: Settings) -> tuple[dict[str, Pipeline], list[str]]:
-    """Load the pipelines of the settings; return those without faults, and the others' faults."""
-    return find_pipelines(
-        settings.pipelines.modules,
-        visibility_timeout=settings.broker.visibility_timeout,
-        folder=Path.cwd(),
-        feed=settings.eodhd.feed(),
-    )
 
 
 def session_choices(pipelines: Mapping[str, Pipeline]) -> dict[str, tuple[str, str]]:

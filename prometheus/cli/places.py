@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from prometheus.configuration import DATABASE_NAME
-from prometheus.errors import PrometheusError
+from prometheus.errors import DatabaseError
 from prometheus.masking import safe_url
 from prometheus.settings import Settings, load_settings
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 STACK_FILE = "stack.json"
 """In the data folder: what the stack at work there says of itself; nothing secret."""
 HIDDEN = "***"
-
-
-class DatabaseError(PrometheusError):
-    """The database can not be used; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,24 +169,16 @@ def opened(place: Place, *, checked: bool = True) -> Iterator[Engine]:
         DatabaseError: The database does not answer, or refuses us.
         DatabaseRevisionError: Its tables are those of another release.
     """
-    from sqlalchemy import make_url
     from sqlalchemy.exc import DBAPIError
 
     from prometheus.persistence import migrate
     from prometheus.persistence.clock import read_now
-    from prometheus.persistence.engine import create_engine, reading
+    from prometheus.persistence.engine import check_exists, create_engine, reading, what_ails
     from prometheus.persistence.overrides import refresh
 
     engine = create_engine(place.url)
     try:
-        if engine.dialect.name == "sqlite":
-            path = Path(make_url(place.url).database or "")
-            if not path.is_file():
-                # Opening it would make an empty one.
-                raise DatabaseError(
-                    f"There is no database {path}. Make one with `prometheus db upgrade`, or "
-                    f"start everything with `prometheus up`; --folder names another data folder."
-                )
+        check_exists(engine)
         try:
             if checked:
                 migrate.check(engine)
@@ -201,25 +189,3 @@ def opened(place: Place, *, checked: bool = True) -> Iterator[Engine]:
             raise DatabaseError(f"The database {place.shown_url} {what_ails(error)}") from None
     finally:
         engine.dispose()
-
-
-def what_ails(error: BaseException) -> str:
-    """Go on after a database's name: what is the matter with it, and what to do."""
-    from prometheus.persistence.engine import is_locked
-
-    if is_locked(error):
-        return (
-            "is locked: another transaction holds it, perhaps that of a job inside "
-            "ctx.transaction(). Try again when that has ended."
-        )
-    return (
-        f"does not answer: {first_line(error)}. Look at PROMETHEUS__DATABASE__URL "
-        f"([database] url in prometheus.toml) and at the server."
-    )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the telling line of a database driver's error."""
-    text = str(getattr(error, "orig", None) or error).strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,8 +1,7 @@
-"""``prometheus beat``, ``worker`` and ``flower``: one process each, for whoever supervises it."""
+"""``prometheus beat``, ``worker``, ``web``, ``flower``: one process each, for who supervises it."""
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import sys
@@ -10,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from prometheus.addresses import is_loopback
 from prometheus.cli.celery_command import beat_command, celery_command, worker_command
+from prometheus.cli.options import Folder
+from prometheus.configuration import PREFIX
 from prometheus.errors import PrometheusError
 
 if TYPE_CHECKING:
@@ -103,6 +105,44 @@ def worker(
     _become(worker_command(*options))
 
 
+def web(
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Default: that of the settings, 8765.", show_default=False
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Where it listens. Default: that of the settings, 127.0.0.1. It has no users yet, "
+            "so any other than this machine's own is refused.",
+            show_default=False,
+        ),
+    ] = None,
+    folder: Folder = None,
+) -> None:
+    """
+    Run the web API, until SIGTERM or Ctrl-C: what is, what runs and what has been, as JSON.
+
+    It is below /api/v1, and described by /api/openapi.json; /readyz says whether everything that
+    is needed works.
+    """
+    from prometheus.cli.places import find_place
+
+    place = find_place(folder)
+    found = {
+        "DATA__FOLDER": str(place.folder),
+        "DATABASE__URL": place.url,
+        "BROKER__URL": place.settings.broker.url.get_secret_value(),
+        "WEB__PORT": str(port or place.settings.web.port),
+        "WEB__ADDRESS": address or place.settings.web.address,
+    }
+    # Not as options, which whoever lists processes would see.
+    os.environ.update({f"{PREFIX}{name}": value for name, value in found.items()})
+    _become([sys.executable, "-P", "-m", "prometheus.monitoring"])
+
+
 def flower(
     port: Annotated[
         int | None,
@@ -129,7 +169,7 @@ def flower(
     settings = load_settings(holding=True).flower
     listens_at = address or settings.address
     secret = settings.basic_auth.get_secret_value()
-    if not secret and not _is_loopback(listens_at):
+    if not secret and not is_loopback(listens_at):
         raise OpenToAllError(listens_at)
     if secret:
         # Not as an option, which whoever lists processes would see.
@@ -146,15 +186,6 @@ def _served(name: str, enabled: Sequence[str]) -> str:
     if name.casefold() in folded:
         return folded[name.casefold()]
     raise NotServedError(get_market(name).market_id, enabled)
-
-
-def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
 
 
 def _become(command: list[str]) -> NoReturn:

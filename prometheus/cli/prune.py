@@ -36,9 +36,10 @@ def prune(
     from sqlalchemy.exc import IntegrityError
 
     from prometheus.cli import output
-    from prometheus.cli.places import DatabaseError, find_place, first_line, opened
+    from prometheus.cli.places import find_place, opened
+    from prometheus.errors import DatabaseError
     from prometheus.persistence import pruning
-    from prometheus.persistence.engine import reading
+    from prometheus.persistence.engine import first_line, reading
 
     place = find_place(folder)
     with opened(place) as engine:

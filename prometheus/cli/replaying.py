@@ -18,17 +18,8 @@ from prometheus.cli.board import Board, Expected
 from prometheus.cli.checked import print_violations, verdict
 from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import Lines, View, follow
-from prometheus.cli.pipelines import configured_pipelines, session_choices
-from prometheus.cli.places import (
-    DatabaseError,
-    Place,
-    first_line,
-    settings_for,
-    what_ails,
-    with_url,
-)
-from prometheus.cli.progress import Progress
-from prometheus.cli.scheduling import read_crew
+from prometheus.cli.pipelines import session_choices
+from prometheus.cli.places import Place, settings_for, with_url
 from prometheus.cli.summary import (
     Summary,
     make_summary,
@@ -38,9 +29,11 @@ from prometheus.cli.summary import (
     short,
 )
 from prometheus.configuration import DATABASE_NAME
+from prometheus.configured import configured_pipelines
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import PrometheusError
+from prometheus.dispatch.crew import read_crew
+from prometheus.errors import DatabaseError, PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange
@@ -48,7 +41,14 @@ from prometheus.orchestration.session_rule import EVERY
 from prometheus.orchestration.windows import run_opens_at
 from prometheus.persistence import migrate
 from prometheus.persistence.clock import read_now, start_replay
-from prometheus.persistence.engine import create_engine, reading, writing
+from prometheus.persistence.engine import (
+    create_engine,
+    first_line,
+    reading,
+    what_ails,
+    writing,
+)
+from prometheus.persistence.progress import Progress
 from prometheus.persistence.tables import dag_runs
 from prometheus.settings import Settings, listing
 from prometheus.verification import Expectation, Report, judge, read_history

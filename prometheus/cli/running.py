@@ -16,15 +16,16 @@ from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import STALLED_AFTER, Lines, View, follow
 from prometheus.cli.living import folder_option, make_local_database
 from prometheus.cli.operate import actor_name
-from prometheus.cli.pipelines import configured_pipelines, find_pipeline, sound_pipelines
+from prometheus.cli.pipelines import find_pipeline
 from prometheus.cli.places import Place, find_place, opened
 from prometheus.cli.replaying import finished
-from prometheus.cli.scheduling import Crew, read_crew
 from prometheus.cli.stack import Stack
 from prometheus.cli.summary import Summary, make_summary, print_summary, program
+from prometheus.configured import configured_pipelines, sound_pipelines
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import put_in_force
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch.crew import Crew, read_crew
 from prometheus.errors import PipelineError, PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.pipeline import Pipeline

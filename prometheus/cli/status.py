@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from prometheus.cli.places import Place
-    from prometheus.cli.progress import RunProgress
-    from prometheus.cli.scheduling import Crew
+    from prometheus.dispatch.crew import Crew
     from prometheus.persistence.clock import Now
+    from prometheus.persistence.progress import RunProgress
 
 _RECENT = 10
 
@@ -40,7 +40,7 @@ def status(
 
     place = find_place(folder)
     with opened(place) as engine:
-        from prometheus.cli.scheduling import read_crew
+        from prometheus.dispatch.crew import read_crew
         from prometheus.persistence.clock import read_now
         from prometheus.persistence.engine import reading
 
@@ -66,8 +66,8 @@ def status(
 def _read_overview(connection: Connection, place: Place, crew: Crew) -> dict[str, Any]:
     from sqlalchemy import func, select
 
-    from prometheus.cli.progress import read_progress, summarise
     from prometheus.orchestration.lifecycle import RunStatus
+    from prometheus.persistence.progress import read_progress, summarise
     from prometheus.persistence.tables import dag_runs
 
     progress = read_progress(connection)
@@ -285,28 +285,14 @@ def _print_runs(console: Console, overview: dict[str, Any]) -> None:
 
 
 def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]:
-    from sqlalchemy import select
-
     from prometheus.cli import output
-    from prometheus.cli.progress import UnknownRunError
-    from prometheus.errors import nearest
     from prometheus.persistence.clock import read_now
-    from prometheus.persistence.runs import load_dag
-    from prometheus.persistence.tables import dag_runs, job_executions
+    from prometheus.persistence.listings import read_run
 
-    run = connection.execute(select(dag_runs).where(dag_runs.c.dag_id == dag_id)).first()
-    if run is None:
-        known = connection.execute(
-            select(dag_runs.c.dag_id).order_by(dag_runs.c.created_at.desc()).limit(200)
-        ).scalars()
-        raise UnknownRunError(f"There is no run {dag_id!r}.{nearest(dag_id, list(known))}")
-    dag = load_dag(connection, run.dag_id, run.definition_hash)
-    attempts: dict[str, list[dict[str, Any]]] = {job_id: [] for job_id in dag.topological_order()}
-    for row in connection.execute(
-        select(job_executions)
-        .where(job_executions.c.dag_id == dag_id)
-        .order_by(job_executions.c.attempt_number)
-    ):
+    found_run = read_run(connection, dag_id)
+    run, dag = found_run.row, found_run.dag
+    attempts: dict[str, list[dict[str, Any]]] = {job_id: [] for job_id in found_run.attempts}
+    for row in (row for rows in found_run.attempts.values() for row in rows):
         # Nobody saw its end: how long it took is not known.
         lost = (row.error_details or {}).get("type") == "orphan"
         attempts[row.job_id].append(

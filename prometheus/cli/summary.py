@@ -15,10 +15,10 @@ from rich.console import Console
 from sqlalchemy import Connection
 
 from prometheus.cli import output, sessions
-from prometheus.cli.progress import RunSummary, summarise
 from prometheus.cli.sessions import Remark
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.persistence.progress import RunSummary, summarise
 from prometheus.pipelines.equities.report import BookLine, UsedSource, book_weights, run_sources
 
 _BOOK_OF = "US_EQ"

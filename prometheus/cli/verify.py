@@ -68,7 +68,8 @@ def verify(
 
 
 def _expected(settings: Settings, first: date, last: date) -> Expectation:
-    from prometheus.cli.pipelines import configured_pipelines, session_choices
+    from prometheus.cli.pipelines import session_choices
+    from prometheus.configured import configured_pipelines
     from prometheus.verification import Expectation
 
     pipelines = configured_pipelines(settings)

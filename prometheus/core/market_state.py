@@ -68,6 +68,9 @@ class MarketStatus:
     at: datetime
     """The instant that was asked about, in UTC."""
     state: MarketState
+    since: datetime | None
+    """First instant of the state; ``None`` where that is before the year before, as of a market
+    that never closes, or where the calendar begins."""
     session_date: date | None
     """The session whose PRE_OPEN, SESSION or POST_CLOSE it is; ``None`` in the other states."""
     next_session_date: date | None
@@ -295,6 +298,7 @@ def describe_market(
         market_id=chosen.market_id,
         at=now,
         state=state,
+        since=_since(chosen, now, config),
         session_date=session_date_of_market,
         next_session_date=upcoming[0].date if upcoming else None,
         members=members,
@@ -303,6 +307,24 @@ def describe_market(
         reason=join_reasons(closed) if state is MarketState.HOLIDAY else None,
         next_transition=next_transition,
     )
+
+
+def _since(market: Market, now: datetime, config: MarketStateConfig) -> datetime | None:
+    """Find the first instant of the state that a market is in, where it is known."""
+    starts, states = _table(market, config, now.year)
+    index = bisect_right(starts, now.timestamp()) - 1
+    if index > 0:
+        return _instant(starts[index])
+    before, earlier = _table(market, config, now.year - 1)
+    if len(before) == 1:
+        return None  # the calendar begins
+    if earlier[-2] is not states[0]:
+        return _instant(starts[0])
+    return _instant(before[-2]) if len(before) > 2 else None
+
+
+def _table(market: Market, config: MarketStateConfig, year: int) -> Table:
+    return _tables.get((market, config, year)) or _remember(market, config, year)
 
 
 def _phase(

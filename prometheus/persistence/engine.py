@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,7 +16,7 @@ from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
-from prometheus.errors import PrometheusError
+from prometheus.errors import DatabaseError, PrometheusError
 
 _READ = "prometheus_read"
 BUSY_TIMEOUT_SECONDS = 20.0
@@ -252,3 +253,40 @@ def is_held(engine: Engine) -> bool:
             return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
         connection.rollback()
     return False
+
+
+def check_exists(engine: Engine) -> None:
+    """
+    Refuse a SQLite file that is not there: opening it would make an empty one.
+
+    Raises:
+        DatabaseError: Nothing was changed.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    path = Path(engine.url.database or "")
+    if not path.is_file():
+        raise DatabaseError(
+            f"There is no database {path}. Make one with `prometheus db upgrade`, or start "
+            f"everything with `prometheus up`; --folder names another data folder."
+        )
+
+
+def what_ails(error: BaseException) -> str:
+    """Go on after a database's name: what is the matter with it, and what to do."""
+    if is_locked(error):
+        return (
+            "is locked: another transaction holds it, perhaps that of a job inside "
+            "ctx.transaction(). Try again when that has ended."
+        )
+    return (
+        f"does not answer: {first_line(error)}. Look at PROMETHEUS__DATABASE__URL "
+        f"([database] url in prometheus.toml) and at the server."
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the telling line of a database driver's error."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

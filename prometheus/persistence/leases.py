@@ -18,6 +18,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    true,
     update,
 )
 
@@ -253,9 +254,9 @@ def live_workers(connection: Connection, now: datetime) -> list[dict[str, Any]]:
     return _workers(connection, _w.expires_at > now)
 
 
-def silent_workers(connection: Connection, now: datetime) -> list[dict[str, Any]]:
-    """Return those whose lease has run out, and that nobody has given up yet."""
-    return _workers(connection, _w.expires_at <= now)
+def unended_workers(connection: Connection) -> list[dict[str, Any]]:
+    """Return also those whose lease has run out, and that nobody has given up yet."""
+    return _workers(connection, true())
 
 
 def _workers(connection: Connection, which: ColumnElement[bool]) -> list[dict[str, Any]]:
@@ -303,8 +304,7 @@ _TAKE_LEAD = (
         broker_lost_at=None,
     )
 )
-_LEADER = select(leases).where(leases.c.name == bindparam("what"))
-_LEADER_NOW = _LEADER.add_columns(database_now().label("at"))
+_LEADER_NOW = select(leases, database_now().label("at")).where(leases.c.name == bindparam("what"))
 
 
 def lead(
@@ -385,6 +385,6 @@ def resign(connection: Connection, name: str, owner: str) -> None:
 
 
 def leader(connection: Connection, name: str) -> dict[str, object] | None:
-    """Return the lease of that name: owner, epoch, expires_at, ticked_at."""
-    row = connection.execute(_LEADER, {"what": name}).mappings().first()
+    """Return the lease of that name: owner, epoch, expires_at, ticked_at; and wall time, at."""
+    row = connection.execute(_LEADER_NOW, {"what": name}).mappings().first()
     return dict(row) if row else None

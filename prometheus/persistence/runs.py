@@ -297,6 +297,20 @@ def load_dag(connection: Connection, dag_id: str, definition_hash: str) -> DAG:
     return dag
 
 
+def stored_dag(row: Row[Any]) -> DAG:
+    """
+    Return the DAG of a run's row that was read with its definition, as text.
+
+    Raises:
+        UnreadableRunError: This release can not read it.
+    """
+    try:
+        return _read_dag(row)
+    except Exception:  # whatever is wrong with it, it is the trouble of this run alone
+        log.exception("run_unreadable", extra={"dag": row.dag_id})
+        raise UnreadableRunError(row.dag_id) from None
+
+
 def _read_dag(row: Row[Any]) -> DAG:
     definition = json.loads(row.definition)
     limit = definition.get("run_timeout_seconds")

@@ -20,7 +20,6 @@ import typer
 
 from prometheus.bootstrap import Runtime, make_runtime
 from prometheus.cli.options import Instant
-from prometheus.cli.progress import Progress, read_progress
 from prometheus.cli.stack import Interrupted, Stack, worker_program
 from prometheus.configuration import DATABASE_NAME
 from prometheus.core.market_state import get_market_state
@@ -31,6 +30,7 @@ from prometheus.persistence import migrate
 from prometheus.persistence.clock import read_now, start_replay
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.leases import wall_time
+from prometheus.persistence.progress import Progress, read_progress
 from prometheus.settings import load_settings
 
 MOST_TICKS = 240

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.acceptance.conftest import RunCommand, environment
@@ -38,6 +39,7 @@ def variables(postgresql_url: str, home: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "REDIS_PORT": port,
         "PROMETHEUS__FLOWER__PORT": str(free_port()),
+        "PROMETHEUS__WEB__PORT": str(free_port()),
     }
 
 
@@ -77,6 +79,8 @@ def test_three_days_are_replayed_and_everything_answers(
     doctor = run_command("doctor", "--json", env=variables)
     assert doctor.document["healthy"] is True, doctor.out
 
+    check_api(f"http://127.0.0.1:{variables['PROMETHEUS__WEB__PORT']}")
+
     registered = _inspect(start_process, variables, "registered")
     assert {name.partition("@")[0] for name in registered} == {"us_eq", "eu_eq", "asia_eq"}
     for tasks in registered.values():
@@ -91,6 +95,24 @@ def test_three_days_are_replayed_and_everything_answers(
         interval=0.3,
         message="flower's page names the worker of US_EQ",
     )
+
+
+def check_api(url: str) -> None:
+    """Ask the web API for what was replayed, a page at a time."""
+    ready = httpx.get(f"{url}/readyz", timeout=60)
+    assert ready.status_code == 200, ready.text
+    runs = httpx.get(f"{url}/api/v1/runs", timeout=60).json()
+    assert [run["jobs"] for run in runs["items"]] == 8 * [{"SUCCESS": 9}]
+    sizes, found, cursor = [], set(), None
+    while True:
+        query = {"limit": "50", "status": "SUCCESS", **({"cursor": cursor} if cursor else {})}
+        page = httpx.get(f"{url}/api/v1/executions", params=query, timeout=60).json()
+        sizes.append(len(page["items"]))
+        found |= {each["execution_id"] for each in page["items"]}
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert (sizes, len(found)) == ([50, 22], 72)
 
 
 def _at_work(run_command: RunCommand, variables: Mapping[str, str]) -> bool:

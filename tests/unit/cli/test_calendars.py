@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from prometheus.cli import sessions
-from prometheus.cli.calendars import Kind, application, date_there, describe, find_next
+from prometheus.cli.calendars import application, find_next
 from prometheus.cli.markets import next_words
+from prometheus.core.days import DayKind, date_there, describe_day
 from prometheus.core.exchanges import Exchange, load_exchange
 from prometheus.core.market_state import describe_market
 from prometheus.core.markets import markets
@@ -24,23 +25,23 @@ from prometheus.errors import HorizonError
 @pytest.mark.parametrize(
     ("market", "day", "kind", "reason"),
     [
-        ("US_EQ", date(2026, 11, 25), Kind.SESSION, None),
-        ("US_EQ", date(2026, 11, 26), Kind.HOLIDAY, "Thanksgiving Day"),
-        ("US_EQ", date(2026, 11, 27), Kind.SPECIAL, "Day after Thanksgiving Day"),
-        ("US_EQ", date(2026, 11, 28), Kind.WEEKEND, "weekend"),
-        ("US_EQ", date(2099, 1, 5), Kind.UNKNOWN, None),
-        ("US_EQ", date(1989, 12, 29), Kind.UNKNOWN, None),
-        ("ASIA_EQ", date(2026, 11, 23), Kind.PARTIAL, None),
-        ("XBOM", date(2026, 2, 1), Kind.SPECIAL, "Union Budget"),
+        ("US_EQ", date(2026, 11, 25), DayKind.SESSION, None),
+        ("US_EQ", date(2026, 11, 26), DayKind.HOLIDAY, "Thanksgiving Day"),
+        ("US_EQ", date(2026, 11, 27), DayKind.SPECIAL, "Day after Thanksgiving Day"),
+        ("US_EQ", date(2026, 11, 28), DayKind.WEEKEND, "weekend"),
+        ("US_EQ", date(2099, 1, 5), DayKind.UNKNOWN, None),
+        ("US_EQ", date(1989, 12, 29), DayKind.UNKNOWN, None),
+        ("ASIA_EQ", date(2026, 11, 23), DayKind.PARTIAL, None),
+        ("XBOM", date(2026, 2, 1), DayKind.SPECIAL, "Union Budget"),
     ],
 )
-def test_what_a_date_is(market: str, day: date, kind: Kind, reason: str | None) -> None:
-    found = describe(TradingCalendar(market), day)
+def test_what_a_date_is(market: str, day: date, kind: DayKind, reason: str | None) -> None:
+    found = describe_day(TradingCalendar(market), day)
     assert (found.kind, found.reason) == (kind, reason)
 
 
 def test_a_day_on_which_some_trade_says_who_does_not() -> None:
-    found = describe(TradingCalendar("ASIA_EQ"), date(2026, 11, 23))
+    found = describe_day(TradingCalendar("ASIA_EQ"), date(2026, 11, 23))
     assert found.session is not None
     assert found.closed_members == {"XTKS": "Labor Thanksgiving Day"}
 
@@ -115,8 +116,8 @@ def test_days_are_judged_by_the_calendars_own_exchanges() -> None:
         )
 
     calendar = TradingCalendar("XNYS", exchanges=sundays)
-    assert describe(calendar, date(2026, 11, 29)).kind is Kind.SESSION
-    assert describe(calendar, date(2026, 11, 28)).kind is Kind.WEEKEND
+    assert describe_day(calendar, date(2026, 11, 29)).kind is DayKind.SESSION
+    assert describe_day(calendar, date(2026, 11, 28)).kind is DayKind.WEEKEND
     at = datetime(2026, 11, 29, 0, 30, tzinfo=UTC)
     assert sessions.local_times(calendar.exchanges, at) == ["Sun 09:30 Tokyo"]
     assert sessions.cities(calendar.exchanges) == {"XNYS": "Tokyo"}

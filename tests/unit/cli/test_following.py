@@ -14,7 +14,6 @@ from sqlalchemy import Engine
 
 from prometheus.cli.board import Expected, current_run, draw
 from prometheus.cli.following import Changes, Lines, StalledError, follow
-from prometheus.cli.progress import JobProgress, Progress, RunProgress, read_progress, summarise
 from prometheus.cli.sessions import remarks
 from prometheus.core.clock import MarketClock
 from prometheus.core.trading_calendar import TradingCalendar
@@ -25,6 +24,13 @@ from prometheus.orchestration.windows import run_opens_at
 from prometheus.persistence import operators
 from prometheus.persistence.clock import Now, start_replay
 from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.progress import (
+    JobProgress,
+    Progress,
+    RunProgress,
+    read_progress,
+    summarise,
+)
 from prometheus.persistence.runs import create_run
 
 WALL = datetime(2026, 11, 23, 9, tzinfo=UTC)

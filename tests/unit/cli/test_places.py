@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from prometheus.cli.places import STACK_FILE, DatabaseError, find_place
+from prometheus.cli.places import STACK_FILE, find_place
 from prometheus.cli.stack import lock_folder
 from prometheus.cli.summary import short
+from prometheus.errors import DatabaseError
 
 SECRET = "battery-staple"
 

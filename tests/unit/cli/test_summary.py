@@ -9,11 +9,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from prometheus.cli.progress import RunSummary
 from prometheus.cli.summary import Summary, print_summary
 from prometheus.core.drafts import Draft, read_draft
 from prometheus.core.overrides import Overrides, put_in_force
 from prometheus.orchestration.lifecycle import RunStatus
+from prometheus.persistence.progress import RunSummary
 
 FRIDAY = date(2026, 11, 27)
 

@@ -416,6 +416,35 @@ def test_members_that_are_closed_for_different_reasons_are_named() -> None:
     assert status.reason == "XPAR: Saint Stephen's Day; XLON: Boxing Day"
 
 
+@pytest.mark.parametrize(
+    ("market", "at", "since"),
+    [
+        ("US_EQ", "2012-11-22T15:00", "2012-11-22T05:00"),  # Thanksgiving begins at midnight
+        ("US_EQ", "2012-11-23T14:30", "2012-11-23T14:30"),  # the open itself
+        ("XNYS", "2026-01-01T12:00", "2026-01-01T05:00"),
+        ("XNYS", "2026-01-01T03:00", "2025-12-31T23:00"),  # of the year before
+        ("XLON", "2022-01-01T12:00", "2022-01-01T00:00"),  # with the year
+        ("CRYPTO", "2026-01-01T12:00", None),  # never closes
+        ("XNYS", "1990-01-01T08:00", None),  # the calendar begins
+    ],
+)
+def test_a_state_has_a_first_instant(market: str, at: str, since: str | None) -> None:
+    assert describe_market(market, utc(at)).since == (utc(since) if since else None)
+
+
+@given(market=market_names, now=instants)
+def test_a_state_lasts_since_its_first_instant_and_no_longer(
+    market: str | Market, now: datetime
+) -> None:
+    status = describe_market(market, now)
+    assert status.since is not None
+    assert status.since <= now
+    assert get_market_state(market, status.since) is status.state
+    assert get_market_state(market, status.since - MOMENT) is not status.state
+    following = get_next_state_transition(market, status.since)
+    assert now < following.at
+
+
 def test_all_markets_are_answered_by_name() -> None:
     assert get_all_market_states(utc("2026-11-20T14:30")) == {
         "US_EQ": SESSION,

@@ -8,19 +8,14 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, func, or_, select, tuple_
 
-from prometheus.errors import PrometheusError
 from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.tables import dag_runs, job_executions
 
 _r = dag_runs.c
 _e = job_executions.c
-
-
-class UnknownRunError(PrometheusError):
-    """The database has no run of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +118,12 @@ class Progress:
 
 
 def read_progress(
-    connection: Connection, *, since: datetime | None = None, dag_ids: Collection[str] = ()
+    connection: Connection,
+    *,
+    since: datetime | None = None,
+    dag_ids: Collection[str] = (),
+    market_id: str | None = None,
+    now: Now | None = None,
 ) -> Progress:
     """
     Read the open runs with their jobs, and runs that have finished.
@@ -131,16 +131,23 @@ def read_progress(
     Args:
         since: Also the runs that finished since then, by wall time.
         dag_ids: Also these, whatever their state.
+        market_id: Of this market alone, and also the latest session's run of each pipeline.
+        now: If it was read in this transaction already.
     """
-    now = read_now(connection)
+    now = now or read_now(connection)
     wanted = [_r.status == RunStatus.OPEN]
     if since is not None:
         wanted.append(_r.completed_at >= since)
     if dag_ids:
         wanted.append(_r.dag_id.in_(dag_ids))
+    of_market = []
+    if market_id is not None:
+        of_market.append(_r.market_id == market_id)
+        latest = select(_r.pipeline, func.max(_r.as_of_date)).where(*of_market)
+        wanted.append(tuple_(_r.pipeline, _r.as_of_date).in_(latest.group_by(_r.pipeline)))
     runs = connection.execute(
         select(_r.dag_id, _r.pipeline, _r.market_id, _r.as_of_date, _r.status)
-        .where(or_(*wanted))
+        .where(or_(*wanted), *of_market)
         .order_by(_r.as_of_date, _r.dag_id)
     ).all()
     jobs = _jobs(connection, [row.dag_id for row in runs])

@@ -1,0 +1,158 @@
+"""Who is at work on a database: schedulers and workers, by their leases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from prometheus.dispatch.names import LEADERSHIP
+from prometheus.persistence import leases
+from prometheus.persistence.engine import is_held
+
+_SILENT_AFTER_LEASES = 3
+"""After how many leases of the leader without a complete tick it is silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The scheduler that leads, or the last one that did."""
+
+    owner: str
+    epoch: int
+    alive: bool
+    """Whether its lease holds."""
+    tick_age: timedelta | None
+    """Wall time since its last tick."""
+
+    @property
+    def process(self) -> str:
+        """Host and process id."""
+        host, pid, *_ = [*self.owner.split(":"), "?"]
+        return f"{host}, pid {pid}"
+
+    def document(self) -> dict[str, Any]:
+        """Describe it for machines."""
+        age = self.tick_age
+        return {
+            "owner": self.owner,
+            "epoch": self.epoch,
+            "alive": self.alive,
+            "last_tick_seconds_ago": age and round(age.total_seconds(), 1),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Everybody at work."""
+
+    at: datetime
+    """Wall time of the look."""
+    leader: Leader | None
+    workers: tuple[dict[str, Any], ...]
+    silent: tuple[dict[str, Any], ...]
+    """Workers whose lease has run out, and that nobody has given up."""
+    locked: bool = False
+    """Whether it was seen that those whose lease has run out can not renew it: see `tried`."""
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a scheduler is at work."""
+        return self.leader is not None and self.leader.alive
+
+    def tried(self, engine: Engine) -> Crew:
+        """
+        Find out whether those whose lease has run out could renew it at this moment.
+
+        On SQLite they can not while another transaction holds it; whoever asks must have none.
+        """
+        lapsed = self.silent or (self.leader is not None and not self.leader.alive)
+        return replace(self, locked=bool(lapsed) and is_held(engine))
+
+    def queues(self) -> dict[str, int]:
+        """Count the workers that listen to each queue."""
+        return count_listeners(self.workers)
+
+    def document(self) -> dict[str, Any]:
+        """Describe it for machines."""
+        return {
+            "locked": self.locked,
+            "scheduler": self.leader and self.leader.document(),
+            "workers": [
+                {
+                    "worker": worker["worker"],
+                    "host": worker["host"],
+                    "pid": worker["pid"],
+                    "queues": worker["queues"],
+                    "started_at": worker["started_at"],
+                    "renewed_at": worker["renewed_at"],
+                }
+                for worker in self.workers
+            ],
+        }
+
+
+def read_crew(connection: Connection, wall_at: datetime | None = None) -> Crew:
+    """
+    Read who holds a lease.
+
+    Args:
+        wall_at: Wall time, if it was read in this transaction already.
+    """
+    now = wall_at or leases.wall_time(connection)
+    leader = read_leader(connection)
+    workers = leases.unended_workers(connection)
+    return Crew(
+        now,
+        leader,
+        tuple(each for each in workers if each["expires_at"] > now),
+        tuple(each for each in workers if each["expires_at"] <= now),
+    )
+
+
+def read_leader(connection: Connection) -> Leader | None:
+    """Read which scheduler leads, or was the last one to; ``None`` where none ever has."""
+    row: dict[str, Any] | None = leases.leader(connection, LEADERSHIP)
+    if row is None:
+        return None
+    return Leader(
+        owner=row["owner"],
+        epoch=row["epoch"],
+        alive=row["expires_at"] > row["at"],
+        tick_age=row["at"] - row["ticked_at"] if row["ticked_at"] else None,
+    )
+
+
+def count_listeners(workers: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Count the workers that listen to each queue."""
+    found: dict[str, int] = {}
+    for worker in workers:
+        for queue in worker["queues"]:
+            found[queue] = found.get(queue, 0) + 1
+    return found
+
+
+def judge_leader(leader: Leader | None, lease: timedelta) -> tuple[bool, str]:
+    """
+    Say whether a scheduler leads and completes its ticks, and how that shows.
+
+    Args:
+        leader: As it was read.
+        lease: For how long one that says nothing keeps the lead.
+    """
+    if leader is None:
+        return False, "no scheduler has led yet"
+    if not leader.alive:
+        return False, f"no scheduler leads; the last one was {leader.process}"
+    if leader.tick_age is None:
+        return False, f"{leader.process} leads, and has not completed a tick"
+    told = f"{leader.process} leads; its last tick was {whole_seconds(leader.tick_age)} ago"
+    return leader.tick_age <= _SILENT_AFTER_LEASES * lease, told
+
+
+def whole_seconds(age: timedelta) -> str:
+    """Write an age: ``"12 s"``."""
+    return f"{max(0, round(age.total_seconds()))} s"

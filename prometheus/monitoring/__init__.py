@@ -1,0 +1,1 @@
+"""The web process: what an installation does, for programs and people who look."""

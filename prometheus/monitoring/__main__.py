@@ -1,0 +1,22 @@
+"""What ``prometheus web`` becomes: ``python -m prometheus.monitoring``."""
+
+from __future__ import annotations
+
+from prometheus import log_lines
+from prometheus.errors import PrometheusError
+from prometheus.monitoring.serving import serve
+from prometheus.settings import load_settings
+
+
+def main() -> None:
+    """Serve what the settings say, until SIGTERM or Ctrl-C."""
+    try:
+        settings = load_settings()
+        log_lines.configure()
+        serve(settings)
+    except PrometheusError as error:
+        raise SystemExit(f"prometheus: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

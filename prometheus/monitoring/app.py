@@ -1,0 +1,84 @@
+"""The web app, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from prometheus.monitoring.api import (
+    executions,
+    health,
+    known,
+    markets,
+    operations,
+    pipelines,
+    runs,
+)
+from prometheus.monitoring.doorman import Doorman
+from prometheus.monitoring.installation import Installation
+from prometheus.monitoring.problems import MEDIA_TYPE, Problem, tell_problems
+from prometheus.settings import Settings
+
+_DESCRIPTION = """\
+What a market-aware scheduler does: its markets, runs, executions, workers and overrides.
+
+All instants are UTC. Names are those of docs/glossary.md. Every error is a problem of RFC 9457."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """
+    Make the web app of an installation; nothing is connected yet.
+
+    Raises:
+        PrometheusError: The settings name something that does not exist.
+    """
+    installation = Installation(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        installation.close()
+
+    app = FastAPI(
+        title="Prometheus",
+        version="1",
+        description=_DESCRIPTION,
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={"default": {"model": Problem, "description": "There is no answer."}},
+        separate_input_output_schemas=False,
+        generate_unique_id_function=_name,
+    )
+    app.state.installation = installation
+    tell_problems(app)
+    app.add_middleware(Doorman)
+    for subject in (health, markets, pipelines, runs, executions, operations, known):
+        app.include_router(subject.router)
+    _describe_problems(app)
+    return app
+
+
+def _name(route: APIRoute) -> str:
+    return route.name
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Have the OpenAPI document say of problems what media type they have."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            for path in made()["paths"].values():
+                for operation in path.values():
+                    content = operation["responses"]["default"]["content"]
+                    content[MEDIA_TYPE] = content.pop("application/json")
+        document: dict[str, Any] = app.openapi_schema or {}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI says to extend it

@@ -1,0 +1,81 @@
+"""What the web app is about: one installation, and looks at its database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Connection
+
+from prometheus.configured import sound_pipelines
+from prometheus.masking import Mask, safe_url
+from prometheus.persistence.clock import Now, read_now
+from prometheus.persistence.engine import check_exists, create_engine, reading
+from prometheus.persistence.overrides import refresh
+from prometheus.settings import Settings, secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One state of the database, which nobody changes while it is looked at."""
+
+    connection: Connection
+    now: Now
+
+
+class Installation:
+    """An installation by its settings; nothing is connected until somebody looks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engine = create_engine(settings.database.url.get_secret_value())
+        self.shown_url = safe_url(settings.database.url)
+        self.mask = Mask(secrets(settings))
+        self.pipelines = sound_pipelines(settings)
+        """Those without faults, and the faults of the others."""
+        self._following = threading.Lock()
+        self._followed_at = datetime.min.replace(tzinfo=UTC)
+        """Wall time of the look whose overrides this process goes by."""
+
+    @contextmanager
+    def look(self) -> Iterator[Look]:
+        """
+        Look at the database, and let calendars go by the overrides that it has.
+
+        Raises:
+            DatabaseError: There is none.
+        """
+        check_exists(self.engine)
+        with reading(self.engine) as connection:
+            now = read_now(connection)
+            self._follow(connection, now)
+            yield Look(connection, now)
+
+    def _follow(self, connection: Connection, now: Now) -> None:
+        with self._following:
+            # A look that began earlier does not undo what a later one has seen.
+            if now.wall_at >= self._followed_at and refresh(connection, now):
+                self._followed_at = now.wall_at
+
+    def markets(self, now: Now) -> list[str]:
+        """Name the markets that are served; in a replay, of those only its own."""
+        listed = now.markets or self.settings.markets.enabled
+        return [name for name in self.settings.markets.enabled if name in listed]
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self.engine.dispose()
+
+
+async def _of_app(request: Request) -> Installation:
+    found: Installation = request.app.state.installation
+    return found
+
+
+Here = Annotated[Installation, Depends(_of_app)]
+"""The installation, as an argument of whatever answers a request."""

@@ -1,0 +1,158 @@
+"""What went wrong, as RFC 9457 says it: every error of the API is such a document."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
+
+from prometheus.errors import (
+    DatabaseError,
+    HorizonError,
+    PrometheusError,
+    SnapshotError,
+    UnknownMarketError,
+)
+from prometheus.monitoring.installation import Installation
+from prometheus.persistence import migrate
+from prometheus.persistence.engine import is_unavailable, what_ails
+from prometheus.persistence.listings import UnknownRunError
+from prometheus.persistence.runs import UnreadableRunError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class QuestionError(PrometheusError):
+    """A request that can be read, and asks for what can not be."""
+
+
+_STATUS: Mapping[type[PrometheusError], HTTPStatus] = {
+    UnknownMarketError: HTTPStatus.NOT_FOUND,
+    UnknownRunError: HTTPStatus.NOT_FOUND,
+    UnreadableRunError: HTTPStatus.CONFLICT,
+    QuestionError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    HorizonError: HTTPStatus.SERVICE_UNAVAILABLE,
+    SnapshotError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DatabaseError: HTTPStatus.SERVICE_UNAVAILABLE,
+    migrate.DatabaseRevisionError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""Of errors of ours that are no fault of the server's; of all others it is 500."""
+
+
+class Fault(BaseModel):
+    """What is wrong with one part of a request."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    where: str
+    """Such as ``query.limit``."""
+    what: str
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str = "about:blank"
+    """Always this: the status says of which kind it is."""
+    title: str
+    """The status in words."""
+    status: int
+    detail: str
+    """What came, what was wanted, and what to do."""
+    errors: list[Fault] = []
+    """Of a request that can not be read, everything that is wrong with it."""
+
+
+def respond(
+    status: int,
+    detail: str,
+    *,
+    errors: list[Fault] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """Make the response of a problem."""
+    title = HTTPStatus(status).phrase
+    problem = Problem(title=title, status=status, detail=detail, errors=errors or [])
+    content = problem.model_dump(mode="json")
+    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def tell_problems(app: FastAPI) -> None:
+    """Have an app answer with problems: its errors, the framework's, and what nobody foresaw."""
+    app.exception_handler(HTTPException)(_refused)
+    app.exception_handler(RequestValidationError)(_unreadable)
+    app.exception_handler(PrometheusError)(_ours)
+    app.exception_handler(DBAPIError)(_of_database)
+    app.exception_handler(Exception)(_unforeseen)
+
+
+async def _refused(request: Request, error: HTTPException) -> JSONResponse:
+    detail = str(error.detail)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail = f"There is nothing at {request.url.path}."
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = f"{request.url.path} does not know {request.method}."
+    return respond(error.status_code, detail, headers=error.headers)
+
+
+async def _unreadable(_request: Request, error: RequestValidationError) -> JSONResponse:
+    faults = [_fault(each) for each in error.errors()]
+    detail = "; ".join(f"{each.where}: {each.what}" for each in faults)
+    return respond(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=faults)
+
+
+def _fault(error: Mapping[str, Any]) -> Fault:
+    where = ".".join(str(part) for part in error["loc"])
+    what = str(error.get("ctx", {}).get("error") or error["msg"])
+    return Fault(where=where, what=what[:1].lower() + what[1:])
+
+
+async def _ours(request: Request, error: PrometheusError) -> JSONResponse:
+    statuses = (_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    status = next(statuses, HTTPStatus.INTERNAL_SERVER_ERROR)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("request_failed", extra={"path": request.url.path, "error": str(error)})
+    return respond(status, _installation(request).mask.text(str(error)))
+
+
+def _of_database(request: Request, error: DBAPIError) -> JSONResponse:
+    """Say what ails the database; not on the event loop, for it may be asked for its tables."""
+    installation = _installation(request)
+    if is_unavailable(error):
+        detail = f"The database {installation.shown_url} {what_ails(error)}"
+        log.warning("request_failed", extra={"path": request.url.path, "error": detail})
+        return respond(HTTPStatus.SERVICE_UNAVAILABLE, installation.mask.text(detail))
+    try:
+        migrate.check(installation.engine)
+    except migrate.DatabaseRevisionError as other:
+        return respond(HTTPStatus.SERVICE_UNAVAILABLE, str(other))
+    log.error("request_failed", extra={"path": request.url.path}, exc_info=error)
+    return _say_nothing()
+
+
+async def _unforeseen(_request: Request, _error: Exception) -> JSONResponse:
+    return _say_nothing()  # uvicorn logs it
+
+
+def _say_nothing() -> JSONResponse:
+    """Answer an error that nobody foresaw: its words may be anything."""
+    return respond(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "This is a fault of the server; its log says more."
+    )
+
+
+def _installation(request: Request) -> Installation:
+    found: Installation = request.app.state.installation
+    return found

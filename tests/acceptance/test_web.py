@@ -1,0 +1,143 @@
+"""``prometheus web`` as a process."""
+
+from __future__ import annotations
+
+import signal
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.acceptance.conftest import RunCommand, StartCommand
+from tests.servers import Process, free_port, wait_until
+
+SECRET = "correct-horse"
+
+
+def answering(process: Process, url: str) -> None:
+    """Wait until the web app answers."""
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{url}/healthz", timeout=10).status_code == 200
+        except httpx.TransportError:
+            return not process.running
+
+    wait_until(answers, timeout=60, interval=0.2, message=process.output)
+    assert process.running, process.output()
+
+
+def test_it_answers_until_it_is_told_to_stop(
+    start_command: StartCommand, sqlite_url: str, home: Path
+) -> None:
+    port = free_port()
+    # A package of the user's own may have the name of ours.
+    (home / "prometheus").mkdir()
+    (home / "prometheus" / "__init__.py").write_text("raise SystemExit('not this one')")
+    env = {
+        "PROMETHEUS__DATABASE__URL": sqlite_url,
+        "PROMETHEUS__BROKER__URL": f"redis://:{SECRET}@127.0.0.1:1/0",
+    }
+    process = start_command("web", "--port", str(port), env=env)
+    url = f"http://127.0.0.1:{port}"
+    answering(process, url)
+    found = httpx.get(f"{url}/readyz", timeout=60)
+    assert found.status_code == 503
+    by_name = {each["name"]: each for each in found.json()["checks"]}
+    assert by_name["tables"]["ok"]
+    assert "server" not in found.headers
+    assert not by_name["broker"]["ok"]
+    assert SECRET not in " ".join(psutil.Process(process.pid).cmdline())
+    process.send(signal.SIGTERM)
+    process.wait(60)
+    assert "Traceback" not in process.output()
+    assert SECRET not in process.output() + found.text
+
+
+def test_it_is_about_the_stack_of_a_folder(live: Path, start_command: StartCommand) -> None:
+    port = free_port()
+    process = start_command("web", "--port", str(port), "--folder", live)
+    answering(process, f"http://127.0.0.1:{port}")
+    wait_until(
+        lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200,
+        timeout=60,
+        interval=0.3,
+        message=lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).text,
+    )
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "web.example"])
+def test_it_is_not_open_to_all(run_command: RunCommand, address: str) -> None:
+    run_command("web", "--address", address).refused(
+        f"On {address} the web API would answer whoever reaches this machine",
+        "no users yet",
+        "PROMETHEUS__WEB__ADDRESS",
+    )
+
+
+def test_a_port_that_is_taken_is_told(run_command: RunCommand, sqlite_url: str) -> None:
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        ended = run_command("web", "--port", port, env={"PROMETHEUS__DATABASE__URL": sqlite_url})
+    assert ended.status != 0
+    assert "address already in use" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_replay_is_told_as_the_command_line_tells_it(
+    run_command: RunCommand, start_command: StartCommand, home: Path
+) -> None:
+    folder, run = home / "replay", "us_eq_daily_2012-11-23"
+    day = ("--from", "2012-11-23", "--to", "2012-11-23", "--market", "US_EQ")
+    assert run_command("replay", *day, "--folder", folder).status == 0
+    port = free_port()
+    process = start_command("web", "--port", str(port), "--folder", folder)
+    answering(process, f"http://127.0.0.1:{port}")
+
+    def get(path: str) -> Any:
+        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    told = get(f"/api/v1/runs/{run}")
+    shown = run_command("status", run, "--folder", folder, "--json").document
+    assert told["run"]["status"] == shown["status"] == "SUCCESS"
+    assert [(each["job"], each["status"]) for each in told["jobs"]] == [
+        (each["job"], each["status"]) for each in shown["jobs"]
+    ]
+    assert [each["execution"]["execution_id"] for each in told["jobs"]] == [
+        each["attempts"][-1]["execution_id"] for each in shown["jobs"]
+    ]
+    edges = {(each["upstream"], each["downstream"]) for each in told["edges"]}
+    assert edges == {(above, each["job"]) for each in shown["jobs"] for above in each["after"]}
+    dag = run_command("dag", "show", run, "--json").document
+    assert {each["job"]: instants(each["window"]) for each in told["jobs"]} == {
+        each["job_id"]: instants(each["window"]) for each in dag["jobs"]
+    }
+    (executions, markets, overview) = (
+        get(f"/api/v1/executions?run={run}")["items"],
+        get("/api/v1/markets")["items"],
+        run_command("status", "--folder", folder, "--json").document,
+    )
+    assert len(executions) == 9
+    # The clock of a replay that is over stands.
+    (market,) = markets
+    (described,) = overview["markets"]
+    assert (market["market"], market["state"]) == ("US_EQ", described["state"])
+    assert instants(market["next_transition"]) == instants(described["next_transition"])
+    assert [each["dag_id"] for each in get("/api/v1/runs")["items"]] == [run]
+
+
+def instants(document: dict[str, str]) -> dict[str, object]:
+    """Read the instants of a document, however they are written."""
+    return {
+        name: datetime.fromisoformat(value) if name.endswith("at") else value
+        for name, value in document.items()
+    }

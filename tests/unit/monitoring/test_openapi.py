@@ -1,0 +1,29 @@
+"""The description of the API that is checked in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.servers import REPOSITORY
+from tools.openapi import document
+
+FILE = REPOSITORY / "docs" / "openapi.json"
+
+
+def test_it_is_the_one_that_the_app_gives() -> None:
+    """If this fails: python -m tools.openapi > docs/openapi.json"""
+    assert json.loads(document()) == json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def test_every_path_is_told_in_the_page_about_it() -> None:
+    page = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
+    paths: dict[str, Any] = json.loads(document())["paths"]
+    for path in paths:
+        example = path.replace("{market}", "US_EQ").replace("{dag_id}", "us_eq_daily_2026-11-20")
+        assert f"`{example}" in page, path
+
+
+def test_every_operation_only_reads() -> None:
+    for path, operations in json.loads(document())["paths"].items():
+        assert list(operations) == ["get"], path
