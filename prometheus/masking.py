@@ -1,8 +1,10 @@
-"""Passwords out of what people see: URLs, and texts with URLs in them."""
+"""Secrets out of what people see: passwords in URLs, and whatever the settings keep secret."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
+from urllib.parse import unquote
 
 from pydantic import SecretStr
 
@@ -12,6 +14,29 @@ _SECRET_PARAMETER = re.compile(
 _NEXT_URL = re.compile(r";(?=[\w+.-]+://)")
 """Between two URLs; any other semicolon may belong to a password."""
 _URL_IN_TEXT = re.compile(r"\b[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+_LEAST_SECRET = 8
+"""Characters; whoever hides a shorter word makes texts unreadable, and hides nothing."""
+_secrets: re.Pattern[str] | None = None
+
+
+def keep_secret(secrets: Iterable[str]) -> None:
+    """Have `safe_text` hide these from now on, wherever they stand, and none from before."""
+    global _secrets
+    hidden = sorted({each for each in secrets if len(each) >= _LEAST_SECRET}, key=len, reverse=True)
+    _secrets = re.compile("|".join(map(re.escape, hidden))) if hidden else None
+
+
+def passwords_in(url: str) -> Iterator[str]:
+    """
+    Give the passwords of a URL, or of several joined by ``;``: as written, and unquoted.
+
+    One that is also the user's name, or stands in the rest of the URL, is no secret.
+    """
+    for part in _NEXT_URL.split(url):
+        login, _, place = part.partition("://")[2].rpartition("@")
+        user, _, password = login.partition(":")
+        if password and password != user and password not in place:
+            yield from {password, unquote(password)}
 
 
 def safe_url(url: str | SecretStr) -> str:
@@ -26,8 +51,13 @@ def safe_url(url: str | SecretStr) -> str:
 
 
 def safe_text(text: str) -> str:
-    """Hide the passwords of the URLs in a text; libraries like to put them into their errors."""
-    return _URL_IN_TEXT.sub(lambda match: safe_url(match[0]), text)
+    """
+    Hide the passwords of the URLs in a text, and all secrets of the settings.
+
+    Libraries like to put them into their errors, and jobs print what they work with.
+    """
+    text = _URL_IN_TEXT.sub(lambda match: safe_url(match[0]), text)
+    return text if _secrets is None else _secrets.sub("***", text)
 
 
 def _without_password(url: str) -> str:

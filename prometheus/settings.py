@@ -49,7 +49,7 @@ from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.markets import declare, get_market
 from prometheus.core.sizes import Size, parse_size
 from prometheus.errors import PrometheusError, nearest
-from prometheus.masking import safe_url
+from prometheus.masking import keep_secret, passwords_in, safe_url
 from prometheus.sources.choice import EODHD, choose_sources
 from prometheus.sources.eodhd.naming import (
     BASE_URL,
@@ -463,6 +463,14 @@ class Settings(_Section):
         copy._origins = dict(origins)  # noqa: SLF001  of the same class
         return copy
 
+    def secrets(self) -> Iterator[str]:
+        """Give what must not be seen in any log."""
+        for url in (self.database.url, self.broker.url):
+            yield from passwords_in(url.get_secret_value())
+        for login in self.flower.basic_auth.get_secret_value().split(","):
+            yield login.partition(":")[2]
+        yield self.eodhd.token.get_secret_value()
+
     @field_validator("sources")
     @classmethod
     def _of_markets(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
@@ -535,6 +543,7 @@ def load_settings(
     if not settings.database.url.get_secret_value():
         url = SecretStr(f"sqlite:///{folder / DATABASE_NAME}")
         changes["database"] = settings.database.model_copy(update={"url": url})
+    keep_secret(settings.secrets())
     return settings.completed(reading.origins, **changes)
 
 

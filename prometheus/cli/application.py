@@ -36,6 +36,7 @@ _COMMANDS = {
     "markets": ("markets", "markets", _LOOK),
     "calendar": ("calendars", "application", _LOOK),
     "dag": ("dag", "application", _LOOK),
+    "logs": ("logs", "logs", _LOOK),
     "retry": ("operate", "retry", _OPERATE),
     "cancel": ("operate", "cancel", _OPERATE),
     "config": ("config", "application", _MAINTAIN),

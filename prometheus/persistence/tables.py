@@ -181,6 +181,20 @@ failure_calls = Table(
     comment="final failures for which on_failure was called; a finished execution never changes",
 )
 
+attempt_logs = Table(
+    "attempt_logs",
+    metadata,
+    Column(
+        "execution_id",
+        ForeignKey("job_executions.execution_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("part", Integer, primary_key=True, autoincrement=False, comment="1 for the first"),
+    Column("at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("text", Text, nullable=False, comment="whole lines"),
+    comment="what attempts printed and logged",
+)
+
 worker_incarnations = Table(
     "worker_incarnations",
     metadata,
