@@ -39,6 +39,8 @@ _COMMANDS = {
     "logs": ("logs", "logs", _LOOK),
     "retry": ("operate", "retry", _OPERATE),
     "cancel": ("operate", "cancel", _OPERATE),
+    "skip": ("operate", "skip", _OPERATE),
+    "force-success": ("operate", "force_success", _OPERATE),
     "config": ("config", "application", _MAINTAIN),
     "db": ("databases", "application", _MAINTAIN),
     "prune": ("prune", "prune", _MAINTAIN),

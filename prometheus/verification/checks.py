@@ -117,6 +117,7 @@ _UNKNOWN = " knows the job "
 _ZERO = timedelta(0)
 _INSTANT = timedelta(seconds=1)
 """Of market time, which is rounded where a retry's delay is divided by the speed."""
+_FORCE = frozenset({"force_success"})
 _HANDED_BACK = "handed back"
 _LOST = ("worker lost", "worker cut off", "ended without a report")
 
@@ -227,6 +228,16 @@ class Case:
             and self.before(abs(row.at - at) + at, at, self.tolerances.settle)
             and _about(row, job_id)
             for row in self.audit.get(dag_id, ())
+        )
+
+
+    def is_forced(self, row: Execution) -> bool:
+        """Say whether an operator said that a job has succeeded, and nothing ran."""
+        return (
+            row.status == SUCCESS
+            and row.worker is None
+            and row.completed_at is not None
+            and self.audited(row.dag_id, _FORCE, row.completed_at, row.job_id)
         )
 
 
@@ -574,7 +585,8 @@ def attempts_follow_each_other(case: Case) -> Iterator[Violation]:
                     yield from _again_faults(each, row, following)
                 elif _is_operators(following):
                     at, job_id = following.created_at, following.job_id
-                    if not case.audited(row.dag_id, frozenset({"retry", "rerun"}), at, job_id):
+                    actions = frozenset({"retry", "rerun"}) | _FORCE
+                    if not case.audited(row.dag_id, actions, at, job_id):
                         message = "an operator's attempt without an audit row"
                         yield _of("operator-without-audit", following, message)
                 elif row.status == SUCCESS and _is_sensor(each, row):
@@ -1042,7 +1054,7 @@ def upstream_came_first(case: Case) -> Iterator[Violation]:
                 continue
             for row in rows:
                 at = row.scheduled_at
-                if at is None or _is_retry(row):
+                if at is None or _is_retry(row) or case.is_forced(row):
                     continue
                 for name in job.dependencies:
                     before = each.attempts.get(name, ())
@@ -1065,7 +1077,7 @@ def previous_came_first(case: Case) -> Iterator[Violation]:
                 continue
             for row in rows:
                 at = row.scheduled_at
-                if at is None or _is_retry(row):
+                if at is None or _is_retry(row) or case.is_forced(row):
                     continue
                 if not any(
                     found is None
@@ -1142,6 +1154,8 @@ def rows_are_whole(case: Case) -> Iterator[Violation]:
             yield _of("columns", row, f"there is no state {row.status}")
             continue
         missing = [name for name in _MUST[row.status] if getattr(row, name) is None]
+        if missing == ["worker"] and case.is_forced(row):
+            missing = []
         extra = [name for name in _MUST_NOT[row.status] if getattr(row, name) is not None]
         if missing:
             yield _of("columns", row, f"it is {row.status} without {', '.join(missing)}")
@@ -1207,7 +1221,7 @@ def ends_have_causes(case: Case) -> Iterator[Violation]:
 
 
 def _was_blocked(case: Case, each: RunCase, row: Execution, at: datetime) -> bool:
-    if case.audited(row.dag_id, frozenset({"skip"}), at, row.job_id):
+    if case.audited(row.dag_id, frozenset({"skip"}) | _FORCE, at, row.job_id):
         return True
     job = each.jobs.get(row.job_id)
     settle = case.tolerances.settle
@@ -1386,7 +1400,7 @@ def bodies_ran_once(case: Case) -> Iterator[Violation]:
         if row.started_at is None:
             yield _of("unrecorded-start", row, f"its body ran, but it is {row.status}")
     for row in rows.values():
-        if row.status == SUCCESS and row.execution_id not in times:
+        if row.status == SUCCESS and row.execution_id not in times and not case.is_forced(row):
             yield _of("success-without-start", row, "it succeeded, but its body never ran")
 
 
@@ -1410,6 +1424,8 @@ def changes_are_allowed(case: Case) -> Iterator[Violation]:
             elif state in FINAL:
                 message = f"{words}: a finished row never changes"
                 yield Violation("changed-after-end", message, dag_id, job_id, execution_id)
+            elif state is None and row is not None and case.is_forced(row):
+                pass  # it is written as it ends
             elif change.new not in CHANGES.get(state, ()):
                 yield Violation("illegal-change", words, dag_id, job_id, execution_id)
             state = change.new

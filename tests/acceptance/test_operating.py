@@ -288,6 +288,39 @@ def test_a_failed_run_fails_the_command_and_shows_the_error(
     assert rows(home / ".prometheus", attempts) == twice
 
 
+@pytest.mark.slow
+def test_what_was_done_by_hand_counts_and_what_is_not_wanted_is_skipped(
+    run_command: RunCommand, start_command: StartCommand, home: Path
+) -> None:
+    (home / "fragile.py").write_text(FAILING)
+    env = {"PROMETHEUS__PIPELINES__MODULES": "fragile.py"}
+    run = ("run", "US_EQ", "--date", "2012-11-21", "--pipeline", "fragile")
+    assert run_command(*run, env=env).status == 1
+    force = ("force-success", "us_eq_fragile_2012-11-21", "work", "--as", "ada")
+    run_command(*force, env=env).refused("--reason", status=2)
+    run_command(*force, "--reason", " ", env=env).refused("write a reason", status=2)
+    forced = run_command(*force, "--reason", "bought by hand", env=env)
+    assert forced.status == 0, forced.err
+    assert "work counts as succeeded." in forced.out
+    assert "A new attempt of dine." in forced.out
+    assert "No scheduler is running" in forced.out
+    skip = ("skip", "us_eq_fragile_2012-11-21", "dine", "--reason", "not hungry", "--json")
+    assert run_command(*skip, env=env).document == {
+        "dag_id": "us_eq_fragile_2012-11-21",
+        "job": "dine",
+    }
+    status = run_command("status", "us_eq_fragile_2012-11-21", "--json", env=env).document
+    assert status["status"] == "SUCCESS"
+    assert {each["job"]: each["attempts"][-1]["status"] for each in status["jobs"]} == {
+        "work": "SUCCESS",
+        "dine": "SKIPPED",
+    }
+    verified = run_command("verify", env=env)
+    assert verified.status == 0, verified.out + verified.err
+    audit = rows(home / ".prometheus", "SELECT actor, action FROM audit ORDER BY audit_id")
+    assert audit[1] == ("ada", "force_success")
+
+
 def test_a_date_without_a_session_names_the_nearest(run_command: RunCommand, home: Path) -> None:
     ended = run_command("run", "US_EQ", "--date", "2012-11-22")
     ended.refused("Thanksgiving Day", "2012-11-21 and 2012-11-23")

@@ -199,6 +199,33 @@ class TestOperators:
         assert report.counts.successes == 5
         assert report.counts.without_success == {"cancelled": 2}
 
+    def test_skips_and_forced_successes_are_sound(self, world: World) -> None:
+        record_changes(world.engine)
+        dag = world.run(job("a", max_retries=0), job("b", "a"), job("c"), job("d", "c"))
+        worker = world.worker()
+        world.fail_for_good(dag, "a", worker)
+        world.end_waiting({world.ids(dag)["b"]: "upstream a is FAILED"}, JobStatus.SKIPPED)
+        with writing(world.engine) as connection:
+            operators.skip(connection, dag.dag_id, "d", actor="ann@desk", reason="no data")
+            for each in ("a", "c"):
+                operators.force_success(
+                    connection, dag.dag_id, each, actor="ann@desk", reason="by hand"
+                )
+        world.finish(dag, worker, "b")
+        # What was skipped by an operator waits for c no more than for anybody.
+        world.finish(dag, worker, "d")
+        world.close(dag)
+        starts = [
+            StartRecord(row.execution_id, row.started_at)
+            for row in world.rows(dag.dag_id)
+            if row.worker is not None
+        ]
+        assert checked(world.engine, starts=starts).violations == ()
+        break_it(world.engine, "DELETE FROM audit WHERE action = 'force_success'")
+        assert {"columns", "operator-without-audit", "success-without-start"} <= rules(
+            world.engine, starts=starts
+        )
+
     def test_an_attempt_that_nobody_asked_for_is_found(self, world: World) -> None:
         dag = world.run(job("a"))
         worker = world.worker()
