@@ -29,7 +29,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["execution_id"],
             ["job_executions.execution_id"],
-            name=op.f("fk_attempt_logs_execution_id_job_executions"),
+            name=op.f("fk_attempt_logs_execution_id"),
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("execution_id", "part", name=op.f("pk_attempt_logs")),

@@ -65,9 +65,7 @@ def logs(
         while True:
             with reading(engine) as connection:
                 goes_on = _goes_on(connection, dag_id, job, attempt)
-                found = read(
-                    connection, dag_id, job, attempt, after=show.seen, ended=show.ended
-                )
+                found = read(connection, dag_id, job, attempt, after=show.seen, ended=show.ended)
             show(found)
             if not (follow and goes_on):
                 break

@@ -258,7 +258,11 @@ def actor_name(given: str | None) -> str:
 
 
 def whats_next(crew: Crew) -> str:
-    """Say who will do what was written down."""
+    """Say who will do what was written down, and what is paused meanwhile."""
+    return "\n".join([_who_starts_it(crew), *(f"Paused: {pause}." for pause in crew.pauses)])
+
+
+def _who_starts_it(crew: Crew) -> str:
     if crew.scheduled and crew.workers:
         return "The scheduler starts it as soon as its upstream jobs have succeeded."
     missing = "scheduler" if not crew.scheduled else "worker"

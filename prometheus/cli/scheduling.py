@@ -9,8 +9,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from prometheus.dispatch.names import LEADERSHIP
+from prometheus.orchestration.pauses import Pause
 from prometheus.persistence import leases
 from prometheus.persistence.engine import is_held
+from prometheus.persistence.pauses import read_pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Crew:
     workers: tuple[dict[str, Any], ...]
     silent: tuple[dict[str, Any], ...]
     """Workers whose lease has run out, and that nobody has given up."""
+    pauses: tuple[Pause, ...] = ()
+    """What operators keep from starting."""
     locked: bool = False
     """Whether it was seen that those whose lease has run out can not renew it: see `tried`."""
 
@@ -89,6 +93,19 @@ class Crew:
                 }
                 for worker in self.workers
             ],
+            "pauses": [
+                {
+                    "market": pause.market_id,
+                    "pipeline": pause.pipeline,
+                    "dag_id": pause.dag_id,
+                    "job": pause.job_id,
+                    "reason": pause.reason,
+                    "author": pause.author,
+                    "since": pause.since,
+                    "until": pause.until,
+                }
+                for pause in self.pauses
+            ],
         }
 
 
@@ -109,4 +126,5 @@ def read_crew(connection: Connection) -> Crew:
         leader,
         tuple(leases.live_workers(connection, now)),
         tuple(leases.silent_workers(connection, now)),
+        read_pauses(connection),
     )

@@ -56,6 +56,8 @@ class AttemptLog:
 
     def write(self, stream: str, data: bytes) -> None:
         """Take what was written to one of the process' streams."""
+        if self._closed.is_set():
+            return
         if os.getpid() != self._process:
             return  # of a process that the job forked, and in which the lock may never be released
         with self._lock:
@@ -64,7 +66,7 @@ class AttemptLog:
                 whole, newline, rest = whole + newline + rest, b"\n", b""
             self._unfinished[stream] = rest
             self._take(whole + newline)
-            if self._thread is None and self._waiting and not self._closed.is_set():
+            if self._thread is None and self._waiting:
                 self._thread = threading.Thread(target=self._work, name="attempt-log", daemon=True)
                 self._thread.start()
 

@@ -47,7 +47,9 @@ class JobExitError(PrometheusError):
 
 
 @contextmanager
-def limited(memory: int | None, heard: Callable[[str, bytes], None] | None = None) -> Iterator[None]:
+def limited(
+    memory: int | None, heard: Callable[[str, bytes], None] | None = None
+) -> Iterator[None]:
     """
     Hold what runs in the block to its limits; put back what it changed of the process.
 

@@ -35,7 +35,7 @@ class LogPart:
     part: int
     """Its number within the attempt, from 1."""
     at: datetime
-    """When they were kept, of the database's clock: at most a few seconds after they were written."""
+    """When they were kept, by the database's clock: seconds after they were written."""
     text: str
 
 
@@ -95,11 +95,7 @@ def read(
     parts: dict[str, list[LogPart]] = {row.execution_id: [] for row in rows}
     wanted = or_(
         _l.execution_id.in_([each for each in parts if each not in after]),
-        *(
-            and_(_l.execution_id == each, _l.part > after[each])
-            for each in parts
-            if each in after
-        ),
+        *(and_(_l.execution_id == each, _l.part > after[each]) for each in parts if each in after),
     )
     logged = select(attempt_logs).where(wanted).order_by(_l.execution_id, _l.part)
     for each in connection.execute(logged):

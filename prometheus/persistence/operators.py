@@ -106,7 +106,7 @@ def retry(
                 f"prometheus retry {dag_id} {blocking[0]}"
             )
     jobs = _new_attempts(connection, run, again)
-    _audit(connection, actor, "retry", dag_id, {"job": job_id, "new_attempts": jobs})
+    record_audit(connection, actor, "retry", dag_id, {"job": job_id, "new_attempts": jobs})
     return jobs
 
 
@@ -124,7 +124,7 @@ def rerun(connection: Connection, dag_id: str, *, actor: str) -> list[str]:
             f"{dag_id} is not finished. Wait for it, or: prometheus cancel {dag_id}"
         )
     jobs = _new_attempts(connection, run, set(run.dag.jobs))
-    _audit(connection, actor, "rerun", dag_id, {})
+    record_audit(connection, actor, "rerun", dag_id, {})
     return jobs
 
 
@@ -215,7 +215,7 @@ def cancel(
         "jobs": [each.job_id for each in cancelled],
         "asked": [each.job_id for each in cancelled if each.cancel_at is not None],
     }
-    _audit(connection, actor, "cancel", dag_id, details)
+    record_audit(connection, actor, "cancel", dag_id, details)
     return cancelled
 
 
@@ -238,7 +238,7 @@ def skip(connection: Connection, dag_id: str, job_id: str, *, actor: str, reason
             f"skipped. {_way_on(dag_id, row)}"
         )
     close_run(connection, dag_id)
-    _audit(connection, actor, "skip", dag_id, {"jobs": [job_id], "reason": reason})
+    record_audit(connection, actor, "skip", dag_id, {"jobs": [job_id], "reason": reason})
 
 
 def force_success(
@@ -290,7 +290,7 @@ def force_success(
     connection.execute(insert(job_executions), succeeded)
     close_run(connection, dag_id)
     details = {"job": job_id, "new_attempts": [job_id, *jobs], "reason": reason}
-    _audit(connection, actor, "force_success", dag_id, details)
+    record_audit(connection, actor, "force_success", dag_id, details)
     return jobs
 
 
@@ -329,7 +329,7 @@ def _way_on(dag_id: str, row: Row[Any]) -> str:
 
 def record_run_now(connection: Connection, dag_id: str, *, actor: str) -> None:
     """Leave the audit row of a run that an operator made."""
-    _audit(connection, actor, "run", dag_id, {})
+    record_audit(connection, actor, "run", dag_id, {})
 
 
 def _locked(connection: Connection, dag_id: str) -> _Run:
@@ -419,9 +419,21 @@ def _known(run: _Run, job_id: str) -> str:
     return job_id
 
 
-def _audit(
+def run_with_job(connection: Connection, dag_id: str, job_id: str) -> str:
+    """
+    Lock a run, and return the state of one of its jobs.
+
+    Raises:
+        OperatorError: There is no such run, or it has no such job.
+    """
+    run = _locked(connection, dag_id)
+    return str(run.latest[_known(run, job_id)].status)
+
+
+def record_audit(
     connection: Connection, actor: str, action: str, target: str, details: Mapping[str, Any]
 ) -> None:
+    """Write down what an operator has done, in the transaction that does it."""
     connection.execute(
         insert(audit).values(actor=actor, action=action, target=target, details=dict(details))
     )

@@ -39,6 +39,7 @@ from prometheus.verification.history import (
     Execution,
     History,
     Job,
+    Pause,
     Run,
     read_definition,
     read_history,
@@ -229,7 +230,6 @@ class Case:
             and _about(row, job_id)
             for row in self.audit.get(dag_id, ())
         )
-
 
     def is_forced(self, row: Execution) -> bool:
         """Say whether an operator said that a job has succeeded, and nothing ran."""
@@ -994,6 +994,36 @@ def _timeouts(each: RunCase, row: Execution) -> Iterator[tuple[str, datetime]]:
         yield "queue_timeout", row.scheduled_at + timedelta(seconds=job.queue_timeout_seconds)
 
 
+def nothing_starts_while_it_is_paused(case: Case) -> Iterator[Violation]:
+    """What an operator keeps from starting does not, until he or its end lets it."""
+    settle = case.tolerances.settle
+    for each in case.runs:
+        for job_id, rows in each.attempts.items():
+            for pause in _pauses(case, each, job_id):
+                for row in rows:
+                    if row.started_at is None or case.is_forced(row):
+                        continue
+                    begun = not case.before(row.started_at, pause.paused_at, settle)
+                    if begun and (
+                        pause.end is None or not case.before(pause.end, row.started_at, settle)
+                    ):
+                        message = f"started at {_at(row.started_at)}, paused since "
+                        yield _of("started-paused", row, message + _at(pause.paused_at))
+
+
+def _pauses(case: Case, each: RunCase, job_id: str) -> list[Pause]:
+    """Return the pauses that a job's attempts were under, or are."""
+    run = each.run
+    return [
+        pause
+        for pause in case.history.pauses
+        if pause.market_id in (None, run.market_id)
+        and pause.pipeline in (None, run.pipeline)
+        and pause.dag_id in (None, run.dag_id)
+        and pause.job_id in (None, job_id)
+    ]
+
+
 def market_time_is_true(case: Case) -> Iterator[Violation]:
     """Market time is what the clock makes of wall time: live the same, in a replay by its speed."""
     clock = case.history.clock
@@ -1332,15 +1362,28 @@ def _stuck(
         at = case.as_of - late_by
         if window is not None and over and not _may_start_late(each, row.job_id, at):
             yield _of("stuck", row, f"its window {window} has closed")
+        elif (let := _let_go_at(case, each, row)) is None:
+            return
         elif row.status == PENDING:
-            since = _free_since(case, each, row, window)
+            free = _free_since(case, each, row, window)
+            since = free and max(free, let)
             if since is not None and since + case.tolerances.forgotten < case.as_of:
                 yield _of("forgotten", row, f"nothing has kept it waiting since {_at(since)}")
         elif row.queue in idle and (due_at := _due_at(case, each, row, window)) is not None:
-            since = max(due_at, idle[row.queue])
+            since = max(due_at, idle[row.queue], let)
             if since + late_by < case.as_of:
                 message = f"due since {_at(due_at)}, and a worker has had nothing to do"
                 yield _of("stuck", row, f"{message} since {_at(idle[row.queue])}")
+
+
+def _let_go_at(case: Case, each: RunCase, row: Execution) -> datetime | None:
+    """Return since when no operator keeps a job from starting; ``None`` if one does."""
+    since = row.created_at
+    for pause in _pauses(case, each, row.job_id):
+        if pause.end is None or pause.end > case.as_of:
+            return None
+        since = max(since, pause.end)
+    return since
 
 
 def _due_at(case: Case, each: RunCase, row: Execution, window: Window | None) -> datetime | None:
@@ -1448,6 +1491,7 @@ RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
     what_is_forced_was_asked_for,
     starts_keep_to_windows,
     starts_keep_to_timeouts,
+    nothing_starts_while_it_is_paused,
     market_time_is_true,
     workers_were_there,
     upstream_came_first,

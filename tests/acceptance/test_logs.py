@@ -12,7 +12,7 @@ from tests.servers import wait_until
 
 SECRET = "planted-token-0815"
 DAG_ID = "us_eq_talks_2012-11-21"
-PIPELINE = '''
+PIPELINE = """
 import logging
 import os
 import sys
@@ -41,7 +41,7 @@ def waits(ctx: JobContext) -> None:
     while not (Path(os.environ["COME"]) / "come").exists():
         time.sleep(0.05)
     print("it has come")
-'''
+"""
 
 
 @pytest.mark.slow

@@ -418,11 +418,11 @@ class TestSkip:
         assert world.run_status(dag) is RunStatus.SUCCESS  # every job was skipped by an operator
 
     def test_what_has_started_or_ended_is_refused(self, world: World, failed: DAG) -> None:
-        with pytest.raises(OperatorError, match="a is FAILED.* prometheus retry"):
+        with pytest.raises(OperatorError, match=r"a is FAILED.* prometheus retry"):
             skip(world, failed, "a")
         dag = world.run(job("a"), pipeline="other")
         world.running(dag, "a", world.worker())
-        with pytest.raises(OperatorError, match="a is RUNNING.* prometheus cancel"):
+        with pytest.raises(OperatorError, match=r"a is RUNNING.* prometheus cancel"):
             skip(world, dag, "a")
         with pytest.raises(OperatorError, match="has no job 'x'"):
             skip(world, dag, "x")
@@ -434,7 +434,12 @@ class TestForceSuccess:
         assert force(world, failed, "a") == ["b", "c"]
         assert world.run_status(failed) is RunStatus.OPEN
         row = world.latest(failed)["a"]
-        assert (row.status, row.attempt_number, row.forced, row.worker) == ("SUCCESS", 2, True, None)
+        assert (row.status, row.attempt_number, row.forced, row.worker) == (
+            "SUCCESS",
+            2,
+            True,
+            None,
+        )
         assert row.result == {"forced_by": "ann@desk", "reason": "by hand"}
         assert row.created_at == row.started_at == row.completed_at
         world.finish(failed, world.worker(), "b", "c")
@@ -463,7 +468,7 @@ class TestForceSuccess:
             force(world, failed, "d")
         dag = world.run(job("a"), pipeline="other")
         running = world.running(dag, "a", world.worker())
-        with pytest.raises(OperatorError, match="a is RUNNING.* prometheus cancel"):
+        with pytest.raises(OperatorError, match=r"a is RUNNING.* prometheus cancel"):
             force(world, dag, "a")
         assert world.row(running).status == "RUNNING"
         assert world.audited() == []
@@ -475,12 +480,16 @@ class TestForceSuccess:
             world.claim(world.starts(dag, "a"))
             queued = world.ids(dag)["a"]
 
-            def forced(dag: DAG = dag) -> object:
+            def forced(dag: DAG) -> object:
                 with suppress(OperatorError):
                     return force(world, dag, "a")
                 return None
 
-            at_once([forced, lambda queued=queued, worker=worker: world.start(queued, worker)])
+            calls: list[Callable[[], object]] = [
+                partial(forced, dag),
+                partial(world.start, queued, worker),
+            ]
+            at_once(calls)
             assert [row.status for row in world.rows(dag.dag_id)] in (
                 ["RUNNING"],
                 ["SKIPPED", "SUCCESS"],
