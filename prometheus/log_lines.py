@@ -7,6 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from prometheus.masking import safe_text
+
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "data"}
 
 
@@ -31,6 +33,7 @@ class EventFormatter(logging.Formatter):
         line += "".join(f" {key}={_plain(value)}" for key, value in facts.items())
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
+        line = safe_text(line)
         if len(line) > MAX_LENGTH:
             half = MAX_LENGTH // 2
             line = f"{line[:half]}... ({len(line) - 2 * half} characters) ...{line[-half:]}"

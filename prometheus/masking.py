@@ -1,4 +1,4 @@
-"""Passwords out of what people see: URLs, and texts with URLs in them."""
+"""Secrets out of what people see: passwords in URLs, and whatever the settings keep secret."""
 
 from __future__ import annotations
 
@@ -18,6 +18,20 @@ _SECRET_PARAMETER = re.compile(
 _NEXT_URL = re.compile(r";(?=[\w+.-]+://)")
 """Between two URLs; any other semicolon may belong to a password."""
 _URL_IN_TEXT = re.compile(r"\b[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+_secrets: tuple[str, ...] = ()
+"""What this process keeps secret, the longest first: another may be a part of it."""
+
+
+def keep_secret(secrets: Iterable[SecretStr]) -> None:
+    """
+    Have `safe_text` hide these from now on, wherever they stand, and none from before.
+
+    Args:
+        secrets: URLs with their passwords, ``user:password`` pairs, passwords and tokens.
+    """
+    global _secrets
+    words = {word for each in secrets for word in _words(each.get_secret_value())}
+    _secrets = tuple(sorted((w for w in words if len(w) >= _SHORTEST), key=len, reverse=True))
 
 
 def safe_url(url: str | SecretStr) -> str:
@@ -32,47 +46,42 @@ def safe_url(url: str | SecretStr) -> str:
 
 
 def safe_text(text: str) -> str:
-    """Hide the passwords of the URLs in a text; libraries like to put them into their errors."""
-    return _URL_IN_TEXT.sub(lambda match: safe_url(match[0]), text)
+    """
+    Hide the passwords of the URLs in a text, and all secrets of the settings.
+
+    Libraries like to put them into their errors, and jobs print what they work with.
+    """
+    text = _URL_IN_TEXT.sub(lambda match: safe_url(match[0]), text)
+    for secret in _secrets:
+        text = text.replace(secret, _HIDDEN)
+    return text
 
 
-class Mask:
-    """Hides what is secret in an installation in the words of its jobs and of libraries."""
-
-    def __init__(self, secrets: Iterable[SecretStr]) -> None:
-        """
-        Args:
-            secrets: URLs with their passwords, ``user:password`` pairs, passwords and tokens.
-        """
-        words = {word for each in secrets for word in _words(each.get_secret_value())}
-        # The longest first: another may be a part of it.
-        self._words = sorted((w for w in words if len(w) >= _SHORTEST), key=len, reverse=True)
-
-    def text(self, text: str) -> str:
-        """Write ``***`` for each secret in a text, and for the passwords of other URLs in it."""
-        text = safe_text(text)
-        for word in self._words:
-            text = text.replace(word, _HIDDEN)
-        return text
-
-    def value(self, value: Any) -> Any:
-        """Do so in all texts of a JSON value, its keys included."""
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, list):
-            return [self.value(each) for each in value]
-        if isinstance(value, dict):
-            return {self.text(key): self.value(each) for key, each in value.items()}
-        return value
+def safe_value(value: Any) -> Any:
+    """Do so in all texts of a JSON value, its keys included."""
+    if isinstance(value, str):
+        return safe_text(value)
+    if isinstance(value, list):
+        return [safe_value(each) for each in value]
+    if isinstance(value, dict):
+        return {safe_text(key): safe_value(each) for key, each in value.items()}
+    return value
 
 
 def _words(secret: str) -> Iterator[str]:
-    """Give the parts of a secret that are so by themselves, as they are and as URLs write them."""
+    """
+    Give the parts of a secret that are so by themselves, as they are and as URLs write them.
+
+    A password that is also the user's name, or stands in the rest of its URL, is none: to hide
+    such a word makes texts unreadable.
+    """
     for part in _NEXT_URL.split(secret):
         _, is_url, rest = part.partition("://")
         found = [match[2] for match in _SECRET_PARAMETER.finditer(rest)]
         if is_url:
-            found.append(rest.rpartition("@")[0].partition(":")[2])
+            login, _, place = rest.rpartition("@")
+            user, _, password = login.partition(":")
+            found += [password] if password != user and password not in place else []
         else:
             found += [part, *(pair.partition(":")[2] for pair in part.split(","))]
         for word in found:

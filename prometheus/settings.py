@@ -49,7 +49,7 @@ from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.markets import declare, get_market
 from prometheus.core.sizes import Size, parse_size
 from prometheus.errors import PrometheusError, nearest
-from prometheus.masking import safe_url
+from prometheus.masking import keep_secret, safe_url
 from prometheus.sources.choice import EODHD, choose_sources
 from prometheus.sources.eodhd.naming import (
     BASE_URL,
@@ -547,6 +547,7 @@ def load_settings(
     if not settings.database.url.get_secret_value():
         url = SecretStr(f"sqlite:///{folder / DATABASE_NAME}")
         changes["database"] = settings.database.model_copy(update={"url": url})
+    keep_secret(secrets(settings))
     return settings.completed(reading.origins, **changes)
 
 

@@ -1,4 +1,4 @@
-"""``prometheus retry`` and ``prometheus cancel``: what operators do to runs."""
+"""``prometheus retry``, ``cancel``, ``skip`` and ``force-success``: what operators do to runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prometheus.cli.options import Actor, AsJson, Folder, Job, RunId, read_duration
+from prometheus.cli.options import (
+    Actor,
+    AsJson,
+    Folder,
+    Job,
+    Reason,
+    RunId,
+    TheJob,
+    read_duration,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,6 +150,66 @@ def cancel(
         print("No scheduler is running, and without one only --grace 0s ends what does not itself.")
 
 
+def skip(
+    dag_id: RunId,
+    job: TheJob,
+    reason: Reason,
+    actor: Actor = None,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Have a job that has not started never run; what depends on it is skipped, too.
+
+    To have what depends on it run all the same: force-success.
+    """
+    from prometheus.cli import output
+    from prometheus.cli.places import find_place, opened
+    from prometheus.persistence import operators
+    from prometheus.persistence.engine import writing
+
+    with opened(find_place(folder)) as engine, writing(engine) as connection:
+        operators.skip(connection, dag_id, job, actor=actor_name(actor), reason=reason)
+    if as_json:
+        output.print_json({"dag_id": dag_id, "job": job})
+    else:
+        print(f"{dag_id}: {job} is skipped, and so will be what depends on it.")
+
+
+def force_success(
+    dag_id: RunId,
+    job: TheJob,
+    reason: Reason,
+    actor: Actor = None,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Have a job count as succeeded without running it, because you have seen to its work.
+
+    What waited for it starts in its window; what was skipped because of it gets a new attempt.
+    """
+    from prometheus.cli import output
+    from prometheus.cli.places import find_place, opened
+    from prometheus.dispatch.crew import read_crew
+    from prometheus.persistence import operators
+    from prometheus.persistence.engine import writing
+
+    with opened(find_place(folder)) as engine, writing(engine) as connection:
+        jobs = operators.force_success(
+            connection, dag_id, job, actor=actor_name(actor), reason=reason
+        )
+        crew = read_crew(connection)
+    if as_json:
+        document = {"dag_id": dag_id, "job": job, "jobs": jobs, "scheduler": crew.scheduled}
+        output.print_json(document)
+        return
+    print(f"{dag_id}: {job} counts as succeeded.")
+    if jobs:
+        print(f"A new attempt of {', '.join(jobs)}. Windows do not count for it.")
+        print(whats_next(crew))
+
+
 def _ignored_windows(
     connection: Connection, dag_id: str, jobs: list[str]
 ) -> dict[str, tuple[Window, datetime]]:
@@ -189,7 +258,11 @@ def actor_name(given: str | None) -> str:
 
 
 def whats_next(crew: Crew) -> str:
-    """Say who will do what was written down."""
+    """Say who will do what was written down, and what is paused meanwhile."""
+    return "\n".join([_who_starts_it(crew), *(f"Paused: {pause}." for pause in crew.pauses)])
+
+
+def _who_starts_it(crew: Crew) -> str:
     if crew.scheduled and crew.workers:
         return "The scheduler starts it as soon as its upstream jobs have succeeded."
     missing = "scheduler" if not crew.scheduled else "worker"

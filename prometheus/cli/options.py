@@ -74,3 +74,22 @@ Job: TypeAlias = Annotated[
     str | None,
     typer.Argument(metavar="JOB", help="One job of the run.", show_default=False),
 ]
+TheJob: TypeAlias = Annotated[
+    str, typer.Argument(metavar="JOB", help="The job of the run.", show_default=False)
+]
+
+
+def _read_reason(text: str) -> str:
+    """Read why something is done; nothing, or what would fill a page, is refused."""
+    if not text.strip() or len(text) > _LONGEST_REASON:
+        raise typer.BadParameter(f"write a reason of at most {_LONGEST_REASON} characters")
+    return " ".join(text.split())
+
+
+_LONGEST_REASON = 500
+Reason: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--reason", parser=_read_reason, metavar="TEXT", help="Why, for whoever looks later."
+    ),
+]

@@ -198,6 +198,8 @@ def _print_crew(console: Console, crew: Crew, markets: list[str], now: Now) -> N
             f"seen {seen} ago{doubt}",
             markup=False,
         )
+    for pause in crew.pauses:
+        console.print(Text(f"paused    {pause}", style="bold yellow"))
     served = crew.queues()
     deserted = [market for market in markets if market not in served]
     if silent:
@@ -369,6 +371,7 @@ def _reasons(connection: Connection, dag_id: str, crew: Crew) -> dict[str, str]:
     from prometheus.orchestration.decisions import Hold, Snapshot, Start, decide
     from prometheus.orchestration.planning import session_bounds
     from prometheus.persistence.clock import read_now
+    from prometheus.persistence.pauses import read_pauses
     from prometheus.persistence.runs import read_open_runs
 
     def previous(dag: DAG) -> str | None:
@@ -392,7 +395,8 @@ def _reasons(connection: Connection, dag_id: str, crew: Crew) -> dict[str, str]:
     }
     found = {}
     now = read_now(connection)
-    for decision in decide(Snapshot(tuple(runs), bounds, now.wall_at), now.market_at):
+    snapshot = Snapshot(tuple(runs), bounds, now.wall_at, read_pauses(connection))
+    for decision in decide(snapshot, now.market_at):
         if isinstance(decision, Hold):
             found[decision.job.job_id] = decision.detail
         elif isinstance(decision, Start):

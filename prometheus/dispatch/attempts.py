@@ -22,7 +22,7 @@ from prometheus.core.durations import format_duration
 from prometheus.dispatch.limits import message_of
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
-from prometheus.persistence import executions
+from prometheus.persistence import executions, logs
 from prometheus.persistence.engine import (
     PATIENCE_SECONDS,
     is_contended,
@@ -297,6 +297,16 @@ class Attempts:
             return executions.earlier_results(connection, attempt, most)
 
         return self._written(read, within=math.inf, begin=reading)
+
+    def keep_log(self, execution_id: str, text: str) -> None:
+        """
+        Keep some lines that an attempt has written; see `logs.append`.
+
+        Raises:
+            SQLAlchemyError: They were not kept. Nothing waits for the database for their sake.
+        """
+        with writing(self._engine) as connection:
+            logs.append(connection, execution_id, text)
 
     def cancel_asked(self, execution_id: str, incarnation: str) -> bool:
         """Say whether a running attempt should end; see `executions.cancel_asked`."""

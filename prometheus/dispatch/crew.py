@@ -10,8 +10,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from prometheus.dispatch.names import LEADERSHIP
+from prometheus.orchestration.pauses import Pause
 from prometheus.persistence import leases
 from prometheus.persistence.engine import is_held
+from prometheus.persistence.pauses import read_pauses
 
 _SILENT_AFTER_LEASES = 3
 """After how many leases of the leader without a complete tick it is silent."""
@@ -55,6 +57,8 @@ class Crew:
     workers: tuple[dict[str, Any], ...]
     silent: tuple[dict[str, Any], ...]
     """Workers whose lease has run out, and that nobody has given up."""
+    pauses: tuple[Pause, ...] = ()
+    """What operators keep from starting."""
     locked: bool = False
     """Whether it was seen that those whose lease has run out can not renew it: see `tried`."""
 
@@ -92,6 +96,19 @@ class Crew:
                 }
                 for worker in self.workers
             ],
+            "pauses": [
+                {
+                    "market": pause.market_id,
+                    "pipeline": pause.pipeline,
+                    "dag_id": pause.dag_id,
+                    "job": pause.job_id,
+                    "reason": pause.reason,
+                    "author": pause.author,
+                    "since": pause.since,
+                    "until": pause.until,
+                }
+                for pause in self.pauses
+            ],
         }
 
 
@@ -110,6 +127,7 @@ def read_crew(connection: Connection, wall_at: datetime | None = None) -> Crew:
         leader,
         tuple(each for each in workers if each["expires_at"] > now),
         tuple(each for each in workers if each["expires_at"] <= now),
+        read_pauses(connection),
     )
 
 

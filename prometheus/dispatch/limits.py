@@ -14,7 +14,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -47,18 +47,21 @@ class JobExitError(PrometheusError):
 
 
 @contextmanager
-def limited(memory: int | None) -> Iterator[None]:
+def limited(
+    memory: int | None, heard: Callable[[str, bytes], None] | None = None
+) -> Iterator[None]:
     """
     Hold what runs in the block to its limits; put back what it changed of the process.
 
     Args:
         memory: Bytes that the process may use meanwhile, its own needs included.
+        heard: Is told what it writes, and to which stream.
 
     Raises:
         JobMemoryError: It wanted more.
         JobExitError: It raised `SystemExit` or the like: the process stays, the attempt fails.
     """
-    with _signals_kept(), _output_bounded(), _memory_bounded(memory):
+    with _signals_kept(), _output_bounded(heard), _memory_bounded(memory):
         try:
             yield
         except MemoryError as error:
@@ -142,10 +145,12 @@ def _signals_kept() -> Iterator[None]:
 class _Bounded(io.RawIOBase):
     """Passes on so many bytes, and counts what comes after them."""
 
-    def __init__(self, target: IO[bytes]) -> None:
+    def __init__(self, name: str, target: IO[bytes]) -> None:
+        self._name = name
         self._target = target
         self._left = MAX_OUTPUT
         self.dropped = 0
+        self.heard: Callable[[str, bytes], None] | None = None
 
     def writable(self) -> bool:
         return True
@@ -164,6 +169,8 @@ class _Bounded(io.RawIOBase):
             self._target.write(passed)
             self._target.flush()
             self._left -= len(passed)
+            if self.heard is not None:
+                self.heard(self._name, bytes(passed))
         self.dropped += len(view) - len(passed)
         return len(view)
 
@@ -185,7 +192,7 @@ def bound_output() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         stream.flush()
-        bounded = _streams[name] = _Bounded(stream.buffer)
+        bounded = _streams[name] = _Bounded(name, stream.buffer)
         wrapped = io.TextIOWrapper(
             io.BufferedWriter(bounded),
             encoding=stream.encoding,
@@ -206,8 +213,10 @@ def _handlers() -> Iterator[logging.Handler]:
 
 
 @contextmanager
-def _output_bounded() -> Iterator[None]:
+def _output_bounded(heard: Callable[[str, bytes], None] | None) -> Iterator[None]:
     _renew_output()
+    for bounded in _streams.values():
+        bounded.heard = heard
     try:
         yield
     finally:
@@ -215,6 +224,8 @@ def _output_bounded() -> Iterator[None]:
             if dropped:
                 facts = {"stream": name, "kept": MAX_OUTPUT, "dropped": dropped}
                 log.warning("output_dropped", extra=facts)
+        for bounded in _streams.values():
+            bounded.heard = None
 
 
 def _renew_output() -> dict[str, int]:

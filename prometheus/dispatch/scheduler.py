@@ -43,6 +43,7 @@ from prometheus.orchestration.decisions import (
 )
 from prometheus.orchestration.following import follow, is_behind
 from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus, RunStatus
+from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import REACH, next_opening, plan_runs, session_bounds
 from prometheus.persistence import clock, executions, following, leases, overrides, runs
@@ -50,6 +51,7 @@ from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.engine import is_contended, is_unavailable, reading, writing
 from prometheus.persistence.executions import NotOurs, Publication
 from prometheus.persistence.operators import CANCEL_GRACE
+from prometheus.persistence.pauses import read_pauses
 
 log = logging.getLogger(__name__)
 
@@ -213,17 +215,19 @@ class Scheduler:
         """
         if dag_id is not None:
             self._broker_away = False
-        now, states, due = self._read(dag_id)
+        now, states, paused, due = self._read(dag_id)
         # What a worker advances is brought to its calendar by whoever leads.
         if dag_id is None and self._follow_calendars(states):
-            now, states, due = self._read(None)
+            now, states, paused, due = self._read(None)
         by_market: dict[str, list[RunState]] = defaultdict(list)
         for state in states:
             by_market[state.dag.market_id].append(state)
         total = Advanced(next_wall_at=due + self._pace.publish_after if due else None)
         for market_id in sorted(by_market.keys() & self._markets):
             try:
-                done = self._advance_market(by_market[market_id], now, alone=dag_id is not None)
+                done = self._advance_market(
+                    by_market[market_id], now, paused, alone=dag_id is not None
+                )
             except Exception as error:  # one market's trouble never delays another's
                 if _ends_tick(error):
                     raise
@@ -244,15 +248,18 @@ class Scheduler:
         self.totals["lost_claims"] += total.lost_claims
         return total
 
-    def _read(self, dag_id: str | None) -> tuple[Now, tuple[RunState, ...], datetime | None]:
-        """Read the time, the open runs, and when a message is due that was not sent yet."""
+    def _read(
+        self, dag_id: str | None
+    ) -> tuple[Now, tuple[RunState, ...], tuple[Pause, ...], datetime | None]:
+        """Read the time, the open runs, what is paused, and when an unsent message is due."""
         with reading(self._engine) as connection:
             now = read_now(connection)
             overrides.refresh(connection, now)
             states = runs.read_open_runs(connection, self._previous_run, dag_id=dag_id)
             # A worker that advances its own run does not wait for anything.
             due = executions.next_due(connection, now.wall_at) if dag_id is None else None
-        return now, states, due
+            paused = read_pauses(connection) if now.pauses else ()
+        return now, states, paused, due
 
     def _follow_calendars(self, states: Sequence[RunState]) -> bool:
         """Bring runs to the calendars in force; say whether there were any to bring."""
@@ -314,7 +321,9 @@ class Scheduler:
                 if status is not None:
                     log.info("run_closed", extra={"dag": dag_id, "status": status.value})
 
-    def _advance_market(self, states: list[RunState], now: Now, *, alone: bool) -> Advanced:
+    def _advance_market(
+        self, states: list[RunState], now: Now, paused: tuple[Pause, ...], *, alone: bool
+    ) -> Advanced:
         calendar = TradingCalendar(states[0].dag.market_id)
         # Nothing is decided about a run whose session there is no more; what runs of it goes on.
         runs_of_sessions = [
@@ -329,6 +338,7 @@ class Scheduler:
                 for state in runs_of_sessions
             },
             wall_at=now.wall_at,
+            pauses=paused,
         )
         decisions = decide(snapshot, now.market_at, holds=False)
         starts = [decision for decision in decisions if isinstance(decision, Start)]

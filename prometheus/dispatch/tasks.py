@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -21,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from prometheus.core.markets import get_market
 from prometheus.core.sessions import Session
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch.attempt_log import AttemptLog
 from prometheus.dispatch.attempts import START_WITHIN, Attempts, failure_of
 from prometheus.dispatch.context import AskedToEnd, JobContext
 from prometheus.dispatch.limits import limited
@@ -130,11 +132,14 @@ class Workplace:
             parameters=attempt.parameters,
             logger=logging.getLogger(f"prometheus.job.{attempt.dag.pipeline}.{attempt.job.job_id}"),
         )
+        written = AttemptLog(partial(self.attempts.keep_log, attempt.execution_id))
         try:
-            with limited(self.memory):
+            with limited(self.memory, written.write):
                 yield context
         finally:
-            with ExitStack() as left:
+            # Last, because on SQLite a transaction that the job left open would keep it out.
+            with unlimited(), ExitStack() as left:
+                left.callback(written.close)
                 for transaction in opened:
                     left.callback(transaction.close)
 

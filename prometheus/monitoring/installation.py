@@ -13,11 +13,11 @@ from fastapi import Depends, Request
 from sqlalchemy import Connection
 
 from prometheus.configured import sound_pipelines
-from prometheus.masking import Mask, safe_url
+from prometheus.masking import safe_url
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.engine import check_exists, create_engine, reading
 from prometheus.persistence.overrides import refresh
-from prometheus.settings import Settings, secrets
+from prometheus.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,6 @@ class Installation:
         self.settings = settings
         self.engine = create_engine(settings.database.url.get_secret_value())
         self.shown_url = safe_url(settings.database.url)
-        self.mask = Mask(secrets(settings))
         self.pipelines = sound_pipelines(settings)
         """Those without faults, and the faults of the others."""
         self._following = threading.Lock()

@@ -21,6 +21,7 @@ from prometheus.errors import (
     SnapshotError,
     UnknownMarketError,
 )
+from prometheus.masking import safe_text
 from prometheus.monitoring.installation import Installation
 from prometheus.persistence import migrate
 from prometheus.persistence.engine import is_unavailable, what_ails
@@ -124,7 +125,7 @@ async def _ours(request: Request, error: PrometheusError) -> JSONResponse:
     status = next(statuses, HTTPStatus.INTERNAL_SERVER_ERROR)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("request_failed", extra={"path": request.url.path, "error": str(error)})
-    return respond(status, _installation(request).mask.text(str(error)))
+    return respond(status, safe_text(str(error)))
 
 
 def _of_database(request: Request, error: DBAPIError) -> JSONResponse:
@@ -133,7 +134,7 @@ def _of_database(request: Request, error: DBAPIError) -> JSONResponse:
     if is_unavailable(error):
         detail = f"The database {installation.shown_url} {what_ails(error)}"
         log.warning("request_failed", extra={"path": request.url.path, "error": detail})
-        return respond(HTTPStatus.SERVICE_UNAVAILABLE, installation.mask.text(detail))
+        return respond(HTTPStatus.SERVICE_UNAVAILABLE, safe_text(detail))
     try:
         migrate.check(installation.engine)
     except migrate.DatabaseRevisionError as other:

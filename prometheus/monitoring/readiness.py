@@ -13,7 +13,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.broker import NoAnswerError, connected
 from prometheus.dispatch.crew import judge_leader, read_leader
 from prometheus.errors import DatabaseError, PrometheusError
-from prometheus.masking import safe_url
+from prometheus.masking import safe_text, safe_url
 from prometheus.monitoring.installation import Installation
 from prometheus.persistence import migrate
 from prometheus.persistence.engine import check_exists, reading, what_ails
@@ -51,7 +51,7 @@ def _database(installation: Installation) -> Iterator[Check]:
         yield Check("database", False, str(error))
     except DBAPIError as error:
         text = f"{shown} {what_ails(error)}"
-        yield Check("database", False, installation.mask.text(text))
+        yield Check("database", False, safe_text(text))
     else:
         yield Check("database", True, f"{shown} answers")
         yield Check("tables", True, f"those of this release, revision {migrate.head()}")
@@ -64,7 +64,7 @@ def _broker(installation: Installation) -> Check:
         with connected(url):
             return Check("broker", True, f"{safe_url(url)} answers")
     except NoAnswerError as error:
-        return Check("broker", False, installation.mask.text(str(error)))
+        return Check("broker", False, safe_text(str(error)))
 
 
 def _calendar(market_id: str, today: date) -> Check:

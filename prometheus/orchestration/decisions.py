@@ -17,6 +17,7 @@ from prometheus.core.durations import format_duration
 from prometheus.errors import UnknownMarketError
 from prometheus.orchestration.dag import DAG, JobMetadata, start_order
 from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus, RunStatus
+from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.timeouts import RUN_TIMEOUT, Timeout, run_timeout, start_timeout
 from prometheus.orchestration.windows import SessionBounds, Window
 
@@ -71,6 +72,8 @@ class Snapshot:
     """Of each run's session, by market and session date."""
     wall_at: datetime | None = None
     """Wall time, aware UTC; ``None`` where none passes, and no time-out does either."""
+    pauses: tuple[Pause, ...] = ()
+    """What operators keep from starting."""
 
 
 class HoldReason(StrEnum):
@@ -82,6 +85,8 @@ class HoldReason(StrEnum):
     """Its window has not opened."""
     PREVIOUS = "previous"
     """The same job of the previous session has not finished."""
+    PAUSED = "paused"
+    """An operator keeps it from starting; that would be all it waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,7 @@ class Hold:
     reason: HoldReason
     detail: str
     until: datetime | None
-    """When the reason ends, in market time, if that is known."""
+    """When the reason ends, if that is known: in market time, of a pause in wall time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,7 @@ def decide(snapshot: Snapshot, now: datetime, *, holds: bool = True) -> tuple[De
     others: list[Decision] = []
     for run in sorted(snapshot.runs, key=lambda run: run.dag.dag_id):
         bounds = _bounds(snapshot, run.dag)
-        for decision in _decide_run(run, bounds, now, snapshot.wall_at, holds):
+        for decision in _decide_run(run, bounds, now, snapshot, holds):
             if isinstance(decision, Start):
                 starts.append(decision)
             else:
@@ -183,9 +188,10 @@ def _bounds(snapshot: Snapshot, dag: DAG) -> SessionBounds:
 
 
 def _decide_run(
-    run: RunState, bounds: SessionBounds, now: datetime, wall_at: datetime | None, holds: bool
+    run: RunState, bounds: SessionBounds, now: datetime, snapshot: Snapshot, holds: bool
 ) -> list[Decision]:
     decisions: list[Decision] = []
+    wall_at = snapshot.wall_at
     dag_id = run.dag.dag_id
     status = {job_id: state.status for job_id, state in run.jobs.items()}
     has_timeouts = run.dag.has_timeouts
@@ -224,11 +230,12 @@ def _decide_run(
             decisions.append(Skip(dag_id, job, state.execution_id, reason))
             status[job_id] = JobStatus.SKIPPED
             continue
-        reason_to_hold = _reason_to_hold(run, job, window, forced, status, now)
+        pause = _pause(snapshot.pauses, run.dag, job) if snapshot.pauses else None
+        reason_to_hold = _reason_to_hold(run, job, window, forced, status, now, pause)
         if reason_to_hold is None:
             decisions.append(Start(dag_id, job, state.execution_id, window, forced))
         elif holds:
-            detail, until = _detail(reason_to_hold, run, job, window, status)
+            detail, until = _detail(reason_to_hold, run, job, window, status, pause)
             decisions.append(Hold(dag_id, job, state.execution_id, reason_to_hold, detail, until))
     return decisions
 
@@ -277,6 +284,7 @@ def _reason_to_hold(
     forced: bool,
     status: Mapping[str, JobStatus],
     now: datetime,
+    pause: Pause | None,
 ) -> HoldReason | None:
     if now < window.opens_at and not forced:
         return HoldReason.WINDOW
@@ -287,7 +295,13 @@ def _reason_to_hold(
         before = run.previous.get(job.job_id)
         if before is not None and before not in FINAL:
             return HoldReason.PREVIOUS
-    return None
+    return HoldReason.PAUSED if pause is not None else None
+
+
+def _pause(pauses: tuple[Pause, ...], dag: DAG, job: JobMetadata) -> Pause | None:
+    """Return what keeps a job from starting the longest."""
+    found = [each for each in pauses if each.covers(dag, job.job_id)]
+    return max(found, key=lambda each: (each.until is None, each.until or each.since), default=None)
 
 
 def _detail(
@@ -296,6 +310,7 @@ def _detail(
     job: JobMetadata,
     window: Window,
     status: Mapping[str, JobStatus],
+    pause: Pause | None,
 ) -> tuple[str, datetime | None]:
     """Say why a job is held, and until when if that is known."""
     match reason:
@@ -304,6 +319,8 @@ def _detail(
         case HoldReason.UPSTREAM:
             waiting = [up for up in job.dependencies if status[up] is not JobStatus.SUCCESS]
             return "; ".join(f"{up} is {status[up]}" for up in sorted(waiting)), None
+        case HoldReason.PAUSED:
+            return f"paused: {pause}", None if pause is None else pause.until
         case HoldReason.PREVIOUS:
             before = (run.previous or {})[job.job_id]
             return f"in the previous session it is {before}", None

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select, true, update
 from prometheus.core.clock import MarketClock
 from prometheus.orchestration.planning import SessionRange
 from prometheus.persistence.metadata import database_now
-from prometheus.persistence.tables import calendar_overrides, market_clock
+from prometheus.persistence.tables import calendar_overrides, market_clock, pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Now:
     """The markets a replay is bound to."""
     latest_override: int = 0
     """The last calendar override that was recorded by then; 0 if there is none."""
+    pauses: int = 0
+    """How many pauses nobody has ended."""
 
     @property
     def jumps(self) -> bool:
@@ -46,6 +48,7 @@ _READ_NOW = select(
     select(func.coalesce(func.max(calendar_overrides.c.override_id), 0))
     .scalar_subquery()
     .label("latest_override"),
+    select(func.count()).where(pauses.c.ended_at.is_(None)).scalar_subquery().label("pauses"),
 ).where(true())
 
 

@@ -72,6 +72,7 @@ from prometheus.persistence.tables import (
     in_state,
     is_live,
     is_open,
+    is_paused,
     job_executions,
     market_holidays,
     worker_incarnations,
@@ -249,6 +250,7 @@ _UNPUBLISHED = _PUBLICATIONS.where(
     in_state(job_executions, JobStatus.QUEUED),
     _e.published_at.is_(None),
     _e.scheduled_at <= bindparam("due_by"),
+    ~is_paused,
 ).order_by(_e.priority, _e.scheduled_at)
 _WAITING_IN_QUEUE = (
     _PUBLICATIONS.add_columns(_e.published_at)
@@ -257,6 +259,7 @@ _WAITING_IN_QUEUE = (
         in_state(job_executions, JobStatus.QUEUED),
         _e.published_at.is_not(None),
         _e.scheduled_at <= bindparam("due_by"),
+        ~is_paused,
     )
     .order_by(_e.priority, _e.scheduled_at)
 )
@@ -384,6 +387,7 @@ _TO_START: Select[Any] = (
         _r.market_id,
         _r.as_of_date,
         _r.calendar_version,
+        is_paused.label("paused"),
     )
     .join_from(job_executions, dag_runs)
     .where(_e.execution_id == bindparam("id"))
@@ -448,6 +452,12 @@ def start(
     execution is forced) and the worker has not been given up. A window that has closed, and a
     time-out, make the row EXPIRED; a sensor that does not fail when it gives up is asked once more
     after its window, while a job that waits for it could still start.
+    Refused unless the run is open and follows every override of its session, nobody has paused it
+    or its market or pipeline, the delay of a retry
+    is over, the market time is inside the window (or the run or execution is forced) and the worker
+    has not been given up. A window that has closed, and a time-out, make the row EXPIRED; a sensor
+    that does not fail when it gives up is asked once more after its window, while a job that waits
+    for it could still start.
 
     Args:
         worker: Node name.
@@ -471,6 +481,9 @@ def start(
     if not _is_readable(row.market_id):
         # Another worker may be able to, and to start it here would cost an attempt.
         return Refused(f"the sessions of {row.market_id} can not be read here")
+    if row.paused:
+        connection.execute(_FORGET_MESSAGE, {"id": execution_id})  # another is sent when it may
+        return Refused("an operator keeps it from starting")
     if now.latest_override:
         refresh(connection, now)
         if not _follows(row):

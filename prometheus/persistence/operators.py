@@ -19,6 +19,8 @@ from prometheus.orchestration.lifecycle import (
     RunStatus,
     allowed_from,
 )
+from prometheus.orchestration.sensor import Readiness
+from prometheus.persistence.clock import read_now
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.overrides import read_overrides
@@ -88,12 +90,7 @@ def retry(
     else:
         chosen = {_known(run, job_id)}
     below = {name for job in chosen for name in run.dag.downstream_of(job)}
-    again = chosen | (below if downstream else set())
-    for job in run.dag.topological_order():
-        skipped = job in below and run.latest[job].status == JobStatus.SKIPPED
-        # One that another upstream job still blocks would only be skipped again.
-        if skipped and not _blocking(run, job, again):
-            again.add(job)
+    again = _skipped_because_of(run, chosen | (below if downstream else set()))
     unfinished = sorted(job for job in again if run.latest[job].status not in FINAL)
     if unfinished and (job_id in unfinished or downstream):
         states = ", ".join(f"{job} is {run.latest[job].status}" for job in unfinished)
@@ -109,7 +106,7 @@ def retry(
                 f"prometheus retry {dag_id} {blocking[0]}"
             )
     jobs = _new_attempts(connection, run, again)
-    _audit(connection, actor, "retry", dag_id, {"job": job_id, "new_attempts": jobs})
+    record_audit(connection, actor, "retry", dag_id, {"job": job_id, "new_attempts": jobs})
     return jobs
 
 
@@ -127,7 +124,7 @@ def rerun(connection: Connection, dag_id: str, *, actor: str) -> list[str]:
             f"{dag_id} is not finished. Wait for it, or: prometheus cancel {dag_id}"
         )
     jobs = _new_attempts(connection, run, set(run.dag.jobs))
-    _audit(connection, actor, "rerun", dag_id, {})
+    record_audit(connection, actor, "rerun", dag_id, {})
     return jobs
 
 
@@ -218,13 +215,121 @@ def cancel(
         "jobs": [each.job_id for each in cancelled],
         "asked": [each.job_id for each in cancelled if each.cancel_at is not None],
     }
-    _audit(connection, actor, "cancel", dag_id, details)
+    record_audit(connection, actor, "cancel", dag_id, details)
     return cancelled
+
+
+def skip(connection: Connection, dag_id: str, job_id: str, *, actor: str, reason: str) -> None:
+    """
+    Have a job that has not started never run; what depends on it is skipped, too.
+
+    Args:
+        actor: Who asks.
+        reason: Why.
+
+    Raises:
+        OperatorError: The job has started or ended.
+    """
+    run = _locked(connection, dag_id)
+    row = run.latest[_known(run, job_id)]
+    if not _skip_waiting(connection, row, f"skipped by {actor}: {reason}"):
+        raise OperatorError(
+            f"{job_id} is {_status(connection, row)}: only a job that has not started can be "
+            f"skipped. {_way_on(dag_id, row)}"
+        )
+    close_run(connection, dag_id)
+    record_audit(connection, actor, "skip", dag_id, {"jobs": [job_id], "reason": reason})
+
+
+def force_success(
+    connection: Connection, dag_id: str, job_id: str, *, actor: str, reason: str
+) -> list[str]:
+    """
+    Have a job count as succeeded without running it, because somebody has seen to its work.
+
+    What was skipped because of it gets a new attempt, as by `retry`.
+
+    Args:
+        actor: Who asks.
+        reason: Why.
+
+    Returns:
+        The jobs that got a new attempt, in running order.
+
+    Raises:
+        OperatorError: The job runs, or has succeeded; or the run's session is closed.
+    """
+    run = _locked(connection, dag_id)
+    _check_session(connection, run.dag)
+    row = run.latest[_known(run, job_id)]
+    if row.status == JobStatus.SUCCESS:
+        raise OperatorError(f"{job_id} has succeeded already; there is nothing to force.")
+    words = f"success forced by {actor}: {reason}"
+    if row.status not in FINAL and not _skip_waiting(connection, row, words):
+        raise OperatorError(
+            f"{job_id} is {_status(connection, row)}: what runs can not be forced. "
+            f"{_way_on(dag_id, row)}"
+        )
+    now = read_now(connection)
+    job = run.dag.jobs[job_id]
+    found = {"state": Readiness.READY} if job.sensor is not None else {}
+    stamps = ("created_at", "updated_at", "scheduled_at", "started_at", "completed_at")
+    succeeded = new_execution(
+        run.dag,
+        job,
+        status=JobStatus.SUCCESS,
+        attempt_number=row.attempt_number + 1,
+        forced=True,
+        **dict.fromkeys(stamps, now.wall_at),
+        scheduled_market_at=now.market_at,
+        started_market_at=now.market_at,
+        result={**found, "forced_by": actor, "reason": reason},
+    )
+    again = _skipped_because_of(run, {job_id}) - {job_id}
+    jobs = _new_attempts(connection, run, again)
+    connection.execute(insert(job_executions), succeeded)
+    close_run(connection, dag_id)
+    details = {"job": job_id, "new_attempts": [job_id, *jobs], "reason": reason}
+    record_audit(connection, actor, "force_success", dag_id, details)
+    return jobs
+
+
+def _skip_waiting(connection: Connection, row: Row[Any], why: str) -> bool:
+    """Make an execution SKIPPED if it has not started."""
+    now = wall_time(connection)
+    changed = connection.execute(
+        update(job_executions)
+        .where(
+            _e.execution_id == row.execution_id,
+            _e.status.in_([JobStatus.PENDING, JobStatus.QUEUED]),
+        )
+        .values(
+            status=JobStatus.SKIPPED,
+            error_message=why,
+            completed_at=now,
+            updated_at=database_now(),
+        )
+    )
+    return changed.rowcount == 1
+
+
+def _status(connection: Connection, row: Row[Any]) -> str:
+    """Return an execution's state by now: it may have started a moment ago."""
+    found: str = connection.execute(
+        select(_e.status).where(_e.execution_id == row.execution_id)
+    ).scalar_one()
+    return found
+
+
+def _way_on(dag_id: str, row: Row[Any]) -> str:
+    if row.status in FINAL:
+        return f"To run it again: prometheus retry {dag_id} {row.job_id}"
+    return f"To end it: prometheus cancel {dag_id} {row.job_id}"
 
 
 def record_run_now(connection: Connection, dag_id: str, *, actor: str) -> None:
     """Leave the audit row of a run that an operator made."""
-    _audit(connection, actor, "run", dag_id, {})
+    record_audit(connection, actor, "run", dag_id, {})
 
 
 def _locked(connection: Connection, dag_id: str) -> _Run:
@@ -277,13 +382,26 @@ def _new_attempts(connection: Connection, run: _Run, jobs: set[str]) -> list[str
         )
         for name in names
     ]
-    connection.execute(insert(job_executions), rows)
+    if rows:
+        connection.execute(insert(job_executions), rows)
     connection.execute(
         update(dag_runs)
         .where(dag_runs.c.dag_id == run.dag.dag_id)
         .values(status=RunStatus.OPEN, completed_at=None, updated_at=database_now())
     )
     return names
+
+
+def _skipped_because_of(run: _Run, jobs: set[str]) -> set[str]:
+    """Add to some jobs those that were skipped, and would not be if these succeeded."""
+    again = set(jobs)
+    for job in run.dag.topological_order():
+        waits = any(upstream in again for upstream in run.dag.jobs[job].dependencies)
+        skipped = waits and run.latest[job].status == JobStatus.SKIPPED
+        # One that another upstream job still blocks would only be skipped again.
+        if skipped and not _blocking(run, job, again):
+            again.add(job)
+    return again
 
 
 def _blocking(run: _Run, job_id: str, again: Collection[str]) -> list[str]:
@@ -301,9 +419,21 @@ def _known(run: _Run, job_id: str) -> str:
     return job_id
 
 
-def _audit(
+def run_with_job(connection: Connection, dag_id: str, job_id: str) -> str:
+    """
+    Lock a run, and return the state of one of its jobs.
+
+    Raises:
+        OperatorError: There is no such run, or it has no such job.
+    """
+    run = _locked(connection, dag_id)
+    return str(run.latest[_known(run, job_id)].status)
+
+
+def record_audit(
     connection: Connection, actor: str, action: str, target: str, details: Mapping[str, Any]
 ) -> None:
+    """Write down what an operator has done, in the transaction that does it."""
     connection.execute(
         insert(audit).values(actor=actor, action=action, target=target, details=dict(details))
     )

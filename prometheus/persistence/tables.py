@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     Time,
     UniqueConstraint,
+    exists,
     literal_column,
     text,
 )
@@ -180,6 +181,65 @@ failure_calls = Table(
     Column("called_at", UtcDateTime, nullable=False, server_default=database_now()),
     comment="final failures for which on_failure was called; a finished execution never changes",
 )
+
+attempt_logs = Table(
+    "attempt_logs",
+    metadata,
+    Column(
+        "execution_id",
+        ForeignKey("job_executions.execution_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("part", Integer, primary_key=True, autoincrement=False, comment="1 for the first"),
+    Column("at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("text", Text, nullable=False, comment="whole lines"),
+    comment="what attempts printed and logged",
+)
+
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("pause_id", Integer, primary_key=True, autoincrement=True),
+    Column("market_id", String(40), comment="null: any market"),
+    Column("pipeline", String(100), comment="null: any pipeline"),
+    Column(
+        "dag_id",
+        ForeignKey("dag_runs.dag_id", ondelete="CASCADE"),
+        comment="of a job that is held",
+    ),
+    Column("job_id", String(200)),
+    Column("reason", Text, nullable=False),
+    Column("author", String(200), nullable=False),
+    Column("paused_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("until", UtcDateTime, comment="when it ends by itself"),
+    Column("ended_at", UtcDateTime, comment="when somebody ended it"),
+    Column("ended_by", String(200)),
+    CheckConstraint(
+        "(dag_id IS NULL) = (job_id IS NULL)"
+        " AND (dag_id IS NULL) <> (market_id IS NULL AND pipeline IS NULL)",
+        name="target",
+    ),
+    CheckConstraint("(ended_at IS NULL) = (ended_by IS NULL)", name="ended"),
+    comment="what operators keep from starting",
+)
+Index(
+    "ix_pauses_open",
+    pauses.c.pause_id,
+    postgresql_where=text("ended_at IS NULL"),
+    sqlite_where=text("ended_at IS NULL"),
+)
+pause_holds = pauses.c.ended_at.is_(None) & (
+    pauses.c.until.is_(None) | (pauses.c.until > database_now())
+)
+"""Whether a pause is in force."""
+is_paused = exists().where(
+    pause_holds,
+    pauses.c.market_id.is_(None) | (pauses.c.market_id == dag_runs.c.market_id),
+    pauses.c.pipeline.is_(None) | (pauses.c.pipeline == dag_runs.c.pipeline),
+    pauses.c.dag_id.is_(None)
+    | ((pauses.c.dag_id == job_executions.c.dag_id) & (pauses.c.job_id == job_executions.c.job_id)),
+)
+"""Whether an operator keeps an execution from starting; to be said of it and its run."""
 
 worker_incarnations = Table(
     "worker_incarnations",

@@ -39,6 +39,7 @@ from prometheus.verification.history import (
     Execution,
     History,
     Job,
+    Pause,
     Run,
     read_definition,
     read_history,
@@ -117,6 +118,7 @@ _UNKNOWN = " knows the job "
 _ZERO = timedelta(0)
 _INSTANT = timedelta(seconds=1)
 """Of market time, which is rounded where a retry's delay is divided by the speed."""
+_FORCE = frozenset({"force_success"})
 _HANDED_BACK = "handed back"
 _LOST = ("worker lost", "worker cut off", "ended without a report")
 
@@ -227,6 +229,15 @@ class Case:
             and self.before(abs(row.at - at) + at, at, self.tolerances.settle)
             and _about(row, job_id)
             for row in self.audit.get(dag_id, ())
+        )
+
+    def is_forced(self, row: Execution) -> bool:
+        """Say whether an operator said that a job has succeeded, and nothing ran."""
+        return (
+            row.status == SUCCESS
+            and row.worker is None
+            and row.completed_at is not None
+            and self.audited(row.dag_id, _FORCE, row.completed_at, row.job_id)
         )
 
 
@@ -574,7 +585,8 @@ def attempts_follow_each_other(case: Case) -> Iterator[Violation]:
                     yield from _again_faults(each, row, following)
                 elif _is_operators(following):
                     at, job_id = following.created_at, following.job_id
-                    if not case.audited(row.dag_id, frozenset({"retry", "rerun"}), at, job_id):
+                    actions = frozenset({"retry", "rerun"}) | _FORCE
+                    if not case.audited(row.dag_id, actions, at, job_id):
                         message = "an operator's attempt without an audit row"
                         yield _of("operator-without-audit", following, message)
                 elif row.status == SUCCESS and _is_sensor(each, row):
@@ -982,6 +994,36 @@ def _timeouts(each: RunCase, row: Execution) -> Iterator[tuple[str, datetime]]:
         yield "queue_timeout", row.scheduled_at + timedelta(seconds=job.queue_timeout_seconds)
 
 
+def nothing_starts_while_it_is_paused(case: Case) -> Iterator[Violation]:
+    """What an operator keeps from starting does not, until he or its end lets it."""
+    settle = case.tolerances.settle
+    for each in case.runs:
+        for job_id, rows in each.attempts.items():
+            for pause in _pauses(case, each, job_id):
+                for row in rows:
+                    if row.started_at is None or case.is_forced(row):
+                        continue
+                    begun = not case.before(row.started_at, pause.paused_at, settle)
+                    if begun and (
+                        pause.end is None or not case.before(pause.end, row.started_at, settle)
+                    ):
+                        message = f"started at {_at(row.started_at)}, paused since "
+                        yield _of("started-paused", row, message + _at(pause.paused_at))
+
+
+def _pauses(case: Case, each: RunCase, job_id: str) -> list[Pause]:
+    """Return the pauses that a job's attempts were under, or are."""
+    run = each.run
+    return [
+        pause
+        for pause in case.history.pauses
+        if pause.market_id in (None, run.market_id)
+        and pause.pipeline in (None, run.pipeline)
+        and pause.dag_id in (None, run.dag_id)
+        and pause.job_id in (None, job_id)
+    ]
+
+
 def market_time_is_true(case: Case) -> Iterator[Violation]:
     """Market time is what the clock makes of wall time: live the same, in a replay by its speed."""
     clock = case.history.clock
@@ -1042,7 +1084,7 @@ def upstream_came_first(case: Case) -> Iterator[Violation]:
                 continue
             for row in rows:
                 at = row.scheduled_at
-                if at is None or _is_retry(row):
+                if at is None or _is_retry(row) or case.is_forced(row):
                     continue
                 for name in job.dependencies:
                     before = each.attempts.get(name, ())
@@ -1065,7 +1107,7 @@ def previous_came_first(case: Case) -> Iterator[Violation]:
                 continue
             for row in rows:
                 at = row.scheduled_at
-                if at is None or _is_retry(row):
+                if at is None or _is_retry(row) or case.is_forced(row):
                     continue
                 if not any(
                     found is None
@@ -1142,6 +1184,8 @@ def rows_are_whole(case: Case) -> Iterator[Violation]:
             yield _of("columns", row, f"there is no state {row.status}")
             continue
         missing = [name for name in _MUST[row.status] if getattr(row, name) is None]
+        if missing == ["worker"] and case.is_forced(row):
+            missing = []
         extra = [name for name in _MUST_NOT[row.status] if getattr(row, name) is not None]
         if missing:
             yield _of("columns", row, f"it is {row.status} without {', '.join(missing)}")
@@ -1207,7 +1251,7 @@ def ends_have_causes(case: Case) -> Iterator[Violation]:
 
 
 def _was_blocked(case: Case, each: RunCase, row: Execution, at: datetime) -> bool:
-    if case.audited(row.dag_id, frozenset({"skip"}), at, row.job_id):
+    if case.audited(row.dag_id, frozenset({"skip"}) | _FORCE, at, row.job_id):
         return True
     job = each.jobs.get(row.job_id)
     settle = case.tolerances.settle
@@ -1318,15 +1362,28 @@ def _stuck(
         at = case.as_of - late_by
         if window is not None and over and not _may_start_late(each, row.job_id, at):
             yield _of("stuck", row, f"its window {window} has closed")
+        elif (let := _let_go_at(case, each, row)) is None:
+            return
         elif row.status == PENDING:
-            since = _free_since(case, each, row, window)
+            free = _free_since(case, each, row, window)
+            since = free and max(free, let)
             if since is not None and since + case.tolerances.forgotten < case.as_of:
                 yield _of("forgotten", row, f"nothing has kept it waiting since {_at(since)}")
         elif row.queue in idle and (due_at := _due_at(case, each, row, window)) is not None:
-            since = max(due_at, idle[row.queue])
+            since = max(due_at, idle[row.queue], let)
             if since + late_by < case.as_of:
                 message = f"due since {_at(due_at)}, and a worker has had nothing to do"
                 yield _of("stuck", row, f"{message} since {_at(idle[row.queue])}")
+
+
+def _let_go_at(case: Case, each: RunCase, row: Execution) -> datetime | None:
+    """Return since when no operator keeps a job from starting; ``None`` if one does."""
+    since = row.created_at
+    for pause in _pauses(case, each, row.job_id):
+        if pause.end is None or pause.end > case.as_of:
+            return None
+        since = max(since, pause.end)
+    return since
 
 
 def _due_at(case: Case, each: RunCase, row: Execution, window: Window | None) -> datetime | None:
@@ -1386,7 +1443,7 @@ def bodies_ran_once(case: Case) -> Iterator[Violation]:
         if row.started_at is None:
             yield _of("unrecorded-start", row, f"its body ran, but it is {row.status}")
     for row in rows.values():
-        if row.status == SUCCESS and row.execution_id not in times:
+        if row.status == SUCCESS and row.execution_id not in times and not case.is_forced(row):
             yield _of("success-without-start", row, "it succeeded, but its body never ran")
 
 
@@ -1410,6 +1467,8 @@ def changes_are_allowed(case: Case) -> Iterator[Violation]:
             elif state in FINAL:
                 message = f"{words}: a finished row never changes"
                 yield Violation("changed-after-end", message, dag_id, job_id, execution_id)
+            elif state is None and row is not None and case.is_forced(row):
+                pass  # it is written as it ends
             elif change.new not in CHANGES.get(state, ()):
                 yield Violation("illegal-change", words, dag_id, job_id, execution_id)
             state = change.new
@@ -1432,6 +1491,7 @@ RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
     what_is_forced_was_asked_for,
     starts_keep_to_windows,
     starts_keep_to_timeouts,
+    nothing_starts_while_it_is_paused,
     market_time_is_true,
     workers_were_there,
     upstream_came_first,

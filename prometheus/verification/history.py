@@ -167,6 +167,24 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A row of ``pauses``: what an operator kept from starting, and when."""
+
+    market_id: str | None
+    pipeline: str | None
+    dag_id: str | None
+    job_id: str | None
+    paused_at: datetime
+    until: datetime | None
+    ended_at: datetime | None
+
+    @property
+    def end(self) -> datetime | None:
+        """When it ended or will; ``None``: when somebody ends it."""
+        return min((at for at in (self.until, self.ended_at) if at is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """Everything that is checked."""
 
@@ -184,6 +202,7 @@ class History:
     """Of calendars, where the table is there."""
     workers: Mapping[str, Worker] = field(default_factory=dict)
     """By incarnation."""
+    pauses: Sequence[Pause] = ()
 
     @property
     def live(self) -> bool:
@@ -224,6 +243,7 @@ _WORKERS = """
     SELECT incarnation, worker, CAST(queues AS TEXT), started_at, expires_at, ended_at
     FROM worker_incarnations
 """
+_PAUSES = "SELECT market_id, pipeline, dag_id, job_id, paused_at, until, ended_at FROM pauses"
 _CHANGES = "SELECT execution_id, old, new, at, seq FROM status_changes ORDER BY seq"
 _NOW = {
     "postgresql": "SELECT clock_timestamp()",
@@ -264,6 +284,9 @@ def read_history(connection: Connection) -> History:
         row[0]: Worker(row[0], row[1], tuple(json.loads(row[2])), *map(_instant, row[3:]))
         for row in _rows(connection, _WORKERS)
     }
+    pauses = []
+    if tables.has_table("pauses"):
+        pauses = [Pause(*row[:4], *map(_instant, row[4:])) for row in _rows(connection, _PAUSES)]
     market_at, wall_at, speed = next(_rows(connection, _CLOCK))
     return History(
         runs=runs,
@@ -275,6 +298,7 @@ def read_history(connection: Connection) -> History:
         changes=changes,
         overrides=overrides,
         workers=workers,
+        pauses=pauses,
     )
 
 

@@ -288,6 +288,80 @@ def test_a_failed_run_fails_the_command_and_shows_the_error(
     assert rows(home / ".prometheus", attempts) == twice
 
 
+@pytest.mark.slow
+def test_what_was_done_by_hand_counts_and_what_is_not_wanted_is_skipped(
+    run_command: RunCommand, start_command: StartCommand, home: Path
+) -> None:
+    (home / "fragile.py").write_text(FAILING)
+    env = {"PROMETHEUS__PIPELINES__MODULES": "fragile.py"}
+    run = ("run", "US_EQ", "--date", "2012-11-21", "--pipeline", "fragile")
+    assert run_command(*run, env=env).status == 1
+    force = ("force-success", "us_eq_fragile_2012-11-21", "work", "--as", "ada")
+    run_command(*force, env=env).refused("--reason", status=2)
+    run_command(*force, "--reason", " ", env=env).refused("write a reason", status=2)
+    forced = run_command(*force, "--reason", "bought by hand", env=env)
+    assert forced.status == 0, forced.err
+    assert "work counts as succeeded." in forced.out
+    assert "A new attempt of dine." in forced.out
+    assert "No scheduler is running" in forced.out
+    skip = ("skip", "us_eq_fragile_2012-11-21", "dine", "--reason", "not hungry", "--json")
+    assert run_command(*skip, env=env).document == {
+        "dag_id": "us_eq_fragile_2012-11-21",
+        "job": "dine",
+    }
+    status = run_command("status", "us_eq_fragile_2012-11-21", "--json", env=env).document
+    assert status["status"] == "SUCCESS"
+    assert {each["job"]: each["attempts"][-1]["status"] for each in status["jobs"]} == {
+        "work": "SUCCESS",
+        "dine": "SKIPPED",
+    }
+    verified = run_command("verify", env=env)
+    assert verified.status == 0, verified.out + verified.err
+    audit = rows(home / ".prometheus", "SELECT actor, action FROM audit ORDER BY audit_id")
+    assert audit[1] == ("ada", "force_success")
+
+
+def test_what_is_paused_is_shown_and_starts_when_it_is_not(
+    run_command: RunCommand, live: Path
+) -> None:
+    on = ("--folder", live)
+    paused = run_command("pause", "--market", "US_EQ", "--reason", "a bad feed", "--as", "ada", *on)
+    assert paused.status == 0, paused.err
+    assert "Paused: US_EQ, since 20" in paused.out
+    again = ("pause", "--market", "US_EQ", "--reason", "again")
+    run_command(*again, *on).refused("It is paused already: US_EQ", "by ada (a bad feed)")
+    told = run_command(*RUN, *on)
+    assert "Paused: US_EQ, since" in told.out
+    hold = ("hold", DAG_ID, "run_books", "--reason", "look first", "--for", "2h", "--json")
+    held = run_command(*hold, *on).document
+    since, until = (datetime.fromisoformat(held[key]) for key in ("since", "until"))
+    assert timedelta(hours=1, minutes=59) < until - since <= timedelta(hours=2)
+    status = run_command("status", *on)
+    assert "paused    US_EQ, since 20" in status.out
+    assert f"paused    run_books of {DAG_ID}, since 20" in status.out
+    shown = run_command("status", DAG_ID, *on)
+    assert "paused: US_EQ, since 20" in shown.out
+    resumed = run_command("resume", "--market", "US_EQ", *on)
+    assert "No longer paused: US_EQ" in resumed.out
+    assert f"Paused still: run_books of {DAG_ID}" in resumed.out
+    wait_until(
+        lambda: ("SUCCESS", 8) in _statuses(live),
+        timeout=60,
+        message=lambda: f"all others run: {_statuses(live)}",
+    )
+    assert ("PENDING", 1) in _statuses(live)
+    assert run_command("release", DAG_ID, "run_books", *on).status == 0
+    wait_until(lambda: _statuses(live) == [("SUCCESS", 9)], timeout=60)
+    assert run_command("verify", *on).status == 0
+    run_command("resume", "--market", "US_EQ", *on).refused("US_EQ is not paused", "Nothing is.")
+    run_command("pause", "--reason", "x", *on).refused("name a --market", status=2)
+    run_command("pause", "--market", "US_EQQ", "--reason", "x", *on).refused("'US_EQ'")
+    both = ("--until", "2999-01-01T00:00Z", "--for", "2h")
+    run_command("pause", "--market", "US_EQ", "--reason", "x", *both, *on).refused(
+        "either --until or --for", status=2
+    )
+
+
 def test_a_date_without_a_session_names_the_nearest(run_command: RunCommand, home: Path) -> None:
     ended = run_command("run", "US_EQ", "--date", "2012-11-22")
     ended.refused("Thanksgiving Day", "2012-11-21 and 2012-11-23")

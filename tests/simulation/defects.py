@@ -17,6 +17,7 @@ from prometheus.orchestration import decisions
 from prometheus.orchestration.dag import JobMetadata
 from prometheus.orchestration.decisions import HoldReason, RunState
 from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.windows import Window
 from prometheus.persistence import executions, leases, runs
 from prometheus.persistence.clock import Now
@@ -108,13 +109,19 @@ def upstream(stack: ExitStack, database: Database) -> None:
     reason_to_hold = decisions._reason_to_hold
 
     def careless(
-        run: RunState, job: JobMetadata, window: Window, forced: bool, status: Any, now: datetime
+        run: RunState,
+        job: JobMetadata,
+        window: Window,
+        forced: bool,
+        status: Any,
+        now: datetime,
+        pause: Pause | None,
     ) -> HoldReason | None:
         seen = {
             name: JobStatus.SUCCESS if each is JobStatus.RUNNING else each
             for name, each in status.items()
         }
-        return reason_to_hold(run, job, window, forced, seen, now)
+        return reason_to_hold(run, job, window, forced, seen, now, pause)
 
     stack.enter_context(mock.patch.object(decisions, "_reason_to_hold", careless))
     stack.enter_context(mock.patch.object(runs, "still_ready", lambda _, starts: list(starts)))

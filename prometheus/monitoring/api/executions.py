@@ -9,9 +9,10 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from sqlalchemy import Row
 
+from prometheus.masking import safe_text, safe_value
 from prometheus.monitoring.api.models import Instant, Interval, Model, Name, Reply, times
 from prometheus.monitoring.api.paging import Page, read_cursor, read_instant, write_cursor
-from prometheus.monitoring.installation import Here, Installation
+from prometheus.monitoring.installation import Here
 from prometheus.orchestration.dag import JobPriority
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence.listings import ExecutionFilter, list_executions
@@ -109,12 +110,12 @@ def executions(here: Here, question: Annotated[ExecutionQuestion, Query()]) -> E
     more = len(rows) > len(page)
     return Executions(
         **times(look.now),
-        items=[tell_execution(here, row) for row in page],
+        items=[tell_execution(row) for row in page],
         next=write_cursor(page[-1].created_at, page[-1].execution_id) if more else None,
     )
 
 
-def tell_execution(here: Installation, row: Row[Any]) -> Execution:
+def tell_execution(row: Row[Any]) -> Execution:
     """Describe a row of ``job_executions``; what its job said is told without secrets."""
     window = None
     if row.window_opens_at is not None and row.window_closes_at is not None:
@@ -148,6 +149,6 @@ def tell_execution(here: Installation, row: Row[Any]) -> Execution:
         cancel_asked_at=row.cancel_asked_at,
         cancel_asked_by=row.cancel_asked_by,
         cancel_at=row.cancel_at,
-        error=here.mask.text(row.error_message) if row.error_message else None,
-        result=here.mask.value(row.result),
+        error=safe_text(row.error_message) if row.error_message else None,
+        result=safe_value(row.result),
     )

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from prometheus.core.market_state import MarketState, describe_market
+from prometheus.masking import safe_text
 from prometheus.monitoring.api.models import Change, Instant, Model, Name, Reply, times
 from prometheus.monitoring.api.runs import RunGraph, run
 from prometheus.monitoring.installation import Here
@@ -67,11 +68,11 @@ def status_pipeline(here: Here, question: Annotated[PipelineQuestion, Query()]) 
         market_id=market.market_id,
         market_state=market.state,
         next_transition=Change.of(market.next_transition),
-        runs=[_run(here, found) for found in progress.runs],
+        runs=[_run(found) for found in progress.runs],
     )
 
 
-def _run(here: Here, found: RunProgress) -> RunState:
+def _run(found: RunProgress) -> RunState:
     return RunState(
         dag_id=found.dag_id,
         pipeline=found.pipeline,
@@ -85,7 +86,7 @@ def _run(here: Here, found: RunProgress) -> RunState:
                 attempt_number=job.attempt_number,
                 scheduled_at=job.scheduled_at,
                 started_market_at=job.started_market_at,
-                error_message=here.mask.text(job.error) if job.error else None,
+                error_message=safe_text(job.error) if job.error else None,
             )
             for job in found.jobs
         ],

@@ -7,6 +7,7 @@ from datetime import timedelta
 from fastapi import APIRouter
 
 from prometheus.core.market_state import MarketState
+from prometheus.masking import safe_text
 from prometheus.monitoring.api.models import Instant, Model, Reply, times
 from prometheus.monitoring.installation import Here
 from prometheus.orchestration.dag import WindowRule
@@ -95,7 +96,7 @@ def pipelines(here: Here) -> Pipelines:
             )
             for pipeline in found.values()
         ],
-        faults=[here.mask.text(fault) for fault in faults],
+        faults=[safe_text(fault) for fault in faults],
     )
 
 

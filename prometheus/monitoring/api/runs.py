@@ -159,8 +159,7 @@ def run(here: Here, dag_id: Name) -> RunGraph:
         session=SessionHours.of(calendar.session(dag.as_of_date)) if calendar and bounds else None,
         closed=closed,
         jobs=[
-            _job(here, dag.jobs[job_id], attempts, bounds)
-            for job_id, attempts in found.attempts.items()
+            _job(dag.jobs[job_id], attempts, bounds) for job_id, attempts in found.attempts.items()
         ],
         edges=[
             Edge(upstream=upstream, downstream=job.job_id)
@@ -199,9 +198,7 @@ def _bounds(dag: DAG) -> tuple[TradingCalendar | None, SessionBounds | None, str
         return None, None, str(error)
 
 
-def _job(
-    here: Here, job: JobMetadata, attempts: list[Row[Any]], bounds: SessionBounds | None
-) -> JobOfRun:
+def _job(job: JobMetadata, attempts: list[Row[Any]], bounds: SessionBounds | None) -> JobOfRun:
     latest = attempts[-1]
     return JobOfRun(
         job=job.job_id,
@@ -217,5 +214,5 @@ def _job(
         timeout_seconds=job.timeout.total_seconds(),
         after_previous=job.after_previous,
         sensor=job.sensor is not None,
-        execution=tell_execution(here, latest),
+        execution=tell_execution(latest),
     )

@@ -23,7 +23,7 @@ from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.orchestration.dag import JobMetadata
 from prometheus.orchestration.decisions import Decision, Snapshot, Start, decide
 from prometheus.orchestration.planning import session_bounds
-from prometheus.persistence import executions, operators, runs
+from prometheus.persistence import executions, operators, pauses, runs
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import Publication, Started
@@ -36,7 +36,7 @@ from tests.integration.dispatch.schedulers import (
     make_scheduler,
     register_worker,
 )
-from tests.servers import Process, RedisServer, wait_until
+from tests.servers import Process, RedisServer, is_written, wait_until
 
 
 def test_chain_runs_link_after_link_in_the_workers_hands(installation: Installation) -> None:
@@ -412,6 +412,36 @@ def test_market_whose_declaration_has_faults_is_held_alone_until_they_are_mended
     installation.worker("EU_EQ,US_EQ")
     installation.wait_for_run(held, "SUCCESS", timeout=120)
     assert all(each == ["SUCCESS"] for each in installation.statuses(held).values())
+
+
+def test_paused_market_starts_nothing_and_goes_on_where_it_was(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """What runs goes on; a retry that falls due meanwhile waits as well, and costs nothing more."""
+    installation.settings = {"PROMETHEUS__SCHEDULER__MAX_WAIT": "1s"}
+    installation.beat()
+    installation.worker("EU_EQ,US_EQ")
+    runs_on = installation.make_run("retried", parameters={"folder": str(tmp_path)})
+    wait_until(lambda: is_written(tmp_path / "started-1"), timeout=60)
+    with writing(installation.engine) as connection:
+        pauses.pause(connection, market_id="US_EQ", reason="a bad feed", actor="ann")
+    (tmp_path / "go-1").touch()
+    (tmp_path / "go-2").touch()
+    waits = installation.make_run("joined", market="US_EQ")
+    goes_on = installation.make_run("chain", market="EU_EQ")
+    installation.wait_for_run(goes_on, "SUCCESS")
+    # By now the retry has been due for a while: its delay is a second at most.
+    assert installation.statuses(runs_on) == {"fails_when_told": ["FAILED", "QUEUED"]}
+    assert {each for states in installation.statuses(waits).values() for each in states} == {
+        "PENDING"
+    }
+
+    with writing(installation.engine) as connection:
+        pauses.resume(connection, market_id="US_EQ", actor="ann")
+    installation.wait_for_run(runs_on, "SUCCESS")
+    installation.wait_for_run(waits, "SUCCESS")
+    assert installation.statuses(runs_on) == {"fails_when_told": ["FAILED", "SUCCESS"]}
+    assert all(each == ["SUCCESS"] for each in installation.statuses(waits).values())
 
 
 @pytest.mark.promise("P6")

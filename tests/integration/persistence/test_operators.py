@@ -15,7 +15,7 @@ from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.persistence import executions, operators, runs
 from prometheus.persistence.engine import create_engine, writing
-from prometheus.persistence.executions import NotOurs, Retried
+from prometheus.persistence.executions import NotOurs, Refused, Retried
 from prometheus.persistence.operators import OperatorError
 from prometheus.persistence.runs import UnreadableRunError
 from prometheus.persistence.tables import dag_runs
@@ -387,6 +387,113 @@ class TestCancel:
             at_once(calls)
             left = [row.status for row in world.rows(dag.dag_id)]
             assert set(left) <= {"CANCELLED", "EXPIRED", "SUCCESS", "FAILED"}
+
+
+def skip(world: World, dag: DAG, job_id: str) -> None:
+    with writing(world.engine) as connection:
+        operators.skip(connection, dag.dag_id, job_id, actor="ann@desk", reason="no data")
+
+
+def force(world: World, dag: DAG, job_id: str) -> list[str]:
+    with writing(world.engine) as connection:
+        return operators.force_success(
+            connection, dag.dag_id, job_id, actor="ann@desk", reason="by hand"
+        )
+
+
+class TestSkip:
+    def test_what_has_not_started_never_runs(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"), job("c", "a"))
+        worker = world.worker()
+        world.claim(world.starts(dag, "a"))
+        queued = world.ids(dag)["a"]
+        skip(world, dag, "a")
+        row = world.row(queued)
+        assert (row.status, row.error_message) == ("SKIPPED", "skipped by ann@desk: no data")
+        assert isinstance(world.start(queued, worker), Refused)
+        skip(world, dag, "b")
+        assert world.statuses(dag) == {"a": "SKIPPED", "b": "SKIPPED", "c": "PENDING"}
+        assert world.audited() == [("ann@desk", "skip", dag.dag_id)] * 2
+        skip(world, dag, "c")
+        assert world.run_status(dag) is RunStatus.SUCCESS  # every job was skipped by an operator
+
+    def test_what_has_started_or_ended_is_refused(self, world: World, failed: DAG) -> None:
+        with pytest.raises(OperatorError, match=r"a is FAILED.* prometheus retry"):
+            skip(world, failed, "a")
+        dag = world.run(job("a"), pipeline="other")
+        world.running(dag, "a", world.worker())
+        with pytest.raises(OperatorError, match=r"a is RUNNING.* prometheus cancel"):
+            skip(world, dag, "a")
+        with pytest.raises(OperatorError, match="has no job 'x'"):
+            skip(world, dag, "x")
+        assert world.audited() == []
+
+
+class TestForceSuccess:
+    def test_what_was_skipped_because_of_it_runs_again(self, world: World, failed: DAG) -> None:
+        assert force(world, failed, "a") == ["b", "c"]
+        assert world.run_status(failed) is RunStatus.OPEN
+        row = world.latest(failed)["a"]
+        assert (row.status, row.attempt_number, row.forced, row.worker) == (
+            "SUCCESS",
+            2,
+            True,
+            None,
+        )
+        assert row.result == {"forced_by": "ann@desk", "reason": "by hand"}
+        assert row.created_at == row.started_at == row.completed_at
+        world.finish(failed, world.worker(), "b", "c")
+        assert world.close(failed) is RunStatus.SUCCESS
+        assert world.audited() == [("ann@desk", "force_success", failed.dag_id)]
+
+    def test_last_job_that_was_missing_closes_the_run(self, world: World) -> None:
+        dag = world.run(job("a", max_retries=0))
+        world.fail_for_good(dag, "a", world.worker())
+        assert world.close(dag) is RunStatus.FAILED
+        assert force(world, dag, "a") == []
+        assert world.run_status(dag) is RunStatus.SUCCESS
+
+    def test_job_that_waits_never_runs(self, world: World) -> None:
+        dag = world.run(job("a"), job("b", "a"))
+        world.claim(world.starts(dag, "a"))
+        queued = world.ids(dag)["a"]
+        assert force(world, dag, "a") == []
+        assert world.row(queued).status == "SKIPPED"
+        assert isinstance(world.start(queued, world.worker()), Refused)
+        assert world.statuses(dag) == {"a": "SUCCESS", "b": "PENDING"}
+        assert len(world.claim(world.starts(dag, "b"))) == 1
+
+    def test_job_that_runs_or_has_succeeded_is_refused(self, world: World, failed: DAG) -> None:
+        with pytest.raises(OperatorError, match="d has succeeded already"):
+            force(world, failed, "d")
+        dag = world.run(job("a"), pipeline="other")
+        running = world.running(dag, "a", world.worker())
+        with pytest.raises(OperatorError, match=r"a is RUNNING.* prometheus cancel"):
+            force(world, dag, "a")
+        assert world.row(running).status == "RUNNING"
+        assert world.audited() == []
+
+    def test_start_and_force_at_once_leave_one_of_them(self, world: World) -> None:
+        for number in range(10):
+            dag = world.run(job("a"), pipeline=f"other_{number}")
+            worker = world.worker()
+            world.claim(world.starts(dag, "a"))
+            queued = world.ids(dag)["a"]
+
+            def forced(dag: DAG) -> object:
+                with suppress(OperatorError):
+                    return force(world, dag, "a")
+                return None
+
+            calls: list[Callable[[], object]] = [
+                partial(forced, dag),
+                partial(world.start, queued, worker),
+            ]
+            at_once(calls)
+            assert [row.status for row in world.rows(dag.dag_id)] in (
+                ["RUNNING"],
+                ["SKIPPED", "SUCCESS"],
+            )
 
 
 def test_run_made_by_an_operator_is_audited(world: World) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, text, update
 
 from prometheus.core.market_state import MarketState
 from prometheus.core.trading_calendar import TradingCalendar
@@ -14,7 +14,7 @@ from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange
-from prometheus.persistence import executions, leases, operators
+from prometheus.persistence import executions, leases, operators, pauses, tables
 from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.executions import Failure, Started
@@ -198,6 +198,54 @@ class TestOperators:
         assert report.violations == ()
         assert report.counts.successes == 5
         assert report.counts.without_success == {"cancelled": 2}
+
+    def test_skips_and_forced_successes_are_sound(self, world: World) -> None:
+        record_changes(world.engine)
+        dag = world.run(job("a", max_retries=0), job("b", "a"), job("c"), job("d", "c"))
+        worker = world.worker()
+        world.fail_for_good(dag, "a", worker)
+        world.end_waiting({world.ids(dag)["b"]: "upstream a is FAILED"}, JobStatus.SKIPPED)
+        with writing(world.engine) as connection:
+            operators.skip(connection, dag.dag_id, "d", actor="ann@desk", reason="no data")
+            for each in ("a", "c"):
+                operators.force_success(
+                    connection, dag.dag_id, each, actor="ann@desk", reason="by hand"
+                )
+        world.finish(dag, worker, "b")
+        # What was skipped by an operator waits for c no more than for anybody.
+        world.finish(dag, worker, "d")
+        world.close(dag)
+        starts = [
+            StartRecord(row.execution_id, row.started_at)
+            for row in world.rows(dag.dag_id)
+            if row.worker is not None
+        ]
+        assert checked(world.engine, starts=starts).violations == ()
+        break_it(world.engine, "DELETE FROM audit WHERE action = 'force_success'")
+        assert {"columns", "operator-without-audit", "success-without-start"} <= rules(
+            world.engine, starts=starts
+        )
+
+    def test_what_is_paused_waits_and_a_start_meanwhile_is_found(self, world: World) -> None:
+        dag = world.run(job("a"), job("b"))
+        worker = world.worker(lease=timedelta(hours=1))
+        world.claim(world.starts(dag, "a"))
+        with writing(world.engine) as connection:
+            pauses.pause(connection, market_id="US_EQ", reason="a bad feed", actor="ann@desk")
+            pauses.hold(connection, dag.dag_id, "b", reason="wait", actor="ann@desk")
+        later = world.now() + timedelta(minutes=20)
+        assert "stuck" not in rules(world.engine, finished=False, now=later)
+        break_it(world.engine, "DELETE FROM pauses WHERE dag_id IS NULL")
+        assert "stuck" in rules(world.engine, finished=False, now=later)
+        break_it(world.engine, "DELETE FROM pauses")
+        world.finish(dag, worker, "b")
+        assert "started-paused" not in rules(world.engine, finished=False)
+        with writing(world.engine) as connection:
+            pauses.pause(connection, market_id="US_EQ", reason="a bad feed", actor="ann@desk")
+            connection.execute(
+                update(tables.pauses).values(paused_at=world.now() - timedelta(hours=1))
+            )
+        assert "started-paused" in rules(world.engine, finished=False)
 
     def test_an_attempt_that_nobody_asked_for_is_found(self, world: World) -> None:
         dag = world.run(job("a"))

@@ -45,6 +45,7 @@ from prometheus.orchestration.decisions import (
     next_timeout,
 )
 from prometheus.orchestration.lifecycle import ALLOWED, BLOCKING, FINAL, LIVE, JobStatus
+from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.sensor import SensorRule
 from prometheus.orchestration.windows import SessionBounds
@@ -118,6 +119,78 @@ def watching(otherwise: str, **status: JobStatus) -> RunState:
 
 def decided(run: RunState, now: datetime, wall_at: datetime | None = None) -> dict[str, Decision]:
     return {each.job.job_id: each for each in decide(Snapshot((run,), BOUNDS, wall_at), now)}
+
+
+def paused(target: Mapping[str, str], until: datetime | None = None) -> Pause:
+    """Give what an operator keeps from starting."""
+    return Pause(
+        1,
+        target.get("market_id"),
+        target.get("pipeline"),
+        target.get("dag_id"),
+        target.get("job_id"),
+        reason="a bad feed",
+        author="ann",
+        since=WALL,
+        until=until,
+    )
+
+
+class TestPause:
+    @pytest.mark.parametrize(
+        "target",
+        [
+            {"market_id": "US_EQ"},
+            {"pipeline": "test"},
+            {"market_id": "US_EQ", "pipeline": "test"},
+            {"dag_id": "us_eq_test_2025-12-02", "job_id": "a"},
+        ],
+    )
+    def test_what_could_start_is_held(self, target: dict[str, str]) -> None:
+        run = run_of(job("a"), job("b"))
+        until = WALL + 10 * MINUTE
+        snapshot = Snapshot((run,), BOUNDS, WALL, (paused(target, until),))
+        found = {each.job.job_id: each for each in decide(snapshot, BEGIN)}
+        held = found["a"]
+        assert isinstance(held, Hold)
+        assert (held.reason, held.until) == (HoldReason.PAUSED, until)
+        assert held.detail.endswith("by ann (a bad feed)")
+        assert isinstance(found["b"], Start if "job_id" in target else Hold)
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            {"market_id": "EU_EQ"},
+            {"pipeline": "other"},
+            {"market_id": "US_EQ", "pipeline": "other"},
+            {"dag_id": "us_eq_test_2025-12-01", "job_id": "a"},
+        ],
+    )
+    def test_others_start(self, target: dict[str, str]) -> None:
+        snapshot = Snapshot((run_of(job("a")),), BOUNDS, WALL, (paused(target),))
+        (start,) = decide(snapshot, BEGIN)
+        assert isinstance(start, Start)
+
+    def test_forced_jobs_are_held_too_and_windows_pass(self) -> None:
+        forced = run_of(job("a"), forced=True)
+        late = run_of(job("a", window=WindowRule.STATE, required_state=MarketState.PRE_OPEN))
+        pauses = (paused({"market_id": "US_EQ"}),)
+        (held,) = decide(Snapshot((forced,), BOUNDS, WALL, pauses), BEGIN)
+        assert isinstance(held, Hold)
+        (expired,) = decide(Snapshot((late,), BOUNDS, WALL, pauses), CLOSE)
+        assert isinstance(expired, Expire)
+
+    def test_of_several_the_one_that_ends_last_is_told(self) -> None:
+        run = run_of(job("a"))
+        soon, later = WALL + MINUTE, WALL + 2 * MINUTE
+        ends = paused({"market_id": "US_EQ"}, soon), paused({"pipeline": "test"}, later)
+        (held,) = decide(Snapshot((run,), BOUNDS, WALL, ends), BEGIN)
+        assert isinstance(held, Hold)
+        assert held.until == later
+        for_good = paused({"dag_id": run.dag.dag_id, "job_id": "a"})
+        (held,) = decide(Snapshot((run,), BOUNDS, WALL, (*ends, for_good)), BEGIN)
+        assert isinstance(held, Hold)
+        assert held.until is None
 
 
 class TestWindow:

@@ -16,7 +16,7 @@ import pytest
 
 from prometheus.core.clock import MarketClock
 from prometheus.verification import Expectation, StartRecord, Tolerances, checks, judge
-from prometheus.verification.history import Change, History, Worker
+from prometheus.verification.history import Change, History, Pause, Worker
 from tests.unit.verification.histories import (
     DEFINITION,
     JOBS,
@@ -370,6 +370,16 @@ MUTATIONS: list[tuple[str, Mutation, list[str]]] = [
         "a worker that names a finished row",
         change("report-1-1", named_at=at("01 14:31")),
         ["changed-after-end"],
+    ),
+    (
+        "a start while it was held",
+        lambda history: replace(
+            history,
+            pauses=[
+                Pause(None, None, "us_eq_daily_2025-12-01", "prices", at("01 20:00"), None, None)
+            ],
+        ),
+        ["started-paused"],
     ),
     # Ends and their causes.
     (

@@ -1,0 +1,119 @@
+"""What an attempt prints and logs, on its way from its process to the database."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from prometheus.dispatch.attempts import storable
+
+log = logging.getLogger(__name__)
+
+FLUSH_EVERY = 0.5
+"""Wall seconds after which lines are kept while their attempt goes on."""
+FIRST, LAST = 131_072, 65_536
+"""Characters of an attempt that are kept: so many of its beginning, and so many of its end."""
+_LONGEST_LINE = 8_192
+"""Bytes of a line that are kept before it has ended."""
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)", re.DOTALL)
+"""What moves the cursor of a terminal, colours it, or names its window."""
+_OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")
+"""What a progress bar has written over."""
+_CONTROLS = re.compile(r"[\x01-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class AttemptLog:
+    """
+    Collects whole lines, and keeps them every half second and at the end.
+
+    Its own thread keeps them, so that neither a job that writes nothing for long nor a database
+    that is slow holds anything up.
+    """
+
+    def __init__(self, keep: Callable[[str], None]) -> None:
+        """
+        Args:
+            keep: Writes some lines behind those it has written before; may raise
+                `SQLAlchemyError`, and then has written nothing.
+        """
+        self._keep = keep
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._keeping = threading.Lock()
+        self._unfinished: defaultdict[str, bytes] = defaultdict(bytes)
+        self._waiting = ""
+        self._room = FIRST
+        self._end = ""
+        self._left_out = 0
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def write(self, stream: str, data: bytes) -> None:
+        """Take what was written to one of the process' streams."""
+        if self._closed.is_set():
+            return
+        if os.getpid() != self._process:
+            return  # of a process that the job forked, and in which the lock may never be released
+        with self._lock:
+            whole, newline, rest = (self._unfinished[stream] + data).rpartition(b"\n")
+            if len(rest) > _LONGEST_LINE:
+                whole, newline, rest = whole + newline + rest, b"\n", b""
+            self._unfinished[stream] = rest
+            self._take(whole + newline)
+            if self._thread is None and self._waiting:
+                self._thread = threading.Thread(target=self._work, name="attempt-log", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Keep what is left; of what is written from now on nothing is."""
+        self._closed.set()
+        with self._lock:
+            for rest in self._unfinished.values():
+                self._take(rest + b"\n" if rest else b"")
+            self._unfinished.clear()
+            if self._left_out:
+                self._waiting += f"... {self._left_out} characters are left out ...\n"
+            self._waiting += self._end
+            self._end = ""
+        self._flush(last=True)
+
+    def _take(self, data: bytes) -> None:
+        if not data:
+            return
+        text = readable(data.decode("utf-8", "replace"))
+        self._waiting += text[: self._room]
+        self._end += text[self._room :]
+        self._room -= min(len(text), self._room)
+        if len(self._end) > 2 * LAST:
+            self._left_out += len(self._end) - LAST
+            self._end = self._end[-LAST:]
+
+    def _work(self) -> None:
+        while not self._closed.wait(FLUSH_EVERY):
+            self._flush()
+
+    def _flush(self, *, last: bool = False) -> None:
+        with self._keeping:
+            with self._lock:
+                text, self._waiting = self._waiting, ""
+            if not text:
+                return
+            try:
+                self._keep(text)
+            except SQLAlchemyError as error:
+                if last:  # it stands in the worker's own log all the same
+                    log.warning("log_not_kept", extra={"error": str(error)})
+                with self._lock:
+                    self._waiting = text + self._waiting
+
+
+def readable(text: str) -> str:
+    """Make lines of output fit to be kept and shown on any terminal or page."""
+    text = _OVERWRITTEN.sub("", text.replace("\r\n", "\n"))
+    return storable(_CONTROLS.sub("", _ESCAPES.sub("", text)))

@@ -1,0 +1,165 @@
+"""What operators keep from starting: markets, pipelines, single jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from prometheus.errors import nearest
+from prometheus.orchestration.pauses import Pause
+from prometheus.persistence.leases import wall_time
+from prometheus.persistence.operators import OperatorError, record_audit, run_with_job
+from prometheus.persistence.tables import pause_holds, pauses, pipelines
+
+_p = pauses.c
+_HOLDING = select(pauses).where(pause_holds).order_by(_p.pause_id)
+
+
+def read_pauses(connection: Connection) -> tuple[Pause, ...]:
+    """Return what is paused now, in the order in which it was."""
+    return tuple(
+        Pause(
+            row.pause_id,
+            row.market_id,
+            row.pipeline,
+            row.dag_id,
+            row.job_id,
+            row.reason,
+            row.author,
+            row.paused_at,
+            row.until,
+        )
+        for row in connection.execute(_HOLDING)
+    )
+
+
+def pause(
+    connection: Connection,
+    *,
+    market_id: str | None = None,
+    pipeline: str | None = None,
+    reason: str,
+    until: datetime | None = None,
+    actor: str,
+) -> int:
+    """
+    Let no job of a market, of a pipeline, or of a pipeline in a market, start until `resume`.
+
+    What runs goes on. Runs are made as ever, and windows pass as ever: what has not started when
+    its own closes is EXPIRED.
+
+    Args:
+        until: Wall time at which it ends by itself; for good if not given.
+
+    Returns:
+        Its number.
+
+    Raises:
+        OperatorError: It is paused already, or nobody knows the pipeline.
+    """
+    if pipeline is not None:
+        known = set(connection.execute(select(pipelines.c.name)).scalars())
+        if pipeline not in known:
+            raise OperatorError(f"There is no pipeline {pipeline!r}.{nearest(pipeline, known)}")
+    return _add(connection, {"market_id": market_id, "pipeline": pipeline}, reason, until, actor)
+
+
+def resume(
+    connection: Connection, *, market_id: str | None = None, pipeline: str | None = None, actor: str
+) -> Pause:
+    """
+    End the pause of just this.
+
+    Raises:
+        OperatorError: There is none.
+    """
+    return _end(connection, {"market_id": market_id, "pipeline": pipeline}, "resume", actor)
+
+
+def hold(
+    connection: Connection,
+    dag_id: str,
+    job_id: str,
+    *,
+    reason: str,
+    until: datetime | None = None,
+    actor: str,
+) -> int:
+    """
+    Let one job of a run not start until `release`; see `pause`.
+
+    Raises:
+        OperatorError: There is no such job, it is held already, or has started or ended.
+    """
+    status = run_with_job(connection, dag_id, job_id)
+    if status not in ("PENDING", "QUEUED"):
+        raise OperatorError(f"{job_id} is {status}: only what has not started can be held.")
+    return _add(connection, {"dag_id": dag_id, "job_id": job_id}, reason, until, actor)
+
+
+def release(connection: Connection, dag_id: str, job_id: str, *, actor: str) -> Pause:
+    """
+    Let a job that is held start.
+
+    Raises:
+        OperatorError: There is no such job, or it is not held.
+    """
+    run_with_job(connection, dag_id, job_id)
+    return _end(connection, {"dag_id": dag_id, "job_id": job_id}, "release", actor)
+
+
+def _add(
+    connection: Connection,
+    target: Mapping[str, str | None],
+    reason: str,
+    until: datetime | None,
+    actor: str,
+) -> int:
+    if until is not None and until <= wall_time(connection):
+        raise OperatorError(f"{until:%Y-%m-%d %H:%M:%S} UTC has passed already.")
+    for found in read_pauses(connection):
+        if _is_of(found, target):
+            raise OperatorError(f"It is paused already: {found}.")
+    pause_id: int = connection.execute(
+        insert(pauses)
+        .values(**target, reason=reason, until=until, author=actor)
+        .returning(_p.pause_id)
+    ).scalar_one()
+    details: dict[str, Any] = {key: value for key, value in target.items() if value}
+    details |= {"reason": reason, "until": until and until.isoformat()}
+    action = "hold" if target.get("job_id") else "pause"
+    record_audit(connection, actor, action, _name(target), details)
+    return pause_id
+
+
+def _end(
+    connection: Connection, target: Mapping[str, str | None], action: str, actor: str
+) -> Pause:
+    holding = read_pauses(connection)
+    found = next((each for each in holding if _is_of(each, target)), None)
+    if found is None:
+        others = "; ".join(map(str, holding))
+        raise OperatorError(
+            f"{_name(target)} is not paused. " + (f"Paused: {others}." if others else "Nothing is.")
+        )
+    connection.execute(
+        update(pauses)
+        .where(_p.pause_id == found.pause_id, _p.ended_at.is_(None))
+        .values(ended_at=wall_time(connection), ended_by=actor)
+    )
+    record_audit(connection, actor, action, _name(target), {"pause": found.pause_id})
+    return found
+
+
+def _is_of(pause: Pause, target: Mapping[str, str | None]) -> bool:
+    keys = ("market_id", "pipeline", "dag_id", "job_id")
+    return all(getattr(pause, key) == target.get(key) for key in keys)
+
+
+def _name(target: Mapping[str, str | None]) -> str:
+    if target.get("dag_id"):
+        return str(target["dag_id"])
+    return " of ".join(filter(None, (target.get("pipeline"), target.get("market_id"))))

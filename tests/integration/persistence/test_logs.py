@@ -1,0 +1,61 @@
+"""Lines of attempts, kept in parts."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import IntegrityError
+
+from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence import logs
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.tables import attempt_logs, dag_runs
+from tests.integration.persistence.world import BOOM, World, job
+
+
+def keep(world: World, execution_id: str, *texts: str) -> None:
+    for text in texts:
+        with writing(world.engine) as connection:
+            logs.append(connection, execution_id, text)
+
+
+def test_parts_are_read_in_order_and_once(world: World) -> None:
+    dag = world.run(job("a"), job("b"))
+    worker = world.worker()
+    first, second = (world.running(dag, each, worker) for each in "ab")
+    keep(world, first, "one\n", "two\n")
+    keep(world, second, "other\n")
+    with reading(world.engine) as connection:
+        found = logs.read(connection, dag.dag_id, after={})
+        assert [(each.job_id, [part.text for part in each.parts]) for each in found] == [
+            ("a", ["one\n", "two\n"]),
+            ("b", ["other\n"]),
+        ]
+        assert [part.part for part in found[0].parts] == [1, 2]
+        (only,) = logs.read(connection, dag.dag_id, "a", after={first: 1})
+        assert [part.text for part in only.parts] == ["two\n"]
+        assert logs.read(connection, dag.dag_id, after={}, ended={first, second}) == []
+
+
+def test_attempts_come_with_their_ends(world: World) -> None:
+    dag = world.run(job("a", max_retries=1))
+    execution = world.running(dag, "a", world.worker())
+    keep(world, execution, "about to fail\n")
+    world.fail(execution, BOOM)
+    with reading(world.engine) as connection:
+        (failed,) = logs.read(connection, dag.dag_id, after={})
+        assert (failed.status, failed.error) == (JobStatus.FAILED, "ValueError: boom")
+        assert failed.completed_at is not None
+        assert logs.read(connection, dag.dag_id, "a", 2, after={}) == []  # it has not started
+
+
+def test_lines_go_with_their_attempt(world: World) -> None:
+    dag = world.run(job("a"))
+    execution = world.running(dag, "a", world.worker())
+    keep(world, execution, "one\n")
+    with writing(world.engine) as connection:
+        connection.execute(delete(dag_runs).where(dag_runs.c.dag_id == dag.dag_id))
+    with reading(world.engine) as connection:
+        assert connection.execute(select(func.count()).select_from(attempt_logs)).scalar() == 0
+    with pytest.raises(IntegrityError):
+        keep(world, execution, "too late\n")

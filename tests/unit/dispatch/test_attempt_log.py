@@ -1,0 +1,157 @@
+"""What an attempt prints and logs, until it is kept."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy.exc import OperationalError
+
+from prometheus.dispatch import attempt_log
+from prometheus.dispatch.attempt_log import FIRST, LAST, AttemptLog
+from prometheus.masking import keep_secret
+from tests.servers import wait_until
+
+
+class Kept:
+    """A database that may be away."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.away = False
+        self.refused = 0
+
+    def __call__(self, text: str) -> None:
+        if self.away:
+            self.refused += 1
+            raise OperationalError("INSERT", None, OSError("it is away"))
+        self.parts.append(text)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+@pytest.fixture
+def _no_secret_stays() -> Iterator[None]:
+    yield
+    keep_secret(())
+
+
+def test_whole_lines_are_kept_while_the_attempt_goes_on(kept: Kept) -> None:
+    log = AttemptLog(kept)
+    log.write("stdout", b"first\nsec")
+    log.write("stderr", b"an error\n")
+    wait_until(lambda: kept.text == "first\nan error\n", timeout=60, message=lambda: kept.text)
+    log.write("stdout", "ond, in Zürich".encode())
+    log.close()
+    assert kept.text == "first\nan error\nsecond, in Zürich\n"
+    log.write("stdout", b"too late\n")
+    log.close()
+    assert "late" not in kept.text
+
+
+def test_of_very_much_the_beginning_and_the_end_are_kept(kept: Kept) -> None:
+    log = AttemptLog(kept)
+    for number in range(100_000):
+        log.write("stdout", f"line {number:6}\n".encode())
+    log.close()
+    assert kept.text.startswith("line      0\nline      1\n")
+    assert kept.text.endswith("line  99998\nline  99999\n")
+    left_out = 100_000 * 12 - FIRST - LAST
+    head, _, rest = kept.text.partition("... ")
+    told, _, tail = rest.partition(" characters are left out ...\n")
+    assert len(head) == FIRST
+    assert LAST <= len(tail) <= 2 * LAST
+    assert int(told) + len(tail) == left_out + LAST
+
+
+def test_a_line_without_an_end_is_kept_all_the_same(kept: Kept) -> None:
+    log = AttemptLog(kept)
+    log.write("stdout", b"x" * 10_000)
+    wait_until(lambda: kept.text == "x" * 10_000 + "\n", timeout=60)
+    log.close()
+
+
+def test_what_a_database_that_is_away_does_not_take_waits_for_it(kept: Kept) -> None:
+    log = AttemptLog(kept)
+    kept.away = True
+    log.write("stdout", b"first\n")
+    wait_until(lambda: kept.refused >= 2, timeout=60)
+    log.write("stdout", b"second\n")
+    kept.away = False
+    log.close()
+    assert kept.text == "first\nsecond\n"
+
+
+def test_what_can_not_be_kept_at_the_end_is_said(
+    kept: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = AttemptLog(kept)
+    kept.away = True
+    log.write("stdout", b"first\n")
+    log.close()
+    assert "log_not_kept" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (b"\x1b[31mred\x1b[0m\n", "red\n"),
+        (b"\x1b]0;a title\x07text\n", "text\n"),
+        (b"10 %\r20 %\r100 %\n", "100 %\n"),
+        (b"a\r\nb\tc\n", "a\nb\tc\n"),
+        (b"bell\x07 and \x9b31m\n", "bell and \ufffd31m\n"),
+        (b"\xff\n", "\ufffd\n"),
+        (b"nothing\x00\n", "nothing\\x00\n"),
+        (b"postgresql://me:pass-word@host/db\n", "postgresql://me:***@host/db\n"),
+        (b"<script>alert(1)</script>\n", "<script>alert(1)</script>\n"),
+    ],
+)
+def test_lines_are_made_fit_for_any_terminal(kept: Kept, written: bytes, shown: str) -> None:
+    log = AttemptLog(kept)
+    log.write("stdout", written)
+    log.close()
+    assert kept.text == shown
+
+
+@pytest.mark.usefixtures("_no_secret_stays")
+def test_secrets_of_the_settings_are_hidden_however_they_are_written(kept: Kept) -> None:
+    keep_secret([SecretStr("planted-secret"), SecretStr("no")])
+    log = AttemptLog(kept)
+    for part in (b"the token is planted-", b"sec", b"ret, in no case\n"):
+        log.write("stdout", part)
+    log.close()
+    assert kept.text == "the token is ***, in no case\n"
+
+
+def test_a_process_that_the_job_forked_leaves_the_log_alone(kept: Kept) -> None:
+    """Its copy of the lock may be held by a thread that it does not have."""
+    log = AttemptLog(kept)
+    with log._lock:
+        process = multiprocessing.get_context("fork").Process(
+            target=log.write, args=("stdout", b"from the fork\n")
+        )
+        process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    log.close()
+    assert kept.text == ""
+
+
+def test_the_thread_ends_with_the_attempt(kept: Kept) -> None:
+    log = AttemptLog(kept)
+    log.write("stdout", b"first\n")
+    thread = log._thread
+    assert thread is not None
+    log.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert attempt_log.FLUSH_EVERY < 60
