@@ -24,6 +24,7 @@ from celery.exceptions import TaskPredicate
 
 from prometheus.core.sizes import Size
 from prometheus.errors import PrometheusError
+from prometheus.masking import safe_text
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def _signals_kept() -> Iterator[None]:
 
 
 class _Bounded(io.RawIOBase):
-    """Passes on so many bytes, and counts what comes after them."""
+    """Passes on so many bytes, without the secrets in them, and counts what comes after them."""
 
     def __init__(self, name: str, target: IO[bytes]) -> None:
         self._name = name
@@ -166,11 +167,14 @@ class _Bounded(io.RawIOBase):
         view = memoryview(data).cast("B")  # type: ignore[arg-type]  # typeshed has no buffer here
         passed = view[: self._left]
         if passed:
-            self._target.write(passed)
+            # Whatever bytes they are, they come back as they were.
+            text = bytes(passed).decode("utf-8", "surrogateescape")
+            shown = safe_text(text).encode("utf-8", "surrogateescape")
+            self._target.write(shown)
             self._target.flush()
             self._left -= len(passed)
             if self.heard is not None:
-                self.heard(self._name, bytes(passed))
+                self.heard(self._name, shown)
         self.dropped += len(view) - len(passed)
         return len(view)
 
