@@ -167,6 +167,8 @@ def _tell_left(request: Request, dag_id: str, crew: Crew) -> None:
             f"{dag_id} is recorded. No scheduler is running on this database: it starts when one "
             f"does (prometheus beat)."
         )
+    for pause in crew.pauses:
+        print(f"Paused: {pause}.")
 
 
 def check_can_work_on(connection: Connection, place: Place, dag_id: str) -> None:
