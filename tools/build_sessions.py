@@ -13,13 +13,14 @@ What it does, for each exchange (MIC):
 1. takes the sessions of exchange_calendars, as local times;
 2. applies ``prometheus/core/data/corrections.toml``, each entry dated and sourced;
 3. compares the weekdays with the financial calendar of ``holidays``, from the year that one
-   starts; a disagreement that no entry explains fails the build;
+   starts; a disagreement that no entry knows of fails the build, and so does an undecided one of
+   2016 or later of which no entry says where an answer was sought;
 4. takes names of closed and short days from the corrections, then ``holidays``, then
    exchange_calendars, and rewrites those that the corrections say read badly;
 5. writes one JSON file: ordinary hours by effective date, and every exception to them.
 
 Last it says which sessions are not what they were in the snapshot before: those of the next 400
-days first, which somebody may be waiting for.
+days first, which somebody may be waiting for; and on which days nobody has decided who is right.
 
 The same versions and the same corrections give the same bytes.
 """
@@ -53,6 +54,11 @@ BEYOND = timedelta(days=31)
 """How far past what is trusted exchange_calendars is asked, where it goes that far."""
 SOON = timedelta(days=400)
 """How far ahead a changed session is told of before all others."""
+
+SOUGHT_FROM = date(2016, 1, 1)
+"""From when on nothing stays undecided unless somebody says where he looked for an answer."""
+RECENT_YEARS = 10
+"""How far back days that nobody has decided are listed."""
 
 ALIASES = ("XNAS",)
 """Exchanges that exchange_calendars has only as another name of one of its calendars."""
@@ -288,11 +294,14 @@ def check_entries(mics: Iterable[str], corrections: Mapping[str, Any]) -> None:
         "hours": ("reason", "source", "checked"),
         "day": ("reason", "source", "checked"),
         "difference": ("why", "source", "checked"),
+        "undecided": ("why", "source", "checked"),
         "place": ("city", "source", "checked"),
         "names": ("instead", "source", "checked"),
     }.items():
         for entry in corrections.get(kind, ()):
-            missing = [word for word in words if not entry.get(word)]
+            recent = kind == "undecided" and max(entry["dates"]) >= SOUGHT_FROM
+            wanted = (*words, "sought") if recent else words
+            missing = [word for word in wanted if not entry.get(word)]
             if missing:
                 faults.append(f"[[{kind}]] without {', '.join(missing)}: {entry}")
             unknown = {*entry.get("mics", ()), *filter(None, [entry.get("mic")])} - known
@@ -420,12 +429,13 @@ def cross_check(schedule: Schedule, corrections: Mapping[str, Any]) -> list[str]
     in which that calendar starts: before it, it knows of no holidays.
 
     Returns:
-        One sentence for each disagreement that no ``[[difference]]`` explains, and one for each
-        ``[[difference]]`` that is none.
+        One sentence for each disagreement that is neither a ``[[difference]]`` nor
+        ``[[undecided]]``, and one for each of these that is none.
     """
-    explained = {
-        day
-        for entry in corrections.get("difference", ())
+    known = {
+        day: kind
+        for kind in ("difference", "undecided")
+        for entry in corrections.get(kind, ())
         if entry["mic"] == schedule.mic
         for day in entry["dates"]
     }
@@ -436,20 +446,39 @@ def cross_check(schedule: Schedule, corrections: Mapping[str, Any]) -> list[str]
         for day in entry["dates"]
     }
     found = disagreements(schedule, corrected)
-    faults = [sentence for day, sentence in found.items() if day not in explained]
+    faults = [sentence for day, sentence in found.items() if day not in known]
     faults += [
-        f"{schedule.mic} {day}: the [[difference]] is none"
-        for day in sorted(explained - found.keys())
+        f"{schedule.mic} {day}: the [[{known[day]}]] is none"
+        for day in sorted(known.keys() - found.keys())
     ]
     return faults
 
 
-def count_differences(corrections: Mapping[str, Any]) -> str:
-    """Say on how many days we do not follow ``holidays``, and how many of those nobody decided."""
-    entries = corrections.get("difference", ())
-    days = sum(len(entry["dates"]) for entry in entries)
-    undecided = sum(len(e["dates"]) for e in entries if e["why"].startswith("undecided"))
-    return f"holidays is not followed on {days} days, {undecided} of them undecided"
+def tell_differences(corrections: Mapping[str, Any], today: date) -> list[str]:
+    """
+    Say on how many days ``holidays`` is not followed, and on how many nobody knows who is right.
+
+    Returns:
+        Lines for people; each undecided day of the last years, and of those to come, has its own.
+    """
+    explained = sum(len(entry["dates"]) for entry in corrections.get("difference", ()))
+    undecided = sorted(
+        ((day, entry) for entry in corrections.get("undecided", ()) for day in entry["dates"]),
+        key=lambda found: (found[0], found[1]["mic"]),
+    )
+    since = date(today.year - RECENT_YEARS, 1, 1)
+    recent = [
+        f"  {entry['mic']} {day:%Y-%m-%d %a}: {entry['why']}; "
+        f"sought on {entry['checked']}: {entry.get('sought', 'not said where')}"
+        for day, entry in undecided
+        if day >= since
+    ]
+    of_these = f"{len(recent) or 'none'} of them since {since} or to come"
+    return [
+        f"holidays is not followed on {explained} days, each explained in corrections.toml",
+        f"undecided, and explained by nobody: {len(undecided)} days more, {of_these}",
+        *recent,
+    ]
 
 
 def disagreements(schedule: Schedule, corrected: set[date]) -> dict[date, str]:
@@ -904,7 +933,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stale = [name for name in sorted(before | files) if before.get(name) != files.get(name)]
         print(f"differs: {', '.join(stale)}" if stale else "the committed snapshot is up to date")
         return 1 if stale else 0
-    told = changes(before, files, datetime.now(UTC).date())
+    today = datetime.now(UTC).date()
+    told = changes(before, files, today)
     print("\n".join(["What changed:", *told] if told else ["No session changed."]))
     options.out.mkdir(parents=True, exist_ok=True)
     for name in before.keys() - files.keys():
@@ -913,7 +943,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (options.out / name).write_bytes(content)
     size = sum(map(len, files.values()))
     print(f"{len(files) - 1} exchanges, {size:,} bytes")
-    print(count_differences(corrections))
+    print("\n".join(tell_differences(corrections, today)))
     print(f"{json.loads(files['snapshot.json'])['version']}")
     return 0
 

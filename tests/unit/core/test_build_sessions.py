@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
+from importlib.resources import files as resource
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -21,13 +23,13 @@ from tools.build_sessions import (
     apply_corrections,
     changes,
     check_entries,
-    count_differences,
     cross_check,
     dump,
     encode,
     main,
     name_eves,
     rename,
+    tell_differences,
     tidy,
 )
 
@@ -214,19 +216,55 @@ def test_an_explained_disagreement_is_none() -> None:
     assert cross_check(new_york(lambda s: s.pop(date(2024, 3, 6))), explained) == []
 
 
-def test_an_explanation_of_nothing_is_a_fault() -> None:
-    explained = {"difference": [{"mic": "XNYS", "dates": [date(2024, 3, 6)]}]}
-    assert cross_check(new_york(), explained) == ["XNYS 2024-03-06: the [[difference]] is none"]
+@pytest.mark.parametrize("kind", ["difference", "undecided"])
+def test_an_entry_about_nothing_is_a_fault(kind: str) -> None:
+    about = {kind: [{"mic": "XNYS", "dates": [date(2024, 3, 6)]}]}
+    assert cross_check(new_york(lambda s: s.pop(date(2024, 3, 6))), about) == []
+    assert cross_check(new_york(), about) == [f"XNYS 2024-03-06: the [[{kind}]] is none"]
 
 
-def test_days_on_which_holidays_is_not_followed_are_counted() -> None:
-    entries = [
-        {"dates": [MONDAY, MONDAY + timedelta(days=1)], "why": "the exchange said so"},
-        {"dates": [MONDAY], "why": "undecided: no list of the exchange was read"},
+def test_days_that_nobody_has_decided_are_told_apart_from_explained_ones() -> None:
+    corrections = {
+        "difference": [{"dates": [MONDAY, MONDAY + timedelta(days=1)], "why": "it said so"}],
+        "undecided": [
+            {
+                "mic": "XXXX",
+                "dates": [MONDAY, date(2009, 4, 30)],
+                "why": "no list was read",
+                "sought": "the exchange's notices",
+                "checked": date(2026, 11, 27),
+            },
+            {"mic": "XYYY", "dates": [date(2015, 12, 31)], "why": "no list was read"},
+        ],
+    }
+    assert tell_differences(corrections, date(2026, 11, 27)) == [
+        "holidays is not followed on 2 days, each explained in corrections.toml",
+        "undecided, and explained by nobody: 3 days more, 1 of them since 2016-01-01 or to come",
+        "  XXXX 2024-03-04 Mon: no list was read; sought on 2026-11-27: the exchange's notices",
     ]
-    assert count_differences({"difference": entries}) == (
-        "holidays is not followed on 3 days, 1 of them undecided"
-    )
+    del corrections["undecided"]
+    assert tell_differences(corrections, date(2026, 11, 27))[1:] == [
+        "undecided, and explained by nobody: 0 days more, none of them since 2016-01-01 or to come"
+    ]
+
+
+def test_a_recent_day_stays_undecided_only_where_it_is_said_what_was_looked_through() -> None:
+    entry: dict[str, Any] = {"mic": "XXXX", "dates": [date(2015, 12, 31)], "why": "no list"} | REST
+    corrections = {"horizon": [HORIZON], "undecided": [entry]}
+    check_entries(["XXXX"], corrections)
+    entry["dates"].append(date(2016, 1, 4))
+    with pytest.raises(BuildError, match=r"\[\[undecided\]\] without sought: "):
+        check_entries(["XXXX"], corrections)
+    entry["sought"] = "the exchange's notices of that week"
+    check_entries(["XXXX"], corrections)
+
+
+def test_what_is_shipped_leaves_no_recent_day_undecided_without_saying_so() -> None:
+    text = (resource("prometheus.core") / "data" / "corrections.toml").read_text(encoding="utf-8")
+    corrections = tomllib.loads(text)
+    check_entries(exchange_mics(), corrections)
+    days = [day for entry in corrections["undecided"] for day in entry["dates"]]
+    assert (len(days), max(days)) == (126, date(2015, 12, 31))
 
 
 # --- the file ---------------------------------------------------------------------------------

@@ -100,6 +100,7 @@ def test_short_days_of_a_year_are_those_the_exchange_published(mic: str, year: i
         ("XJSE", date(2017, 12, 29), "09:00-12:00"),
         ("XKAR", date(2025, 6, 6), "closed"),
         ("XKAR", date(2025, 9, 5), "09:32-15:30"),
+        ("XKAR", date(2026, 8, 26), "closed"),
         ("XKRX", date(2027, 12, 30), "09:00-15:30"),
         ("XMAD", date(2006, 1, 6), "closed"),
         ("XMAD", date(2009, 1, 6), "09:00-17:30"),
