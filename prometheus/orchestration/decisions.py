@@ -6,7 +6,7 @@ Pure: the same snapshot and the same ``now`` give the same decisions, whoever as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
@@ -106,6 +106,8 @@ class Hold:
     detail: str
     until: datetime | None
     """When the reason ends, in market time, if that is known."""
+    also: tuple[HoldReason, ...] = ()
+    """What else keeps it, in the order in which it is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +230,7 @@ def _decide_run(
         if reason_to_hold is None:
             decisions.append(Start(dag_id, job, state.execution_id, window, forced))
         elif holds:
-            detail, until = _detail(reason_to_hold, run, job, window, status)
-            decisions.append(Hold(dag_id, job, state.execution_id, reason_to_hold, detail, until))
+            decisions.append(_hold(run, job, window, forced, status, now, reason_to_hold))
     return decisions
 
 
@@ -277,17 +278,40 @@ def _reason_to_hold(
     forced: bool,
     status: Mapping[str, JobStatus],
     now: datetime,
+    known: Collection[HoldReason] = (),
 ) -> HoldReason | None:
-    if now < window.opens_at and not forced:
+    """Find what keeps a job from starting, besides what is known."""
+    if now < window.opens_at and not forced and not (known and HoldReason.WINDOW in known):
         return HoldReason.WINDOW
     for up in job.dependencies:
-        if status[up] is not JobStatus.SUCCESS:
+        if status[up] is not JobStatus.SUCCESS and not (known and HoldReason.UPSTREAM in known):
             return HoldReason.UPSTREAM
     if job.after_previous and run.previous is not None:
         before = run.previous.get(job.job_id)
-        if before is not None and before not in FINAL:
+        if (
+            before is not None
+            and before not in FINAL
+            and not (known and HoldReason.PREVIOUS in known)
+        ):
             return HoldReason.PREVIOUS
     return None
+
+
+def _hold(
+    run: RunState,
+    job: JobMetadata,
+    window: Window,
+    forced: bool,
+    status: Mapping[str, JobStatus],
+    now: datetime,
+    first: HoldReason,
+) -> Hold:
+    reasons = [first]
+    while more := _reason_to_hold(run, job, window, forced, status, now, reasons):
+        reasons.append(more)
+    detail, until = _detail(first, run, job, window, status)
+    execution_id = run.jobs[job.job_id].execution_id
+    return Hold(run.dag.dag_id, job, execution_id, first, detail, until, tuple(reasons[1:]))
 
 
 def _detail(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -108,13 +108,19 @@ def upstream(stack: ExitStack, database: Database) -> None:
     reason_to_hold = decisions._reason_to_hold
 
     def careless(
-        run: RunState, job: JobMetadata, window: Window, forced: bool, status: Any, now: datetime
+        run: RunState,
+        job: JobMetadata,
+        window: Window,
+        forced: bool,
+        status: Any,
+        now: datetime,
+        known: Collection[HoldReason] = (),
     ) -> HoldReason | None:
         seen = {
             name: JobStatus.SUCCESS if each is JobStatus.RUNNING else each
             for name, each in status.items()
         }
-        return reason_to_hold(run, job, window, forced, seen, now)
+        return reason_to_hold(run, job, window, forced, seen, now, known)
 
     stack.enter_context(mock.patch.object(decisions, "_reason_to_hold", careless))
     stack.enter_context(mock.patch.object(runs, "still_ready", lambda _, starts: list(starts)))

@@ -254,6 +254,7 @@ class TestUpstream:
         hold = decided(run, BEGIN)["b"]
         assert isinstance(hold, Hold)
         assert hold.reason is HoldReason.WINDOW
+        assert hold.also == (HoldReason.UPSTREAM,)
 
 
 class TestPrevious:
