@@ -33,6 +33,7 @@ _COMMANDS = {
     "worker": ("processes", "worker", _RUN),
     "flower": ("processes", "flower", _RUN),
     "status": ("status", "status", _LOOK),
+    "why": ("why", "why", _LOOK),
     "markets": ("markets", "markets", _LOOK),
     "calendar": ("calendars", "application", _LOOK),
     "dag": ("dag", "application", _LOOK),

@@ -23,14 +23,11 @@ if TYPE_CHECKING:
 
     from prometheus.cli.places import Place
 
-DEAF_AFTER = timedelta(seconds=60)
-"""How long a message may wait for a worker that has time for it; as long as it waits itself
-before it begins anew."""
 _BROKER_TIMEOUT_SECONDS = 3
 _LOOK_AGAIN_AFTER = 6.0
 """A busy worker says so every five seconds."""
 _LOOK_EVERY = 0.5
-_SILENT_AFTER_LEASES = 3
+SILENT_AFTER_LEASES = 3
 """After how many leases of the leader without a complete tick it is silent."""
 
 application = typer.Typer(
@@ -145,7 +142,7 @@ def _beat(place: Place) -> Verdict:
     if leader.tick_age is None:
         return Verdict(False, f"{leader.process} leads, and has not completed a tick")
     told = f"{leader.process} leads; its last tick was {_seconds(leader.tick_age)} ago"
-    return Verdict(leader.tick_age <= _SILENT_AFTER_LEASES * pace.lease, told)
+    return Verdict(leader.tick_age <= SILENT_AFTER_LEASES * pace.lease, told)
 
 
 def _worker(place: Place, name: str | None) -> Verdict:
@@ -158,7 +155,7 @@ def _worker(place: Place, name: str | None) -> Verdict:
                 False, f"{_whole(name) if name else 'a worker on this host'} holds no lease"
             )
         names = ", ".join(each["worker"] for each in found)
-        with _redis(place) as redis:
+        with asked_redis(place) as redis:
             suspects = _deaf(engine, redis, now, found)
             if suspects:
                 # Between two jobs a worker may seem to have time; what it then takes is gone.
@@ -200,6 +197,7 @@ def _deaf(
         Node name and queue -> the message at the queue's front.
     """
     from prometheus.dispatch.names import BUSY_KEY
+    from prometheus.orchestration.reasons import DEAF_AFTER
 
     found: dict[tuple[str, str], bytes] = {}
     for each in workers:
@@ -242,12 +240,12 @@ def _sent_at(engine: Engine, message: bytes) -> datetime | None:
 
 
 def _broker(place: Place) -> Verdict:
-    with _redis(place):
+    with asked_redis(place):
         return Verdict(True, f"{_shown_broker(place)} answers")
 
 
 @contextmanager
-def _redis(place: Place) -> Iterator[Any]:
+def asked_redis(place: Place) -> Iterator[Any]:
     """
     Connect to Redis.
 

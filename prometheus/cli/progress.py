@@ -17,10 +17,17 @@ from prometheus.persistence.tables import dag_runs, job_executions
 
 _r = dag_runs.c
 _e = job_executions.c
+_MOST_NAMES = 200
 
 
 class UnknownRunError(PrometheusError):
     """The database has no run of that name."""
+
+
+def latest_runs(connection: Connection) -> list[str]:
+    """Return the names of the runs that were made last, for who has misspelt one."""
+    latest = select(_r.dag_id).order_by(_r.created_at.desc()).limit(_MOST_NAMES)
+    return list(connection.execute(latest).scalars())
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,7 +288,7 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
     from sqlalchemy import select
 
     from prometheus.cli import output
-    from prometheus.cli.progress import UnknownRunError
+    from prometheus.cli.progress import UnknownRunError, latest_runs
     from prometheus.errors import nearest
     from prometheus.persistence.clock import read_now
     from prometheus.persistence.runs import load_dag
@@ -296,10 +296,8 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
 
     run = connection.execute(select(dag_runs).where(dag_runs.c.dag_id == dag_id)).first()
     if run is None:
-        known = connection.execute(
-            select(dag_runs.c.dag_id).order_by(dag_runs.c.created_at.desc()).limit(200)
-        ).scalars()
-        raise UnknownRunError(f"There is no run {dag_id!r}.{nearest(dag_id, list(known))}")
+        known = latest_runs(connection)
+        raise UnknownRunError(f"There is no run {dag_id!r}.{nearest(dag_id, known)}")
     dag = load_dag(connection, run.dag_id, run.definition_hash)
     attempts: dict[str, list[dict[str, Any]]] = {job_id: [] for job_id in dag.topological_order()}
     for row in connection.execute(
