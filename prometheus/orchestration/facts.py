@@ -96,8 +96,13 @@ class Waiting:
         """Say whether its message is taken before another's."""
         if self.published_at is None or other.published_at is None:
             return self.published_at is not None
-        mine = self.background, self.priority, self.published_at
-        return mine < (other.background, other.priority, other.published_at)
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[object, ...]:
+        # Messages that are sent together have one stamp, and are sent in the order of decisions.
+        job = self.job.job_id, self.job.dag_id
+        return self.background, self.priority, self.published_at, *job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

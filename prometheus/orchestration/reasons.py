@@ -7,7 +7,7 @@ explanation can say otherwise; all else follows from what is stored.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import assert_never
 
 from prometheus.core.durations import format_duration
+from prometheus.core.overrides import OverrideKind
 from prometheus.core.states import MarketState
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError
@@ -55,6 +56,15 @@ _MOST_NAMED = 5
 """Jobs or workers that one sentence names."""
 _LONGEST_ERROR = 300
 """Characters that are repeated of an error."""
+_OPEN, _CLOSE = "open", "close"
+_EVENT: Mapping[MarketState | None, str] = {
+    MarketState.POST_CLOSE: _CLOSE,
+    MarketState.OVERNIGHT: _CLOSE,
+    MarketState.PRE_OPEN: _OPEN,
+    MarketState.SESSION: _OPEN,
+    None: _OPEN,
+}
+"""What of a session moves the beginning of a phase."""
 
 
 class ReasonKind(StrEnum):
@@ -392,7 +402,7 @@ class _Case:
             self._window(job_id).opens_at,
             self._dag.as_of_date,
             self._facts.calendar,
-            since=min(self._facts.opens_at, self._now),
+            since=self._opened_at,
         )
 
     def _blocked(self, job_id: str, text: str, then: str, since: datetime | None = None) -> Reason:
@@ -770,8 +780,15 @@ class _Case:
             made_at = self._facts.clock.market_time(self._attempt(job_id).created_at)
             return min(made_at, self._now)
         if self._run.forced:
+            return self._opened_at
+        return min(max(self._opened_at, self._window(job_id).opens_at), self._now)
+
+    @cached_property
+    def _opened_at(self) -> datetime:
+        """Since when there is the run: where it was made before it was due, since then."""
+        if self._facts.opens_at <= self._now or self._run.created_at is None:
             return min(self._facts.opens_at, self._now)
-        return min(max(self._facts.opens_at, self._window(job_id).opens_at), self._now)
+        return min(self._facts.clock.market_time(self._run.created_at), self._now)
 
     def _latest(self, job_id: str) -> Execution | None:
         return next(iter(self._facts.executions.get(job_id, ())[-1:]), None)
@@ -875,13 +892,14 @@ def _window_to_come(
     since: datetime | None = None,
 ) -> Reason:
     state = job.required_state
+    event = job.start.event if job.start is not None else _EVENT[state]
     opener = f"with {state or MarketState.PRE_OPEN} of its session"
     if job.start is not None:
         opener = f"{job.start} of its session" + (f", not before {state}" if state else "")
     return Reason(
         kind=ReasonKind.WINDOW,
         job_id=job.job_id,
-        text=f"its window opens at {_at(opens_at)}, {opener}{_special(calendar, day)}",
+        text=f"its window opens at {_at(opens_at)}, {opener}{_special(calendar, day, event)}",
         then="it starts then, if the jobs it depends on have succeeded",
         since=since,
         until=opens_at,
@@ -889,16 +907,18 @@ def _window_to_come(
     )
 
 
-def _special(calendar: TradingCalendar | None, day: date) -> str:
-    """Say what is special about the hours of a session, and which overrides have made it so."""
+def _special(calendar: TradingCalendar | None, day: date, event: str = _OPEN) -> str:
+    """Say what is special about a session's open or close, and which overrides made it so."""
     if calendar is None:
         return ""
     session = calendar.session(day)
-    words = ["late open"] * session.late_open + ["early close"] * session.early_close
-    overrides = calendar.overrides_on(day)
+    words, other = ["late open"] * session.late_open, OverrideKind.EARLY_CLOSE
+    if event != _OPEN:
+        words, other = ["early close"] * session.early_close, OverrideKind.LATE_OPEN
+    overrides = [each for each in calendar.overrides_on(day) if each.kind is not other]
     if overrides:
         words += [f"override {each.override_id}: {each.reason}" for each in overrides]
-    elif session.reason:
+    elif words and session.reason:
         words.append(session.reason)
     return f" ({', '.join(words)})" if words else ""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -85,6 +87,21 @@ def test_run_with_the_first_reason_of_each_job(
         ("second", "running"),
         ("third", "upstream"),
     ]
+
+
+def test_scheduler_that_can_not_renew_in_a_locked_database_is_not_called_gone(
+    run_command: RunCommand, world: World, env: dict[str, str], sqlite_url: str
+) -> None:
+    world.run(job("a"), forced=True)
+    with writing(world.engine) as connection:
+        leases.lead(connection, LEADERSHIP, "desk:7:x", lease=timedelta(seconds=-1))
+    gone = run_command("why", RUN, "a", "--json", env=env).document
+    assert gone["reasons"][0]["kind"] == "no_scheduler"
+    path = sqlite_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        held = run_command("why", RUN, "a", "--json", env=env).document
+    assert [each["kind"] for each in held["reasons"]] == ["database_locked", "runnable", "forced"]
 
 
 def test_names_that_are_not_known(

@@ -40,6 +40,7 @@ from prometheus.orchestration.reasons import (
     explain_unmade,
 )
 from prometheus.orchestration.sensor import SensorRule
+from prometheus.orchestration.session_time import SessionTime
 from prometheus.persistence import clock, executions, leases, operators, reasons
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import reading, writing
@@ -164,6 +165,17 @@ def test_window_that_an_override_has_moved(world: World) -> None:
     window, _ = why(world, dag, "a")
     assert window.until == utc(2, 19)
     assert window.text.endswith("with POST_CLOSE of its session (early close, override 1: storm)")
+    at_the_open = world.run(
+        job("a", required_state=MarketState.SESSION), job("b", start=SessionTime.parse("close-1h")),
+        pipeline="other",
+    )  # fmt: skip
+    turn_clock(world, utc(2, 14))
+    opening, _ = why(world, at_the_open, "a")
+    assert opening.text.endswith(" 14:30:00 UTC, with SESSION of its session"), "nothing moved it"
+    closing, _ = why(world, at_the_open, "b")
+    assert closing.text.endswith(
+        " 18:00:00 UTC, close-1h of its session (early close, override 1: storm)"
+    )
 
 
 def test_window_that_has_passed(world: World) -> None:
@@ -397,6 +409,9 @@ def test_worker_that_has_time_and_takes_nothing(world: World) -> None:
     dag = world.run(job("a"), job("b"))
     scheduler_of(world).advance()
     world.worker(name="us@desk")
+    together = [why(world, dag, each, seen=ask_redis())[0].text for each in ("a", "b")]
+    assert "before it" not in together[0]
+    assert together[1].endswith("; 1 job before it in the queue")
     ids = world.ids(dag)
     long_ago = world.now() - 5 * MINUTE
     world.change(ids["a"], published_at=long_ago)
@@ -756,24 +771,36 @@ def test_busy_worker_and_what_is_before_a_job_in_its_queue(
 def test_worker_that_dies_is_silent_then_lost_and_then_its_job_is_tried_again(
     installation: Installation, tmp_path: Path
 ) -> None:
-    installation.settings = SHORT_LEASE
+    installation.settings = {**SHORT_LEASE, "PROMETHEUS__WORKERS__LEASE": "12s"}
     beat = installation.beat()
     worker = installation.worker(concurrency=1)
     dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
     wait_until((tmp_path / "started-1").exists, timeout=60, message="it starts")
+
+    def comes_to(kind: ReasonKind) -> Reason:
+        told: tuple[Reason, ...] = ()
+
+        def is_so() -> list[Reason]:
+            nonlocal told
+            case = read(installation.engine, dag_id)
+            told = explain(case.snapshot, "waits_for_a_file", case.now.market_at, case.facts)
+            return [each for each in told if each.kind is kind]
+
+        return wait_until(is_so, timeout=120, message=lambda: f"{kind}: {told}")[0]
+
+    assert not comes_to(K.RUNNING).wrong
     beat.kill()
     worker.kill()
 
-    silent = wait_for(installation, dag_id, "waits_for_a_file", kind="worker_silent")
+    silent = comes_to(K.WORKER_SILENT)
     (lease,) = installation.workers()
-    (reason,) = (each for each in silent["reasons"] if each["kind"] == "worker_silent")
-    assert reason["until"] == lease.expires_at.isoformat()
-    lost = wait_for(installation, dag_id, "waits_for_a_file", kind="worker_lost")
-    wait_for(installation, dag_id, "waits_for_a_file", kind="no_scheduler")
-    (reason,) = (each for each in lost["reasons"] if each["kind"] == "worker_lost")
-    assert reason["since"] == lease.expires_at.isoformat()
-    assert reason["text"].startswith(f"worker lost: host {lease.host}, pid {worker.pid}, last seen")
+    assert (silent.since, silent.until) == (lease.renewed_at, lease.expires_at)
+    lost = comes_to(K.WORKER_LOST)
+    assert lost.since == lease.expires_at
+    assert lost.text.startswith(f"worker lost: host {lease.host}, pid {worker.pid}, last seen ")
+    assert comes_to(K.NO_SCHEDULER).wrong
 
     installation.beat()
-    again = wait_for(installation, dag_id, "waits_for_a_file", kind="no_worker")
-    assert again["attempt"] == 2
+    unserved = comes_to(K.NO_WORKER)
+    assert f"the last one, {lease.worker}, ended at " in unserved.text
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["FAILED", "QUEUED"]}

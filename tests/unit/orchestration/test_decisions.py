@@ -256,6 +256,14 @@ class TestUpstream:
         assert hold.reason is HoldReason.WINDOW
         assert hold.also == (HoldReason.UPSTREAM,)
 
+    def test_job_that_several_things_keep_says_all_of_them(self) -> None:
+        waiting = job("b", "a", required_state=MarketState.POST_CLOSE, after_previous=True)
+        run = run_of(job("a"), waiting, previous={"b": S.RUNNING})
+        hold = decided(run, BEGIN)["b"]
+        assert isinstance(hold, Hold)
+        assert hold.reason is HoldReason.WINDOW
+        assert hold.also == (HoldReason.UPSTREAM, HoldReason.PREVIOUS)
+
 
 class TestPrevious:
     @pytest.mark.parametrize("status", [S.PENDING, S.QUEUED, S.RUNNING])
