@@ -34,6 +34,7 @@ _COMMANDS = {
     "web": ("processes", "web", _RUN),
     "flower": ("processes", "flower", _RUN),
     "status": ("status", "status", _LOOK),
+    "why": ("why", "why", _LOOK),
     "markets": ("markets", "markets", _LOOK),
     "calendar": ("calendars", "application", _LOOK),
     "dag": ("dag", "application", _LOOK),

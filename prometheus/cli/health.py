@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from prometheus.cli.places import Place
 
-DEAF_AFTER = timedelta(seconds=60)
-"""How long a message may wait for a worker that has time for it; as long as it waits itself
-before it begins anew."""
 _LOOK_AGAIN_AFTER = 6.0
 """A busy worker says so every five seconds."""
 _LOOK_EVERY = 0.5
@@ -188,6 +185,7 @@ def _deaf(
         Node name and queue -> the message at the queue's front.
     """
     from prometheus.dispatch.names import BUSY_KEY
+    from prometheus.orchestration.reasons import DEAF_AFTER
 
     found: dict[tuple[str, str], bytes] = {}
     for each in workers:

@@ -78,23 +78,33 @@ def find_dag(*, dag_id: str | None, market: str | None, day: date | None, pipeli
 
 
 def _dag_of_id(pipelines: dict[str, Pipeline], dag_id: str) -> DAG:
-    match = _DAG_ID.fullmatch(dag_id)
-    try:
-        day = date.fromisoformat(match[2]) if match else None
-    except ValueError:
-        day = None
-    if match is None or day is None:
+    day = session_of(dag_id)
+    if day is None:
         raise DagIdError(
             f"{dag_id!r} names no run. It must look like us_eq_daily_2012-11-23: market, "
             f"pipeline, session date."
         )
-    known = {
-        dag_id_for(pipeline.name, market_id, day): (pipeline, market_id)
-        for pipeline in pipelines.values()
-        for market_id in pipeline.markets
-    }
+    known = runs_on(pipelines, day)
     if dag_id not in known:
         raise DagIdError(f"No pipeline makes a run {dag_id!r}.{nearest(dag_id, known)}")
     pipeline, market_id = known[dag_id]
     TradingCalendar(market_id).session(day)  # says why there is none
     return pipeline.dag(market_id, day)
+
+
+def session_of(dag_id: str) -> date | None:
+    """Return the session date that a run's name ends with; ``None`` if it does not."""
+    match = _DAG_ID.fullmatch(dag_id)
+    try:
+        return date.fromisoformat(match[2]) if match else None
+    except ValueError:
+        return None
+
+
+def runs_on(pipelines: Mapping[str, Pipeline], day: date) -> dict[str, tuple[Pipeline, str]]:
+    """Name the runs that pipelines would have of a session date: their pipelines and markets."""
+    return {
+        dag_id_for(pipeline.name, market_id, day): (pipeline, market_id)
+        for pipeline in pipelines.values()
+        for market_id in pipeline.markets
+    }

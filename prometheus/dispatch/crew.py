@@ -15,7 +15,7 @@ from prometheus.persistence import leases
 from prometheus.persistence.engine import is_held
 from prometheus.persistence.pauses import read_pauses
 
-_SILENT_AFTER_LEASES = 3
+SILENT_AFTER_LEASES = 3
 """After how many leases of the leader without a complete tick it is silent."""
 
 
@@ -168,7 +168,7 @@ def judge_leader(leader: Leader | None, lease: timedelta) -> tuple[bool, str]:
     if leader.tick_age is None:
         return False, f"{leader.process} leads, and has not completed a tick"
     told = f"{leader.process} leads; its last tick was {whole_seconds(leader.tick_age)} ago"
-    return leader.tick_age <= _SILENT_AFTER_LEASES * lease, told
+    return leader.tick_age <= SILENT_AFTER_LEASES * lease, told
 
 
 def whole_seconds(age: timedelta) -> str:

@@ -6,7 +6,7 @@ Pure: the same snapshot and the same ``now`` give the same decisions, whoever as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
@@ -111,6 +111,8 @@ class Hold:
     detail: str
     until: datetime | None
     """When the reason ends, if that is known: in market time, of a pause in wall time."""
+    also: tuple[HoldReason, ...] = ()
+    """What else keeps it, in the order in which it is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +232,12 @@ def _decide_run(
             decisions.append(Skip(dag_id, job, state.execution_id, reason))
             status[job_id] = JobStatus.SKIPPED
             continue
-        pause = _pause(snapshot.pauses, run.dag, job) if snapshot.pauses else None
+        pause = pause_of(snapshot.pauses, run.dag, job) if snapshot.pauses else None
         reason_to_hold = _reason_to_hold(run, job, window, forced, status, now, pause)
         if reason_to_hold is None:
             decisions.append(Start(dag_id, job, state.execution_id, window, forced))
         elif holds:
-            detail, until = _detail(reason_to_hold, run, job, window, status, pause)
-            decisions.append(Hold(dag_id, job, state.execution_id, reason_to_hold, detail, until))
+            decisions.append(_hold(run, job, window, forced, status, now, pause, reason_to_hold))
     return decisions
 
 
@@ -285,23 +286,49 @@ def _reason_to_hold(
     status: Mapping[str, JobStatus],
     now: datetime,
     pause: Pause | None,
+    known: Collection[HoldReason] = (),
 ) -> HoldReason | None:
-    if now < window.opens_at and not forced:
+    """Find what keeps a job from starting, besides what is known."""
+    if now < window.opens_at and not forced and not (known and HoldReason.WINDOW in known):
         return HoldReason.WINDOW
     for up in job.dependencies:
-        if status[up] is not JobStatus.SUCCESS:
+        if status[up] is not JobStatus.SUCCESS and not (known and HoldReason.UPSTREAM in known):
             return HoldReason.UPSTREAM
     if job.after_previous and run.previous is not None:
         before = run.previous.get(job.job_id)
-        if before is not None and before not in FINAL:
+        if (
+            before is not None
+            and before not in FINAL
+            and not (known and HoldReason.PREVIOUS in known)
+        ):
             return HoldReason.PREVIOUS
-    return HoldReason.PAUSED if pause is not None else None
+    if pause is not None and HoldReason.PAUSED not in known:
+        return HoldReason.PAUSED
+    return None
 
 
-def _pause(pauses: tuple[Pause, ...], dag: DAG, job: JobMetadata) -> Pause | None:
-    """Return what keeps a job from starting the longest."""
+def pause_of(pauses: tuple[Pause, ...], dag: DAG, job: JobMetadata) -> Pause | None:
+    """Return the pause that keeps a job from starting the longest."""
     found = [each for each in pauses if each.covers(dag, job.job_id)]
     return max(found, key=lambda each: (each.until is None, each.until or each.since), default=None)
+
+
+def _hold(
+    run: RunState,
+    job: JobMetadata,
+    window: Window,
+    forced: bool,
+    status: Mapping[str, JobStatus],
+    now: datetime,
+    pause: Pause | None,
+    first: HoldReason,
+) -> Hold:
+    reasons = [first]
+    while more := _reason_to_hold(run, job, window, forced, status, now, pause, reasons):
+        reasons.append(more)
+    detail, until = _detail(first, run, job, window, status, pause)
+    execution_id = run.jobs[job.job_id].execution_id
+    return Hold(run.dag.dag_id, job, execution_id, first, detail, until, tuple(reasons[1:]))
 
 
 def _detail(

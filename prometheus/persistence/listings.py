@@ -164,6 +164,12 @@ class StoredRun:
     """Job id -> rows of ``job_executions``, the first attempt first; in the order of the DAG."""
 
 
+def latest_runs(connection: Connection) -> list[str]:
+    """Return the names of the runs that were made last, for who has misspelt one."""
+    latest = select(_r.dag_id).order_by(_r.created_at.desc()).limit(_KNOWN_RUNS)
+    return list(connection.execute(latest).scalars())
+
+
 def read_run(connection: Connection, dag_id: str) -> StoredRun:
     """
     Read a run.
@@ -175,10 +181,8 @@ def read_run(connection: Connection, dag_id: str) -> StoredRun:
     query: Select[Any] = select(*_RUN_COLUMNS, *_DEFINITION).where(_r.dag_id == dag_id)
     row: Row[Any] | None = connection.execute(query).first()
     if row is None:
-        known = connection.execute(
-            select(_r.dag_id).order_by(_r.created_at.desc()).limit(_KNOWN_RUNS)
-        ).scalars()
-        raise UnknownRunError(f"There is no run {dag_id!r}.{nearest(dag_id, list(known))}")
+        hint = nearest(dag_id, latest_runs(connection))
+        raise UnknownRunError(f"There is no run {dag_id!r}.{hint}")
     dag = stored_dag(row)
     attempts: dict[str, list[Row[Any]]] = {job_id: [] for job_id in dag.topological_order()}
     for attempt in connection.execute(

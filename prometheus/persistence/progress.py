@@ -16,6 +16,7 @@ from prometheus.persistence.tables import dag_runs, job_executions
 
 _r = dag_runs.c
 _e = job_executions.c
+_MOST_NAMES = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -116,12 +116,13 @@ def upstream(stack: ExitStack, database: Database) -> None:
         status: Any,
         now: datetime,
         pause: Pause | None,
+        known: Collection[HoldReason] = (),
     ) -> HoldReason | None:
         seen = {
             name: JobStatus.SUCCESS if each is JobStatus.RUNNING else each
             for name, each in status.items()
         }
-        return reason_to_hold(run, job, window, forced, seen, now, pause)
+        return reason_to_hold(run, job, window, forced, seen, now, pause, known)
 
     stack.enter_context(mock.patch.object(decisions, "_reason_to_hold", careless))
     stack.enter_context(mock.patch.object(runs, "still_ready", lambda _, starts: list(starts)))

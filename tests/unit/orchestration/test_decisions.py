@@ -192,6 +192,16 @@ class TestPause:
         assert isinstance(held, Hold)
         assert held.until is None
 
+    def test_it_is_told_after_all_else_that_keeps_a_job(self) -> None:
+        run = run_of(job("a"), job("b", "a"))
+        pauses = (paused({"market_id": "US_EQ"}),)
+        found = {
+            each.job.job_id: each for each in decide(Snapshot((run,), BOUNDS, WALL, pauses), BEGIN)
+        }
+        held = found["b"]
+        assert isinstance(held, Hold)
+        assert (held.reason, held.also) == (HoldReason.UPSTREAM, (HoldReason.PAUSED,))
+
 
 class TestWindow:
     def test_job_starts_with_its_window(self) -> None:
@@ -327,6 +337,15 @@ class TestUpstream:
         hold = decided(run, BEGIN)["b"]
         assert isinstance(hold, Hold)
         assert hold.reason is HoldReason.WINDOW
+        assert hold.also == (HoldReason.UPSTREAM,)
+
+    def test_job_that_several_things_keep_says_all_of_them(self) -> None:
+        waiting = job("b", "a", required_state=MarketState.POST_CLOSE, after_previous=True)
+        run = run_of(job("a"), waiting, previous={"b": S.RUNNING})
+        hold = decided(run, BEGIN)["b"]
+        assert isinstance(hold, Hold)
+        assert hold.reason is HoldReason.WINDOW
+        assert hold.also == (HoldReason.UPSTREAM, HoldReason.PREVIOUS)
 
 
 class TestPrevious:
