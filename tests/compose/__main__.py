@@ -350,6 +350,11 @@ class Trial:
 
     def go_down_and_up(self) -> None:
         """Remove all containers, and start again: what was done is still there."""
+        began = time.monotonic()
+        self.compose(*REPLAY, "stop")
+        ends = {each: self.inspect(each)["State"]["ExitCode"] for each in self.containers()}
+        assert 137 not in ends.values(), ends
+        say(f"all {len(ends)} containers stopped in {time.monotonic() - began:.0f} s, none killed")
         self.said += self.logs()
         self.compose(*REPLAY, "down")
         assert self.containers() == {}

@@ -160,6 +160,12 @@ def test_who_waits_waits_for_what_comes(name: str) -> None:
                 assert condition == "service_started"
 
 
+@pytest.mark.parametrize("name", [name for name in PROCESSES if _is_ours(SERVICES[name])])
+def test_servers_are_stopped_after_those_who_need_them(name: str) -> None:
+    """docker-compose 1.29 goes by who runs, and past a step that has ended in between."""
+    assert {"postgres", "redis"} <= set(SERVICES[name]["depends_on"])
+
+
 def test_a_worker_is_killed_only_after_it_handed_its_jobs_back() -> None:
     for service in SERVICES.values():
         if service.get("command", [])[:2] == [OURS, "worker"]:
