@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import uvicorn
 
 from prometheus.addresses import is_loopback
@@ -46,4 +48,5 @@ def serve(settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=_ENDS_WITHIN_SECONDS,
     )
-    uvicorn.Server(config).run()
+    with contextlib.suppress(KeyboardInterrupt):  # raised again when everything has ended in order
+        uvicorn.Server(config).run()

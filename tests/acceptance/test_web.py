@@ -30,8 +30,9 @@ def answering(process: Process, url: str) -> None:
     assert process.running, process.output()
 
 
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_it_answers_until_it_is_told_to_stop(
-    start_command: StartCommand, sqlite_url: str, home: Path
+    start_command: StartCommand, sqlite_url: str, home: Path, stop: signal.Signals
 ) -> None:
     port = free_port()
     # A package of the user's own may have the name of ours.
@@ -51,7 +52,7 @@ def test_it_answers_until_it_is_told_to_stop(
     assert "server" not in found.headers
     assert not by_name["broker"]["ok"]
     assert SECRET not in " ".join(psutil.Process(process.pid).cmdline())
-    process.send(signal.SIGTERM)
+    process.send(stop)
     process.wait(60)
     assert "Traceback" not in process.output()
     assert SECRET not in process.output() + found.text
