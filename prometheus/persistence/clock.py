@@ -64,6 +64,7 @@ def read_now(connection: Connection) -> Now:
         only=only,
         markets=frozenset(row.markets) if row.markets is not None else None,
         latest_override=row.latest_override,
+        pauses=row.pauses,
     )
 
 
