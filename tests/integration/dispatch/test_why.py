@@ -448,6 +448,7 @@ def test_worker_that_has_time_and_takes_nothing(world: World) -> None:
     assert kinds(told) == [K.DEAF, K.LIMIT]
     assert told[0].text == "us@desk has time, and does not take it"
     assert (told[0].since, told[0].wrong) == (long_ago, True)
+    world.change(ids["b"], published_at=long_ago + SECOND)
     behind = why(world, dag, "b", seen=here_for_long)
     assert kinds(behind) == [K.IN_QUEUE, K.LIMIT]
     assert behind[0].text.endswith("; 1 job before it in the queue")
