@@ -394,12 +394,13 @@ class Scheduler:
                 {execution_id: each.by for execution_id, each in overdue.items()},
                 grace=CANCEL_GRACE,
             )
-            runs.end_waiting(connection, skipped, JobStatus.SKIPPED)
             late = runs.end_waiting(
                 connection,
                 {execution_id: each.reason for execution_id, each in expired.items()},
                 JobStatus.EXPIRED,
             )
+            # After those: what they hold up is skipped only while the rows say that they do.
+            runs.end_waiting(connection, skipped, JobStatus.SKIPPED)
             claimed = executions.claim(connection, starts, read_now(connection)) if starts else []
             for dag_id in sorted(over):
                 status = runs.close_run(connection, dag_id)
