@@ -541,7 +541,7 @@ def load_settings(
     reading.faults += reading.contradictions(values)
     if settings is None or reading.faults:
         declare(before)
-        raise SettingsError(reading.faults)
+        raise SettingsError([*reading.held, *reading.faults])
     folder = reading.cwd / settings.data.folder.expanduser()
     changes: dict[str, BaseModel] = {"data": settings.data.model_copy(update={"folder": folder})}
     if not settings.database.url.get_secret_value():
@@ -593,6 +593,8 @@ class _Reading:
     def __init__(self, environ: Mapping[str, str], cwd: Path, holding: bool) -> None:
         self.cwd = cwd
         self.faults: list[str] = []
+        self.held: list[str] = []
+        """Faults of markets that are held, for which alone nothing is refused."""
         self.origins: dict[str, str] = {}
         self.declarations: tuple[Declaration, ...] = ()
         self._environ = environ
@@ -659,8 +661,8 @@ class _Reading:
             return
         self.declarations, _ = configuration.declarations()
         for each in self.declarations:
-            if each.misnamed or not self._holding:
-                self.faults += each.faults
+            holds = self._holding and not each.misnamed
+            (self.held if holds else self.faults).extend(each.faults)
         for name, table in configuration.tables.items():
             field = Settings.model_fields.get(name)
             at = configuration.place(name)

@@ -236,6 +236,12 @@ def test_what_is_no_single_markets_fault_is_refused_by_every_process(
         load_settings({}, tmp_path, holding=True)
 
 
+def test_who_refuses_a_file_names_the_faults_of_markets_too(tmp_path: Path) -> None:
+    write(tmp_path, MINE.replace("XSTO", "XSTOO") + "[workers]\nconcurrency = 0\n")
+    with pytest.raises(SettingsError, match="settings: 2 faults"):
+        load_settings({}, tmp_path, holding=True)
+
+
 def test_a_market_key_without_a_table_is_an_unknown_setting(tmp_path: Path) -> None:
     path = write(tmp_path, '[markets]\nMINE = "XNYS"\nenabeld = []\n')
     with pytest.raises(SettingsError) as caught:
