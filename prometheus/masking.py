@@ -17,7 +17,7 @@ _SECRET_PARAMETER = re.compile(
 )
 _NEXT_URL = re.compile(r";(?=[\w+.-]+://)")
 """Between two URLs; any other semicolon may belong to a password."""
-_URL_IN_TEXT = re.compile(r"\b[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+_URL_IN_TEXT = re.compile(r"\b[A-Za-z][\w+.-]{0,40}://[^\s'\"<>]+")
 _secrets: tuple[str, ...] = ()
 """What this process keeps secret, the longest first: another may be a part of it."""
 

@@ -38,5 +38,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop it, and with it all that was kept."""
     op.drop_table("attempt_logs")

@@ -58,6 +58,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop it: what is paused starts again."""
     op.drop_index("ix_pauses_open", "pauses")
     op.drop_table("pauses")

@@ -152,12 +152,13 @@ class _Lines(_Shown):
 
     def show_end(self, attempt: LoggedAttempt) -> None:
         from prometheus.cli import output
+        from prometheus.dispatch.attempt_log import readable
 
         self._head(attempt)
         at = f" {output.utc_seconds(attempt.completed_at)}" if attempt.completed_at else ""
-        why = f" {attempt.error}" if attempt.error else ""
+        why = f" {readable(attempt.error)}" if attempt.error else ""
         print(f"[{attempt.status}{at}]{why}")
-        print(attempt.traceback or "", end="", flush=True)
+        print(readable(attempt.traceback or ""), end="", flush=True)
 
     def _head(self, attempt: LoggedAttempt) -> None:
         if attempt.execution_id != self._last:

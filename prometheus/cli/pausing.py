@@ -65,8 +65,8 @@ def pause(
     """
     Let no job of a market, of a pipeline, or of a pipeline in a market, start.
 
-    What runs goes on. Runs are made and windows pass as ever: a job whose window closes meanwhile
-    is EXPIRED. What waits starts when the pause ends.
+    What runs goes on. Runs are made, windows pass and time-outs run as ever: a job whose own is
+    over meanwhile is EXPIRED. What else waits starts when the pause ends.
     """
     from prometheus.cli.operate import actor_name
     from prometheus.persistence import pauses

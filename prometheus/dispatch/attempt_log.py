@@ -8,8 +8,7 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-
-from sqlalchemy.exc import SQLAlchemyError
+from contextlib import suppress
 
 from prometheus.dispatch.attempts import storable
 
@@ -23,7 +22,7 @@ _LONGEST_LINE = 8_192
 """Bytes of a line that are kept before it has ended."""
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)", re.DOTALL)
 """What moves the cursor of a terminal, colours it, or names its window."""
-_OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")
+_OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n)", re.MULTILINE)
 """What a progress bar has written over."""
 _CONTROLS = re.compile(r"[\x01-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -39,12 +38,13 @@ class AttemptLog:
     def __init__(self, keep: Callable[[str], None]) -> None:
         """
         Args:
-            keep: Writes some lines behind those it has written before; may raise
-                `SQLAlchemyError`, and then has written nothing.
+            keep: Writes some lines behind those it has written before; what raises has written
+                nothing.
         """
         self._keep = keep
         self._process = os.getpid()
-        self._lock = threading.Lock()
+        # What is collected as garbage under it may write, too.
+        self._lock = threading.RLock()
         self._keeping = threading.Lock()
         self._unfinished: defaultdict[str, bytes] = defaultdict(bytes)
         self._waiting = ""
@@ -68,7 +68,8 @@ class AttemptLog:
             self._take(whole + newline)
             if self._thread is None and self._waiting:
                 self._thread = threading.Thread(target=self._work, name="attempt-log", daemon=True)
-                self._thread.start()
+                with suppress(RuntimeError):  # a job that leaves no memory for it keeps its lines
+                    self._thread.start()
 
     def close(self) -> None:
         """Keep what is left; of what is written from now on nothing is."""
@@ -106,7 +107,7 @@ class AttemptLog:
                 return
             try:
                 self._keep(text)
-            except SQLAlchemyError as error:
+            except Exception as error:  # noqa: BLE001  no job fails, and no thread ends, of its log
                 if last:  # it stands in the worker's own log all the same
                     log.warning("log_not_kept", extra={"error": str(error)})
                 with self._lock:

@@ -326,13 +326,20 @@ def untold_failures(
 
 
 def take_failure(connection: Connection, execution_id: str) -> Failed | None:
-    """Take the call of ``on_failure`` for one final failure; nobody gets it twice."""
+    """
+    Take the call of ``on_failure`` for one final failure; nobody gets it twice.
+
+    Returns:
+        ``None`` when somebody else has it, or the sessions of its market can not be read here.
+    """
     row = connection.execute(
         select(job_executions, dag_runs.c.definition_hash, dag_runs.c.parameters)
         .join_from(job_executions, dag_runs)
         .where(_e.execution_id == execution_id, _is_failure)
     ).first()
-    if row is None or not insert_new(connection, failure_calls, {"execution_id": execution_id}):
+    if row is None or not _is_readable(row.market_id):
+        return None  # another worker may be able to tell of its session
+    if not insert_new(connection, failure_calls, {"execution_id": execution_id}):
         return None
     dag = load_dag(connection, row.dag_id, row.definition_hash)
     return Failed(
@@ -448,16 +455,11 @@ def start(
     Turn a QUEUED execution into a RUNNING one, at most once.
 
     Refused unless the run is open and follows every override of its session, which can be read
-    here, the delay of a retry is over, the market time is inside the window (or the run or
-    execution is forced) and the worker has not been given up. A window that has closed, and a
-    time-out, make the row EXPIRED; a sensor that does not fail when it gives up is asked once more
-    after its window, while a job that waits for it could still start.
-    Refused unless the run is open and follows every override of its session, nobody has paused it
-    or its market or pipeline, the delay of a retry
-    is over, the market time is inside the window (or the run or execution is forced) and the worker
-    has not been given up. A window that has closed, and a time-out, make the row EXPIRED; a sensor
-    that does not fail when it gives up is asked once more after its window, while a job that waits
-    for it could still start.
+    here, nobody has paused it or its market or pipeline, the delay of a retry is over, the market
+    time is inside the window (or the run or execution is forced) and the worker has not been given
+    up. A window that has closed, and a time-out, make the row EXPIRED; a sensor that does not fail
+    when it gives up is asked once more after its window, while a job that waits for it could still
+    start.
 
     Args:
         worker: Node name.

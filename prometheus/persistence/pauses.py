@@ -58,12 +58,16 @@ def pause(
         Its number.
 
     Raises:
-        OperatorError: It is paused already, or nobody knows the pipeline.
+        OperatorError: It is paused already, or no run could be meant.
     """
-    if pipeline is not None:
-        known = set(connection.execute(select(pipelines.c.name)).scalars())
-        if pipeline not in known:
-            raise OperatorError(f"There is no pipeline {pipeline!r}.{nearest(pipeline, known)}")
+    seen = connection.execute(select(pipelines.c.name, pipelines.c.market_id)).all()
+    if pipeline is not None and pipeline not in (known := {each.name for each in seen}):
+        raise OperatorError(f"There is no pipeline {pipeline!r}.{nearest(pipeline, known)}")
+    # Runs are of markets: a pause of one of its exchanges would pause nothing.
+    there = {each.market_id for each in seen if pipeline in (None, each.name)}
+    if market_id is not None and there and market_id not in there:
+        of = f" of {pipeline}" if pipeline else ""
+        raise OperatorError(f"No run{of} was ever due in {market_id}.{nearest(market_id, there)}")
     return _add(connection, {"market_id": market_id, "pipeline": pipeline}, reason, until, actor)
 
 
@@ -131,7 +135,7 @@ def _add(
     details: dict[str, Any] = {key: value for key, value in target.items() if value}
     details |= {"reason": reason, "until": until and until.isoformat()}
     action = "hold" if target.get("job_id") else "pause"
-    record_audit(connection, actor, action, _name(target), details)
+    record_audit(connection, actor, action, _audited(target), details)
     return pause_id
 
 
@@ -150,7 +154,7 @@ def _end(
         .where(_p.pause_id == found.pause_id, _p.ended_at.is_(None))
         .values(ended_at=wall_time(connection), ended_by=actor)
     )
-    record_audit(connection, actor, action, _name(target), {"pause": found.pause_id})
+    record_audit(connection, actor, action, _audited(target), {"pause": found.pause_id})
     return found
 
 
@@ -159,7 +163,11 @@ def _is_of(pause: Pause, target: Mapping[str, str | None]) -> bool:
     return all(getattr(pause, key) == target.get(key) for key in keys)
 
 
+def _audited(target: Mapping[str, str | None]) -> str:
+    return target.get("dag_id") or _name(target)
+
+
 def _name(target: Mapping[str, str | None]) -> str:
     if target.get("dag_id"):
-        return str(target["dag_id"])
+        return f"{target['job_id']} of {target['dag_id']}"
     return " of ".join(filter(None, (target.get("pipeline"), target.get("market_id"))))

@@ -437,6 +437,17 @@ class TestTold:
             assert taken[0].message.startswith("ValueError: boom")
         assert self.untold(world) == []
 
+    def test_who_can_not_read_the_sessions_leaves_it_to_others(
+        self, world: World, break_sessions: Callable[[str], None]
+    ) -> None:
+        dag = world.run(job("a", max_retries=0))
+        world.fail_for_good(dag, "a", world.worker())
+        execution_id = world.ids(dag)["a"]
+        break_sessions("XNYS")
+        with writing(world.engine) as connection:
+            assert executions.take_failure(connection, execution_id) is None
+        assert self.untold(world) == [execution_id]
+
     def test_execution_that_has_not_failed_is_taken_by_nobody(self, world: World) -> None:
         dag = world.run()
         with writing(world.engine) as connection:

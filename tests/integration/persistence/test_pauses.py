@@ -53,9 +53,11 @@ def release(world: World, dag: DAG, job_id: str) -> Pause:
 
 
 def seen(world: World, pipeline: str) -> None:
-    """Let the database have seen a pipeline."""
+    """Let the database have seen a pipeline, in two markets."""
+    now = world.now()
     with writing(world.engine) as connection:
-        runs.first_seen(connection, pipeline, "US_EQ", "every session", world.now())
+        for market_id in ("US_EQ", "EU_EQ"):
+            runs.first_seen(connection, pipeline, market_id, "every session", now)
 
 
 def due(world: World) -> list[str]:
@@ -152,6 +154,10 @@ def test_what_can_not_be_done_is_refused_and_says_why(world: World) -> None:
         resume(world, "EU_EQ")
     with pytest.raises(OperatorError, match=r"no pipeline 'tset'. Did you mean 'test'"):
         pause(world, None, "tset")
+    with pytest.raises(OperatorError, match=r"No run was ever due in XNYS\. Known: EU_EQ, US_EQ"):
+        pause(world, "XNYS")
+    with pytest.raises(OperatorError, match=r"No run of test was ever due in JP_EQ"):
+        pause(world, "JP_EQ", "test")
     with pytest.raises(OperatorError, match="has passed already"):
         pause(world, "EU_EQ", until=world.now() - HOUR)
     with pytest.raises(OperatorError, match="has no job 'b'"):

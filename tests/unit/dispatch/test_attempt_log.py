@@ -80,6 +80,36 @@ def test_a_line_without_an_end_is_kept_all_the_same(kept: Kept) -> None:
     log.close()
 
 
+def test_a_line_of_a_megabyte_is_made_fit_like_any_other(kept: Kept) -> None:
+    """Whatever it is of: what looks back from each of its characters would take hours."""
+    for text in ("x" * 1_000_000, "ab." * 300_000, "\r".join(["10 %"] * 100_000)):
+        log = AttemptLog(kept)
+        log.write("stdout", f"{text}\n".encode())
+        log.close()
+    assert kept.text.endswith("\n10 %\n")
+
+
+def test_what_is_collected_as_garbage_meanwhile_may_write_too(kept: Kept) -> None:
+    log = AttemptLog(kept)
+    with log._lock:
+        log.write("stderr", b"a finalizer\n")
+    log.close()
+    assert kept.text == "a finalizer\n"
+
+
+def test_no_job_fails_of_its_log(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be no memory for a thread, or for a text."""
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    log = AttemptLog(kept)
+    log.write("stdout", b"first\n")
+    log.close()
+    assert kept.text == "first\n"
+
+
 def test_what_a_database_that_is_away_does_not_take_waits_for_it(kept: Kept) -> None:
     log = AttemptLog(kept)
     kept.away = True
