@@ -62,7 +62,7 @@ def retry(
             jobs = operators.retry(
                 connection, dag_id, job, downstream=downstream, actor=actor_name(actor)
             )
-            crew = read_crew(connection)
+            crew = read_crew(connection, paused=True)
             if is_unattended(place, crew):
                 check_can_work_on(connection, place, dag_id)
             ignored = _ignored_windows(connection, dag_id, jobs)
@@ -124,7 +124,7 @@ def cancel(
         cancelled = operators.cancel(
             connection, dag_id, job, actor=actor_name(actor), grace=patience
         )
-        crew = read_crew(connection)
+        crew = read_crew(connection, paused=True)
     if as_json:
         jobs = [
             {
@@ -199,7 +199,7 @@ def force_success(
         jobs = operators.force_success(
             connection, dag_id, job, actor=actor_name(actor), reason=reason
         )
-        crew = read_crew(connection)
+        crew = read_crew(connection, paused=True)
     if as_json:
         document = {"dag_id": dag_id, "job": job, "jobs": jobs, "scheduler": crew.scheduled}
         output.print_json(document)

@@ -192,7 +192,7 @@ def _end(write: Callable[[Connection], Any], folder: Path | None, as_json: bool)
 
     with opened(find_place(folder)) as engine, writing(engine) as connection:
         ended = write(connection)
-        crew = read_crew(connection)
+        crew = read_crew(connection, paused=True)
     if as_json:
         output.print_json({"pause": ended.pause_id, "scheduler": crew.scheduled})
         return

@@ -77,7 +77,7 @@ def run_now(request: Request) -> bool:
     make_local_database(place)
     with opened(place) as engine:
         with writing(engine) as connection:
-            crew = read_crew(connection)
+            crew = read_crew(connection, paused=True)
             dag_id = _record(connection, pipeline, calendar, place, request, crew)
         if not request.wait and not is_unattended(place, crew):
             _tell_left(request, dag_id, crew)

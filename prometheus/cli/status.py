@@ -45,7 +45,7 @@ def status(
         from prometheus.persistence.engine import reading
 
         with reading(engine) as connection:
-            crew = read_crew(connection).tried(engine)
+            crew = read_crew(connection, paused=True).tried(engine)
             if dag_id is not None:
                 found = _read_run(connection, dag_id, crew)
                 if as_json:

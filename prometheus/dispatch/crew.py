@@ -112,12 +112,15 @@ class Crew:
         }
 
 
-def read_crew(connection: Connection, wall_at: datetime | None = None) -> Crew:
+def read_crew(
+    connection: Connection, wall_at: datetime | None = None, *, paused: bool = False
+) -> Crew:
     """
     Read who holds a lease.
 
     Args:
         wall_at: Wall time, if it was read in this transaction already.
+        paused: Read also what operators keep from starting; only tables of this release have it.
     """
     now = wall_at or leases.wall_time(connection)
     leader = read_leader(connection)
@@ -127,7 +130,7 @@ def read_crew(connection: Connection, wall_at: datetime | None = None) -> Crew:
         leader,
         tuple(each for each in workers if each["expires_at"] > now),
         tuple(each for each in workers if each["expires_at"] <= now),
-        read_pauses(connection),
+        read_pauses(connection) if paused else (),
     )
 
 

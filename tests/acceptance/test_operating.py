@@ -74,7 +74,18 @@ def test_other_commands_find_the_stack(run_command: RunCommand, live: Path) -> N
     word = json.loads((live / "stack.json").read_text())
     assert set(word) == {"pid", "database_url", "broker_url"}
     inspected = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "workers", "inspect", "active_queues", "--json"],
+        [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "workers",
+            "inspect",
+            "-t",
+            "20",
+            "active_queues",
+            "--json",
+        ],
         env={
             **os.environ,
             **environment(),

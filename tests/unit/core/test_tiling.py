@@ -66,7 +66,9 @@ def random_exceptions(draw: st.DrawFn, table: dict[str, Any], now: datetime) -> 
         return table
     days = [now.date() + n * ONE_DAY for n in range(-3, 4)]
     week = [entry["days"] for entry in table.get("hours", ())]
-    closed = draw(st.sets(st.sampled_from(days), max_size=2))
+    # What has no hours can not be closed.
+    opened = [day for day in days if "hours" not in table or f"{day:%a}" in week]
+    closed = draw(st.sets(st.sampled_from(opened), max_size=2)) if opened else set()
     table = table | {"closed": sorted(closed)}
     free = [day for day in days if all(f"{day + n * ONE_DAY:%a}" not in week for n in (-1, 0, 1))]
     if "hours" in table and (free := [day for day in free if day not in closed]):
