@@ -84,14 +84,14 @@ def _goes_on(connection: Connection, dag_id: str, job: str | None, attempt: int 
     from sqlalchemy import select
 
     from prometheus.orchestration.lifecycle import FINAL, RunStatus
+    from prometheus.persistence.listings import latest_runs
     from prometheus.persistence.tables import dag_runs, job_executions
 
     status = connection.execute(
         select(dag_runs.c.status).where(dag_runs.c.dag_id == dag_id)
     ).scalar_one_or_none()
     if status is None:
-        known = select(dag_runs.c.dag_id).order_by(dag_runs.c.created_at.desc()).limit(200)
-        hint = nearest(dag_id, connection.execute(known).scalars())
+        hint = nearest(dag_id, latest_runs(connection))
         raise NoSuchAttemptError(f"There is no run {dag_id!r}.{hint}")
     if job is None:
         return bool(status == RunStatus.OPEN)

@@ -303,7 +303,8 @@ class Attempts:
         Keep some lines that an attempt has written; see `logs.append`.
 
         Raises:
-            SQLAlchemyError: They were not kept. Nothing waits for the database for their sake.
+            SQLAlchemyError: They were not kept. It is tried once, for as long as one transaction
+                waits for the database.
         """
         with writing(self._engine) as connection:
             logs.append(connection, execution_id, text)

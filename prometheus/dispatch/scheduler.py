@@ -258,7 +258,7 @@ class Scheduler:
             states = runs.read_open_runs(connection, self._previous_run, dag_id=dag_id)
             # A worker that advances its own run does not wait for anything.
             due = executions.next_due(connection, now.wall_at) if dag_id is None else None
-            paused = read_pauses(connection) if now.pauses else ()
+            paused = read_pauses(connection) if now.unended_pauses else ()
         return now, states, paused, due
 
     def _follow_calendars(self, states: Sequence[RunState]) -> bool:

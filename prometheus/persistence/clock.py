@@ -28,8 +28,8 @@ class Now:
     """The markets a replay is bound to."""
     latest_override: int = 0
     """The last calendar override that was recorded by then; 0 if there is none."""
-    pauses: int = 0
-    """How many pauses nobody has ended."""
+    unended_pauses: int = 0
+    """How many pauses nobody has ended, those included whose time is over."""
 
     @property
     def jumps(self) -> bool:
@@ -48,7 +48,10 @@ _READ_NOW = select(
     select(func.coalesce(func.max(calendar_overrides.c.override_id), 0))
     .scalar_subquery()
     .label("latest_override"),
-    select(func.count()).where(pauses.c.ended_at.is_(None)).scalar_subquery().label("pauses"),
+    select(func.count())
+    .where(pauses.c.ended_at.is_(None))
+    .scalar_subquery()
+    .label("unended_pauses"),
 ).where(true())
 
 
@@ -64,7 +67,7 @@ def read_now(connection: Connection) -> Now:
         only=only,
         markets=frozenset(row.markets) if row.markets is not None else None,
         latest_override=row.latest_override,
-        pauses=row.pauses,
+        unended_pauses=row.unended_pauses,
     )
 
 
