@@ -28,7 +28,7 @@ from celery.worker.request import Request
 from sqlalchemy.exc import DBAPIError
 
 from prometheus.dispatch.attempts import CutOffError, Outage
-from prometheus.dispatch.publisher import BrokerUnavailableError
+from prometheus.dispatch.publisher import BrokerUnavailableError, Mark
 from prometheus.dispatch.tasks import JobTask
 from prometheus.errors import PrometheusError
 from prometheus.persistence import leases, migrate
@@ -338,29 +338,39 @@ class Heartbeat(bootsteps.StartStopStep):
             _watched_at.value = time.monotonic()
             if self._silent() > _LOOK_AFTER * lease:
                 self._listen(False)
-            if not self._is_cut_off(lease):
+            patience = self._patience(lease)
+            if patience is None:
                 since = None
-            elif since is None:
-                # Not yet: after an outage for all, others may have been the first to try again.
+                continue
+            if since is None:
                 since = time.monotonic()
                 self._try_now.set()
-            elif time.monotonic() - since > lease.total_seconds() / 10:
+            if time.monotonic() - since >= patience.total_seconds():
                 self._end_cut_off(CutOffError(lease))
 
-    def _is_cut_off(self, lease: timedelta) -> bool:
+    def _patience(self, lease: timedelta) -> timedelta | None:
+        """Return how long what runs may go on unless the lease is renewed; ``None``: for good."""
         renewed_at, _ = self._renewed
         silent = self._silent()
         if silent <= _LOOK_AFTER * lease or not _running():
-            return False
-        # By the database's clock, however long ago the leader could leave its mark.
-        now = renewed_at + silent
+            return None
+        # After an outage for all, others may have been the first to try again.
+        patience = lease / 10
         try:
-            return _others_go_on(
-                renewed_at + lease / 2, reachable_by=now - _LOOK_AFTER * lease, within=lease / 6
-            )
+            mark = runtime.publisher.read_mark(within=lease / 6)
+        except BrokerUnavailableError:
+            return patience  # nobody knows, and going on could be wrong
         except Exception:  # without this thread nothing would end what must not go on
             log.exception("lease_watch_failed")
-            return True
+            return patience
+        if mark is not None and runtime.incarnation() in mark.given_up:
+            return timedelta(0)
+        # By the database's clock, however long ago the leader could leave its mark.
+        now = renewed_at + silent
+        others_go_on = _others_go_on(
+            mark, renewed_at + lease / 2, reachable_by=now - _LOOK_AFTER * lease
+        )
+        return patience if others_go_on else None
 
     def _silent(self) -> timedelta:
         """Return how long ago the last renewal began."""
@@ -452,19 +462,14 @@ def _connected() -> Iterator[None]:
             runtime.engine.dispose()
 
 
-def _others_go_on(since: datetime, *, reachable_by: datetime, within: timedelta) -> bool:
+def _others_go_on(mark: Mark | None, since: datetime, *, reachable_by: datetime) -> bool:
     """
     Say whether a leader has the database that this process can not reach, and could soon rescue.
 
     Args:
         since: A time of the database's at which this process could not reach it any more.
         reachable_by: When a leader must have had it by, to rescue before this process is back.
-        within: About how long the answer may take.
     """
-    try:
-        mark = runtime.publisher.read_mark(within=within)
-    except BrokerUnavailableError:
-        return True  # nobody knows, and going on could be wrong
     # A leader that goes on leaves another mark within seconds, whatever Redis has forgotten.
     if mark is None or mark.at <= since:
         return False

@@ -51,6 +51,8 @@ class Mark:
     reachable_since: datetime | None = None
     """Since when it, or another that left its mark lately, has had it without a gap; ``None`` of a
     release that did not tell."""
+    given_up: frozenset[str] = frozenset()
+    """Worker incarnations that were given up lately: what they ran is started again."""
 
 
 class BrokerUnavailableError(Exception):
@@ -128,19 +130,23 @@ class Publisher:
         except self._errors as error:
             raise BrokerUnavailableError(str(error)) from error
 
-    def leave_mark(
-        self, at: datetime, owner: str, epoch: int, reachable_since: datetime | None
-    ) -> None:
+    def leave_mark(self, mark: Mark) -> None:
         """
-        Leave the leader's mark in place of the last one; see `Mark`.
+        Leave the leader's mark in place of the last one.
 
         Raises:
             BrokerUnavailableError: Redis does not answer.
         """
-        since = reachable_since.isoformat() if reachable_since else None
-        mark = {"at": at.isoformat(), "owner": owner, "epoch": epoch, "reachable_since": since}
+        since = mark.reachable_since
+        said = {
+            "at": mark.at.isoformat(),
+            "owner": mark.owner,
+            "epoch": mark.epoch,
+            "reachable_since": since.isoformat() if since else None,
+            "given_up": sorted(mark.given_up),
+        }
         with self._redis() as redis:
-            redis.set(MARK_KEY, json.dumps(mark), ex=MARK_FOR)
+            redis.set(MARK_KEY, json.dumps(said), ex=MARK_FOR)
 
     def read_mark(self, *, within: timedelta | None = None) -> Mark | None:
         """
@@ -161,7 +167,8 @@ class Publisher:
             mark = json.loads(text)
             at, since = datetime.fromisoformat(mark["at"]), mark.get("reachable_since")
             reachable_since = datetime.fromisoformat(since) if since else None
-            return Mark(at, mark["owner"], mark["epoch"], reachable_since)
+            given_up = frozenset(mark.get("given_up", ()))
+            return Mark(at, mark["owner"], mark["epoch"], reachable_since, given_up)
         except (ValueError, KeyError, TypeError):
             log.warning("mark_unreadable", extra={"size": len(text)})  # another release's
             return None

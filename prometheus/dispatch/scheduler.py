@@ -57,6 +57,9 @@ log = logging.getLogger(__name__)
 
 PUBLISHED_AT_ONCE = 1_000
 """Messages sent in one round trip; a statement names so many rows, and no more than it may."""
+GIVEN_UP_FOR = timedelta(hours=1)
+"""How long the mark names a worker that was given up: one that stood still with its whole machine
+may wake that late, still cut off."""
 
 
 class LeadLostError(PrometheusError):
@@ -76,9 +79,7 @@ class Broker(Cage, Protocol):
 
     def waiting_ids(self, queues: Iterable[str]) -> set[str]: ...
 
-    def leave_mark(
-        self, at: datetime, owner: str, epoch: int, reachable_since: datetime | None
-    ) -> None: ...
+    def leave_mark(self, mark: Mark) -> None: ...
 
     def read_mark(self, *, within: timedelta | None = None) -> Mark | None: ...
 
@@ -479,7 +480,12 @@ class Scheduler:
             forgotten = executions.unpublished(connection, now.wall_at - self._pace.publish_after)
         if lapsed:
             orphans = self._give_up_workers(now)
-        self._rescue(orphans)
+        if orphans:
+            # Before what they ran is started again, their workers must find in the mark that they
+            # were given up: this scheduler may die before its next one.
+            self._refill(now)
+            if self._is_marked(now):
+                self._rescue(orphans)
         if late:
             self._attempts.end_cancelled(self._hold_lead)
         self._publish(forgotten)
@@ -695,15 +701,21 @@ class Scheduler:
         since = self._reachable_since
         if since is None or now.wall_at - since < self._pace.worker_lease:
             return False
-        # A worker that is cut off ends its jobs when it sees the mark of one that is not: not
-        # before it had the time to, whoever led before and whether or not Redis was there.
-        since = self._marked_since
-        if since is None or now.wall_at - since < self._pace.worker_lease / 4:
+        if not self._is_marked(now):
             return False
         if not _is_due(self._rescue_at, now, self._pace.rescue_every):
             return False
         self._rescue_at = now.wall_at + self._pace.rescue_every
         return True
+
+    def _is_marked(self, now: Now) -> bool:
+        """
+        Say whether workers have had the time to see this scheduler's mark, whoever led before.
+
+        One that is cut off ends its jobs when it sees the mark of one that is not.
+        """
+        since = self._marked_since
+        return since is not None and now.wall_at - since >= self._pace.worker_lease / 4
 
     def _find_orphans(self, connection: Connection, now: Now) -> list[leases.Orphan]:
         over_limit_by = self._pace.over_limit_by
@@ -749,7 +761,10 @@ class Scheduler:
             if not self._broker_away:
                 since = self._earliest_reachable_since(mark, now)
                 # Not the tick's own time: it may have sent thousands of messages since.
-                self._broker.leave_mark(self._wall_time(), self._owner, self._epoch or 0, since)
+                with reading(self._engine) as connection:
+                    at = leases.wall_time(connection)
+                    given_up = leases.given_up(connection, at - GIVEN_UP_FOR)
+                self._broker.leave_mark(Mark(at, self._owner, self._epoch or 0, since, given_up))
                 if self._marked_since is None or self._marked_since > now.wall_at:
                     self._marked_since = self._wall_time()
         except BrokerUnavailableError as error:

@@ -249,6 +249,16 @@ def give_up_workers(connection: Connection, now: datetime) -> list[str]:
     return list(connection.execute(_GIVE_UP, {"now": now}).scalars())
 
 
+_GIVEN_UP = select(_w.incarnation).where(
+    _w.ended_at > bindparam("since"), _w.ended_at >= _w.expires_at
+)
+
+
+def given_up(connection: Connection, since: datetime) -> frozenset[str]:
+    """Return the incarnations that `give_up_workers` has ended after ``since``, wall time."""
+    return frozenset(connection.execute(_GIVEN_UP, {"since": since}).scalars())
+
+
 def live_workers(connection: Connection, now: datetime) -> list[dict[str, Any]]:
     """Return the workers that hold a lease: node name, host, pid, queues, start and renewal."""
     return _workers(connection, _w.expires_at > now)

@@ -261,6 +261,7 @@ Index(
     postgresql_where=text("ended_at IS NULL"),
     sqlite_where=text("ended_at IS NULL"),
 )
+Index("ix_worker_incarnations_ended", worker_incarnations.c.ended_at)
 
 leases = Table(
     "leases",

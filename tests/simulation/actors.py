@@ -258,24 +258,31 @@ class Worker(Actor):
                 since = None
                 self.world.sleep(max(LOOK_EVERY, -late))
                 continue
-            by = renewed_at + silent - LOOK_AFTER * LEASE
-            if not self._others_go_on(renewed_at + LEASE / 2, by):
+            patience = self._patience(renewed_at, silent)
+            if patience is None:
                 since = None
-            elif since is None:
-                since = self.world.monotonic()
-            elif self.world.monotonic() - since > LEASE.total_seconds() / 10:
-                self._end_cut_off()
+            else:
+                if since is None:
+                    since = self.world.monotonic()
+                if self.world.monotonic() - since >= patience.total_seconds():
+                    self._end_cut_off()
             self.world.sleep(LOOK_EVERY)
 
-    def _others_go_on(self, since: datetime, reachable_by: datetime) -> bool:
+    def _patience(self, renewed_at: datetime, silent: timedelta) -> timedelta | None:
         try:
             mark = self.port.read_mark(within=LEASE / 6)
         except BrokerUnavailableError:
             self.asked_in_vain_at = self.world.now
-            return True
-        if mark is None or mark.at <= since:
-            return False
-        return mark.reachable_since is None or mark.reachable_since <= reachable_by
+            return LEASE / 10
+        if mark is None:
+            return None
+        if self.incarnation in mark.given_up:
+            return timedelta(0)
+        if mark.at <= renewed_at + LEASE / 2:
+            return None
+        by = renewed_at + silent - LOOK_AFTER * LEASE
+        others_go_on = mark.reachable_since is None or mark.reachable_since <= by
+        return LEASE / 10 if others_go_on else None
 
     def _end_cut_off(self) -> None:
         ended = {task: each for task, each in self.running.items() if each not in self.cut_off}

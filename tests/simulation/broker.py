@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from prometheus.dispatch.publisher import PRIORITY, BrokerUnavailableError, Mark
 from prometheus.orchestration.dag import JobPriority
@@ -145,11 +145,9 @@ class Port:
             for message in waiting
         }
 
-    def leave_mark(
-        self, at: datetime, owner: str, epoch: int, reachable_since: datetime | None
-    ) -> None:
+    def leave_mark(self, mark: Mark) -> None:
         self._broker.reach()
-        self._broker.mark = Mark(at, owner, epoch, reachable_since)
+        self._broker.mark = mark
 
     def read_mark(self, *, within: timedelta | None = None) -> Mark | None:
         self._broker.reach()

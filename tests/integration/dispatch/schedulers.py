@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from celery import Celery
@@ -52,10 +52,8 @@ class RecordingBroker:
     def busy(self, incarnations: Collection[str]) -> set[str]:
         return set()
 
-    def leave_mark(
-        self, at: datetime, owner: str, epoch: int, reachable_since: datetime | None
-    ) -> None:
-        self.mark = Mark(at, owner, epoch, reachable_since)
+    def leave_mark(self, mark: Mark) -> None:
+        self.mark = mark
 
     def read_mark(self, *, within: timedelta | None = None) -> Mark | None:
         return self.mark

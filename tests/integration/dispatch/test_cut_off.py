@@ -13,7 +13,8 @@ import pytest
 
 from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace
-from prometheus.persistence.engine import reading
+from prometheus.persistence import leases
+from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.executions import Publication
 from prometheus.persistence.leases import wall_time
 from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
@@ -226,6 +227,34 @@ def test_outage_for_everybody_that_outlasts_a_lease_fails_no_job(
     # Once a stretch, in each process that waits, and not at every try.
     assert worker.output().count("database_unavailable") <= 3
     assert not installation.logged("worker_cut_off")
+
+
+@pytest.mark.promise("P2")
+def test_worker_that_was_given_up_ends_its_job_whoever_has_the_database_since_when(
+    installation: Installation, postgres_server: PostgresServer, gates: ExitStack, tmp_path: Path
+) -> None:
+    """The scheduler that gave it up may be dead, and another have begun a moment ago."""
+    installation.settings |= LEASE_OF_9
+    gate = gates.enter_context(Gate(to_postgres(postgres_server)))
+    app = gates.enter_context(celery_app(installation))
+    pace = Pace(lease=timedelta(seconds=1))
+    make_scheduler(installation.engine, Publisher(app), pace=pace).tick()
+    worker = through(gate, installation).worker()
+    installation.make_run("held", parameters={"folder": str(tmp_path)})
+    make_scheduler(installation.engine, Publisher(app), pace=pace).tick()
+    pid = running(tmp_path)
+
+    gate.shut()
+    outlast(worker, LEASE)
+    make_scheduler(installation.engine, Publisher(app), pace=pace).tick()
+    outlast(worker, LEASE / 3)
+    assert is_alive(pid)  # as far as anybody knows, the database was away for all
+    with writing(installation.engine) as connection:
+        assert leases.give_up_workers(connection, leases.wall_time(connection))
+    make_scheduler(installation.engine, Publisher(app), pace=pace).tick()
+
+    wait_until(lambda: not is_alive(pid), timeout=30, message="the job is ended")
+    assert installation.logged("worker_cut_off")
 
 
 def test_worker_whose_leader_is_back_some_seconds_before_it_keeps_its_job(

@@ -120,16 +120,14 @@ def test_mark_counts_from_when_it_is_there(installation: Installation) -> None:
     there_at: list[datetime] = []
 
     class SlowBroker(RecordingBroker):
-        def leave_mark(
-            self, at: datetime, owner: str, epoch: int, reachable_since: datetime | None
-        ) -> None:
+        def leave_mark(self, mark: Mark) -> None:
             if self.mark is None:
                 # For less than what would count as a gap, in which the database was away.
                 until = _now(installation) + 0.3 * lease
                 wait_until(lambda: _now(installation) > until, timeout=30)
                 lost.append(_lose_an_attempt(installation))
                 there_at.append(_now(installation))
-            super().leave_mark(at, owner, epoch, reachable_since)
+            super().leave_mark(mark)
 
     broker = SlowBroker()
     broker.mark = Mark(_now(installation), "another", 0, None)
