@@ -237,23 +237,29 @@ def test_worker_that_was_given_up_ends_its_job_whoever_has_the_database_since_wh
     installation.settings |= LEASE_OF_9
     gate = gates.enter_context(Gate(to_postgres(postgres_server)))
     app = gates.enter_context(celery_app(installation))
-    pace = Pace(lease=timedelta(seconds=1))
-    make_scheduler(installation.engine, Publisher(app), pace=pace).tick()
+    # Which goes by no other's mark.
+    pace = Pace(lease=timedelta(0))
+
+    def begin() -> None:
+        """Leave the mark of a scheduler that has had the database for no time at all."""
+        make_scheduler(installation.engine, Publisher(app), pace=pace).tick()
+
+    def is_ended() -> bool:
+        begin()
+        return not is_alive(pid)
+
     worker = through(gate, installation).worker()
     installation.make_run("held", parameters={"folder": str(tmp_path)})
-    make_scheduler(installation.engine, Publisher(app), pace=pace).tick()
+    begin()
     pid = running(tmp_path)
 
     gate.shut()
-    outlast(worker, LEASE)
-    make_scheduler(installation.engine, Publisher(app), pace=pace).tick()
-    outlast(worker, LEASE / 3)
-    assert is_alive(pid)  # as far as anybody knows, the database was away for all
+    outlast(worker, 4 / 3 * LEASE)
+    assert not is_ended()  # as far as anybody knows, the database was away for all
     with writing(installation.engine) as connection:
         assert leases.give_up_workers(connection, leases.wall_time(connection))
-    make_scheduler(installation.engine, Publisher(app), pace=pace).tick()
 
-    wait_until(lambda: not is_alive(pid), timeout=30, message="the job is ended")
+    wait_until(is_ended, timeout=30, message="the job is ended")
     assert installation.logged("worker_cut_off")
 
 
