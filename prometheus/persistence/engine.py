@@ -122,6 +122,7 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
             },
         )
         event.listen(engine, "connect", _prepare_postgresql)
+        event.listen(engine, "checkin", _leave_mode_to_postgresql)
         return engine
     if backend != "sqlite":
         raise DatabaseUrlError(shown, f"{backend} is not supported")
@@ -145,6 +146,13 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
         f"SET idle_in_transaction_session_timeout = '{PATIENCE_SECONDS}s'"
     )
     connection.commit()
+
+
+def _leave_mode_to_postgresql(connection: Any, _record: object) -> None:
+    # SQLAlchemy leaves a connection that was read from in the mode READ WRITE, which would override
+    # a server that is to take no writes, and which a standby refuses like a feature it lacks.
+    if connection is not None and not connection.closed:
+        connection.read_only = None
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -84,7 +84,8 @@ def report(stack: ExitStack, database: Database) -> None:
 
 
 def fence(stack: ExitStack, database: Database) -> None:
-    """Let a job commit what it wrote whatever became of its attempt."""
+    """Let a job commit what it wrote whatever became of its attempt; its worker is not told."""
+    _tell_nobody(stack)
     _put(stack, "fenced", lambda *_: False)
 
 
@@ -155,7 +156,8 @@ def watch(stack: ExitStack, database: Database) -> None:
 
 
 def mark(stack: ExitStack, database: Database) -> None:
-    """Give workers up before they could see the mark of the scheduler that does."""
+    """Give workers up before they could see a mark, and do not tell them in it."""
+    _tell_nobody(stack)
     patience = Scheduler._may_rescue
 
     def at_once(self: Scheduler, now: Now) -> bool:
@@ -175,6 +177,10 @@ def reconciler(stack: ExitStack, database: Database) -> None:
     half_an_hour = timedelta(minutes=30)
     pace = replace(actors.PACE, reconcile_every=half_an_hour, ring_again_after=half_an_hour)
     stack.enter_context(mock.patch.object(actors, "PACE", pace))
+
+
+def _tell_nobody(stack: ExitStack) -> None:
+    stack.enter_context(mock.patch.object(leases, "given_up", return_value=frozenset()))
 
 
 def _put(stack: ExitStack, name: str, value: Any) -> None:

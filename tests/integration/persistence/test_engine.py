@@ -343,6 +343,32 @@ class TestUrls:
         assert list(tmp_path.iterdir()) == []
 
 
+def test_connection_that_was_read_from_does_not_override_a_server_that_takes_no_writes(
+    spare_postgres: PostgresServer,
+) -> None:
+    engine = create_engine(spare_postgres.url(spare_postgres.create_database()))
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE things (number integer)"))
+    with reading(engine) as connection:
+        connection.execute(text("SELECT * FROM things"))
+    with spare_postgres.connect() as administrator:
+        administrator.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        administrator.execute("SELECT pg_reload_conf()")
+
+    def refusal() -> DBAPIError | None:
+        try:
+            with writing(engine) as connection:
+                connection.execute(text("INSERT INTO things VALUES (1)"))
+        except DBAPIError as error:
+            return error
+        return None
+
+    error = wait_until(refusal, timeout=30, message="a write is refused")
+    assert error is not None
+    assert is_unavailable(error)
+    engine.dispose()
+
+
 @pytest.mark.promise("P4")
 def test_who_stands_still_between_two_rows_of_many_holds_up_nobody(postgresql_url: str) -> None:
     """In a pipeline, which psycopg would use here, PostgreSQL has no time-out for that."""
