@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
+from weakref import WeakSet
 
 from billiard import active_children
 from celery import bootsteps
@@ -104,7 +105,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._try_now = threading.Event()
         self._turned = threading.Event()
         self._turned.set()
-        self._cut_off: set[str] = set()
+        self._cut_off = WeakSet[Request]()
         self._asked_to_stop = False
         self._watches_end = False
         self._worker = worker
@@ -380,10 +381,11 @@ class Heartbeat(bootsteps.StartStopStep):
         ended = [
             request
             for request in _running()
-            if isinstance(request.task, JobTask) and request.id not in self._cut_off
+            if isinstance(request.task, JobTask) and request not in self._cut_off
         ]
         by_id = {request.id: request for request in ended}
-        self._cut_off |= by_id.keys()
+        # Not by id: what was ended before it could begin may be told to this worker again.
+        self._cut_off.update(ended)
         if ended:
             log.error("worker_cut_off", extra={"jobs": len(by_id)})
             self._kill(ended)

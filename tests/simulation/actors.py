@@ -154,7 +154,6 @@ class Worker(Actor):
         self.held: dict[Message, None] = {}
         self.ready: deque[Message] = deque()
         self.reports: deque[tuple[str, JobMetadata, BaseException]] = deque()
-        self.cut_off: set[str] = set()
         self.cut_off_rightly: set[str] = set()
         self.asked_in_vain_at = 0
         """When it last could not learn whether others have the database: then it ends its jobs."""
@@ -285,11 +284,10 @@ class Worker(Actor):
         return LEASE / 10 if others_go_on else None
 
     def _end_cut_off(self) -> None:
-        ended = {task: each for task, each in self.running.items() if each not in self.cut_off}
+        ended = dict(self.running)
         for task in ended:
             self._end(task)
         for execution_id in dict.fromkeys(ended.values()):
-            self.cut_off.add(execution_id)
             # Now, because the report may have to wait for the database.
             if self.year.lately(max(self.asked_in_vain_at, self.ailed_until)):
                 self.cut_off_rightly.add(execution_id)

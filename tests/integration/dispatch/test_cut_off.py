@@ -120,6 +120,43 @@ def test_worker_that_is_cut_off_ends_its_job_however_often_it_was_told_to_run_it
     assert ended_at < worker.expires_at
 
 
+@pytest.mark.promise("P2")
+def test_worker_that_is_cut_off_ends_also_what_it_had_ended_before_it_could_begin(
+    installation: Installation,
+    postgres_server: PostgresServer,
+    gates: ExitStack,
+    tmp_path: Path,
+) -> None:
+    """That one is still to be started, so the worker may be told again to run it."""
+    # A worker whose database is silent, not gone, listens for three fifths of so long a lease.
+    installation.settings |= {**SHORT_LEASE, "PROMETHEUS__WORKERS__LEASE": "20s"}
+    gate = gates.enter_context(Gate(to_postgres(postgres_server)))
+    installation.beat()
+    through(gate, installation).worker()
+    wait_until(installation.workers, timeout=60, message="the worker registers")
+
+    gate.hang()
+    dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
+    wait_until(
+        lambda: installation.logged("worker_cut_off"), timeout=60, message="the job is ended"
+    )
+    gate.mend()
+    (row,) = installation.attempts(dag_id)
+    again = Publication(
+        row.execution_id, dag_id, "held", row.job_type, "US_EQ", row.priority, "operator", 0, 60
+    )
+    Publisher(gates.enter_context(celery_app(installation))).publish([again])
+    pid = running(tmp_path)
+
+    gate.shut()
+    wait_until(lambda: not is_alive(pid), timeout=60, message="the job is ended again")
+    with reading(installation.engine) as connection:
+        ended_at = wall_time(connection)
+    (row,) = installation.attempts(dag_id)
+    (worker,) = (each for each in installation.workers() if each.worker == row.worker)
+    assert ended_at < worker.expires_at
+
+
 def test_worker_that_is_cut_off_from_redis_too_ends_its_job_and_says_why(
     installation: Installation,
     postgres_server: PostgresServer,
