@@ -346,7 +346,9 @@ class Heartbeat(bootsteps.StartStopStep):
             if since is None:
                 since = time.monotonic()
                 self._try_now.set()
-            if time.monotonic() - since >= patience.total_seconds():
+            # Once more: Redis may have taken so long to answer that the lease is renewed meanwhile.
+            late = self._silent() > _LOOK_AFTER * lease
+            if late and time.monotonic() - since >= patience.total_seconds():
                 self._end_cut_off(CutOffError(lease))
 
     def _patience(self, lease: timedelta) -> timedelta | None:
@@ -383,14 +385,15 @@ class Heartbeat(bootsteps.StartStopStep):
             for request in _running()
             if isinstance(request.task, JobTask) and request not in self._cut_off
         ]
-        by_id = {request.id: request for request in ended}
         # Not by id: what was ended before it could begin may be told to this worker again.
         self._cut_off.update(ended)
         if ended:
-            log.error("worker_cut_off", extra={"jobs": len(by_id)})
+            log.error("worker_cut_off", extra={"jobs": len({request.id for request in ended})})
             self._kill(ended)
-            for request in by_id.values():
-                reports.put(partial(request.task.failed, request.id, error, None))
+            for request in ended:
+                # Of this child alone: another may begin the same before this can be reported.
+                child = request.worker_pid
+                reports.put(partial(request.task.failed, request.id, error, None, pid=child))
 
     def _kill(self, requests: Iterable[Request]) -> None:
         """

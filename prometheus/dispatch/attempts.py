@@ -186,6 +186,7 @@ class Attempts:
         *,
         countdown: int | None = None,
         incarnation: str | None = None,
+        pid: int | None = None,
         guard: Callable[[Connection], None] = lambda _: None,
         patient: bool = False,
     ) -> FailOutcome:
@@ -196,6 +197,7 @@ class Attempts:
             failure: What happened.
             countdown: Delay that Celery drew; drawn here when no code of Celery could.
             incarnation: Only an attempt of this worker; ``None`` for the scheduler.
+            pid: Only one that this process of its pool has begun; ``None``: whichever did.
             guard: Called first in the transaction; what it raises ends it.
             patient: Try again for as long as the database is away, as `succeed` does.
         """
@@ -215,6 +217,7 @@ class Attempts:
                 draw_delay=draw,
                 max_lost=self._max_lost,
                 incarnation=incarnation,
+                pid=pid,
             )
             if again and incarnation is not None and isinstance(outcome, NotOurs):
                 outcome = executions.failed(connection, execution_id, incarnation)

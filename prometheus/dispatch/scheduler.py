@@ -111,6 +111,9 @@ class Pace:
     """Of an ``on_failure`` that nobody takes, whose repetitions double."""
     canary_every: timedelta = timedelta(seconds=30)
     """How often a deaf queue is looked for; it is said at the second look at the latest."""
+    told_for: timedelta = timedelta(seconds=2)
+    """How long a worker has been given up before what it ran is started again: it looks every half
+    second whether the scheduler's mark names it."""
     rescue_every: timedelta = timedelta(seconds=1)
     """How often, at most, orphans are looked for."""
     tell_failures_for: timedelta = timedelta(days=1)
@@ -475,17 +478,14 @@ class Scheduler:
             self._refresh(connection, now)
             rescues = self._may_rescue(now)
             lapsed = rescues and leases.any_lapsed(connection, now.wall_at)
-            orphans = self._find_orphans(connection, now) if rescues and not lapsed else []
+            orphans = self._find_orphans(connection, now) if rescues else []
             late = executions.any_late(connection)
             forgotten = executions.unpublished(connection, now.wall_at - self._pace.publish_after)
         if lapsed:
-            orphans = self._give_up_workers(now)
-        if orphans:
-            # Before what they ran is started again, their workers must find in the mark that they
-            # were given up: this scheduler may die before its next one.
+            self._give_up_workers(now)
+            # Now: before what they ran is started again, by whomever, they must find it in a mark.
             self._refill(now)
-            if self._is_marked(now):
-                self._rescue(orphans)
+        self._rescue(orphans)
         if late:
             self._attempts.end_cancelled(self._hold_lead)
         self._publish(forgotten)
@@ -502,7 +502,8 @@ class Scheduler:
         self._ticked_at = now.wall_at
         if now.jumps:
             return self._jump(now, advanced)
-        return self._pause(now, advanced)
+        pause = self._pause(now, advanced)
+        return min(pause, self._pace.told_for) if lapsed else pause
 
     def _refresh(self, connection: Connection, now: Now) -> None:
         """Go by the overrides that were recorded, and look anew at all that follows from them."""
@@ -701,35 +702,31 @@ class Scheduler:
         since = self._reachable_since
         if since is None or now.wall_at - since < self._pace.worker_lease:
             return False
-        if not self._is_marked(now):
+        # A worker that is cut off ends its jobs when it sees the mark of one that is not: not
+        # before it had the time to, whoever led before and whether or not Redis was there.
+        since = self._marked_since
+        if since is None or now.wall_at - since < self._pace.worker_lease / 4:
             return False
         if not _is_due(self._rescue_at, now, self._pace.rescue_every):
             return False
         self._rescue_at = now.wall_at + self._pace.rescue_every
         return True
 
-    def _is_marked(self, now: Now) -> bool:
-        """
-        Say whether workers have had the time to see this scheduler's mark, whoever led before.
-
-        One that is cut off ends its jobs when it sees the mark of one that is not.
-        """
-        since = self._marked_since
-        return since is not None and now.wall_at - since >= self._pace.worker_lease / 4
-
     def _find_orphans(self, connection: Connection, now: Now) -> list[leases.Orphan]:
-        over_limit_by = self._pace.over_limit_by
-        return leases.find_orphans(connection, now.wall_at, over_limit_by=over_limit_by)
+        # Only of workers whose leases have been ended: none can renew between this and the failing.
+        return leases.find_orphans(
+            connection,
+            now.wall_at,
+            over_limit_by=self._pace.over_limit_by,
+            gone_for=self._pace.told_for,
+        )
 
-    def _give_up_workers(self, now: Now) -> list[leases.Orphan]:
-        """End the leases that have run out, and return what was running under them, or lost."""
-        # First their leases end, so that none can renew between the finding and the failing.
+    def _give_up_workers(self, now: Now) -> None:
+        """End the leases that have run out."""
         with self._writing() as connection:
             lost = leases.give_up_workers(connection, now.wall_at)
         for worker in lost:
             log.warning("worker_lost", extra={"worker": worker})
-        with reading(self._engine) as connection:
-            return self._find_orphans(connection, now)
 
     def _rescue(self, orphans: Sequence[leases.Orphan]) -> None:
         for orphan in orphans:

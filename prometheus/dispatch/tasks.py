@@ -339,10 +339,18 @@ class JobTask(Task):
         error: BaseException,
         trace: str | None,
         *,
+        pid: int | None = None,
         patient: bool = False,
         unheard: bool = False,
     ) -> None:
-        """Report a failure that no retry could; ``unheard``: while nothing could be reported."""
+        """
+        Report a failure that no retry could.
+
+        Args:
+            pid: Only of what this child has begun; ``None``: whichever did.
+            patient: Try again for as long as the database is away.
+            unheard: It ended while nothing could be reported.
+        """
         place = self.workplace
         failure = failure_of(error, trace=trace)
         if unheard:
@@ -352,6 +360,7 @@ class JobTask(Task):
             execution_id,
             failure,
             incarnation=place.incarnation(),
+            pid=pid,
             patient=patient,
         )
         if isinstance(outcome, (FailedForGood, GaveUp, Cancelled)):

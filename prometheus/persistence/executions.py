@@ -981,6 +981,7 @@ _TO_FAIL: Select[Any] = (
         _e.dag_id,
         _e.job_id,
         _e.incarnation,
+        _e.pid,
         _e.attempt_number,
         _e.retries,
         _e.lost,
@@ -1022,6 +1023,7 @@ def fail(
     draw_delay: Callable[[int], int],
     max_lost: int,
     incarnation: str | None = None,
+    pid: int | None = None,
 ) -> FailOutcome:
     """
     Turn a RUNNING execution into FAILED and write its next attempt, if it gets one.
@@ -1035,10 +1037,11 @@ def fail(
             doubles with each retry up to the job's cap. Asked only when the job itself failed.
         max_lost: How often the worker of a job may be lost.
         incarnation: Only an attempt of this worker; ``None`` for the scheduler.
+        pid: Only one that this process of its pool has begun; ``None``: whichever did.
     """
     now = read_now(connection)
     row = connection.execute(_TO_FAIL, {"id": execution_id}).first()
-    if row is None or incarnation not in (None, row.incarnation):
+    if row is None or incarnation not in (None, row.incarnation) or pid not in (None, row.pid):
         return NotOurs()
     if row.cancel_asked_at is not None:
         message = f"cancelled by {row.cancel_asked_by}: {failure.message}"

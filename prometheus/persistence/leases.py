@@ -203,7 +203,11 @@ _ORPHANS = (
 
 
 def find_orphans(
-    connection: Connection, now: datetime, *, over_limit_by: timedelta
+    connection: Connection,
+    now: datetime,
+    *,
+    over_limit_by: timedelta,
+    gone_for: timedelta | None = None,
 ) -> list[Orphan]:
     """
     List RUNNING executions whose worker is gone, does not name them, or overran their limit.
@@ -211,6 +215,8 @@ def find_orphans(
     Args:
         now: Wall time.
         over_limit_by: How long after its hard limit an execution is given up.
+        gone_for: How long ago a worker that is gone must have ended, or have been given up;
+            ``None``: its lease has run out, that is enough.
     """
     rows = connection.execute(_ORPHANS, {"now": now, "limit": now - over_limit_by})
     orphans = []
@@ -219,6 +225,8 @@ def find_orphans(
             message = "worker lost: there is no record of it"
             orphans.append(Orphan(row.execution_id, message))
         elif row.ended_at is not None or row.expires_at <= now:
+            if gone_for is not None and (row.ended_at is None or row.ended_at > now - gone_for):
+                continue
             seen = f"{row.renewed_at:%Y-%m-%d %H:%M:%S} UTC"
             message = f"worker lost: host {row.host}, pid {row.pid}, last seen {seen}"
             orphans.append(Orphan(row.execution_id, message))
@@ -240,7 +248,10 @@ def any_lapsed(connection: Connection, now: datetime) -> bool:
 
 
 _GIVE_UP = (
-    update(worker_incarnations).where(_lapsed).values(ended_at=database_now()).returning(_w.worker)
+    update(worker_incarnations)
+    .where(_lapsed)
+    .values(ended_at=bindparam("now"))  # never before the lease ended, whatever clocks do
+    .returning(_w.worker)
 )
 
 

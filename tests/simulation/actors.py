@@ -408,6 +408,7 @@ class Worker(Actor):
                 self._advance(outcome.expired)
             return
         attempt = outcome.attempt
+        self.cut_off_rightly.discard(execution_id)  # what was ended then had not begun
         year.note_start(execution_id, attempt)
         self.point("start", "after")
         part = year.script.part(attempt.dag.dag_id, attempt.job)

@@ -153,7 +153,7 @@ def test_worker_that_is_cut_off_ends_also_what_it_had_ended_before_it_could_begi
     with reading(installation.engine) as connection:
         ended_at = wall_time(connection)
     (row,) = installation.attempts(dag_id)
-    (worker,) = (each for each in installation.workers() if each.worker == row.worker)
+    (worker,) = (each for each in installation.workers() if each.incarnation == row.incarnation)
     assert ended_at < worker.expires_at
 
 
@@ -292,7 +292,10 @@ def test_worker_that_was_given_up_ends_its_job_whoever_has_the_database_since_wh
 
     gate.shut()
     outlast(worker, 4 / 3 * LEASE)
-    assert not is_ended()  # as far as anybody knows, the database was away for all
+    # As far as anybody knows, the database was away for all.
+    patience = time.monotonic() + (LEASE / 3).total_seconds()
+    wait_until(lambda: is_ended() or time.monotonic() > patience, timeout=30)
+    assert is_alive(pid)
     with writing(installation.engine) as connection:
         assert leases.give_up_workers(connection, leases.wall_time(connection))
 

@@ -141,6 +141,33 @@ def test_mark_counts_from_when_it_is_there(installation: Installation) -> None:
     assert _rescued_at(installation, lost[0]) - there_at[0] >= lease / 4
 
 
+@pytest.mark.promise("P2")
+def test_worker_that_is_given_up_is_told_before_its_attempt_is_started_again(
+    installation: Installation,
+) -> None:
+    """It may run on beside the database's outage, and looks every half second."""
+    told: list[tuple[datetime, str]] = []
+
+    class Told(RecordingBroker):
+        def leave_mark(self, mark: Mark) -> None:
+            super().leave_mark(mark)
+            if lost and mark.given_up:
+                attempt = installation.attempts(lost[0])[0]
+                assert mark.given_up == {attempt.incarnation}
+                told.append((mark.at, attempt.status))
+
+    lost: list[str] = []
+    pace = Pace(worker_lease=LEASE, rescue_every=timedelta(0), told_for=timedelta(seconds=1))
+    scheduler = make_scheduler(installation.engine, Told(), pace=pace)
+    _tick_for(LEASE, installation, scheduler)
+    lost.append(_lose_an_attempt(installation))
+    _tick_until_rescued(scheduler, installation, lost[0])
+
+    at, status = told[0]
+    assert status == "RUNNING"
+    assert _rescued_at(installation, lost[0]) - at >= timedelta(seconds=0.9)
+
+
 class _BrokerThatComesBack(RecordingBroker):
     is_away = False
 

@@ -346,7 +346,9 @@ class TestLateReports:
         before = world.rows()
         assert world.fail(execution_id, incarnation=world.worker()) == NotOurs()
         assert world.rows() == before
-        assert isinstance(world.fail(execution_id, incarnation=worker), Retried)
+        world.change(execution_id, pid=17)
+        assert world.fail(execution_id, incarnation=worker, pid=18) == NotOurs()
+        assert isinstance(world.fail(execution_id, incarnation=worker, pid=17), Retried)
 
     def test_second_report_changes_nothing(self, world: World) -> None:
         dag = world.run()

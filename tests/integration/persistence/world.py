@@ -206,6 +206,7 @@ class World:
         draw: Callable[[int], int] = lambda bound: bound,
         max_lost: int = 3,
         incarnation: str | None = None,
+        pid: int | None = None,
     ) -> FailOutcome:
         with writing(self.engine) as connection:
             return executions.fail(
@@ -215,6 +216,7 @@ class World:
                 draw_delay=draw,
                 max_lost=max_lost,
                 incarnation=incarnation,
+                pid=pid,
             )
 
     def end_waiting(self, reasons: Mapping[str, str], status: JobStatus) -> list[str]:
