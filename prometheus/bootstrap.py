@@ -19,6 +19,7 @@ from prometheus.core.markets import get_market
 from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.canary import CanaryTask
 from prometheus.dispatch.limits import memory_limit
+from prometheus.dispatch.names import PRIORITY_STEPS, SEPARATOR
 from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.dispatch.tasks import Workplace, register_jobs
@@ -170,9 +171,8 @@ def make_celery(settings: Settings) -> Celery:
             "max_retries": 1,
             "interval_start": 0,
             "interval_step": 0.2,
-            # A printable separator, so that keys can be read in redis-cli.
-            "sep": ":",
-            "priority_steps": [0, 3, 6, 9],
+            "sep": SEPARATOR,
+            "priority_steps": list(PRIORITY_STEPS),
         },
         beat_scheduler="workers.scheduler:MarketScheduler",
         beat_max_loop_interval=settings.scheduler.max_wait.total_seconds(),

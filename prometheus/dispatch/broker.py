@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import redis
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
+from prometheus.dispatch.names import lists_of
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_url
 
@@ -48,3 +49,17 @@ def connected(url: SecretStr) -> Iterator[Any]:
     except (RedisError, OSError) as error:
         reason = str(error).rstrip(".")
         raise NoAnswerError(f"{shown} does not answer: {reason}") from None
+
+
+def read_depths(client: Any, queues: Collection[str]) -> dict[str, int]:
+    """
+    Count the messages that wait in some queues, of every priority and kind, in one round trip.
+
+    Messages that a worker holds back for later, or has just taken, are in none of them.
+    """
+    with client.pipeline(transaction=False) as pipeline:
+        for queue in queues:
+            for key in lists_of(queue):
+                pipeline.llen(key)
+        lengths = iter(pipeline.execute())
+    return {queue: sum(next(lengths) for _ in lists_of(queue)) for queue in queues}

@@ -27,8 +27,10 @@ class Leader:
     epoch: int
     alive: bool
     """Whether its lease holds."""
+    ticked_at: datetime | None
+    """Wall time of its last tick."""
     tick_age: timedelta | None
-    """Wall time since its last tick."""
+    """Wall time since then."""
 
     @property
     def process(self) -> str:
@@ -143,6 +145,7 @@ def read_leader(connection: Connection) -> Leader | None:
         owner=row["owner"],
         epoch=row["epoch"],
         alive=row["expires_at"] > row["at"],
+        ticked_at=row["ticked_at"],
         tick_age=row["at"] - row["ticked_at"] if row["ticked_at"] else None,
     )
 

@@ -14,12 +14,14 @@ from prometheus.monitoring.api import (
     health,
     known,
     markets,
+    metrics,
     operations,
     pipelines,
     runs,
 )
 from prometheus.monitoring.doorman import Doorman
 from prometheus.monitoring.installation import Installation
+from prometheus.monitoring.metrics import Scraper
 from prometheus.monitoring.problems import MEDIA_TYPE, Problem, tell_problems
 from prometheus.settings import Settings
 
@@ -56,9 +58,10 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=_name,
     )
     app.state.installation = installation
+    app.state.scraper = Scraper(installation)
     tell_problems(app)
     app.add_middleware(Doorman)
-    for subject in (health, markets, pipelines, runs, executions, operations, known):
+    for subject in (health, metrics, markets, pipelines, runs, executions, operations, known):
         app.include_router(subject.router)
     _describe_problems(app)
     return app

@@ -19,6 +19,7 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    literal_column,
     select,
     tuple_,
 )
@@ -27,7 +28,15 @@ from prometheus.errors import PrometheusError, nearest
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.persistence.runs import stored_dag
-from prometheus.persistence.tables import dag_runs, in_state, is_live, job_executions, pipelines
+from prometheus.persistence.tables import (
+    dag_runs,
+    in_state,
+    is_live,
+    is_open,
+    is_paused,
+    job_executions,
+    pipelines,
+)
 
 _r = dag_runs.c
 _e = job_executions.c
@@ -204,6 +213,11 @@ class QueueLoad:
     waiting_since: datetime | None
     """Since when the first of those that wait may start."""
 
+    @property
+    def backlog(self) -> int:
+        """What needs a worker now."""
+        return self.waiting + self.running
+
 
 def read_loads(connection: Connection, now: datetime) -> dict[str, QueueLoad]:
     """
@@ -214,16 +228,12 @@ def read_loads(connection: Connection, now: datetime) -> dict[str, QueueLoad]:
     """
     queued = in_state(job_executions, JobStatus.QUEUED)
     due = _e.scheduled_at <= now
-
-    def count(which: ColumnElement[bool]) -> ColumnElement[int]:
-        return func.sum(case((which, 1), else_=0), type_=Integer)
-
     rows = connection.execute(
         select(
             _e.queue,
-            count(queued & due).label("waiting"),
-            count(queued & ~due).label("delayed"),
-            count(in_state(job_executions, JobStatus.RUNNING)).label("running"),
+            _count(queued & due).label("waiting"),
+            _count(queued & ~due).label("delayed"),
+            _count(in_state(job_executions, JobStatus.RUNNING)).label("running"),
             func.min(case((queued & due, _e.scheduled_at))).label("waiting_since"),
         )
         .where(is_live)
@@ -233,6 +243,51 @@ def read_loads(connection: Connection, now: datetime) -> dict[str, QueueLoad]:
         row.queue: QueueLoad(row.waiting, row.delayed, row.running, row.waiting_since)
         for row in rows
     }
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWork:
+    """The open runs of a pipeline in a market, and their executions that have not ended."""
+
+    runs: int
+    pending: int
+    queued: int
+    running: int
+    held: int
+    """PENDING or QUEUED, and kept from starting by an operator."""
+
+
+def read_open_work(connection: Connection) -> dict[tuple[str, str], OpenWork]:
+    """Count what is open: pipeline and market -> work; one without an open run is left out."""
+    waiting = in_state(job_executions, JobStatus.PENDING, JobStatus.QUEUED)
+    not_ended = in_state(job_executions, JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING)
+    # The column by itself would have SQLite read all runs, in the order of another index.
+    pipeline = _r.pipeline.concat(literal_column("''"))
+    rows = connection.execute(
+        select(
+            pipeline.label("pipeline"),
+            _r.market_id,
+            func.count(_r.dag_id.distinct()).label("runs"),
+            _count(in_state(job_executions, JobStatus.PENDING)).label("pending"),
+            _count(in_state(job_executions, JobStatus.QUEUED)).label("queued"),
+            _count(in_state(job_executions, JobStatus.RUNNING)).label("running"),
+            _count(waiting & is_paused).label("held"),
+        )
+        # A run whose last execution has ended is open until the next tick.
+        .outerjoin_from(dag_runs, job_executions, (_e.dag_id == _r.dag_id) & not_ended)
+        .where(is_open)
+        .group_by(pipeline, _r.market_id)
+    )
+    return {
+        (row.pipeline, row.market_id): OpenWork(
+            row.runs, row.pending, row.queued, row.running, row.held
+        )
+        for row in rows
+    }
+
+
+def _count(which: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.sum(case((which, 1), else_=0), type_=Integer)
 
 
 def read_first_seen(connection: Connection) -> dict[tuple[str, str], datetime]:

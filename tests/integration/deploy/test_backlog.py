@@ -12,7 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from prometheus.orchestration.dag import JobMetadata
+from prometheus.persistence import leases
 from prometheus.persistence.engine import create_engine, reading, writing
+from prometheus.persistence.listings import read_loads
 from tests.deployments import DEPLOY, KEDA, Document, find
 from tests.integration.persistence.world import HOUR, World, job
 
@@ -42,6 +44,9 @@ def workers(world: World, market: str = "US_EQ") -> int:
     """Reckon as the HorizontalPodAutoscaler does that KEDA makes, in the long run."""
     with reading(world.engine) as connection:
         ((count,),) = connection.execute(text(query(market))).all()
+        loads = read_loads(connection, leases.wall_time(connection))
+    # What the metric `desired_workers` goes by.
+    assert (loads[market].backlog if market in loads else 0) == count
     spec = scaled(market)
     jobs_of_one = float(spec["triggers"][0]["metadata"]["targetQueryValue"])
     wanted = math.ceil(float(count) / jobs_of_one)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event, text
 
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence import executions, leases, runs
+from prometheus.persistence import executions, leases, listings, runs
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, writing
 from tests.integration.persistence.world import BOOM, DAY, World, job
@@ -93,7 +93,7 @@ def crowded(postgresql_url: str) -> Iterator[tuple[World, DAG]]:
 
 
 def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]:
-    """What the scheduler and the workers do all the time."""
+    """What the scheduler, the workers and who scrapes metrics do all the time."""
     ids, now = world.ids(dag), world.now()
     starts = world.starts(dag, "d", "e")
     worker = world.worker()
@@ -123,6 +123,8 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "answers before": lambda c: executions.earlier_results(
             c, executions.Attempt(ids["a"], dag, dag.jobs["a"], 1, {}, worker), 20
         ),
+        "loads": lambda c: listings.read_loads(c, now),
+        "open work": listings.read_open_work,
         "existing": lambda c: runs.sessions_with_runs(c, "old", "US_EQ", DAY),
     }
 

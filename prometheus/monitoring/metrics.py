@@ -1,0 +1,391 @@
+"""
+The state of the installation when it is scraped, for the monitoring system Prometheus.
+
+It is read from the database, Redis and the calendars, by whoever is asked: all web processes of an
+installation say the same, and nothing needs to be counted in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import DBAPIError
+
+from prometheus.core.days import date_there
+from prometheus.core.exchanges import snapshot_version
+from prometheus.core.horizons import HorizonLevel, horizon_level
+from prometheus.core.market_state import MarketState, get_market_state, get_next_state_transition
+from prometheus.core.markets import get_market
+from prometheus.core.overrides import Override, in_force
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch.broker import connected, read_depths
+from prometheus.dispatch.crew import Crew, count_listeners, judge_leader, read_crew
+from prometheus.errors import HorizonError, PrometheusError
+from prometheus.masking import safe_text
+from prometheus.monitoring.installation import Installation
+from prometheus.monitoring.patience import Shared
+from prometheus.orchestration.pauses import Pause
+from prometheus.persistence import migrate
+from prometheus.persistence.clock import Now
+from prometheus.persistence.engine import check_exists, first_line
+from prometheus.persistence.listings import (
+    OpenWork,
+    QueueLoad,
+    read_loads,
+    read_open_work,
+)
+from prometheus.release import release
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Not `prometheus_`: those are the names of what a Prometheus server says of itself. This is the
+# name of the distribution.
+_PREFIX = "prometheus_markets"
+_DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A metric; docs/metrics.md has the same."""
+
+    name: str
+    """Without the prefix; one in seconds says so at its end."""
+    text: str
+    labels: tuple[str, ...] = ()
+
+    def family(self) -> GaugeMetricFamily:
+        """Make one without values."""
+        unit = "seconds" if self.name.endswith("_seconds") else ""
+        return GaugeMetricFamily(f"{_PREFIX}_{self.name}", self.text, labels=self.labels, unit=unit)
+
+
+_COMPONENT_UP = Gauge("component_up", "Whether a component can be read, and works.", ("component",))
+_CALENDAR_UP = Gauge(
+    "calendar_up", "Whether a market's calendar can be read and reaches today.", ("market",)
+)
+_LEADER = Gauge("scheduler_leader", "Whether a scheduler holds the lead.")
+_EPOCH = Gauge("scheduler_epoch", "Number of the lead; it grows when the lead passes on.")
+_LAST_TICK = Gauge(
+    "scheduler_last_tick_timestamp_seconds", "When the leader last completed a tick."
+)
+_WORKERS = Gauge(
+    "workers",
+    "Workers that listen to a queue: alive hold their lease, silent ones have lost it and are "
+    "not given up yet.",
+    ("queue", "state"),
+)
+_DESIRED = Gauge(
+    "desired_workers",
+    "Workers that a queue's backlog needs, at least one, by workers.concurrency; not told where "
+    "that is not set.",
+    ("queue",),
+)
+_MESSAGES = Gauge("queue_messages", "Messages that wait in Redis, canaries included.", ("queue",))
+_QUEUED = Gauge(
+    "queue_executions",
+    "Executions of a queue: waiting may start, delayed are queued for later, running have started.",
+    ("queue", "state"),
+)
+_OLDEST = Gauge(
+    "queue_oldest_seconds",
+    "For how long the first of those that wait in a queue could have started; 0 if none waits.",
+    ("queue",),
+)
+_OPEN_RUNS = Gauge("open_runs", "Runs that are open.", ("market", "pipeline"))
+_EXECUTIONS = Gauge(
+    "executions",
+    "Executions of open runs that have not ended.",
+    ("market", "pipeline", "status"),
+)
+_HELD = Gauge(
+    "executions_held",
+    "Executions, PENDING or QUEUED, that an operator keeps from starting.",
+    ("market", "pipeline"),
+)
+_PAUSED = Gauge(
+    "paused",
+    "Whether an operator has paused a pipeline, its market, or it in that market.",
+    ("market", "pipeline"),
+)
+_MARKET_TIME = Gauge(
+    "market_time_timestamp_seconds", "Market time; in a replay it is not that of the wall."
+)
+_STATE = Gauge("market_state", "Whether a market is in a state.", ("market", "state"))
+_TRANSITION = Gauge(
+    "market_next_transition_timestamp_seconds",
+    "Market time at which a market's state changes next.",
+    ("market",),
+)
+_HORIZON = Gauge(
+    "calendar_horizon_seconds",
+    "From today, in market time, to the last date whose sessions are known: whole days, negative "
+    "when that is past.",
+    ("market",),
+)
+_OVERRIDES = Gauge(
+    "calendar_overrides",
+    "Overrides of sessions from today on: in_force, or unreadable, which do not hold.",
+    ("market", "state"),
+)
+
+GAUGES = (
+    _COMPONENT_UP,
+    _CALENDAR_UP,
+    _LEADER,
+    _EPOCH,
+    _LAST_TICK,
+    _WORKERS,
+    _DESIRED,
+    _MESSAGES,
+    _QUEUED,
+    _OLDEST,
+    _OPEN_RUNS,
+    _EXECUTIONS,
+    _HELD,
+    _PAUSED,
+    _MARKET_TIME,
+    _STATE,
+    _TRANSITION,
+    _HORIZON,
+    _OVERRIDES,
+)
+
+
+class _Values:
+    """The families of one scrape, as they are filled."""
+
+    def __init__(self) -> None:
+        self._families = {gauge: gauge.family() for gauge in GAUGES}
+
+    def tell(self, gauge: Gauge, value: float, *labels: str) -> None:
+        self._families[gauge].add_metric(labels, value)
+
+    def families(self) -> list[GaugeMetricFamily]:
+        return list(self._families.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What the database says."""
+
+    now: Now
+    crew: Crew
+    loads: Mapping[str, QueueLoad]
+    open_work: Mapping[tuple[str, str], OpenWork]
+
+
+class Scraper:
+    """Reads an installation whenever it is asked to; several may ask at once."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self._database = Shared(self._read_database)
+        self._broker = Shared(self._read_broker)
+        self._seen: Now | None = None
+        """The last look at the database, by which calendars are told while there is none."""
+        self._build = InfoMetricFamily(
+            f"{_PREFIX}_build",
+            "What is installed.",
+            {
+                "version": release() or "",
+                "tables": migrate.head(),
+                "calendars": snapshot_version(),
+            },
+        )
+
+    def registry(self, *, within: float) -> CollectorRegistry:
+        """
+        Make a registry that has the installation's metrics, and none of this process.
+
+        Args:
+            within: For how many seconds to wait for what does not answer.
+        """
+        registry = CollectorRegistry()
+        registry.register(_Scrape(self, within))
+        return registry
+
+    def read(self, within: float) -> Iterator[Metric]:
+        """Read everything; what can not be read is left out, and said to be so."""
+        ends = time.monotonic() + within
+        database, broker = self._database.begin(), self._broker.begin()
+        values = _Values()
+        stored = _outcome("database", database, ends)
+        if isinstance(stored, _Stored):
+            self._seen = stored.now
+        self._tell_database(values, stored)
+        markets = self._markets()
+        if isinstance(stored, _Stored):
+            self._tell_queues(values, stored, markets)
+            self._tell_runs(values, stored, markets)
+        _tell_calendars(values, markets, self._market_time(stored))
+        depths = _outcome("broker", broker, ends)
+        values.tell(_COMPONENT_UP, not isinstance(depths, Exception), "broker")
+        if not isinstance(depths, Exception):
+            for queue in markets:
+                values.tell(_MESSAGES, depths[queue], queue)
+        yield self._build
+        yield from values.families()
+
+    def _read_database(self) -> _Stored:
+        check_exists(self._installation.engine)
+        migrate.check(self._installation.engine)
+        with self._installation.look() as look:
+            connection, now = look.connection, look.now
+            return _Stored(
+                now,
+                read_crew(connection, now.wall_at, paused=now.unended_pauses > 0),
+                read_loads(connection, now.wall_at),
+                read_open_work(connection),
+            )
+
+    def _read_broker(self) -> dict[str, int]:
+        settings = self._installation.settings
+        with connected(settings.broker.url) as client:
+            return read_depths(client, settings.markets.enabled)
+
+    def _markets(self) -> Collection[str]:
+        if self._seen is None:
+            return self._installation.settings.markets.enabled
+        return self._installation.markets(self._seen)
+
+    def _market_time(self, stored: _Stored | Exception) -> datetime:
+        if isinstance(stored, _Stored):
+            return stored.now.market_at
+        wall_at = datetime.now(UTC)
+        return self._seen.clock.market_time(wall_at) if self._seen else wall_at
+
+    def _tell_database(self, values: _Values, stored: _Stored | Exception) -> None:
+        if isinstance(stored, migrate.DatabaseRevisionError):
+            values.tell(_COMPONENT_UP, 1, "database")
+            values.tell(_COMPONENT_UP, 0, "tables")
+            return
+        if isinstance(stored, Exception):
+            values.tell(_COMPONENT_UP, 0, "database")
+            return
+        values.tell(_COMPONENT_UP, 1, "database")
+        values.tell(_COMPONENT_UP, 1, "tables")
+        leader = stored.crew.leader
+        works, _ = judge_leader(leader, self._installation.settings.scheduler.lease)
+        values.tell(_COMPONENT_UP, works, "scheduler")
+        values.tell(_LEADER, stored.crew.scheduled)
+        if leader is not None:
+            values.tell(_EPOCH, leader.epoch)
+            if leader.ticked_at is not None:
+                values.tell(_LAST_TICK, leader.ticked_at.timestamp())
+
+    def _tell_queues(self, values: _Values, stored: _Stored, markets: Collection[str]) -> None:
+        crew, empty = stored.crew, QueueLoad(0, 0, 0, None)
+        alive, silent = crew.queues(), count_listeners(crew.silent)
+        concurrency = self._installation.settings.workers.concurrency
+        # Others may have workers, or rows from before the settings were changed.
+        for queue in dict.fromkeys((*markets, *sorted({*alive, *silent, *stored.loads}))):
+            load = stored.loads.get(queue, empty)
+            values.tell(_WORKERS, alive.get(queue, 0), queue, "alive")
+            values.tell(_WORKERS, silent.get(queue, 0), queue, "silent")
+            values.tell(_QUEUED, load.waiting, queue, "waiting")
+            values.tell(_QUEUED, load.delayed, queue, "delayed")
+            values.tell(_QUEUED, load.running, queue, "running")
+            since = load.waiting_since or stored.now.wall_at
+            values.tell(_OLDEST, (stored.now.wall_at - since).total_seconds(), queue)
+            if concurrency is not None:
+                values.tell(_DESIRED, max(1, math.ceil(load.backlog / concurrency)), queue)
+
+    def _tell_runs(self, values: _Values, stored: _Stored, markets: Collection[str]) -> None:
+        pipelines, _ = self._installation.pipelines
+        configured = (
+            (pipeline.name, market_id)
+            for pipeline in pipelines.values()
+            for market_id in pipeline.markets
+            if market_id in markets
+        )
+        nothing = OpenWork(0, 0, 0, 0, 0)
+        for pipeline, market_id in dict.fromkeys((*configured, *sorted(stored.open_work))):
+            work = stored.open_work.get((pipeline, market_id), nothing)
+            values.tell(_OPEN_RUNS, work.runs, market_id, pipeline)
+            values.tell(_EXECUTIONS, work.pending, market_id, pipeline, "PENDING")
+            values.tell(_EXECUTIONS, work.queued, market_id, pipeline, "QUEUED")
+            values.tell(_EXECUTIONS, work.running, market_id, pipeline, "RUNNING")
+            values.tell(_HELD, work.held, market_id, pipeline)
+            paused = any(_covers(each, pipeline, market_id) for each in stored.crew.pauses)
+            values.tell(_PAUSED, paused, market_id, pipeline)
+
+
+@dataclass(frozen=True)
+class _Scrape(Collector):
+    """One scrape, as the client library wants it."""
+
+    scraper: Scraper
+    within: float
+
+    def collect(self) -> Iterator[Metric]:
+        return self.scraper.read(self.within)
+
+
+def _outcome(component: str, answer: Future[T], ends: float) -> T | Exception:
+    """Wait for a part, by the monotonic clock; return why there is none if so."""
+    try:
+        return answer.result(max(0, ends - time.monotonic()))
+    except Exception as error:  # whatever ails one part, the others are told
+        known = isinstance(error, PrometheusError | DBAPIError | TimeoutError)
+        log.warning(
+            "metrics_incomplete",
+            extra={"component": component, "error": safe_text(first_line(error))},
+            exc_info=None if known else error,
+        )
+        return error
+
+
+def _covers(pause: Pause, pipeline: str, market_id: str) -> bool:
+    """Say whether a pause is of a whole pipeline in a market, and not of one job."""
+    return (
+        pause.dag_id is None
+        and pause.market_id in (None, market_id)
+        and pause.pipeline in (None, pipeline)
+    )
+
+
+def _tell_calendars(values: _Values, markets: Collection[str], at: datetime) -> None:
+    values.tell(_MARKET_TIME, at.timestamp())
+    overrides = in_force()
+    standing, unreadable = overrides.standing(), overrides.unreadable()
+    for market_id in markets:
+        try:
+            calendar = TradingCalendar(market_id, overrides=overrides)
+        except PrometheusError:  # told, with the reason, by /readyz
+            values.tell(_CALENDAR_UP, 0, market_id)
+            continue
+        today = at.date()
+        works = horizon_level(calendar.horizon, today) is not HorizonLevel.ERROR
+        values.tell(_CALENDAR_UP, works, market_id)
+        values.tell(_HORIZON, (calendar.horizon - today).days * _DAY_SECONDS, market_id)
+        _tell_state(values, market_id, at)
+        for state, found in (("in_force", standing), ("unreadable", unreadable)):
+            values.tell(_OVERRIDES, _count_to_come(found, calendar, at), market_id, state)
+
+
+def _tell_state(values: _Values, market_id: str, at: datetime) -> None:
+    try:
+        current = get_market_state(market_id, at)
+        for state in MarketState:
+            values.tell(_STATE, state is current, market_id, state)
+        transition = get_next_state_transition(market_id, at)
+    except HorizonError:  # nothing is known of then, or of what follows
+        return
+    values.tell(_TRANSITION, transition.at.timestamp(), market_id)
+
+
+def _count_to_come(overrides: tuple[Override, ...], calendar: TradingCalendar, at: datetime) -> int:
+    market, today = get_market(calendar.market_id), date_there(calendar, at)
+    return sum(each.touches(market) and each.session >= today for each in overrides)

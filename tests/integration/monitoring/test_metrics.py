@@ -1,0 +1,520 @@
+"""``/metrics``: what it says is what is, and what can not be read takes nothing else away."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from prometheus_client import Metric
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from prometheus.bootstrap import make_celery
+from prometheus.core.market_state import MarketState, describe_market
+from prometheus.core.overrides import Override, OverrideKind
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch.names import LEADERSHIP
+from prometheus.dispatch.publisher import Publisher
+from prometheus.monitoring.app import create_app
+from prometheus.monitoring.metrics import GAUGES
+from prometheus.orchestration.dag import JobPriority
+from prometheus.orchestration.planning import SessionRange
+from prometheus.persistence import leases, migrate, pauses
+from prometheus.persistence.clock import start_replay
+from prometheus.persistence.engine import create_engine, writing
+from prometheus.persistence.overrides import record
+from prometheus.release import release
+from prometheus.settings import load_settings
+from tests.integration.monitoring.conftest import SECRET, Web, served
+from tests.integration.persistence.world import HOUR, World, dag_of, job
+from tests.servers import PostgresServer, RedisServer, wait_until
+
+DAY_SECONDS = 86_400
+MARKETS = ("US_EQ", "EU_EQ", "ASIA_EQ")
+OPENMETRICS = "application/openmetrics-text"
+
+Samples = dict[str, dict[frozenset[str], float]]
+"""Name without its prefix -> the values of its labels, in any order -> value."""
+
+
+@pytest.fixture
+def working(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Web]:
+    """An installation of which everything works, on SQLite and on PostgreSQL."""
+    lead(database_url)
+    with serve(tmp_path, DATABASE__URL=database_url, BROKER__URL=redis_url) as web:
+        yield web
+
+
+def serve(folder: Path, **given: str) -> contextlib.AbstractContextManager[Web]:
+    # A leader is silent after three of them: long, so that a slow machine does not matter.
+    given = {"SCHEDULER__LEASE": "10m", "WORKERS__CONCURRENCY": "2", **given}
+    variables = {f"PROMETHEUS__{name}": value for name, value in given.items()}
+    return served(create_app(load_settings(variables, folder)))
+
+
+def lead(url: str, *, ticked: timedelta = timedelta(0), lease: timedelta = HOUR) -> datetime:
+    """Lead as somebody else, whose last tick was some time ago; return when that was."""
+    engine = create_engine(url)
+    with writing(engine) as connection:
+        leases.lead(connection, LEADERSHIP, "there:7:x", lease=lease)
+        at = leases.wall_time(connection) - ticked
+        leases.lead(connection, LEADERSHIP, "there:7:x", lease=lease, ticked_at=at)
+    engine.dispose()
+    return at
+
+
+def scrape(web: Web, *, timeout: float = 60) -> Samples:
+    """Scrape once, as a Prometheus server with this timeout; there always is an answer."""
+    answer = web.ask("/metrics", headers={"X-Prometheus-Scrape-Timeout-Seconds": str(timeout)})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return samples(text_string_to_metric_families(answer.text))
+
+
+def samples(families: Iterable[Metric]) -> Samples:
+    found: Samples = {}
+    for family in families:
+        for sample in family.samples:
+            name = sample.name.removeprefix("prometheus_markets_")
+            assert name != sample.name
+            of_name = found.setdefault(name, {})
+            labels = frozenset(sample.labels.values())
+            assert labels not in of_name, sample
+            of_name[labels] = sample.value
+    return found
+
+
+def of(*labels: str) -> frozenset[str]:
+    return frozenset(labels)
+
+
+def components(found: Samples) -> dict[str, float]:
+    """Component -> whether it is up."""
+    return {"".join(labels): value for labels, value in found["component_up"].items()}
+
+
+ALL_UP = {"database": 1, "tables": 1, "scheduler": 1, "broker": 1}
+
+
+def test_all_is_told_when_all_works(working: Web) -> None:
+    found = scrape(working)
+    assert {gauge.name for gauge in GAUGES} | {"build_info"} == set(found)
+    assert components(found) == ALL_UP
+    assert found["calendar_up"] == {of(name): 1 for name in MARKETS}
+    ((build, one),) = found["build_info"].items()
+    assert one == 1
+    assert {release() or "", migrate.head()} < build
+    # Revision, both clocks, leader, workers, loads, open work; SQLite asks for the table first.
+    assert len(working.statements) <= 8
+
+
+def test_each_format_is_given_to_who_asks_for_it(working: Web) -> None:
+    # As the Prometheus server asks.
+    asked = f"{OPENMETRICS};version=1.0.0,{OPENMETRICS};version=0.0.1;q=0.75,text/plain;q=0.5"
+    answer = working.ask("/metrics", headers={"Accept": asked})
+    assert answer.headers["content-type"].startswith(f"{OPENMETRICS}; version=1.0.0")
+    parsed = openmetrics.text_string_to_metric_families(answer.text)  # type: ignore[no-untyped-call]
+    families: list[Metric] = list(parsed)
+    assert set(samples(families)) == set(scrape(working))
+    units = {family.name: family.unit for family in families}
+    assert units["prometheus_markets_queue_oldest_seconds"] == "seconds"
+    for accepted in ("", "*/*", "text/plain;version=no-number", "text/html"):
+        answer = working.ask("/metrics", headers={"Accept": accepted})
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+def test_runs_and_queues_under_way(working: Web, world: World) -> None:
+    dag = world.run(job("a"), job("b"), job("c"), job("d", max_retries=1), job("e", "d"))
+    worker = world.worker()
+    world.worker(lease=-HOUR, name="silent@h")
+    world.claim(world.starts(dag, "a", "b"))
+    world.running(dag, "c", worker)
+    world.fail(world.running(dag, "d", worker))
+    for execution_id in (world.ids(dag)[name] for name in "ab"):
+        world.change(execution_id, scheduled_at=world.now() - HOUR)
+    done = world.run(job("a"), pipeline="done")
+    world.finish(done, worker, "a")
+
+    found = scrape(working)
+    of_run = {labels: value for labels, value in found["executions"].items() if "test" in labels}
+    assert of_run == {
+        of("US_EQ", "test", "PENDING"): 1,
+        of("US_EQ", "test", "QUEUED"): 3,
+        of("US_EQ", "test", "RUNNING"): 1,
+    }
+    # All its executions have ended, and it is open until the next tick.
+    assert found["open_runs"][of("US_EQ", "done")] == 1
+    assert found["open_runs"][of("US_EQ", "test")] == 1
+    assert found["open_runs"][of("EU_EQ", "daily")] == 0
+    assert found["executions"][of("US_EQ", "done", "RUNNING")] == 0
+    us, eu = (
+        {
+            next(iter(labels - {queue})): value
+            for labels, value in found["queue_executions"].items()
+            if queue in labels
+        }
+        for queue in ("US_EQ", "EU_EQ")
+    )
+    assert us == {"waiting": 2, "delayed": 1, "running": 1}
+    assert eu == {"waiting": 0, "delayed": 0, "running": 0}
+    assert 3600 <= found["queue_oldest_seconds"][of("US_EQ")] < 7200
+    assert found["queue_oldest_seconds"][of("EU_EQ")] == 0
+    assert found["workers"][of("US_EQ", "alive")] == 1
+    assert found["workers"][of("US_EQ", "silent")] == 1
+    assert found["workers"][of("EU_EQ", "alive")] == 0
+    # Three that are due or run, by two a worker; and one where nothing is.
+    assert found["desired_workers"] == {of("US_EQ"): 2, of("EU_EQ"): 1, of("ASIA_EQ"): 1}
+
+    world.close(done)
+    assert of("US_EQ", "done") not in scrape(working)["open_runs"]
+
+
+def test_what_a_worker_takes_is_not_guessed(web: Web, world: World) -> None:
+    world.worker()
+    found = scrape(web)
+    assert "desired_workers" not in found
+    assert found["workers"][of("US_EQ", "alive")] == 1
+
+
+def test_messages_of_every_priority_are_counted(
+    working: Web, world: World, database_url: str, redis_url: str
+) -> None:
+    dag = world.run(
+        job("a", priority=JobPriority.CRITICAL),
+        job("b", priority=JobPriority.STANDARD),
+        job("c", priority=JobPriority.OPTIONAL),
+        job("d"),
+    )
+    messages = world.claim(world.starts(dag))
+    messages[-1] = replace(messages[-1], trigger="catch_up")
+    variables = {"DATABASE__URL": database_url, "BROKER__URL": redis_url}
+    settings = load_settings({f"PROMETHEUS__{name}": each for name, each in variables.items()})
+    app = make_celery(settings)
+    try:
+        Publisher(app).publish(messages)
+        Publisher(app).send_canaries(["US_EQ", "EU_EQ"])
+    finally:
+        app.close()
+    assert scrape(working)["queue_messages"] == {of("US_EQ"): 5, of("EU_EQ"): 1, of("ASIA_EQ"): 0}
+
+
+def test_a_scheduler_that_leads_stands_still_or_has_stopped(web: Web, database_url: str) -> None:
+    found = scrape(web)
+    assert found["scheduler_leader"] == {of(): 0}
+    assert "scheduler_epoch" not in found
+    assert "scheduler_last_tick_timestamp_seconds" not in found
+    assert components(found)["scheduler"] == 0
+
+    at = lead(database_url)
+    found = scrape(web)
+    assert found["scheduler_leader"] == found["scheduler_epoch"] == {of(): 1}
+    (ticked,) = found["scheduler_last_tick_timestamp_seconds"].values()
+    assert math.isclose(ticked, at.timestamp(), rel_tol=0, abs_tol=1e-3)
+
+    lead(database_url, ticked=2 * HOUR)
+    found = scrape(web)
+    assert found["scheduler_leader"] == {of(): 1}
+    assert components(found)["scheduler"] == 0
+
+    lead(database_url, lease=-HOUR)
+    found = scrape(web)
+    assert found["scheduler_leader"] == {of(): 0}
+    assert found["scheduler_epoch"] == {of(): 1}
+    assert components(found)["scheduler"] == 0
+
+
+def test_what_an_operator_keeps_from_starting(working: Web, world: World) -> None:
+    first, second = world.run(job("a"), job("b")), world.run(job("a"), job("b"), pipeline="other")
+    worker = world.worker()
+    world.running(first, "a", worker)
+
+    def told(name: str, pipeline: str) -> float:
+        return scrape(working)[name][of("US_EQ", pipeline)]
+
+    assert (told("paused", "test"), told("executions_held", "test")) == (0, 0)
+    with writing(world.engine) as connection:
+        pauses.hold(connection, second.dag_id, "b", reason="r", actor="ann@desk")
+    # One job of a run: its pipeline goes on.
+    assert (told("paused", "other"), told("executions_held", "other")) == (0, 1)
+    with writing(world.engine) as connection:
+        pauses.pause(connection, market_id="US_EQ", reason="r", actor="ann@desk")
+    # What runs goes on.
+    assert (told("paused", "test"), told("executions_held", "test")) == (1, 1)
+    assert (told("paused", "other"), told("executions_held", "other")) == (1, 2)
+    assert scrape(working)["paused"][of("EU_EQ", "daily")] == 0
+    with writing(world.engine) as connection:
+        pauses.resume(connection, market_id="US_EQ", actor="ann@desk")
+    assert (told("paused", "test"), told("executions_held", "test")) == (0, 0)
+
+
+def test_calendars_say_state_transition_and_horizon(working: Web) -> None:
+    found = scrape(working)
+    (seconds,) = found["market_time_timestamp_seconds"].values()
+    at = datetime.fromtimestamp(seconds, UTC)
+    for market_id in MARKETS:
+        status = describe_market(market_id, at)
+        states = {state: found["market_state"][of(market_id, state)] for state in MarketState}
+        assert states == {state: state is status.state for state in MarketState}
+        assert status.next_transition is not None
+        transition = found["market_next_transition_timestamp_seconds"][of(market_id)]
+        assert transition == status.next_transition.at.timestamp()
+        left = TradingCalendar(market_id).horizon - at.date()
+        assert found["calendar_horizon_seconds"][of(market_id)] == left.days * DAY_SECONDS
+        assert found["calendar_overrides"][of(market_id, "in_force")] == 0
+
+
+def stand(world: World, at: datetime) -> None:
+    """Let market time stand at an instant, as in a replay."""
+    with writing(world.engine) as connection:
+        only = SessionRange(date(2012, 11, 21), date(2012, 11, 23))
+        start_replay(connection, market_at=at, speed=0, only=only, markets=["US_EQ"])
+
+
+def close(world: World, override_id: int, session: date) -> None:
+    """Record that New York has no session."""
+    override = Override(
+        override_id=override_id,
+        exchange="XNYS",
+        session=session,
+        kind=OverrideKind.CLOSED,
+        reason="a storm",
+        source="s",
+        announced_at=datetime(2012, 11, 20, tzinfo=UTC),
+        author="ada",
+    )
+    with writing(world.engine) as connection:
+        record(connection, override)
+
+
+def test_a_replay_is_told_by_its_own_clock_and_markets(working: Web, world: World) -> None:
+    at = datetime(2012, 11, 23, 17, 30, tzinfo=UTC)
+    stand(world, at)
+    found = scrape(working)
+    assert found["market_time_timestamp_seconds"] == {of(): at.timestamp()}
+    assert found["market_state"][of("US_EQ", "SESSION")] == 1
+    assert found["calendar_up"] == {of("US_EQ"): 1}
+    closes_early = datetime(2012, 11, 23, 18, 0, tzinfo=UTC).timestamp()
+    assert found["market_next_transition_timestamp_seconds"] == {of("US_EQ"): closes_early}
+    assert set(found["queue_messages"]) == {of("US_EQ")}
+
+
+def test_overrides_to_come_are_counted_and_followed(working: Web, world: World) -> None:
+    stand(world, datetime(2012, 11, 23, 17, 30, tzinfo=UTC))
+    close(world, 1, date(2012, 11, 23))
+    close(world, 2, date(2012, 11, 21))
+    found = scrape(working)
+    assert found["calendar_overrides"] == {
+        of("US_EQ", "in_force"): 1,
+        of("US_EQ", "unreadable"): 0,
+    }
+
+
+def test_one_broken_calendar_takes_nothing_from_the_others(
+    working: Web, break_sessions: Callable[[str], None]
+) -> None:
+    break_sessions("XPAR")
+    found = scrape(working)
+    assert found["calendar_up"] == {of("US_EQ"): 1, of("EU_EQ"): 0, of("ASIA_EQ"): 1}
+    assert set(found["calendar_horizon_seconds"]) == {of("US_EQ"), of("ASIA_EQ")}
+    assert {labels & set(MARKETS) for labels in found["market_state"]} == {
+        of("US_EQ"),
+        of("ASIA_EQ"),
+    }
+    assert components(found) == ALL_UP
+
+
+def test_a_calendar_that_has_ended_says_so(working: Web, world: World) -> None:
+    horizon = TradingCalendar("US_EQ").horizon
+    stand(world, datetime(horizon.year, horizon.month, horizon.day, tzinfo=UTC) + 48 * HOUR)
+    found = scrape(working)
+    assert found["calendar_up"] == {of("US_EQ"): 0}
+    assert found["calendar_horizon_seconds"] == {of("US_EQ"): -2 * DAY_SECONDS}
+    assert "market_state" not in found
+
+
+def test_redis_that_is_away_takes_nothing_else_away(
+    database_url: str, spare_redis: RedisServer, tmp_path: Path
+) -> None:
+    lead(database_url)
+    with serve(tmp_path, DATABASE__URL=database_url, BROKER__URL=spare_redis.url) as web:
+        everything = set(scrape(web))
+        spare_redis.stop()
+        found = scrape(web)
+        assert components(found) == {**ALL_UP, "broker": 0}
+        assert set(found) == everything - {"queue_messages"}
+        spare_redis.start()
+        assert components(scrape(web)) == ALL_UP
+
+
+def test_what_is_no_queue_is_told_of_the_broker_only(working: Web, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("US_EQ", "no list")
+    found = scrape(working)
+    assert components(found) == {**ALL_UP, "broker": 0}
+    assert "queue_messages" not in found
+
+
+OF_THE_DATABASE = {
+    *("scheduler_leader", "scheduler_epoch", "scheduler_last_tick_timestamp_seconds"),
+    *("workers", "desired_workers", "queue_executions", "queue_oldest_seconds"),
+    *("open_runs", "executions", "executions_held", "paused"),
+}
+
+
+def test_a_database_that_is_away_takes_only_what_is_in_it(
+    spare_postgres: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    url = spare_postgres.url(spare_postgres.create_database())
+    migrate.upgrade(url)
+    lead(url)
+    with serve(tmp_path, DATABASE__URL=url, BROKER__URL=redis_url) as web:
+        everything = set(scrape(web))
+        spare_postgres.stop()
+        found = scrape(web)
+        assert components(found) == {"database": 0, "broker": 1}
+        assert everything - set(found) == OF_THE_DATABASE
+        assert found["calendar_up"] == {of(name): 1 for name in MARKETS}
+        spare_postgres.start()
+        assert components(scrape(web)) == ALL_UP
+
+
+def test_a_replay_goes_on_by_its_clock_while_its_database_is_away(
+    spare_postgres: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    url = spare_postgres.url(spare_postgres.create_database())
+    migrate.upgrade(url)
+    engine = create_engine(url)
+    at = datetime(2012, 11, 23, 17, 30, tzinfo=UTC)
+    stand(World(engine), at)
+    close(World(engine), 1, date(2012, 11, 23))
+    engine.dispose()
+    with serve(tmp_path, DATABASE__URL=url, BROKER__URL=redis_url) as web:
+        before = scrape(web)
+        spare_postgres.stop()
+        found = scrape(web)
+        for name in (
+            "market_time_timestamp_seconds",
+            "market_state",
+            "calendar_overrides",
+            "calendar_up",
+        ):
+            assert found[name] == before[name]
+
+
+@contextlib.contextmanager
+def frozen(*pids: int) -> Iterator[None]:
+    """Stop processes as a machine that hangs does: connections stay, and nobody answers."""
+    processes = [psutil.Process(pid) for pid in pids]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+
+
+def test_a_database_that_never_answers_is_not_waited_for(
+    spare_postgres: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    url = spare_postgres.url(spare_postgres.create_database())
+    migrate.upgrade(url)
+    lead(url)
+    with serve(tmp_path, DATABASE__URL=url, BROKER__URL=redis_url) as web:
+        assert components(scrape(web)) == ALL_UP
+        children = psutil.Process(spare_postgres.pid).children(recursive=True)
+        with frozen(spare_postgres.pid, *(child.pid for child in children)):
+            # However many ask: one of them waits for it.
+            with ThreadPoolExecutor(4) as pool:
+                several = list(pool.map(lambda _: scrape(web, timeout=4), range(8)))
+            assert {components(found)["database"] for found in several} == {0}
+            pool_of_web = web.app.state.installation.engine.pool
+            assert pool_of_web.checkedout() <= 1
+        wait_until(lambda: components(scrape(web)) == ALL_UP, timeout=60)
+
+
+def test_redis_that_never_answers_is_not_waited_for(
+    sqlite_url: str, spare_redis: RedisServer, tmp_path: Path
+) -> None:
+    lead(sqlite_url)
+    with serve(tmp_path, DATABASE__URL=sqlite_url, BROKER__URL=spare_redis.url) as web:
+        with frozen(spare_redis.pid):
+            assert components(scrape(web, timeout=4))["broker"] == 0
+        wait_until(lambda: components(scrape(web)) == ALL_UP, timeout=60)
+
+
+def test_tables_of_another_release_are_told(
+    empty_database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    if empty_database_url.startswith("sqlite"):
+        Path(empty_database_url.removeprefix("sqlite:///")).touch()
+    with serve(tmp_path, DATABASE__URL=empty_database_url, BROKER__URL=redis_url) as web:
+        assert components(scrape(web)) == {"database": 1, "tables": 0, "broker": 1}
+
+
+def test_nothing_at_all_is_told_too(tmp_path: Path) -> None:
+    path = tmp_path / "none.db"
+    url = f"redis://:{SECRET}@127.0.0.1:1/0"
+    with serve(tmp_path, DATABASE__URL=f"sqlite:///{path}", BROKER__URL=url) as web:
+        found = scrape(web)
+    assert components(found) == {"database": 0, "broker": 0}
+    assert found["calendar_up"] == {of(name): 1 for name in MARKETS}
+    assert not path.exists()
+
+
+def test_what_nobody_foresaw_takes_nothing_else_away(
+    sqlite_url: str, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_engine(sqlite_url)
+    World(engine).worker()
+    with writing(engine) as connection:
+        connection.exec_driver_sql("UPDATE worker_incarnations SET queues = 'no list'")
+    engine.dispose()
+    with serve(tmp_path, DATABASE__URL=sqlite_url, BROKER__URL=redis_url) as web:
+        assert components(scrape(web)) == {"database": 0, "broker": 1}
+    (logged,) = (each for each in caplog.records if each.message == "metrics_incomplete")
+    assert logged.exc_info is not None
+    assert logged.exc_info[0] is json.JSONDecodeError
+
+
+def test_scrapes_at_once_say_the_same(working: Web, world: World) -> None:
+    dag = world.run(job("a"), job("b"))
+    world.running(dag, "a", world.worker())
+    with ThreadPoolExecutor(8) as pool:
+        several = list(pool.map(lambda _: scrape(working), range(16)))
+    for found in several:
+        assert components(found) == ALL_UP
+        assert found["executions"][of("US_EQ", "test", "RUNNING")] == 1
+        assert found["executions"][of("US_EQ", "test", "PENDING")] == 1
+
+
+def test_components_are_those_of_readyz(working: Web, database_url: str) -> None:
+    def readiness() -> dict[str, float]:
+        checks = working.ask("/readyz").json()["checks"]
+        return {each["name"].removeprefix("calendar "): each["ok"] for each in checks}
+
+    for lease in (HOUR, -HOUR):
+        lead(database_url, lease=lease)
+        found = scrape(working)
+        calendars = {"".join(labels): value for labels, value in found["calendar_up"].items()}
+        assert components(found) | calendars == readiness()
+
+
+def test_no_label_is_of_a_single_run(working: Web, world: World) -> None:
+    dag = world.run(job("a_job_of_its_own"))
+    world.running(dag, "a_job_of_its_own", world.worker())
+    answer = working.ask("/metrics").text
+    assert dag_of(job("a")).dag_id not in answer
+    assert "a_job_of_its_own" not in answer
+    assert "w@h" not in answer
+    assert "there:7" not in answer
