@@ -13,9 +13,11 @@ from prometheus.monitoring.api import (
     executions,
     health,
     known,
+    logs,
     markets,
     operations,
     pipelines,
+    reasons,
     runs,
 )
 from prometheus.monitoring.doorman import Doorman
@@ -58,7 +60,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.installation = installation
     tell_problems(app)
     app.add_middleware(Doorman)
-    for subject in (health, markets, pipelines, runs, executions, operations, known):
+    subjects = (health, markets, pipelines, runs, reasons, executions, logs, operations, known)
+    for subject in subjects:
         app.include_router(subject.router)
     _describe_problems(app)
     return app

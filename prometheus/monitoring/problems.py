@@ -25,7 +25,7 @@ from prometheus.masking import safe_text
 from prometheus.monitoring.installation import Installation
 from prometheus.persistence import migrate
 from prometheus.persistence.engine import is_unavailable, what_ails
-from prometheus.persistence.listings import UnknownRunError
+from prometheus.persistence.listings import UnknownExecutionError, UnknownJobError, UnknownRunError
 from prometheus.persistence.runs import UnreadableRunError
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ class QuestionError(PrometheusError):
 _STATUS: Mapping[type[PrometheusError], HTTPStatus] = {
     UnknownMarketError: HTTPStatus.NOT_FOUND,
     UnknownRunError: HTTPStatus.NOT_FOUND,
+    UnknownJobError: HTTPStatus.NOT_FOUND,
+    UnknownExecutionError: HTTPStatus.NOT_FOUND,
     UnreadableRunError: HTTPStatus.CONFLICT,
     QuestionError: HTTPStatus.UNPROCESSABLE_ENTITY,
     HorizonError: HTTPStatus.SERVICE_UNAVAILABLE,
