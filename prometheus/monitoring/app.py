@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from prometheus.monitoring.api import (
+    actions,
     executions,
     health,
     known,
@@ -26,7 +27,8 @@ from prometheus.monitoring.problems import MEDIA_TYPE, Problem, tell_problems
 from prometheus.settings import Settings
 
 _DESCRIPTION = """\
-What a market-aware scheduler does: its markets, runs, executions, workers and overrides.
+What a market-aware scheduler does: its markets, runs, executions, workers and overrides; and what
+operators do with them.
 
 All instants are UTC. Names are those of docs/glossary.md. Every error is a problem of RFC 9457."""
 
@@ -60,8 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.installation = installation
     tell_problems(app)
     app.add_middleware(Doorman)
-    subjects = (health, markets, pipelines, runs, reasons, executions, logs, operations, known)
-    for subject in subjects:
+    looks = (health, markets, pipelines, runs, reasons, executions, logs, operations, known)
+    for subject in (*looks, actions):
         app.include_router(subject.router)
     _describe_problems(app)
     return app

@@ -25,6 +25,10 @@ def test_every_path_is_told_in_the_page_about_it() -> None:
         assert f"`{example}" in page, path
 
 
-def test_every_operation_only_reads() -> None:
+def test_what_changes_something_is_posted_to_a_path_of_its_own() -> None:
     for path, operations in json.loads(document())["paths"].items():
-        assert list(operations) == ["get"], path
+        assert len(operations) == 1, path
+        (method,) = operations
+        assert (method == "post") == ("actions" in operations[method]["tags"]) or (
+            path == "/api/v1/pauses"
+        )
