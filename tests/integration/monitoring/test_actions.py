@@ -361,3 +361,11 @@ def test_old_keys_are_pruned(web: Web, world: World) -> None:
     assert list(pruning.prune(world.engine, cutoff)) == []
     with reading(world.engine) as connection:
         assert list(connection.execute(select(request_keys.c.key)).scalars()) == ["new"]
+
+
+def test_a_database_of_another_release_is_left_alone(web: Web, world: World) -> None:
+    with writing(world.engine) as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    why = web.problem_of_post("/api/v1/pause", {"market": "US_EQ", "reason": "r"}, 503)
+    assert "Install that release" in why
+    assert world.audited() == []
