@@ -20,7 +20,7 @@ from pydantic import (
 )
 from sqlalchemy import Connection
 
-from prometheus.actors import login, read_reason
+from prometheus.actors import LONGEST_REASON, login, read_reason
 from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.markets import get_market
 from prometheus.dispatch.crew import read_crew
@@ -51,8 +51,12 @@ def _duration(value: object) -> timedelta:
     raise ValueError(f"is longer than {_LONGEST.days} days")
 
 
-Reason = Annotated[str, AfterValidator(read_reason)]
-"""Why, for whoever looks later."""
+Reason = Annotated[
+    str,
+    AfterValidator(read_reason),
+    Field(json_schema_extra={"minLength": 1, "maxLength": LONGEST_REASON}),
+]
+"""Why something is done; spaces and line ends become single spaces."""
 Duration = Annotated[
     timedelta,
     BeforeValidator(_duration),
@@ -94,6 +98,7 @@ class AskWithReason(Ask):
     """What an action takes of which it must be said why."""
 
     reason: Reason
+    """Why, for whoever looks later."""
 
 
 class Hold(AskWithReason):

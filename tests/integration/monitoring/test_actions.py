@@ -265,6 +265,7 @@ class TestKeys:
         assert web.send(path, b"{}", key="one").status_code == 200
         assert count_keys(world) == 1
 
+    @pytest.mark.promise("P5")
     def test_two_that_come_at_once_act_once(self, web: Web, world: World) -> None:
         """Each pause could be made; all but one of the same key only say so."""
 
@@ -313,6 +314,7 @@ uvicorn.run(app, host="127.0.0.1", port=int(port), log_config=None)
 """A web process that dies around the commit of the first action."""
 
 
+@pytest.mark.promise("P5")
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_process_that_dies_at_the_commit_leaves_nothing_half_done(
     web: Web, world: World, database_url: str, tmp_path: Path, when: str
