@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import getpass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,8 +20,6 @@ from prometheus.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
-
-    from sqlalchemy import Connection
 
     from prometheus.dispatch.crew import Crew
     from prometheus.orchestration.windows import Window
@@ -65,7 +61,7 @@ def retry(
             crew = read_crew(connection, paused=True)
             if is_unattended(place, crew):
                 check_can_work_on(connection, place, dag_id)
-            ignored = _ignored_windows(connection, dag_id, jobs)
+            ignored = operators.ignored_windows(connection, dag_id, jobs)
         if not as_json:
             print(f"{dag_id}: a new attempt of {', '.join(jobs)}. Windows do not count for it.")
             for window, names in _by_window(ignored).items():
@@ -210,32 +206,6 @@ def force_success(
         print(whats_next(crew))
 
 
-def _ignored_windows(
-    connection: Connection, dag_id: str, jobs: list[str]
-) -> dict[str, tuple[Window, datetime]]:
-    """Return the windows of those jobs that could not start now by them, and market time."""
-    from sqlalchemy import select
-
-    from prometheus.core.trading_calendar import TradingCalendar
-    from prometheus.errors import PrometheusError
-    from prometheus.orchestration.planning import session_bounds
-    from prometheus.persistence.clock import read_now
-    from prometheus.persistence.runs import load_dag
-    from prometheus.persistence.tables import dag_runs
-
-    definition = connection.execute(
-        select(dag_runs.c.definition_hash).where(dag_runs.c.dag_id == dag_id)
-    ).scalar_one()
-    dag = load_dag(connection, dag_id, definition)
-    try:
-        bounds = session_bounds(TradingCalendar(dag.market_id), dag.as_of_date)
-    except PrometheusError:
-        return {}  # a calendar that has changed does not keep an operator from what he asks for
-    now = read_now(connection).market_at
-    windows = {job_id: bounds.window(dag.jobs[job_id]) for job_id in jobs}
-    return {job_id: (window, now) for job_id, window in windows.items() if now not in window}
-
-
 def _by_window(ignored: Mapping[str, tuple[Window, datetime]]) -> dict[str, list[str]]:
     from prometheus.cli import output
 
@@ -249,12 +219,9 @@ def _by_window(ignored: Mapping[str, tuple[Window, datetime]]) -> dict[str, list
 
 def actor_name(given: str | None) -> str:
     """Return who asks: the name that was given, or the login."""
-    if given:
-        return given
-    with contextlib.suppress(OSError, KeyError, ImportError):
-        # A process in a container may have a number without a name.
-        return getpass.getuser()
-    return "unknown"
+    from prometheus.actors import login
+
+    return given or login()
 
 
 def whats_next(crew: Crew) -> str:

@@ -81,12 +81,14 @@ TheJob: TypeAlias = Annotated[
 
 def _read_reason(text: str) -> str:
     """Read why something is done; nothing, or what would fill a page, is refused."""
-    if not text.strip() or len(text) > _LONGEST_REASON:
-        raise typer.BadParameter(f"write a reason of at most {_LONGEST_REASON} characters")
-    return " ".join(text.split())
+    from prometheus.actors import read_reason
+
+    try:
+        return read_reason(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
-_LONGEST_REASON = 500
 Reason: TypeAlias = Annotated[
     str,
     typer.Option(

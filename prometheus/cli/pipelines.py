@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 
@@ -11,10 +10,9 @@ from prometheus.configured import configured_pipelines
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError, nearest
-from prometheus.orchestration.dag import DAG, dag_id_for
+from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.pipeline import Pipeline
-
-_DAG_ID = re.compile(r"(.+)_(\d{4}-\d\d-\d\d)")
+from prometheus.orchestration.planning import runs_on, session_of
 
 
 class UnknownPipelineError(PrometheusError):
@@ -90,21 +88,3 @@ def _dag_of_id(pipelines: dict[str, Pipeline], dag_id: str) -> DAG:
     pipeline, market_id = known[dag_id]
     TradingCalendar(market_id).session(day)  # says why there is none
     return pipeline.dag(market_id, day)
-
-
-def session_of(dag_id: str) -> date | None:
-    """Return the session date that a run's name ends with; ``None`` if it does not."""
-    match = _DAG_ID.fullmatch(dag_id)
-    try:
-        return date.fromisoformat(match[2]) if match else None
-    except ValueError:
-        return None
-
-
-def runs_on(pipelines: Mapping[str, Pipeline], day: date) -> dict[str, tuple[Pipeline, str]]:
-    """Name the runs that pipelines would have of a session date: their pipelines and markets."""
-    return {
-        dag_id_for(pipeline.name, market_id, day): (pipeline, market_id)
-        for pipeline in pipelines.values()
-        for market_id in pipeline.markets
-    }

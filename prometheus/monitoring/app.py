@@ -10,13 +10,16 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from prometheus.monitoring.api import (
+    actions,
     executions,
     health,
     known,
+    logs,
     markets,
     metrics,
     operations,
     pipelines,
+    reasons,
     runs,
 )
 from prometheus.monitoring.doorman import Doorman
@@ -26,7 +29,8 @@ from prometheus.monitoring.problems import MEDIA_TYPE, Problem, tell_problems
 from prometheus.settings import Settings
 
 _DESCRIPTION = """\
-What a market-aware scheduler does: its markets, runs, executions, workers and overrides.
+What a market-aware scheduler does: its markets, runs, executions, workers and overrides; and what
+operators do with them.
 
 All instants are UTC. Names are those of docs/glossary.md. Every error is a problem of RFC 9457."""
 
@@ -61,7 +65,19 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.scraper = Scraper(installation)
     tell_problems(app)
     app.add_middleware(Doorman)
-    for subject in (health, metrics, markets, pipelines, runs, executions, operations, known):
+    looks = (
+        health,
+        metrics,
+        markets,
+        pipelines,
+        runs,
+        reasons,
+        executions,
+        logs,
+        operations,
+        known,
+    )
+    for subject in (*looks, actions):
         app.include_router(subject.router)
     _describe_problems(app)
     return app

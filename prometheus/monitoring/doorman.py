@@ -1,8 +1,9 @@
-"""Who is let in, before anything is asked: requests made to this machine by its own name."""
+"""Who is let in, before anything is asked: requests made to this machine, by no page elsewhere."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,12 +20,20 @@ _HEADERS = {
 """Of every response."""
 
 
+LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing, whatever they are asked of."""
+
+
 class Doorman:
     """
-    Refuses requests that name another host than this machine.
+    Refuses requests that name another host than this machine, and changes that a page asks for.
 
     A page of whatever site may let its name lead to 127.0.0.1, and a browser that shows it would
     then read the API for that site. The name it asks for gives it away.
+
+    Such a page may also send to 127.0.0.1 without reading what comes back, and that would be enough
+    to act. So whatever changes something must be said in JSON, which a browser sends for no other
+    site without having asked us first, and come from no other site by what the browser says of it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -43,16 +52,40 @@ class Doorman:
                     headers.setdefault(name, value)
             await send(message)
 
-        host = Headers(scope=scope).get("host", "")
-        if is_loopback(_name(host)):
-            await self._app(scope, receive, send_with_headers)
-            return
-        refusal = respond(
-            HTTPStatus.MISDIRECTED_REQUEST,
-            f"The request is for {host[:200]!r}. Ask 127.0.0.1 or localhost: without users, only "
-            f"this machine is answered.",
-        )
-        await refusal(scope, receive, send_with_headers)
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        answer: ASGIApp = self._app
+        if not is_loopback(_name(host)):
+            answer = respond(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                f"The request is for {host[:200]!r}. Ask 127.0.0.1 or localhost: without users, "
+                f"only this machine is answered.",
+            )
+        elif scope["method"] not in LOOKS and (fault := _foreign(headers, host)):
+            answer = respond(HTTPStatus.FORBIDDEN, f"{fault} Nothing was done.")
+        await answer(scope, receive, send_with_headers)
+
+
+def _foreign(headers: Headers, host: str) -> str | None:
+    """Say why a request that would change something may be another site's."""
+    for site in headers.getlist("sec-fetch-site"):
+        if site not in ("same-origin", "none"):
+            return f"The browser says that another site sends it (Sec-Fetch-Site: {site[:200]!r})."
+    for origin in headers.getlist("origin"):
+        if _place(origin) != host.lower():
+            return f"It comes from {origin[:200]!r}, and only pages of {host} may act on it."
+    kind = headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        return f"It is {kind[:200]!r}. Send JSON, with Content-Type: application/json."
+    return None
+
+
+def _place(origin: str) -> str | None:
+    """Return the host and port of an Origin header; ``None`` of one that has none."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def _name(host: str) -> str:

@@ -1,4 +1,4 @@
-"""What the web app is about: one installation, and looks at its database."""
+"""What the web app is about: one installation, and looks at its database and changes of it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from sqlalchemy import Connection
 
 from prometheus.configured import sound_pipelines
 from prometheus.masking import safe_url
+from prometheus.persistence import migrate
 from prometheus.persistence.clock import Now, read_now
-from prometheus.persistence.engine import check_exists, create_engine, reading
+from prometheus.persistence.engine import check_exists, create_engine, reading, writing
 from prometheus.persistence.overrides import refresh
 from prometheus.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One state of the database, which nobody changes while it is looked at."""
+    """One state of the database, which nobody else changes while it is looked at."""
 
     connection: Connection
     now: Now
@@ -51,6 +52,22 @@ class Installation:
         """
         check_exists(self.engine)
         with reading(self.engine) as connection:
+            now = read_now(connection)
+            self._follow(connection, now)
+            yield Look(connection, now)
+
+    @contextmanager
+    def act(self) -> Iterator[Look]:
+        """
+        Look at the database, and change it; all of it or, when something raises, nothing.
+
+        Raises:
+            DatabaseError: There is none.
+            DatabaseRevisionError: Its tables are those of another release.
+        """
+        check_exists(self.engine)
+        migrate.check(self.engine)
+        with writing(self.engine) as connection:
             now = read_now(connection)
             self._follow(connection, now)
             yield Look(connection, now)

@@ -25,7 +25,10 @@ from prometheus.masking import safe_text
 from prometheus.monitoring.installation import Installation
 from prometheus.persistence import migrate
 from prometheus.persistence.engine import is_unavailable, what_ails
-from prometheus.persistence.listings import UnknownRunError
+from prometheus.persistence.listings import UnknownExecutionError, UnknownJobError, UnknownRunError
+from prometheus.persistence.operators import OperatorError, UnknownTargetError
+from prometheus.persistence.pauses import PauseEndError
+from prometheus.persistence.requests import KeyReusedError
 from prometheus.persistence.runs import UnreadableRunError
 
 log = logging.getLogger(__name__)
@@ -40,7 +43,13 @@ class QuestionError(PrometheusError):
 _STATUS: Mapping[type[PrometheusError], HTTPStatus] = {
     UnknownMarketError: HTTPStatus.NOT_FOUND,
     UnknownRunError: HTTPStatus.NOT_FOUND,
+    UnknownJobError: HTTPStatus.NOT_FOUND,
+    UnknownExecutionError: HTTPStatus.NOT_FOUND,
     UnreadableRunError: HTTPStatus.CONFLICT,
+    UnknownTargetError: HTTPStatus.NOT_FOUND,
+    PauseEndError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    OperatorError: HTTPStatus.CONFLICT,
+    KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     QuestionError: HTTPStatus.UNPROCESSABLE_ENTITY,
     HorizonError: HTTPStatus.SERVICE_UNAVAILABLE,
     SnapshotError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -115,9 +124,14 @@ async def _unreadable(_request: Request, error: RequestValidationError) -> JSONR
 
 
 def _fault(error: Mapping[str, Any]) -> Fault:
-    where = ".".join(str(part) for part in error["loc"])
-    what = str(error.get("ctx", {}).get("error") or error["msg"])
+    where = _writable(".".join(str(part) for part in error["loc"]))
+    what = _writable(str(error.get("ctx", {}).get("error") or error["msg"]))
     return Fault(where=where, what=what[:1].lower() + what[1:])
+
+
+def _writable(text: str) -> str:
+    """Replace halves of surrogate pairs, which JSON can name and no encoding has."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 async def _ours(request: Request, error: PrometheusError) -> JSONResponse:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from prometheus.core.market_state import MarketState, iter_states
 from prometheus.core.trading_calendar import Phases, TradingCalendar
 from prometheus.errors import HorizonError
-from prometheus.orchestration.dag import DAG
+from prometheus.orchestration.dag import DAG, dag_id_for
 from prometheus.orchestration.pipeline import CatchUp, Pipeline
 from prometheus.orchestration.session_time import FURTHEST
 from prometheus.orchestration.windows import SessionBounds, run_opens_at
@@ -24,6 +25,8 @@ LOOKS_BACK = timedelta(days=14)
 they may reach to the next session's PRE_OPEN, and holidays can hold that off for a while."""
 REACH = timedelta(days=2)
 """How far a session's open and close can be from midnight UTC of its date."""
+
+_DAG_ID = re.compile(r"(.+)_(\d{4}-\d\d-\d\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,3 +208,21 @@ def _may_include(pipeline: Pipeline, calendar: TradingCalendar, session_date: da
         return pipeline.sessions.includes(calendar, session_date)
     except HorizonError:
         return True  # `plan_runs` says that it is not known
+
+
+def session_of(dag_id: str) -> date | None:
+    """Return the session date that a run's name ends with; ``None`` if it does not."""
+    match = _DAG_ID.fullmatch(dag_id)
+    try:
+        return date.fromisoformat(match[2]) if match else None
+    except ValueError:
+        return None
+
+
+def runs_on(pipelines: Mapping[str, Pipeline], day: date) -> dict[str, tuple[Pipeline, str]]:
+    """Name the runs that pipelines would have of a session date: their pipelines and markets."""
+    return {
+        dag_id_for(pipeline.name, market_id, day): (pipeline, market_id)
+        for pipeline in pipelines.values()
+        for market_id in pipeline.markets
+    }

@@ -66,6 +66,14 @@ class UnknownRunError(PrometheusError):
     """The database has no run of that name."""
 
 
+class UnknownJobError(PrometheusError):
+    """The run has no job of that name."""
+
+
+class UnknownExecutionError(PrometheusError):
+    """The database has no execution of that id."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFilter:
     """Which runs are meant; what is ``None`` does not matter."""

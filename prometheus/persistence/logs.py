@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, String, and_, bindparam, func, insert, or_, select
+from sqlalchemy import Connection, Row, String, and_, bindparam, func, insert, or_, select
 
 from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence.listings import UnknownExecutionError
 from prometheus.persistence.tables import attempt_logs, job_executions
 
 _e = job_executions.c
@@ -44,6 +45,7 @@ class LoggedAttempt:
     """One attempt, and what it has logged since somebody last looked."""
 
     execution_id: str
+    dag_id: str
     job_id: str
     attempt_number: int
     status: JobStatus
@@ -100,21 +102,43 @@ def read(
     logged = select(attempt_logs).where(wanted).order_by(_l.execution_id, _l.part)
     for each in connection.execute(logged):
         parts[each.execution_id].append(LogPart(each.part, each.at, each.text))
-    return [
-        LoggedAttempt(
-            row.execution_id,
-            row.job_id,
-            row.attempt_number,
-            JobStatus(row.status),
-            row.worker,
-            row.started_at,
-            row.completed_at,
-            row.error_message,
-            _traceback(row.error_details),
-            tuple(parts[row.execution_id]),
-        )
-        for row in rows
-    ]
+    return [_logged(row, parts[row.execution_id]) for row in rows]
+
+
+def read_attempt(connection: Connection, execution_id: str, *, after: int) -> LoggedAttempt:
+    """
+    Read what one attempt has logged behind a part of it that is known; 0 for all of it.
+
+    Raises:
+        UnknownExecutionError: There is no such attempt.
+    """
+    row = connection.execute(
+        select(job_executions).where(_e.execution_id == execution_id)
+    ).one_or_none()
+    if row is None:
+        raise UnknownExecutionError(f"There is no execution {execution_id!r}.")
+    logged = connection.execute(
+        select(attempt_logs)
+        .where(_l.execution_id == execution_id, _l.part > after)
+        .order_by(_l.part)
+    )
+    return _logged(row, [LogPart(each.part, each.at, each.text) for each in logged])
+
+
+def _logged(row: Row[Any], parts: Iterable[LogPart]) -> LoggedAttempt:
+    return LoggedAttempt(
+        row.execution_id,
+        row.dag_id,
+        row.job_id,
+        row.attempt_number,
+        JobStatus(row.status),
+        row.worker,
+        row.started_at,
+        row.completed_at,
+        row.error_message,
+        _traceback(row.error_details),
+        tuple(parts),
+    )
 
 
 def _traceback(details: Mapping[str, Any] | None) -> str | None:

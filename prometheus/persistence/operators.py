@@ -19,7 +19,9 @@ from prometheus.orchestration.lifecycle import (
     RunStatus,
     allowed_from,
 )
+from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.sensor import Readiness
+from prometheus.orchestration.windows import Window
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
@@ -35,6 +37,10 @@ _e = job_executions.c
 
 class OperatorError(PrometheusError):
     """An operator asked for something that can not be done; nothing was changed."""
+
+
+class UnknownTargetError(OperatorError):
+    """What an operator named is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,23 @@ def retry(
     jobs = _new_attempts(connection, run, again)
     record_audit(connection, actor, "retry", dag_id, {"job": job_id, "new_attempts": jobs})
     return jobs
+
+
+def ignored_windows(
+    connection: Connection, dag_id: str, jobs: Collection[str]
+) -> dict[str, tuple[Window, datetime]]:
+    """Return the windows of those jobs that could not start now by them, and market time."""
+    definition = connection.execute(
+        select(dag_runs.c.definition_hash).where(dag_runs.c.dag_id == dag_id)
+    ).scalar_one()
+    dag = load_dag(connection, dag_id, definition)
+    try:
+        bounds = session_bounds(TradingCalendar(dag.market_id), dag.as_of_date)
+    except PrometheusError:
+        return {}  # a calendar that has changed does not keep an operator from what he asks for
+    now = read_now(connection).market_at
+    windows = {job_id: bounds.window(dag.jobs[job_id]) for job_id in jobs}
+    return {job_id: (window, now) for job_id, window in windows.items() if now not in window}
 
 
 def rerun(connection: Connection, dag_id: str, *, actor: str) -> list[str]:
@@ -342,7 +365,7 @@ def _locked(connection: Connection, dag_id: str) -> _Run:
         known = connection.execute(
             select(dag_runs.c.dag_id).order_by(dag_runs.c.created_at.desc()).limit(200)
         ).scalars()
-        raise OperatorError(f"There is no run {dag_id!r}.{nearest(dag_id, list(known))}")
+        raise UnknownTargetError(f"There is no run {dag_id!r}.{nearest(dag_id, list(known))}")
     executions = connection.execute(
         select(job_executions).where(_e.dag_id == dag_id).order_by(_e.attempt_number)
     )
@@ -415,7 +438,8 @@ def _blocking(run: _Run, job_id: str, again: Collection[str]) -> list[str]:
 
 def _known(run: _Run, job_id: str) -> str:
     if job_id not in run.latest:
-        raise OperatorError(f"{run.dag_id} has no job {job_id!r}.{nearest(job_id, run.latest)}")
+        hint = nearest(job_id, run.latest)
+        raise UnknownTargetError(f"{run.dag_id} has no job {job_id!r}.{hint}")
     return job_id
 
 

@@ -11,10 +11,21 @@ from sqlalchemy import Connection, insert, select, update
 from prometheus.errors import nearest
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence.leases import wall_time
-from prometheus.persistence.operators import OperatorError, record_audit, run_with_job
+from prometheus.persistence.operators import (
+    OperatorError,
+    UnknownTargetError,
+    record_audit,
+    run_with_job,
+)
 from prometheus.persistence.tables import pause_holds, pauses, pipelines
 
 _p = pauses.c
+
+
+class PauseEndError(OperatorError):
+    """A pause would end before it begins."""
+
+
 _HOLDING = select(pauses).where(pause_holds).order_by(_p.pause_id)
 
 
@@ -62,7 +73,7 @@ def pause(
     """
     seen = connection.execute(select(pipelines.c.name, pipelines.c.market_id)).all()
     if pipeline is not None and pipeline not in (known := {each.name for each in seen}):
-        raise OperatorError(f"There is no pipeline {pipeline!r}.{nearest(pipeline, known)}")
+        raise UnknownTargetError(f"There is no pipeline {pipeline!r}.{nearest(pipeline, known)}")
     # Runs are of markets: a pause of one of its exchanges would pause nothing.
     there = {each.market_id for each in seen if pipeline in (None, each.name)}
     if market_id is not None and there and market_id not in there:
@@ -123,7 +134,7 @@ def _add(
     actor: str,
 ) -> int:
     if until is not None and until <= wall_time(connection):
-        raise OperatorError(f"{until:%Y-%m-%d %H:%M:%S} UTC has passed already.")
+        raise PauseEndError(f"{until:%Y-%m-%d %H:%M:%S} UTC has passed already.")
     for found in read_pauses(connection):
         if _is_of(found, target):
             raise OperatorError(f"It is paused already: {found}.")

@@ -13,6 +13,7 @@ from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.planning import LOOKS_BACK
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.requests import forget_keys
 from prometheus.persistence.tables import dag_runs, job_executions, pipelines
 
 _r = dag_runs.c
@@ -97,7 +98,8 @@ def count_old(engine: Engine, cutoff: Cutoff) -> Removed:
 
 def prune(engine: Engine, cutoff: Cutoff) -> Iterator[Removed]:
     """
-    Remove old runs with their executions, so many in a transaction; who did what stays in `audit`.
+    Remove old runs with their executions, so many in a transaction, and old keys of requests; who
+    did what stays in `audit`.
 
     Safe beside schedulers, workers and operators: an open run is never touched, nor one that
     somebody holds at that moment.
@@ -106,6 +108,8 @@ def prune(engine: Engine, cutoff: Cutoff) -> Iterator[Removed]:
         What each transaction has removed, once it is committed.
     """
     _forget_sessions(engine, cutoff)
+    with writing(engine) as connection:
+        forget_keys(connection, cutoff.completed_at)
     while True:
         with writing(engine) as connection:
             # Whoever reopens a run holds it; when it is let go, its state is looked at anew.

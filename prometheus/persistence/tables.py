@@ -314,6 +314,16 @@ audit = Table(
     Column("details", Json, nullable=False),
 )
 
+request_keys = Table(
+    "request_keys",
+    metadata,
+    Column("key", String(200), primary_key=True, comment="made by the client"),
+    Column("request_hash", String(64), nullable=False),
+    Column("answer", Text, nullable=False, comment="JSON, as it was sent"),
+    Column("created_at", UtcDateTime, nullable=False, server_default=database_now()),
+    comment="requests to the web API that have acted and must not act twice",
+)
+
 horizon_warnings = Table(
     "horizon_warnings",
     metadata,

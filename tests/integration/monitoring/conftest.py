@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import threading
@@ -26,7 +27,7 @@ from tests.servers import wait_until
 
 SECRET = "correct-horse-battery"
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-_ANY_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
+_ANY_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d\S*( UTC)?")
 
 
 @dataclass
@@ -50,13 +51,11 @@ class Web:
         # A parameter that is a word of Python's: from_.
         params = {name.rstrip("_"): value for name, value in query.items()}
         self.statements.clear()
-        answer = httpx.request(
-            method, f"{self.url}{path}", params=params or None, headers=headers, timeout=60
+        return self._checked(
+            httpx.request(
+                method, f"{self.url}{path}", params=params or None, headers=headers, timeout=60
+            )
         )
-        assert SECRET not in answer.text
-        if answer.headers["content-type"].endswith("json"):
-            check_instants(answer.json())
-        return answer
 
     def get(self, path: str, **query: Any) -> Any:
         """Ask for what is there; return the document."""
@@ -68,6 +67,32 @@ class Web:
         """Ask for what can not be had; return why."""
         answer = self.ask(path, **query)
         return check_problem(answer, status)
+
+    def send(self, path: str, content: bytes, *, key: str | None = None) -> httpx.Response:
+        """Post what is said to be JSON; see `ask`."""
+        headers = {"Content-Type": "application/json"}
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        return self._checked(
+            httpx.post(f"{self.url}{path}", content=content, headers=headers, timeout=60)
+        )
+
+    def post(self, path: str, body: Any) -> Any:
+        """Do what can be done; return the document."""
+        answer = self.send(path, json.dumps(body).encode())
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def problem_of_post(self, path: str, body: Any, status: int) -> str:
+        """Try what can not be done; return why."""
+        return check_problem(self.send(path, json.dumps(body).encode()), status)
+
+    @staticmethod
+    def _checked(answer: httpx.Response) -> httpx.Response:
+        assert SECRET not in answer.text
+        if answer.headers["content-type"].endswith("json"):
+            check_instants(answer.json())
+        return answer
 
 
 def check_problem(answer: httpx.Response, status: int) -> str:
@@ -92,7 +117,7 @@ def check_instants(document: Any) -> None:
     elif isinstance(document, list):
         for value in document:
             check_instants(value)
-    elif isinstance(document, str) and _ANY_INSTANT.match(document):
+    elif isinstance(document, str) and _ANY_INSTANT.fullmatch(document):
         assert _INSTANT.fullmatch(document), document
 
 

@@ -31,7 +31,7 @@ def test_a_path_that_is_not(web: Web) -> None:
 
 
 def test_a_method_that_is_not(web: Web) -> None:
-    answer = web.ask("/healthz", method="DELETE")
+    answer = web.ask("/healthz", method="DELETE", headers={"Content-Type": "application/json"})
     assert check_problem(answer, 405) == "/healthz does not know DELETE."
     assert answer.headers["allow"] == "GET"
 

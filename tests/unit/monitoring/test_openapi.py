@@ -21,9 +21,14 @@ def test_every_path_is_told_in_the_page_about_it() -> None:
     paths: dict[str, Any] = json.loads(document())["paths"]
     for path in paths:
         example = path.replace("{market}", "US_EQ").replace("{dag_id}", "us_eq_daily_2026-11-20")
+        example = example.replace("{job}", "run_signals").replace("{execution_id}", "ID")
         assert f"`{example}" in page, path
 
 
-def test_every_operation_only_reads() -> None:
+def test_what_changes_something_is_posted_to_a_path_of_its_own() -> None:
     for path, operations in json.loads(document())["paths"].items():
-        assert list(operations) == ["get"], path
+        assert len(operations) == 1, path
+        (method,) = operations
+        assert (method == "post") == ("actions" in operations[method]["tags"]) or (
+            path == "/api/v1/pauses"
+        )

@@ -1,0 +1,447 @@
+"""What an operator does by the API: what the commands do, by the same functions, audited alike."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+from sqlalchemy import Connection
+
+from prometheus.actors import LONGEST_REASON, login, read_reason
+from prometheus.core.durations import format_duration, parse_duration
+from prometheus.core.markets import get_market
+from prometheus.dispatch.crew import read_crew
+from prometheus.masking import safe_text
+from prometheus.monitoring.api.models import Instant, Interval, Model, Name, Reply, times
+from prometheus.monitoring.installation import Here, Installation
+from prometheus.orchestration.pauses import Pause
+from prometheus.persistence import operators, pauses, requests
+from prometheus.persistence.leases import wall_time
+
+router = APIRouter(prefix="/api/v1", tags=["actions"])
+
+
+# --- what is asked ------------------------------------------------------------------------------
+
+
+_LONGEST = timedelta(days=3650)
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):  # a default
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be a duration such as 30s or 1h30m")
+    with contextlib.suppress(OverflowError):
+        if (found := parse_duration(value)) <= _LONGEST:
+            return found
+    raise ValueError(f"is longer than {_LONGEST.days} days")
+
+
+Reason = Annotated[
+    str,
+    AfterValidator(read_reason),
+    Field(json_schema_extra={"minLength": 1, "maxLength": LONGEST_REASON}),
+]
+"""Why something is done; spaces and line ends become single spaces."""
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    PlainSerializer(format_duration, str),
+    WithJsonSchema({"type": "string", "examples": ["45s", "1h30m"]}),
+]
+"""Such as ``45s``, ``30m`` or ``1h30m``."""
+
+
+class Ask(Model):
+    """What every action takes."""
+
+    actor: Name | None = None
+    """Who asks, for the audit; otherwise ``web (LOGIN)``, the login of the web process."""
+
+    @property
+    def by(self) -> str:
+        """Who is audited."""
+        return self.actor or f"web ({login()})"
+
+
+class RetryJob(Ask):
+    """How a job is tried again."""
+
+    downstream: bool = False
+    """Run again also what depends on the job."""
+
+
+class Cancel(Ask):
+    """How something is ended."""
+
+    grace: Annotated[
+        Duration, Field(json_schema_extra={"default": format_duration(operators.CANCEL_GRACE)})
+    ] = operators.CANCEL_GRACE
+    """How long a running job may take to end before it is killed; ``0s`` kills it now."""
+
+
+class AskWithReason(Ask):
+    """What an action takes of which it must be said why."""
+
+    reason: Reason
+    """Why, for whoever looks later."""
+
+
+class Hold(AskWithReason):
+    """Why, and for how long, something is kept from starting."""
+
+    until: Instant | None = None
+    """When it ends by itself, by wall time; otherwise when somebody ends it."""
+    lasting: Annotated[Duration | None, Field(alias="for")] = None
+    """For how long, instead of ``until``."""
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.until is not None and self.lasting is not None:
+            raise ValueError("give either until or for")
+        return self
+
+    def end(self, now: datetime) -> datetime | None:
+        """Return when it ends by itself."""
+        return self.until if self.lasting is None else now + self.lasting
+
+
+class Target(Model):
+    """A market, a pipeline, or a pipeline in a market."""
+
+    market: Name | None = None
+    pipeline: Name | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.market is None and self.pipeline is None:
+            raise ValueError("name a market, a pipeline, or both")
+        return self
+
+    def names(self) -> dict[str, str | None]:
+        """Return it as the tables name it."""
+        market_id = self.market and get_market(self.market).market_id
+        return {"market_id": market_id, "pipeline": self.pipeline}
+
+
+class StartPause(Hold, Target):
+    """What is paused, why, and for how long."""
+
+
+class EndPause(Ask, Target):
+    """What is no longer paused."""
+
+
+# --- what is answered ---------------------------------------------------------------------------
+
+
+class Done(Reply):
+    """What was done."""
+
+    actor: str
+    """Who is audited."""
+    scheduler: bool
+    """Whether a scheduler is at work, which sees to what follows."""
+
+
+class Retried(Done):
+    """Jobs that got a new attempt."""
+
+    dag_id: str
+    jobs: list[str]
+    """In running order."""
+    ignored_windows: dict[str, Interval]
+    """Of these jobs, the windows by which they could not start now."""
+
+
+class CancelledJob(Model):
+    """What became of one job."""
+
+    job: str
+    execution_id: str
+    was_running: bool
+    cancel_at: Instant | None
+    """When it will be ended if it has not by itself; ``null``: it was ended at once."""
+
+
+class Cancelled(Done):
+    """Jobs that were ended, or asked to end."""
+
+    dag_id: str
+    jobs: list[CancelledJob]
+
+
+class Skipped(Done):
+    """A job that will never run."""
+
+    dag_id: str
+    job: str
+
+
+class Forced(Done):
+    """A job that counts as succeeded."""
+
+    dag_id: str
+    job: str
+    jobs: list[str]
+    """Those that were skipped because of it, and got a new attempt."""
+
+
+class StandingPause(Model):
+    """What an operator keeps from starting."""
+
+    pause: int
+    """Its number."""
+    market: str | None
+    pipeline: str | None
+    dag_id: str | None
+    """Of a job that is held: its run."""
+    job: str | None
+    reason: str
+    author: str
+    since: Instant
+    """Wall time."""
+    until: Instant | None
+    """When it ends by itself."""
+
+
+class Paused(Done):
+    """A pause that has begun, or that has ended."""
+
+    pause: StandingPause
+    others: list[StandingPause]
+    """What else is paused."""
+
+
+class Pauses(Reply):
+    """What is paused, in the order in which it was."""
+
+    items: list[StandingPause]
+
+
+def _tell(pause: Pause) -> StandingPause:
+    return StandingPause(
+        pause=pause.pause_id,
+        market=pause.market_id,
+        pipeline=pause.pipeline,
+        dag_id=pause.dag_id,
+        job=pause.job_id,
+        reason=safe_text(pause.reason),
+        author=pause.author,
+        since=pause.since,
+        until=pause.until,
+    )
+
+
+# --- how it is done -----------------------------------------------------------------------------
+
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="Made by the client for one action; the same again does nothing twice, and is "
+        "answered as the first time.",
+    ),
+    StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$"),
+]
+
+
+class Desk:
+    """Does what a request asks for, in one transaction with its key and its answer."""
+
+    def __init__(self, request: Request, here: Here, key: Key = None) -> None:
+        self._here: Installation = here
+        self._path = request.url.path
+        self._key = key
+
+    def act(
+        self, ask: Ask, do: Callable[[Connection], dict[str, Any]], reply: type[Done]
+    ) -> Response:
+        """
+        Do something, unless the request's key says that it was done.
+
+        Args:
+            do: Does it, and returns what the reply has besides.
+        """
+        with self._here.act() as look:
+            connection = look.connection
+            if self._key is not None:
+                before = requests.take_key(
+                    connection, self._key, f"{self._path} {ask.model_dump_json(by_alias=True)}"
+                )
+                if before is not None:
+                    return _respond(before, {"Idempotency-Replayed": "true"})
+            found = do(connection)
+            crew = read_crew(connection)
+            done = reply(**times(look.now), actor=ask.by, scheduler=crew.scheduled, **found)
+            answer = done.model_dump_json(by_alias=True)
+            if self._key is not None:
+                requests.keep_answer(connection, self._key, answer)
+        return _respond(answer)
+
+
+def _respond(answer: str, headers: dict[str, str] | None = None) -> Response:
+    return Response(answer, HTTPStatus.OK, headers, media_type="application/json")
+
+
+AtDesk = Annotated[Desk, Depends()]
+
+
+# --- runs and jobs ------------------------------------------------------------------------------
+
+
+@router.post("/runs/{dag_id}/retry", response_model=Retried)
+def retry_run(desk: AtDesk, dag_id: Name, ask: Ask) -> Response:
+    """Give all jobs of a finished run that did not succeed a new attempt; windows do not count."""
+    return _retry(desk, ask, dag_id, None)
+
+
+@router.post("/runs/{dag_id}/jobs/{job}/retry", response_model=Retried)
+def retry_job(desk: AtDesk, dag_id: Name, job: Name, ask: RetryJob) -> Response:
+    """Give a job a new attempt, and what was skipped because of it; windows do not count."""
+    return _retry(desk, ask, dag_id, job, downstream=ask.downstream)
+
+
+def _retry(
+    desk: Desk, ask: Ask, dag_id: str, job: str | None, *, downstream: bool = False
+) -> Response:
+    def do(connection: Connection) -> dict[str, Any]:
+        jobs = operators.retry(connection, dag_id, job, downstream=downstream, actor=ask.by)
+        ignored = operators.ignored_windows(connection, dag_id, jobs)
+        windows = {name: Interval.of(window) for name, (window, _) in ignored.items()}
+        return {"dag_id": dag_id, "jobs": jobs, "ignored_windows": windows}
+
+    return desk.act(ask, do, Retried)
+
+
+@router.post("/runs/{dag_id}/cancel", response_model=Cancelled)
+def cancel_run(desk: AtDesk, dag_id: Name, ask: Cancel) -> Response:
+    """End a run: what waits at once, what runs after it was asked to."""
+    return _cancel(desk, ask, dag_id, None)
+
+
+@router.post("/runs/{dag_id}/jobs/{job}/cancel", response_model=Cancelled)
+def cancel_job(desk: AtDesk, dag_id: Name, job: Name, ask: Cancel) -> Response:
+    """End one job of a run: at once if it waits, after it was asked to if it runs."""
+    return _cancel(desk, ask, dag_id, job)
+
+
+def _cancel(desk: Desk, ask: Cancel, dag_id: str, job: str | None) -> Response:
+    def do(connection: Connection) -> dict[str, Any]:
+        cancelled = operators.cancel(connection, dag_id, job, actor=ask.by, grace=ask.grace)
+        jobs = [
+            CancelledJob(
+                job=each.job_id,
+                execution_id=each.execution_id,
+                was_running=each.was_running,
+                cancel_at=each.cancel_at,
+            )
+            for each in cancelled
+        ]
+        return {"dag_id": dag_id, "jobs": jobs}
+
+    return desk.act(ask, do, Cancelled)
+
+
+@router.post("/runs/{dag_id}/jobs/{job}/skip", response_model=Skipped)
+def skip_job(desk: AtDesk, dag_id: Name, job: Name, ask: AskWithReason) -> Response:
+    """Have a job that has not started never run; what depends on it is skipped, too."""
+
+    def do(connection: Connection) -> dict[str, Any]:
+        operators.skip(connection, dag_id, job, actor=ask.by, reason=ask.reason)
+        return {"dag_id": dag_id, "job": job}
+
+    return desk.act(ask, do, Skipped)
+
+
+@router.post("/runs/{dag_id}/jobs/{job}/force-success", response_model=Forced)
+def force_success_of_job(desk: AtDesk, dag_id: Name, job: Name, ask: AskWithReason) -> Response:
+    """Have a job count as succeeded without running it, because somebody has seen to its work."""
+
+    def do(connection: Connection) -> dict[str, Any]:
+        jobs = operators.force_success(connection, dag_id, job, actor=ask.by, reason=ask.reason)
+        return {"dag_id": dag_id, "job": job, "jobs": jobs}
+
+    return desk.act(ask, do, Forced)
+
+
+@router.post("/runs/{dag_id}/jobs/{job}/hold", response_model=Paused)
+def hold_job(desk: AtDesk, dag_id: Name, job: Name, ask: Hold) -> Response:
+    """Keep one job of a run from starting, and so what depends on it; its window passes as ever."""
+
+    def start(connection: Connection, until: datetime | None) -> int:
+        return pauses.hold(connection, dag_id, job, reason=ask.reason, until=until, actor=ask.by)
+
+    return _start(desk, ask, start)
+
+
+@router.post("/runs/{dag_id}/jobs/{job}/release", response_model=Paused)
+def release_job(desk: AtDesk, dag_id: Name, job: Name, ask: Ask) -> Response:
+    """Let a job that is held start when its time comes."""
+    return _end(desk, ask, lambda connection: pauses.release(connection, dag_id, job, actor=ask.by))
+
+
+# --- markets and pipelines ----------------------------------------------------------------------
+
+
+@router.get("/pauses")
+def standing_pauses(here: Here) -> Pauses:
+    """List what operators keep from starting."""
+    with here.look() as look:
+        found = pauses.read_pauses(look.connection)
+    return Pauses(**times(look.now), items=[_tell(each) for each in found])
+
+
+@router.post("/pause", response_model=Paused)
+def pause(desk: AtDesk, ask: StartPause) -> Response:
+    """Let no job of a market, a pipeline, or a pipeline in a market start; what runs goes on."""
+
+    def start(connection: Connection, until: datetime | None) -> int:
+        return pauses.pause(connection, **ask.names(), reason=ask.reason, until=until, actor=ask.by)
+
+    return _start(desk, ask, start)
+
+
+@router.post("/resume", response_model=Paused)
+def resume(desk: AtDesk, ask: EndPause) -> Response:
+    """End the pause of a market, of a pipeline, or of a pipeline in a market."""
+    return _end(
+        desk, ask, lambda connection: pauses.resume(connection, **ask.names(), actor=ask.by)
+    )
+
+
+def _start(desk: Desk, ask: Hold, start: Callable[[Connection, datetime | None], int]) -> Response:
+    def do(connection: Connection) -> dict[str, Any]:
+        number = start(connection, ask.end(wall_time(connection)))
+        standing = pauses.read_pauses(connection)
+        (made,) = (each for each in standing if each.pause_id == number)
+        return _with_others(made, standing)
+
+    return desk.act(ask, do, Paused)
+
+
+def _end(desk: Desk, ask: Ask, end: Callable[[Connection], Pause]) -> Response:
+    def do(connection: Connection) -> dict[str, Any]:
+        ended = end(connection)
+        return _with_others(ended, pauses.read_pauses(connection))
+
+    return desk.act(ask, do, Paused)
+
+
+def _with_others(pause: Pause, standing: tuple[Pause, ...]) -> dict[str, Any]:
+    others = [_tell(each) for each in standing if each.pause_id != pause.pause_id]
+    return {"pause": _tell(pause), "others": others}

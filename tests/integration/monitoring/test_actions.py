@@ -1,0 +1,373 @@
+"""What operators do by the API: what the commands do, audited alike, and never twice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import func, select, update
+
+from prometheus.actors import login
+from prometheus.dispatch.names import LEADERSHIP
+from prometheus.persistence import leases, pauses, pruning
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.tables import audit, request_keys
+from tests.integration.monitoring.conftest import SECRET, Web
+from tests.integration.persistence.world import HOUR, World, at_once, job
+from tests.servers import Process, free_port, wait_until
+
+WHY = {"reason": "done  by\nhand", "actor": "ada"}
+
+
+def audited(world: World) -> list[tuple[str, str, str, dict[str, Any]]]:
+    with reading(world.engine) as connection:
+        rows = connection.execute(select(audit).order_by(audit.c.audit_id))
+        return [(row.actor, row.action, row.target, row.details) for row in rows]
+
+
+def count_keys(world: World) -> int:
+    with reading(world.engine) as connection:
+        return connection.execute(select(func.count()).select_from(request_keys)).scalar_one()
+
+
+class TestActing:
+    def test_a_job_that_failed_is_tried_again(self, web: Web, world: World) -> None:
+        dag = world.run(job("a", max_retries=0), job("b", "a"))
+        world.fail_for_good(dag, "a", world.worker())
+        done = web.post(f"/api/v1/runs/{dag.dag_id}/jobs/a/retry", {})
+        assert (done["dag_id"], done["jobs"]) == (dag.dag_id, ["a"])
+        assert done["ignored_windows"]["a"]["closes_at"] == "2025-12-03T13:30:00Z"
+        assert (done["scheduler"], done["actor"]) == (False, f"web ({login()})")
+        assert world.statuses(dag) == {"a": "PENDING", "b": "PENDING"}
+        assert audited(world) == [
+            (f"web ({login()})", "retry", dag.dag_id, {"job": "a", "new_attempts": ["a"]})
+        ]
+
+    def test_a_job_is_run_again_with_its_downstream(self, web: Web, world: World) -> None:
+        dag = world.run(job("a"), job("b", "a"))
+        world.finish(dag, world.worker(), "a", "b")
+        world.close(dag)
+        path = f"/api/v1/runs/{dag.dag_id}/jobs/a/retry"
+        assert web.post(path, {"downstream": True, "actor": "ada"})["jobs"] == ["a", "b"]
+        assert world.audited() == [("ada", "retry", dag.dag_id)]
+
+    def test_a_run_is_tried_again(self, web: Web, world: World) -> None:
+        dag = world.run(job("a", max_retries=0), job("b"))
+        worker = world.worker()
+        world.finish(dag, worker, "b")
+        world.fail_for_good(dag, "a", worker)
+        assert web.post(f"/api/v1/runs/{dag.dag_id}/retry", {})["jobs"] == ["a"]
+
+    def test_what_runs_is_asked_to_end_and_what_waits_is_ended(
+        self, web: Web, world: World
+    ) -> None:
+        dag = world.run(job("a"), job("b", "a"))
+        world.running(dag, "a", world.worker())
+        with writing(world.engine) as connection:
+            leases.lead(connection, LEADERSHIP, "there:7:x", lease=HOUR)
+        done = web.post(f"/api/v1/runs/{dag.dag_id}/cancel", {"grace": "10m", "actor": "ada"})
+        assert done["scheduler"] is True
+        by_job = {each["job"]: each for each in done["jobs"]}
+        assert (by_job["a"]["was_running"], by_job["b"]["cancel_at"]) == (True, None)
+        asked = world.latest(dag)["a"]
+        assert asked.cancel_at - asked.cancel_asked_at == timedelta(minutes=10)
+        assert world.statuses(dag) == {"a": "RUNNING", "b": "CANCELLED"}
+        killed = web.post(f"/api/v1/runs/{dag.dag_id}/jobs/a/cancel", {"grace": "0s"})
+        assert killed["jobs"][0]["cancel_at"] is None
+        assert world.statuses(dag)["a"] == "CANCELLED"
+        assert [action for _, action, _ in world.audited()] == ["cancel", "cancel"]
+
+    def test_a_job_is_skipped(self, web: Web, world: World) -> None:
+        dag = world.run(job("a"))
+        done = web.post(f"/api/v1/runs/{dag.dag_id}/jobs/a/skip", WHY)
+        assert (done["job"], done["actor"]) == ("a", "ada")
+        assert world.latest(dag)["a"].error_message == "skipped by ada: done by hand"
+        assert audited(world)[0][3] == {"jobs": ["a"], "reason": "done by hand"}
+
+    def test_a_job_counts_as_succeeded(self, web: Web, world: World) -> None:
+        dag = world.run(job("a", max_retries=0), job("b", "a"))
+        world.fail_for_good(dag, "a", world.worker())
+        world.end_waiting({world.ids(dag)["b"]: "a failed"}, world.latest(dag)["b"].status)
+        path = f"/api/v1/runs/{dag.dag_id}/jobs/a/force-success"
+        done = web.post(path, WHY)
+        assert done["job"] == "a"
+        assert world.statuses(dag)["a"] == "SUCCESS"
+        assert world.audited() == [("ada", "force_success", dag.dag_id)]
+
+    def test_a_job_is_held_and_released(self, web: Web, world: World) -> None:
+        dag = world.run(job("a"))
+        path = f"/api/v1/runs/{dag.dag_id}/jobs/a"
+        held = web.post(f"{path}/hold", {**WHY, "for": "1h30m"})["pause"]
+        assert (held["dag_id"], held["job"], held["reason"]) == (dag.dag_id, "a", "done by hand")
+        with reading(world.engine) as connection:
+            (standing,) = pauses.read_pauses(connection)
+        assert standing.until is not None
+        # The database's clock goes on between the two stamps.
+        assert timedelta(0) <= timedelta(minutes=90) - (standing.until - standing.since) < HOUR
+        assert web.get("/api/v1/pauses")["items"] == [held]
+        ended = web.post(f"{path}/release", {})
+        assert (ended["pause"], ended["others"]) == (held, [])
+        assert web.get("/api/v1/pauses")["items"] == []
+        assert [action for _, action, _ in world.audited()] == ["hold", "release"]
+
+    def test_a_market_and_a_pipeline_are_paused_and_resumed(self, web: Web, world: World) -> None:
+        until = "2125-12-02T21:00:00Z"
+        market = web.post("/api/v1/pause", {**WHY, "market": "US_EQ", "until": until})["pause"]
+        assert (market["market"], market["until"]) == ("US_EQ", until)
+        with writing(world.engine) as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO pipelines (name, market_id, first_seen_at, sessions)"
+                " VALUES ('daily', 'EU_EQ', '2025-12-02 00:00:00+00', 'every session')"
+                if world.is_postgresql
+                else "INSERT INTO pipelines (name, market_id, first_seen_at, sessions)"
+                " VALUES ('daily', 'EU_EQ', '2025-12-02 00:00:00.000000', 'every session')"
+            )
+        both = web.post("/api/v1/pause", {**WHY, "pipeline": "daily"})
+        assert both["others"] == [market]
+        ended = web.post("/api/v1/resume", {"market": "US_EQ", "actor": "ada"})
+        assert ended["others"] == [both["pause"]]
+        assert world.audited() == [
+            ("ada", "pause", "US_EQ"),
+            ("ada", "pause", "daily"),
+            ("ada", "resume", "US_EQ"),
+        ]
+
+    def test_what_is_told_has_no_secrets(self, web: Web, world: World) -> None:
+        done = web.post("/api/v1/pause", {"market": "US_EQ", "reason": f"it is {SECRET}"})
+        assert done["pause"]["reason"] == "it is ***"
+
+
+class TestRefusing:
+    def refused(self, web: Web, world: World, path: str, body: Any, status: int) -> str:
+        before = audited(world)
+        why = web.problem_of_post(path, body, status)
+        assert audited(world) == before
+        return why
+
+    def test_what_is_not_there(self, web: Web, world: World) -> None:
+        dag = world.run(job("ingest_prices"))
+        for action in ("retry", "cancel"):
+            path = f"/api/v1/runs/us_eq_tset_2025-12-02/{action}"
+            assert "Did you mean" in self.refused(web, world, path, {}, 404)
+        for action in ("retry", "cancel", "skip", "force-success", "hold", "release"):
+            path = f"/api/v1/runs/{dag.dag_id}/jobs/ingest_price/{action}"
+            body = {"reason": "r"} if action in ("skip", "force-success", "hold") else {}
+            assert self.refused(web, world, path, body, 404) == (
+                f"{dag.dag_id} has no job 'ingest_price'. Did you mean 'ingest_prices'?"
+            )
+        body = {"market": "US_QE", "reason": "r"}
+        assert "Did you mean 'US_EQ'?" in self.refused(web, world, "/api/v1/pause", body, 404)
+        body = {"pipeline": "dialy", "reason": "r"}
+        assert "no pipeline 'dialy'" in self.refused(web, world, "/api/v1/pause", body, 404)
+
+    def test_what_its_state_forbids(self, web: Web, world: World) -> None:
+        """In the words of the commands."""
+        dag = world.run(job("a"))
+        world.finish(dag, world.worker(), "a")
+        jobs = f"/api/v1/runs/{dag.dag_id}/jobs/a"
+        reason = {"reason": "r"}
+        for path, body, words in (
+            (f"/api/v1/runs/{dag.dag_id}/retry", {}, "has no job that failed, expired"),
+            (f"{jobs}/cancel", {}, "has finished already; there is nothing to cancel"),
+            (f"{jobs}/skip", reason, "only a job that has not started can be skipped"),
+            (f"{jobs}/force-success", reason, "has succeeded already"),
+            (f"{jobs}/hold", reason, "only what has not started can be held"),
+            (f"{jobs}/release", {}, "is not paused"),
+            ("/api/v1/resume", {"market": "US_EQ"}, "US_EQ is not paused"),
+        ):
+            assert words in self.refused(web, world, path, body, 409)
+
+    @pytest.mark.parametrize(
+        ("action", "body", "words"),
+        [
+            ("retry", {"downstram": True}, ["body.downstram: extra inputs are not permitted"]),
+            ("retry", {"downstream": "x"}, ["body.downstream: input should be a valid boolean"]),
+            ("retry", [], ["body: "]),
+            ("retry", {"\ud800": 1}, ["body: input should be a valid string"]),
+            ("retry", {"actor": "a\0", "x": 1}, ["body.actor: string should", "body.x: extra"]),
+            ("retry", {"actor": "\ud800"}, ["body.actor: input should be a valid string"]),
+            ("cancel", {"grace": 30, "x": 1}, ["body.grace: must be a dur", "body.x: extra"]),
+            ("cancel", {"grace": "soon"}, ["body.grace: 'soon' is not a duration"]),
+            ("cancel", {"grace": "9" * 99 + "d"}, ["body.grace: is longer than 3650 days"]),
+            ("skip", {}, ["body.reason: field required"]),
+            ("skip", {"reason": " \n"}, ["body.reason: write a reason of at most 500 char"]),
+            ("skip", {"reason": "x" * 501}, ["body.reason: write a reason of at most 500"]),
+            ("skip", {"reason": "a\0b"}, ["body.reason: write a reason of at most 500"]),
+            ("hold", {"reason": "r", "lasting": "1h"}, ["body.lasting: extra inputs"]),
+            ("hold", {"reason": "r", "until": "2025-12-02"}, ["body.until: must be an instant"]),
+            ("hold", {"reason": "r", "until": "2025-12-02T21:00:00Z"}, ["has passed already"]),
+            (
+                "hold",
+                {"reason": "r", "until": "2125-12-02T21:00:00Z", "for": "1h"},
+                ["give either until or for"],
+            ),
+        ],
+    )
+    def test_what_can_not_be_meant(
+        self, web: Web, world: World, action: str, body: Any, words: list[str]
+    ) -> None:
+        dag = world.run(job("a"))
+        path = f"/api/v1/runs/{dag.dag_id}/jobs/a/{action}"
+        why = self.refused(web, world, path, body, 422)
+        assert all(each in why for each in words), why
+
+    def test_a_pause_of_nothing(self, web: Web, world: World) -> None:
+        why = self.refused(web, world, "/api/v1/pause", {"reason": "r"}, 422)
+        assert "name a market, a pipeline, or both" in why
+
+    def test_what_is_no_json(self, web: Web, world: World) -> None:
+        for content in (b"", b"{", b"\xff", b"[" * 100_000):
+            answer = web.send("/api/v1/resume", content)
+            assert answer.status_code in (400, 422), answer.text
+            assert answer.json()["detail"]
+
+
+class TestKeys:
+    def test_a_request_that_comes_again_is_answered_as_before(self, web: Web, world: World) -> None:
+        dag = world.run(job("a", max_retries=0))
+        world.fail_for_good(dag, "a", world.worker())
+        path = f"/api/v1/runs/{dag.dag_id}/jobs/a/retry"
+        first = web.send(path, b'{"actor": "ada"}', key="one")
+        # By then it would be refused: the new attempt has not ended.
+        again = web.send(path, b' {"actor" :"ada"}', key="one")
+        assert (first.status_code, again.status_code) == (200, 200)
+        assert again.content == first.content
+        assert "idempotency-replayed" not in first.headers
+        assert again.headers["idempotency-replayed"] == "true"
+        assert world.audited() == [("ada", "retry", dag.dag_id)]
+        assert web.send(path, b'{"actor": "ada"}', key="two").status_code == 409
+
+    @pytest.mark.parametrize("other", ["body", "path"])
+    def test_a_key_is_of_one_request(self, web: Web, world: World, other: str) -> None:
+        dag = world.run(job("a"), job("b"))
+        runs = f"/api/v1/runs/{dag.dag_id}/jobs"
+        assert web.send(f"{runs}/a/cancel", b"{}", key="one").status_code == 200
+        path, body = (
+            (f"{runs}/a/cancel", {"grace": "1s"}) if other == "body" else (f"{runs}/b/cancel", {})
+        )
+        answer = web.send(path, json.dumps(body).encode(), key="one")
+        assert answer.status_code == 422
+        assert "given to another request before" in answer.json()["detail"]
+        assert world.statuses(dag)["b"] == "PENDING"
+        assert len(world.audited()) == 1
+
+    def test_a_request_that_did_nothing_leaves_its_key(self, web: Web, world: World) -> None:
+        dag = world.run(job("a", max_retries=0))
+        path = f"/api/v1/runs/{dag.dag_id}/jobs/a/retry"
+        assert web.send(path, b"{}", key="one").status_code == 409
+        assert count_keys(world) == 0
+        world.fail_for_good(dag, "a", world.worker())
+        assert web.send(path, b"{}", key="one").status_code == 200
+        assert count_keys(world) == 1
+
+    @pytest.mark.promise("P5")
+    def test_two_that_come_at_once_act_once(self, web: Web, world: World) -> None:
+        """Each pause could be made; all but one of the same key only say so."""
+
+        def send() -> bytes:
+            answer = web.send("/api/v1/pause", b'{"market": "US_EQ", "reason": "r"}', key="k")
+            assert answer.status_code == 200, answer.text
+            return answer.content
+
+        assert len(set(at_once([send] * 6))) == 1
+        assert len(world.audited()) == 1
+
+    @pytest.mark.parametrize("key", ["", "x" * 201, "a b", "\x7f"])
+    def test_what_can_be_no_key(self, web: Web, world: World, key: str) -> None:
+        answer = web.send("/api/v1/pause", b'{"market": "US_EQ", "reason": "r"}', key=key)
+        assert answer.status_code == 422
+        assert "header.Idempotency-Key" in answer.json()["detail"]
+        assert world.audited() == []
+
+
+_MORTAL = """
+import os, sys
+from pathlib import Path
+import uvicorn
+from sqlalchemy import event
+from prometheus.monitoring.app import create_app
+from prometheus.settings import load_settings
+
+url, port, when = sys.argv[1:]
+app = create_app(load_settings({"PROMETHEUS__DATABASE__URL": url}, Path.cwd()))
+engine = app.state.installation.engine
+acted = []
+
+@event.listens_for(engine, "before_cursor_execute")
+def note(_connection, _cursor, statement, *_):
+    if statement.startswith("INSERT INTO audit"):
+        acted.append(statement)
+
+def die(*_):
+    if acted:
+        os._exit(7)
+
+# "commit" is said just before it is done; a connection is given back just after.
+event.listen(engine, {"before": "commit", "after": "checkin"}[when], die)
+uvicorn.run(app, host="127.0.0.1", port=int(port), log_config=None)
+"""
+"""A web process that dies around the commit of the first action."""
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_process_that_dies_at_the_commit_leaves_nothing_half_done(
+    web: Web, world: World, database_url: str, tmp_path: Path, when: str
+) -> None:
+    """The client, which was not answered, sends the same again: it is done once."""
+    port = free_port()
+    path, body = "/api/v1/pause", b'{"market": "US_EQ", "reason": "r", "actor": "ada"}'
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "k"}
+    process = Process(
+        ["python", "-c", _MORTAL, database_url, str(port), when], log=tmp_path / "log"
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}/healthz", timeout=60).status_code == 200
+        return not process.running
+
+    try:
+        wait_until(answers, timeout=120, interval=0.2, message=process.output)
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"{url}{path}", content=body, headers=headers, timeout=60)
+        assert process.wait(60) == 7, process.output()
+    finally:
+        process.end()
+    assert len(world.audited()) == (1 if when == "after" else 0)
+    again = web.send(path, body, key="k")
+    assert again.status_code == 200, again.text
+    assert ("idempotency-replayed" in again.headers) == (when == "after")
+    assert again.json()["pause"]["market"] == "US_EQ"
+    assert world.audited() == [("ada", "pause", "US_EQ")]
+
+
+def test_old_keys_are_pruned(web: Web, world: World) -> None:
+    for key in ("old", "new"):
+        body = {"market": "US_EQ" if key == "old" else "EU_EQ", "reason": "r"}
+        assert web.send("/api/v1/pause", json.dumps(body).encode(), key=key).status_code == 200
+    age = timedelta(days=40)
+    with writing(world.engine) as connection:
+        connection.execute(
+            update(request_keys)
+            .where(request_keys.c.key == "old")
+            .values(created_at=leases.wall_time(connection) - age - HOUR)
+        )
+        cutoff = pruning.find_cutoff(connection, age)
+    assert list(pruning.prune(world.engine, cutoff)) == []
+    with reading(world.engine) as connection:
+        assert list(connection.execute(select(request_keys.c.key)).scalars()) == ["new"]
+
+
+def test_a_database_of_another_release_is_left_alone(web: Web, world: World) -> None:
+    with writing(world.engine) as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    why = web.problem_of_post("/api/v1/pause", {"market": "US_EQ", "reason": "r"}, 503)
+    assert "Install that release" in why
+    assert world.audited() == []

@@ -1,0 +1,73 @@
+"""What commands can do and what the API can do: the same, but for what is named here."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from prometheus.cli.application import make_application
+from tools.openapi import document
+
+MISSING = {
+    "run": "it makes a run, and works on it where no scheduler does",
+    "calendar override add": "it shows what will change, and asks",
+    "calendar override withdraw": "it shows what will change, and asks",
+    "calendar sync": "it asks a feed, shows what it says, and asks",
+}
+"""Commands that act and that the API has no action for."""
+
+OF_COMMANDS_ONLY = {"folder", "as_json"}
+OTHER_NAMES = {"lasting": "for"}
+"""Parameter of a command -> field of the API, where the word is one of Python's."""
+
+
+def commands() -> dict[str, set[str]]:
+    """All that are audited: name -> what they take."""
+    return {
+        name: {OTHER_NAMES.get(each, each) for each in parameters} - OF_COMMANDS_ONLY
+        for name, parameters in _walk(make_application())
+        if "actor" in parameters
+    }
+
+
+def _walk(application: typer.Typer, above: str = "") -> Iterator[tuple[str, set[str]]]:
+    for command in application.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__.replace("_", "-")
+        yield f"{above}{name}", set(inspect.signature(command.callback).parameters)
+    for group in application.registered_groups:
+        assert group.typer_instance is not None
+        yield from _walk(
+            group.typer_instance, f"{above}{group.name or group.typer_instance.info.name} "
+        )
+
+
+def actions() -> dict[str, set[str]]:
+    """All of the API: last part of the path -> what its routes take together."""
+    described: dict[str, Any] = json.loads(document())
+    found: dict[str, set[str]] = {}
+    for path, operations in described["paths"].items():
+        if "post" not in operations:
+            continue
+        operation = operations["post"]
+        content = operation["requestBody"]["content"]["application/json"]["schema"]
+        body = described["components"]["schemas"][content["$ref"].rpartition("/")[2]]
+        names = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
+        assert "Idempotency-Key" in {each["name"] for each in operation["parameters"]}, path
+        found.setdefault(path.rpartition("/")[2], set()).update(names, body["properties"])
+    return found
+
+
+def test_commands_and_api_do_the_same() -> None:
+    assert set(MISSING) <= set(commands())
+    assert set(commands()) - set(MISSING) == set(actions())
+
+
+def test_they_take_the_same() -> None:
+    known = commands()
+    for name, taken in actions().items():
+        assert taken == known[name], name
