@@ -21,9 +21,9 @@ def read_reason(text: str) -> str:
     Read why something is done, as one line.
 
     Raises:
-        ValueError: It is empty, would fill a page, or has characters that no text has.
+        ValueError: It is empty, would fill a page, or has signs that a terminal would obey.
     """
     line = " ".join(text.split())
-    if not line or len(text) > LONGEST_REASON or "\0" in line:
-        raise ValueError(f"write a reason of at most {LONGEST_REASON} characters")
+    if not line or len(text) > LONGEST_REASON or not line.isprintable():
+        raise ValueError(f"write a reason of at most {LONGEST_REASON} printable characters")
     return line

@@ -320,6 +320,11 @@ class WebSettings(_Section):
         description="Where it listens; it has no users yet, so on this machine's own only.",
     )
     port: int = Field(default=8765, ge=1, le=65535, description="The port it listens on.")
+    actions: bool = Field(
+        default=False,
+        description="Whether it does what it is asked to do, such as cancel a run. It has no users "
+        "yet, so every account of this machine may ask.",
+    )
 
 
 class FlowerSettings(_Section):

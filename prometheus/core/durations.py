@@ -26,7 +26,10 @@ def parse_duration(text: str | timedelta) -> timedelta:
     if match is None or not any(match.groups()):
         raise ValueError(f"{text!r} is not a duration; write 45s, 30m, 2h, 1h30m or 1d")
     parts = dict(zip(_UNITS.values(), match.groups(), strict=True))
-    return timedelta(**{unit: float(number) for unit, number in parts.items() if number})
+    try:
+        return timedelta(**{unit: float(number) for unit, number in parts.items() if number})
+    except OverflowError:
+        raise ValueError(f"{text!r} is longer than {timedelta.max.days} days") from None
 
 
 def format_duration(duration: timedelta) -> str:

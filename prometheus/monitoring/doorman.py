@@ -18,6 +18,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 """Of every response."""
+LONGEST_BODY = 65_536
+"""Bytes of a request; the rest of the app reads it into memory whole."""
 
 
 LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -63,6 +65,11 @@ class Doorman:
             )
         elif scope["method"] not in LOOKS and (fault := _foreign(headers, host)):
             answer = respond(HTTPStatus.FORBIDDEN, f"{fault} Nothing was done.")
+        elif _is_too_long(headers):
+            answer = respond(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"Send a body of at most {LONGEST_BODY} bytes, with its Content-Length.",
+            )
         await answer(scope, receive, send_with_headers)
 
 
@@ -78,6 +85,14 @@ def _foreign(headers: Headers, host: str) -> str | None:
     if kind.partition(";")[0].strip().lower() != "application/json":
         return f"It is {kind[:200]!r}. Send JSON, with Content-Type: application/json."
     return None
+
+
+def _is_too_long(headers: Headers) -> bool:
+    """Say whether a body has, or may have, more than any action takes."""
+    length = headers.get("content-length", "0")
+    return (
+        "transfer-encoding" in headers or not length.isdecimal() or int(length[:10]) > LONGEST_BODY
+    )
 
 
 def _place(origin: str) -> str | None:

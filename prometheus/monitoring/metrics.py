@@ -95,12 +95,14 @@ _DESIRED = Gauge(
 _MESSAGES = Gauge("queue_messages", "Messages that wait in Redis, canaries included.", ("queue",))
 _QUEUED = Gauge(
     "queue_executions",
-    "Executions of a queue: waiting may start, delayed are queued for later, running have started.",
+    "Executions of a queue: waiting are due, those that are paused too, "
+    "delayed are queued for later, running have started.",
     ("queue", "state"),
 )
 _OLDEST = Gauge(
     "queue_oldest_seconds",
-    "For how long the first of those that wait in a queue could have started; 0 if none waits.",
+    "For how long the first of those that wait in a queue has been due, paused or not; "
+    "0 if none waits.",
     ("queue",),
 )
 _OPEN_RUNS = Gauge("open_runs", "Runs that are open.", ("market", "pipeline"))
@@ -361,18 +363,20 @@ def _tell_calendars(values: _Values, markets: Collection[str], at: datetime) -> 
     overrides = in_force()
     standing, unreadable = overrides.standing(), overrides.unreadable()
     for market_id in markets:
+        works = False
         try:
             calendar = TradingCalendar(market_id, overrides=overrides)
-        except PrometheusError:  # told, with the reason, by /readyz
-            values.tell(_CALENDAR_UP, 0, market_id)
-            continue
-        today = at.date()
-        works = horizon_level(calendar.horizon, today) is not HorizonLevel.ERROR
+            today = at.date()
+            values.tell(_HORIZON, (calendar.horizon - today).days * _DAY_SECONDS, market_id)
+            _tell_state(values, market_id, at)
+            for state, found in (("in_force", standing), ("unreadable", unreadable)):
+                values.tell(_OVERRIDES, _count_to_come(found, calendar, at), market_id, state)
+            works = horizon_level(calendar.horizon, today) is not HorizonLevel.ERROR
+        except PrometheusError:
+            pass  # told, with the reason, by /readyz
+        except Exception:  # whatever ails one calendar, the rest is told
+            log.exception("metrics_incomplete", extra={"component": f"calendar {market_id}"})
         values.tell(_CALENDAR_UP, works, market_id)
-        values.tell(_HORIZON, (calendar.horizon - today).days * _DAY_SECONDS, market_id)
-        _tell_state(values, market_id, at)
-        for state, found in (("in_force", standing), ("unreadable", unreadable)):
-            values.tell(_OVERRIDES, _count_to_come(found, calendar, at), market_id, state)
 
 
 def _tell_state(values: _Values, market_id: str, at: datetime) -> None:

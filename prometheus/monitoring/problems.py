@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from prometheus.errors import (
@@ -34,6 +35,8 @@ from prometheus.persistence.runs import UnreadableRunError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_MOST_FAULTS = 20
+_LONGEST_FAULT = 200
 
 
 class QuestionError(PrometheusError):
@@ -105,6 +108,7 @@ def tell_problems(app: FastAPI) -> None:
     app.exception_handler(RequestValidationError)(_unreadable)
     app.exception_handler(PrometheusError)(_ours)
     app.exception_handler(DBAPIError)(_of_database)
+    app.exception_handler(PoolTimeoutError)(_of_pool)
     app.exception_handler(Exception)(_unforeseen)
 
 
@@ -118,14 +122,15 @@ async def _refused(request: Request, error: HTTPException) -> JSONResponse:
 
 
 async def _unreadable(_request: Request, error: RequestValidationError) -> JSONResponse:
-    faults = [_fault(each) for each in error.errors()]
+    faults = [_fault(each) for each in error.errors()[:_MOST_FAULTS]]
     detail = "; ".join(f"{each.where}: {each.what}" for each in faults)
     return respond(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=faults)
 
 
 def _fault(error: Mapping[str, Any]) -> Fault:
-    where = _writable(".".join(str(part) for part in error["loc"]))
-    what = _writable(str(error.get("ctx", {}).get("error") or error["msg"]))
+    where = safe_text(_writable(".".join(str(part) for part in error["loc"])))[:_LONGEST_FAULT]
+    what = safe_text(_writable(str(error.get("ctx", {}).get("error") or error["msg"])))
+    what = what[:_LONGEST_FAULT]
     return Fault(where=where, what=what[:1].lower() + what[1:])
 
 
@@ -155,6 +160,13 @@ def _of_database(request: Request, error: DBAPIError) -> JSONResponse:
         return respond(HTTPStatus.SERVICE_UNAVAILABLE, str(other))
     log.error("request_failed", extra={"path": request.url.path}, exc_info=error)
     return _say_nothing()
+
+
+async def _of_pool(request: Request, _error: PoolTimeoutError) -> JSONResponse:
+    """Say that all connections wait for a database that says nothing."""
+    detail = f"The database {_installation(request).shown_url} does not answer."
+    log.warning("request_failed", extra={"path": request.url.path, "error": detail})
+    return respond(HTTPStatus.SERVICE_UNAVAILABLE, safe_text(detail))
 
 
 async def _unforeseen(_request: Request, _error: Exception) -> JSONResponse:

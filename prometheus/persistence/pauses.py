@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from prometheus.errors import nearest
 from prometheus.orchestration.pauses import Pause
@@ -20,6 +20,8 @@ from prometheus.persistence.operators import (
 from prometheus.persistence.tables import pause_holds, pauses, pipelines
 
 _p = pauses.c
+_LOCK = 7_218_540_173
+"""A number of ours among PostgreSQL's advisory locks."""
 
 
 class PauseEndError(OperatorError):
@@ -126,6 +128,12 @@ def release(connection: Connection, dag_id: str, job_id: str, *, actor: str) -> 
     return _end(connection, {"dag_id": dag_id, "job_id": job_id}, "release", actor)
 
 
+def _lock(connection: Connection) -> None:
+    """Let no other add or end a pause before this transaction ends."""
+    if connection.dialect.name == "postgresql":  # on SQLite only one writes anyway
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+
+
 def _add(
     connection: Connection,
     target: Mapping[str, str | None],
@@ -133,6 +141,7 @@ def _add(
     until: datetime | None,
     actor: str,
 ) -> int:
+    _lock(connection)
     if until is not None and until <= wall_time(connection):
         raise PauseEndError(f"{until:%Y-%m-%d %H:%M:%S} UTC has passed already.")
     for found in read_pauses(connection):
@@ -153,6 +162,7 @@ def _add(
 def _end(
     connection: Connection, target: Mapping[str, str | None], action: str, actor: str
 ) -> Pause:
+    _lock(connection)
     holding = read_pauses(connection)
     found = next((each for each in holding if _is_of(each, target)), None)
     if found is None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Request, Response
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -30,6 +29,7 @@ from prometheus.monitoring.installation import Here, Installation
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence import operators, pauses, requests
 from prometheus.persistence.leases import wall_time
+from prometheus.persistence.pauses import PauseEndError
 
 router = APIRouter(prefix="/api/v1", tags=["actions"])
 
@@ -45,10 +45,9 @@ def _duration(value: object) -> timedelta:
         return value
     if not isinstance(value, str):
         raise ValueError("must be a duration such as 30s or 1h30m")
-    with contextlib.suppress(OverflowError):
-        if (found := parse_duration(value)) <= _LONGEST:
-            return found
-    raise ValueError(f"is longer than {_LONGEST.days} days")
+    if (found := parse_duration(value)) > _LONGEST:
+        raise ValueError(f"is longer than {_LONGEST.days} days")
+    return found
 
 
 Reason = Annotated[
@@ -264,6 +263,12 @@ class Desk:
     """Does what a request asks for, in one transaction with its key and its answer."""
 
     def __init__(self, request: Request, here: Here, key: Key = None) -> None:
+        if not here.settings.web.actions:
+            raise HTTPException(
+                HTTPStatus.FORBIDDEN,
+                "It only reads: without users, every account of this machine could act. Say "
+                "actions = true under [web], or PROMETHEUS__WEB__ACTIONS=true, and start it again.",
+            )
         self._here: Installation = here
         self._path = request.url.path
         self._key = key
@@ -428,7 +433,9 @@ def _start(desk: Desk, ask: Hold, start: Callable[[Connection, datetime | None],
     def do(connection: Connection) -> dict[str, Any]:
         number = start(connection, ask.end(wall_time(connection)))
         standing = pauses.read_pauses(connection)
-        (made,) = (each for each in standing if each.pause_id == number)
+        made = next((each for each in standing if each.pause_id == number), None)
+        if made is None:
+            raise PauseEndError("It has ended in the moment in which it began.")
         return _with_others(made, standing)
 
     return desk.act(ask, do, Paused)

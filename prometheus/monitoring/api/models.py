@@ -53,7 +53,7 @@ Instant = Annotated[AwareDatetime, BeforeValidator(_as_instant), AfterValidator(
 """An aware instant, written in UTC with a Z."""
 IsoDate = Annotated[date, BeforeValidator(_as_date)]
 """A date as ISO 8601 writes it."""
-Name = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Name = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 """Of a market, run, job or worker, in a question."""
 
 

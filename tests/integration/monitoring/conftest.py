@@ -154,6 +154,7 @@ def variables(tmp_path: Path) -> dict[str, str]:
         "PROMETHEUS__BROKER__URL": f"redis://:{SECRET}@127.0.0.1:1/0",
         "PROMETHEUS__FLOWER__BASIC_AUTH": f"me:{SECRET}",
         "PROMETHEUS__EODHD__TOKEN": SECRET,
+        "PROMETHEUS__WEB__ACTIONS": "true",
         "PROMETHEUS__DATA__FOLDER": str(tmp_path / "data"),
     }
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from prometheus.monitoring.app import create_app
-from prometheus.monitoring.doorman import LOOKS
+from prometheus.monitoring.doorman import LONGEST_BODY, LOOKS
 from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import Web, check_problem, served
 
@@ -39,7 +41,8 @@ FOREIGN = [
 @pytest.fixture
 def web(sqlite_url: str, tmp_path: Path) -> Iterator[Web]:
     """The app."""
-    settings = load_settings({"PROMETHEUS__DATABASE__URL": sqlite_url}, tmp_path)
+    variables = {"PROMETHEUS__DATABASE__URL": sqlite_url, "PROMETHEUS__WEB__ACTIONS": "true"}
+    settings = load_settings(variables, tmp_path)
     with served(create_app(settings)) as web:
         yield web
 
@@ -113,3 +116,26 @@ def test_no_browser_is_told_that_it_may_send_from_elsewhere(web: Web) -> None:
         answer = httpx.options(f"{web.url}{path}", headers=asked, timeout=60)
         assert answer.status_code == 405
         assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Content-Length": str(LONGEST_BODY + 1)}, {"Transfer-Encoding": "chunked"}]
+)
+def test_a_body_that_is_too_long_is_not_read(web: Web, headers: dict[str, str]) -> None:
+    for method, path in changing(web):
+        web.statements.clear()
+        # Nothing of the body is sent: the answer does not wait for it.
+        there = http.client.HTTPConnection(urlsplit(web.url).netloc, timeout=60)
+        there.request(method, path, headers={"Content-Type": "application/json", **headers})
+        assert there.getresponse().status == 413, path
+        assert web.statements == [], path
+        there.close()
+
+
+def test_nothing_is_done_where_actions_are_not_asked_for(sqlite_url: str, tmp_path: Path) -> None:
+    settings = load_settings({"PROMETHEUS__DATABASE__URL": sqlite_url}, tmp_path)
+    with served(create_app(settings)) as web:
+        for method, path in changing(web):
+            why = check_problem(send(web, method, path, {}), 403)
+            assert "PROMETHEUS__WEB__ACTIONS=true" in why, path
+            assert web.statements == [], path
