@@ -156,8 +156,10 @@ def watch(stack: ExitStack, database: Database) -> None:
 
 
 def mark(stack: ExitStack, database: Database) -> None:
-    """Give workers up before they could see a mark, and do not tell them in it."""
+    """Give workers up before they could see a mark, do not tell them, and rescue at once."""
     _tell_nobody(stack)
+    pace = replace(actors.PACE, told_for=timedelta(0), rescue_every=timedelta(0))
+    stack.enter_context(mock.patch.object(actors, "PACE", pace))
     patience = Scheduler._may_rescue
 
     def at_once(self: Scheduler, now: Now) -> bool:
