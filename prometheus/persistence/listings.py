@@ -214,12 +214,12 @@ class QueueLoad:
     """What waits in a queue, and what of it runs."""
 
     waiting: int
-    """QUEUED, and may start."""
+    """QUEUED, and due; also what an operator keeps from starting."""
     delayed: int
     """QUEUED for a later time, such as a retry or the next poll of a sensor."""
     running: int
     waiting_since: datetime | None
-    """Since when the first of those that wait may start."""
+    """Since when the first of those that wait has been due."""
 
     @property
     def backlog(self) -> int:
