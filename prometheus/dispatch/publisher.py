@@ -38,6 +38,19 @@ BACKGROUND = 9
 MARK_KEY = "prometheus:beat:mark"
 MARK_FOR = timedelta(days=1)
 """How long a mark outlives the leader that left it."""
+_LEAVE_MARK = """
+local text = redis.call('MGET', KEYS[1])[1]
+local read, left = pcall(cjson.decode, text)
+if read and type(left) == 'table' then
+    local epoch, at = tonumber(left.epoch), tostring(left.at)
+    if epoch and epoch > tonumber(ARGV[2]) and at > ARGV[3] then
+        return 0
+    end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[4])
+return 1
+"""
+"""A later leader's mark stays, unless its time is behind: that database was set back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,21 +145,25 @@ class Publisher:
 
     def leave_mark(self, mark: Mark) -> None:
         """
-        Leave the leader's mark in place of the last one.
+        Leave the leader's mark in place of the last one, if that is no later leader's.
+
+        One that was frozen on its way here must not take out the names that another has told.
 
         Raises:
             BrokerUnavailableError: Redis does not answer.
         """
         since = mark.reachable_since
+        at = mark.at.isoformat()
         said = {
-            "at": mark.at.isoformat(),
+            "at": at,
             "owner": mark.owner,
             "epoch": mark.epoch,
             "reachable_since": since.isoformat() if since else None,
             "given_up": sorted(mark.given_up),
         }
         with self._redis() as redis:
-            redis.set(MARK_KEY, json.dumps(said), ex=MARK_FOR)
+            left_for = int(MARK_FOR.total_seconds())
+            redis.eval(_LEAVE_MARK, 1, MARK_KEY, json.dumps(said), mark.epoch, at, left_for)
 
     def read_mark(self, *, within: timedelta | None = None) -> Mark | None:
         """

@@ -147,7 +147,9 @@ class Port:
 
     def leave_mark(self, mark: Mark) -> None:
         self._broker.reach()
-        self._broker.mark = mark
+        left = self._broker.mark
+        if left is None or left.epoch <= mark.epoch or left.at <= mark.at:
+            self._broker.mark = mark
 
     def read_mark(self, *, within: timedelta | None = None) -> Mark | None:
         self._broker.reach()

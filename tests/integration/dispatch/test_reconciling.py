@@ -182,6 +182,24 @@ def test_mark_says_who_had_the_database_when_and_outlives_nobody_by_more_than_a_
         assert 0 < client.ttl(MARK_KEY) <= MARK_FOR.total_seconds()
 
 
+def test_leader_that_was_frozen_does_not_take_out_the_mark_of_the_next(
+    app: Celery, spare_redis: RedisServer
+) -> None:
+    publisher, at = Publisher(app), datetime(2026, 11, 20, 15, tzinfo=UTC)
+    first = Mark(at, "first", 1)
+    next_one = Mark(at + timedelta(microseconds=1), "next", 2, given_up=frozenset({"cut-off"}))
+    publisher.leave_mark(first)
+    publisher.leave_mark(next_one)
+
+    publisher.leave_mark(first)
+    assert publisher.read_mark() == next_one
+
+    # A database that was restored counts from an earlier epoch on, at a later time.
+    restored = Mark(at + timedelta(seconds=1), "restored", 1)
+    publisher.leave_mark(restored)
+    assert publisher.read_mark() == restored
+
+
 def test_mark_of_a_release_that_told_less_is_read(app: Celery, spare_redis: RedisServer) -> None:
     with spare_redis.client() as client:
         client.set(MARK_KEY, '{"at": "2026-11-20T15:00:00+00:00", "owner": "a", "epoch": 2}')
