@@ -70,7 +70,8 @@ fuzz: $(VENV)/.dev ## Feed the client of eodhd.com wrong replies (REPLIES=100000
 
 wheel: $(VENV)/.dev ## Build the wheel, and try it alone with each Python that is found
 	@tools/try-wheel $(BIN)/python $$(for python in python3.11 python3.12 python3.13 python3.14; do \
-		"$$python" -c 'import venv, ensurepip' 2>/dev/null && echo "$$python"; done)
+		if "$$python" -c 'import venv, ensurepip' 2>/dev/null; then echo "$$python"; \
+		else echo "not tried: $$python, which is not here" >&2; fi; done)
 
 # On the engine that answers `docker info`; otherwise, as root on Debian, on one that is unpacked and
 # started below .compose-test and ended again. Not part of `make test`: it takes a quarter of an hour.

@@ -200,16 +200,31 @@ def database_url(environ: Mapping[str, str] | None = None, cwd: Path | None = No
         if value := environ.get(variable):
             return value
         if file := environ.get(f"{variable}{FILE_SUFFIX}"):
-            try:
-                return (cwd / Path(file).expanduser()).read_text(encoding="utf-8").strip()
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                raise SettingsError([f"{variable}{FILE_SUFFIX}={file}: {reason}"]) from None
+            return read_secret(f"{variable}{FILE_SUFFIX}", cwd / Path(file).expanduser())
         table = tables.get(section)
         return str(table.get(key, "")) if isinstance(table, dict) else ""
 
     folder = cwd / Path(setting("data", "folder") or DATA_FOLDER).expanduser()
     return setting("database", "url") or f"sqlite:///{folder / DATABASE_NAME}"
+
+
+def read_secret(variable: str, file: Path) -> str:
+    """
+    Read the file that a variable names, without the white space around what is in it.
+
+    Raises:
+        SettingsError: It cannot be read, or is empty: what was to be in it would be taken for not
+            set, and for the database there is a default.
+    """
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+    else:
+        if text:
+            return text
+        reason = "the file is empty. Write the value into it, or unset the variable"
+    raise SettingsError([f"{variable}={file}: {reason}"])
 
 
 def _lines(text: str) -> dict[tuple[str | int, ...], int]:

@@ -42,6 +42,7 @@ from prometheus.configuration import (
     MARKETS,
     PREFIX,
     read_configuration,
+    read_secret,
 )
 from prometheus.configuration import SettingsError as SettingsError  # callers have it from here
 from prometheus.core.declarations import Declaration
@@ -271,6 +272,12 @@ class SchedulerSettings(_Section):
     create_runs: bool = Field(
         default=True,
         description="Whether runs are made as sessions come; without it only operators make them.",
+    )
+    heartbeat: Path | None = Field(
+        default=None,
+        description="A file, such as /tmp/beat in a container, that a beat touches at each tick, "
+        "also while it stands by: `prometheus health beat` with the same setting then tells of "
+        "that beat whether it stands still. Each beat needs one of its own.",
     )
 
 
@@ -694,12 +701,11 @@ class _Reading:
             if not file:
                 continue
             try:
-                text = (self.cwd / Path(file).expanduser()).read_text(encoding="utf-8")
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                self.faults.append(f"{variable}={file}: {reason}")
+                text = read_secret(variable, self.cwd / Path(file).expanduser())
+            except SettingsError as error:
+                self.faults += error.faults
                 continue
-            yield path, text.strip(), f"{variable}={file}"
+            yield path, text, f"{variable}={file}"
 
     def _variables(self) -> Iterator[tuple[tuple[str, ...], Any, str]]:
         for variable in sorted(self._environ):
@@ -759,7 +765,10 @@ class _Reading:
         keys = list(section.model_fields)
         if at.startswith(PREFIX):
             keys = [each.upper() for each in keys]
-        self.faults.append(f"{at}: no such key in {name}.{nearest(key, keys)}")
+        told = nearest(key, keys)
+        if key.endswith(FILE_SUFFIX.lower()) and key.removesuffix(FILE_SUFFIX.lower()) in keys:
+            told = f" A variable names a file: {PREFIX}{name.upper()}__{key.upper()}."
+        self.faults.append(f"{at}: no such key in {name}.{told}")
         return False
 
 

@@ -49,6 +49,7 @@ class MarketScheduler(Scheduler):
     def setup_schedule(self) -> None:
         """Refuse to start on a database of another release; say what is left out."""
         say_what_will_not_run()
+        self._begin_heartbeat()
         end_when_stuck(_end_beat)
         try:
             self._check()
@@ -56,6 +57,18 @@ class MarketScheduler(Scheduler):
             if not is_unavailable(error):
                 raise
             self._wait_for_database(error)  # as after any outage
+
+    def _begin_heartbeat(self) -> None:
+        self._heartbeat = runtime.settings.scheduler.heartbeat
+        if self._heartbeat is not None:
+            try:
+                self._heartbeat.touch()
+                self._heartbeat.unlink()  # until the first tick, it says nothing
+            except OSError as error:
+                raise SystemExit(
+                    f"prometheus: PROMETHEUS__SCHEDULER__HEARTBEAT={self._heartbeat}: "
+                    f"{error.strerror}"
+                ) from None
 
     def _check(self) -> None:
         try:
@@ -93,6 +106,9 @@ class MarketScheduler(Scheduler):
             else:
                 log.exception("tick_failed")
                 wait = AFTER_AN_ERROR
+        if self._heartbeat is not None:
+            with contextlib.suppress(OSError):  # whoever looks at it says how old it is
+                self._heartbeat.touch()
         if select.select([self._woken], [], [], wait.total_seconds())[0]:
             raise SystemExit(0)
         return 0

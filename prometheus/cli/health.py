@@ -50,7 +50,7 @@ def beat(folder: Folder = None, as_json: AsJson = False) -> None:
     """
     Say whether a scheduler leads and completes its ticks, on whatever machine.
 
-    That of a standby is healthy while somebody leads: it would take the lead if nobody did.
+    With PROMETHEUS__SCHEDULER__HEARTBEAT also whether the one here does, which may stand by.
     """
     _answer("beat", folder, as_json, _beat)
 
@@ -114,10 +114,13 @@ def _database(place: Place) -> Verdict:
 
 def _beat(place: Place) -> Verdict:
     from prometheus.cli.places import opened
-    from prometheus.dispatch.crew import judge_leader, read_leader
+    from prometheus.dispatch.crew import SILENT_AFTER_LEASES, judge_leader, read_leader
     from prometheus.persistence.engine import reading
 
     pace = place.settings.scheduler
+    silent_after = SILENT_AFTER_LEASES * pace.lease
+    if pace.heartbeat is not None and (still := _stands_still(pace.heartbeat, silent_after)):
+        return Verdict(False, still)
     # A tick is noted when the next one begins.
     deadline = time.monotonic() + pace.max_wait.total_seconds() + _LOOK_AGAIN_AFTER
     with opened(place, checked=False) as engine:
@@ -128,6 +131,19 @@ def _beat(place: Place) -> Verdict:
             if not begun or time.monotonic() > deadline:
                 return Verdict(*judge_leader(leader, pace.lease))
             time.sleep(_LOOK_EVERY)
+
+
+def _stands_still(heartbeat: Path, silent_after: timedelta) -> str | None:
+    """Say of the scheduler that touches a file that it does not."""
+    from prometheus.dispatch.crew import whole_seconds
+
+    try:
+        age = timedelta(seconds=time.time() - heartbeat.stat().st_mtime)
+    except FileNotFoundError:
+        return f"the scheduler here has not completed a tick: there is no {heartbeat}"
+    if age <= silent_after:
+        return None
+    return f"the scheduler here stands still: it touched {heartbeat} {whole_seconds(age)} ago"
 
 
 def _worker(place: Place, name: str | None) -> Verdict:

@@ -89,6 +89,54 @@ def test_beat_is_the_process_that_was_started(
     assert process.wait(60) == 0, process.output()
 
 
+@pytest.mark.slow
+def test_standby_that_stands_still_is_told_from_one_that_waits(
+    run_command: RunCommand, start_command: StartCommand, variables: dict[str, str], tmp_path: Path
+) -> None:
+    variables |= {"PROMETHEUS__SCHEDULER__LEASE": "3s", "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s"}
+    beats = []
+    for name in ("first", "second"):
+        env = {**variables, "PROMETHEUS__SCHEDULER__HEARTBEAT": str(tmp_path / name)}
+        beats.append((start_command("beat", env=env), env))
+    for _, env in beats:
+        wait_until(
+            lambda env=env: run_command("health", "beat", env=env).status == 0,
+            timeout=60,
+            interval=0.3,
+            message="both tick",
+        )
+    leader = run_command("status", "--json", env=variables).document["scheduler"]
+    pid = int(leader["owner"].split(":")[1])
+    ((standby, env),) = [each for each in beats if each[0].pid != pid]
+    standby.send(signal.SIGSTOP)
+    try:
+        ended = wait_until(
+            lambda: (ended := run_command("health", "beat", env=env)).status and ended,
+            timeout=60,
+            interval=0.3,
+            message="it stands still",
+        )
+        assert "the scheduler here stands still: it touched " in ended.out
+        assert run_command("health", "beat", env=variables).status == 0
+    finally:
+        standby.send(signal.SIGCONT)
+    wait_until(
+        lambda: run_command("health", "beat", env=env).status == 0,
+        timeout=60,
+        interval=0.3,
+        message="it goes on",
+    )
+
+
+def test_heartbeat_that_can_not_be_kept_is_refused(
+    run_command: RunCommand, variables: dict[str, str], tmp_path: Path
+) -> None:
+    variables["PROMETHEUS__SCHEDULER__HEARTBEAT"] = str(tmp_path / "nowhere" / "beat")
+    run_command("beat", env=variables).refused("nowhere/beat: No such file or directory")
+    health = run_command("health", "beat", env=variables)
+    assert (health.status, "has not completed a tick: there is no" in health.out) == (1, True)
+
+
 def test_what_celery_ends_with_is_the_status(
     run_command: RunCommand, variables: dict[str, str], tmp_path: Path
 ) -> None:

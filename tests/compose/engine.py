@@ -36,7 +36,7 @@ class Engine:
         self, docker: Sequence[str], compose: Sequence[str], environment: Mapping[str, str]
     ) -> None:
         self.command = tuple(docker)
-        self._compose = tuple(compose)
+        self.compose_command = tuple(compose)
         self.environment = dict(environment)
         self.is_own = False
         """Whether it was started for the test."""
@@ -73,7 +73,7 @@ class Engine:
         self, *arguments: str, cwd: Path, env: Mapping[str, str], check: bool = True
     ) -> str:
         """Run a compose command in a folder with the file."""
-        return self._run([*self._compose, *arguments], env, cwd, check)
+        return self._run([*self.compose_command, *arguments], env, cwd, check)
 
     def bootstrap_debian(self, folder: Path) -> None:
         """Make the files of a small Debian, of the release that this machine is."""

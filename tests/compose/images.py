@@ -13,7 +13,8 @@ import yaml
 from tests.compose.engine import Engine, EngineError
 from tests.servers import REPOSITORY
 
-OURS = "prometheus-markets"
+_COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+OURS: str = _COMPOSE["services"]["migrate"]["image"]
 STANDS_IN = "prometheus.stands-in"
 """The label of an image that was made because it can not be pulled."""
 _DEBIAN = "prometheus-test-debian"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from prometheus.cli.application import make_application
 from prometheus.settings import load_settings
 from tests.servers import REPOSITORY
 
-IMAGE = "prometheus-markets"
+_PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+IMAGE = f"prometheus-markets:{_PROJECT['version']}"
 OURS = "prometheus"
 COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -100,6 +102,24 @@ def test_passwords_are_made_once_and_no_two_are_the_same(tmp_path: Path) -> None
         [REPOSITORY / "docker" / "make-secrets", folder], check=True, capture_output=True
     )
     assert (folder / "broker-url").read_text() == made["broker-url"]
+
+
+def test_password_that_postgresql_has_is_not_made_anew(tmp_path: Path) -> None:
+    folder = _secrets(tmp_path)
+    made = {path.name: path.read_text() for path in folder.iterdir()}
+    (folder / "postgres-password").write_text("")  # as after a disk was full
+    done = subprocess.run(
+        [REPOSITORY / "docker" / "make-secrets", folder],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert f"Write the password in {folder}/database-url into it." in done.stderr
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        **made,
+        "postgres-password": "",
+    }
 
 
 @pytest.mark.parametrize("prefix", ["", "replay-"])

@@ -319,5 +319,8 @@ def test_database_is_found_where_the_settings_have_it(
 
 def test_file_with_the_database_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     variables = {"PROMETHEUS__DATABASE__URL_FILE": "nowhere"}
-    with pytest.raises(SettingsError, match="URL_FILE=nowhere: No such file"):
+    with pytest.raises(SettingsError, match=r"URL_FILE=.*nowhere: No such file"):
+        database_url(variables, tmp_path)
+    (tmp_path / "nowhere").touch()
+    with pytest.raises(SettingsError, match=r"URL_FILE=.*nowhere: the file is empty"):
         database_url(variables, tmp_path)

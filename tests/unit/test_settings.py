@@ -104,6 +104,21 @@ def test_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
     assert load_settings(environ, tmp_path).seed == 7
 
 
+def test_file_is_named_by_a_variable_and_not_by_toml(tmp_path: Path) -> None:
+    path = write(tmp_path, '[database]\nurl_file = "url"\n')
+    told = "no such key in database. A variable names a file: PROMETHEUS__DATABASE__URL_FILE."
+    assert faults({}, tmp_path) == [f"{path}:2 [database] url_file: {told}"]
+
+
+@pytest.mark.parametrize("left", ["", " \n"], ids=repr)
+def test_empty_file_is_refused_and_not_taken_for_not_set(tmp_path: Path, left: str) -> None:
+    """Each machine would make a database of its own, and run every session."""
+    secret = write(tmp_path, left, "url")
+    found = faults({"PROMETHEUS__DATABASE__URL_FILE": "url"}, tmp_path)
+    told = "the file is empty. Write the value into it, or unset the variable"
+    assert found == [f"PROMETHEUS__DATABASE__URL_FILE={secret}: {told}"]
+
+
 def test_config_variable_names_another_file(tmp_path: Path) -> None:
     write(tmp_path, "seed = 1\n")
     other = write(tmp_path, "seed = 2\n", "other.toml")
@@ -183,7 +198,8 @@ def test_all_faults_are_listed_with_where_they_are(tmp_path: Path) -> None:
     }
     found = faults(environ, tmp_path)
     assert len(found) == 6
-    assert found[0] == "PROMETHEUS__DATABASE__URL_FILE=nowhere: No such file or directory"
+    nowhere = tmp_path / "nowhere"
+    assert found[0] == f"PROMETHEUS__DATABASE__URL_FILE={nowhere}: No such file or directory"
     text = "\n".join(found)
     assert f"{path}:2 [markets] enabled: No market or exchange is called 'US_EQQ'" in text
     assert "Did you mean 'US_EQ'?" in text

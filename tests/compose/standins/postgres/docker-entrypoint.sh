@@ -3,7 +3,7 @@
 set -euo pipefail
 
 if [ "$1" = postgres ] && [ "$(id -u)" = 0 ]; then
-    export POSTGRES_PASSWORD
+    export POSTGRES_PASSWORD POSTGRES_USER="${POSTGRES_USER:-postgres}"
     POSTGRES_PASSWORD=$(cat "$POSTGRES_PASSWORD_FILE")
     chown postgres:postgres "$PGDATA" /var/run/postgresql
     exec setpriv --reuid=postgres --regid=postgres --init-groups "$0" "$@"
@@ -15,7 +15,6 @@ if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
     echo 'host all all all scram-sha-256' >>"$PGDATA/pg_hba.conf"
     echo "listen_addresses = '*'" >>"$PGDATA/postgresql.conf"
     pg_ctl --wait --options="-c listen_addresses=''" start
-    createdb --username="$POSTGRES_USER" "$POSTGRES_USER"
     for file in /docker-entrypoint-initdb.d/*.sql; do
         psql --username="$POSTGRES_USER" --set=ON_ERROR_STOP=1 --no-psqlrc --file="$file"
     done
