@@ -201,6 +201,8 @@ class Scheduler:
         self._broker_lost_at: datetime | None = None
         self._warned: dict[str, tuple[HorizonLevel, date]] = {}
         self._marked_since: datetime | None = None
+        self._named: frozenset[str] = frozenset()
+        self._named_since: datetime | None = None
         self._other_mark: Mark | None = None
         self._reachable_since: datetime | None = None
         self._reached_at: datetime | None = None
@@ -502,8 +504,7 @@ class Scheduler:
         self._ticked_at = now.wall_at
         if now.jumps:
             return self._jump(now, advanced)
-        pause = self._pause(now, advanced)
-        return min(pause, self._pace.told_for) if lapsed else pause
+        return self._pause(now, advanced)
 
     def _refresh(self, connection: Connection, now: Now) -> None:
         """Go by the overrides that were recorded, and look anew at all that follows from them."""
@@ -707,10 +708,18 @@ class Scheduler:
         since = self._marked_since
         if since is None or now.wall_at - since < self._pace.worker_lease / 4:
             return False
+        if self._telling_for(now) > timedelta(0):
+            return False
         if not _is_due(self._rescue_at, now, self._pace.rescue_every):
             return False
         self._rescue_at = now.wall_at + self._pace.rescue_every
         return True
+
+    def _telling_for(self, now: Now) -> timedelta:
+        """Return for how long whoever was given up must still be named before any rescue."""
+        if self._named_since is None:
+            return timedelta(0)
+        return self._named_since + self._pace.told_for - now.wall_at
 
     def _find_orphans(self, connection: Connection, now: Now) -> list[leases.Orphan]:
         # Only of workers whose leases have been ended: none can renew between this and the failing.
@@ -752,7 +761,7 @@ class Scheduler:
         try:
             mark = self._broker.read_mark()
             if mark is None:
-                self._marked_since = None
+                self._marked_since, self._named = None, frozenset()
                 self._reconcile(now, everything=True)
             # Not where something could not be sent: then the next tick must still miss the mark.
             if not self._broker_away:
@@ -762,8 +771,12 @@ class Scheduler:
                     at = leases.wall_time(connection)
                     given_up = leases.given_up(connection, at - GIVEN_UP_FOR)
                 self._broker.leave_mark(Mark(at, self._owner, self._epoch or 0, since, given_up))
-                if self._marked_since is None or self._marked_since > now.wall_at:
+                # From now: Redis may have been slow, or this process stood still.
+                if given_up - self._named or _is_unknown(self._named_since, now):
+                    self._named_since = self._wall_time()
+                if _is_unknown(self._marked_since, now):
                     self._marked_since = self._wall_time()
+                self._named = given_up
         except BrokerUnavailableError as error:
             self._lose_broker(error)
 
@@ -902,12 +915,19 @@ class Scheduler:
             waits.append(now.clock.wall_delay(market_next - now.market_at))
         if advanced.next_wall_at is not None:
             waits.append(advanced.next_wall_at - now.wall_at)
+        if (telling_for := self._telling_for(now)) > timedelta(0):
+            waits.append(telling_for)
         return max(timedelta(0), min(waits))
 
 
 def _is_due(at: datetime | None, now: Now, every: timedelta) -> bool:
     """Say whether it is time again; a clock that was set back is not waited for."""
     return at is None or now.wall_at >= at or at - now.wall_at > every
+
+
+def _is_unknown(at: datetime | None, now: Now) -> bool:
+    """Say whether a time is not known, or not any more because the clock was set back."""
+    return at is None or at > now.wall_at
 
 
 def _ends_tick(error: Exception) -> bool:

@@ -28,6 +28,7 @@ from prometheus.persistence.executions import (
     Retried,
 )
 from tests.simulation.broker import VISIBILITY, Message, Port
+from tests.simulation.faults import AT_A_MARK
 from tests.simulation.jobs import MARKETS, Part, Way
 from tests.simulation.world import Killed, Process, Task, Violation
 
@@ -58,9 +59,9 @@ class Actor(Process):
         super().__init__(year.world, name)
         self.year = year
         self.attempts = Attempts(year.engine, max_lost=MAX_LOST, worker_lease=LEASE)
-        self.port = Port(year.broker, self, self._publish_point)
+        self.port = Port(year.broker, self, self._port_point)
 
-    def _publish_point(self, where: str) -> None:
+    def _port_point(self, where: str) -> None:
         what, when = where.split()
         self.point(what, when)
 
@@ -126,6 +127,10 @@ class Beat(Actor):
 
     def point(self, what: str, when: str) -> None:
         faults = self.year.faults
+        if what == "names":
+            if faults.take(*AT_A_MARK):
+                self.freeze(1, 9)  # no longer than it keeps the lead: nobody takes over
+            return
         if faults.take(f"beat dies {when} {what}"):
             self.die()
         if when == "before" and faults.take("beat freezes"):

@@ -146,6 +146,9 @@ class Port:
         }
 
     def leave_mark(self, mark: Mark) -> None:
+        left = self._broker.mark
+        if mark.given_up - (left.given_up if left else frozenset()):
+            self._point("names before")
         self._broker.reach()
         left = self._broker.mark
         if left is None or left.epoch <= mark.epoch or left.at <= mark.at:

@@ -12,6 +12,7 @@ from unittest import mock
 from sqlalchemy import Connection, bindparam, literal, select, update
 
 from prometheus.dispatch.attempts import Attempts
+from prometheus.dispatch.publisher import Mark
 from prometheus.dispatch.scheduler import Scheduler
 from prometheus.orchestration import decisions
 from prometheus.orchestration.dag import JobMetadata
@@ -25,6 +26,7 @@ from prometheus.persistence.engine import writing
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.tables import job_executions
 from tests.simulation import actors
+from tests.simulation.broker import Port
 from tests.simulation.database import Database
 
 _e = job_executions.c
@@ -156,17 +158,14 @@ def watch(stack: ExitStack, database: Database) -> None:
 
 
 def mark(stack: ExitStack, database: Database) -> None:
-    """Give workers up before they could see a mark, do not tell them, and rescue at once."""
-    _tell_nobody(stack)
-    pace = replace(actors.PACE, told_for=timedelta(0), rescue_every=timedelta(0))
-    stack.enter_context(mock.patch.object(actors, "PACE", pace))
-    patience = Scheduler._may_rescue
+    """Let no worker see a scheduler's mark: one that is cut off takes that for everybody's fate."""
+    read = Port.read_mark
 
-    def at_once(self: Scheduler, now: Now) -> bool:
-        self._marked_since = now.wall_at - timedelta(days=1)
-        return patience(self, now)
+    def seen_by_schedulers(self: Port, *, within: timedelta | None = None) -> Mark | None:
+        found = read(self, within=within)
+        return None if within is not None else found
 
-    stack.enter_context(mock.patch.object(Scheduler, "_may_rescue", at_once))
+    stack.enter_context(mock.patch.object(Port, "read_mark", seen_by_schedulers))
 
 
 def grace(stack: ExitStack, database: Database) -> None:

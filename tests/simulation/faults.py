@@ -38,6 +38,7 @@ AT_A_JOB = (
 )
 AT_A_BEAT = ("beat freezes", "beat freezes in a plan", "beat loses the broker")
 AT_A_TRANSACTION = ("worker freezes in a transaction",)
+AT_A_MARK = ("beat freezes as it names who was given up",)
 CLOCK_STEPS = ("clock goes forward", "clock goes back")
 AT_A_TIME = (
     "database slow",
@@ -54,6 +55,7 @@ KINDS = (
     *POINTS_OF_BEAT,
     *POINTS_OF_WORKER,
     *AT_A_TRANSACTION,
+    *AT_A_MARK,
 )
 A_DAY = 86_400_000_000
 EACH = 54
@@ -138,6 +140,17 @@ class Faults:
         """Say when, by the database's clock, all was over that had begun to be wrong by a time."""
         number = bisect_right(self._began, at)
         return self._over[number - 1] if number else 0
+
+    def quiet_for(self, since: int, until: int) -> int:
+        """Return the longest time between two, by the database's clock, with nothing wrong."""
+        number = bisect_right(self._began, since)
+        quiet_since = max(since, self._over[number - 1] if number else 0)
+        longest = 0
+        while number < len(self._began) and self._began[number] <= until:
+            longest = max(longest, self._began[number] - quiet_since)
+            quiet_since = max(quiet_since, self._over[number])
+            number += 1
+        return max(longest, until - quiet_since)
 
     def forget(self) -> None:
         """Let nothing that is still waiting happen."""
