@@ -25,7 +25,7 @@ from prometheus.monitoring.api import (
 from prometheus.monitoring.doorman import Doorman
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.metrics import Scraper
-from prometheus.monitoring.pages import pulse, rendering, world
+from prometheus.monitoring.pages import pulse, rendering, run, world
 from prometheus.monitoring.problems import MEDIA_TYPE, Problem, tell_problems
 from prometheus.settings import Settings
 
@@ -79,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         operations,
         known,
     )
-    pages = (rendering, world, pulse)
+    pages = (rendering, world, run, pulse)
     for subject in (*looks, actions, *pages):
         app.include_router(subject.router)
     _describe_problems(app)

@@ -123,7 +123,7 @@ def _bar(row: Row[Any], statuses: Mapping[str, JobStatus], now: Now, top: str) -
         start=start,
         end=max(start, end),
         progress=tell_progress(statuses.values()),
-        link=f"{top}api/v1/runs/{quote(row.dag_id, safe='')}",
+        link=f"{top}runs/{quote(row.dag_id, safe='')}",
     )
 
 

@@ -138,18 +138,18 @@ def test_runs_stand_in_their_markets_with_their_states(web: Web, world: World) -
     page = show(web, "/")
     assert len(web.statements) <= COMMON + 3
     told = {each["href"]: each["aria-label"] for each in page.all("a") if "aria-label" in each}
-    assert told.keys() == {f"./api/v1/runs/{dag.dag_id}", f"./api/v1/runs/{failed.dag_id}"}
-    assert "OPEN, 1 of 2 jobs succeeded" in told[f"./api/v1/runs/{dag.dag_id}"]
-    assert "FAILED, 0 of 1 jobs succeeded, 1 failed" in told[f"./api/v1/runs/{failed.dag_id}"]
+    assert told.keys() == {f"./runs/{dag.dag_id}", f"./runs/{failed.dag_id}"}
+    assert "OPEN, 1 of 2 jobs succeeded" in told[f"./runs/{dag.dag_id}"]
+    assert "FAILED, 0 of 1 jobs succeeded, 1 failed" in told[f"./runs/{failed.dag_id}"]
     assert "No run is at work" not in page.words
 
 
 def test_a_run_of_long_ago_is_shown_only_while_it_is_open(web: Web, world: World) -> None:
     dag = world.run(job("a"), day=date(2020, 3, 2))
-    assert f"./api/v1/runs/{dag.dag_id}" in show(web, "/").links()
+    assert f"./runs/{dag.dag_id}" in show(web, "/").links()
     world.finish(dag, world.worker(), "a")
     world.close(dag)
-    assert f"./api/v1/runs/{dag.dag_id}" not in show(web, "/").links()
+    assert f"./runs/{dag.dag_id}" not in show(web, "/").links()
 
 
 def test_in_a_replay_market_time_is_now(web: Web, world: World) -> None:
