@@ -25,6 +25,7 @@ from prometheus.monitoring.api import (
 from prometheus.monitoring.doorman import Doorman
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.metrics import Scraper
+from prometheus.monitoring.pages import pulse, rendering, run, world
 from prometheus.monitoring.problems import MEDIA_TYPE, Problem, tell_problems
 from prometheus.settings import Settings
 
@@ -62,8 +63,9 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=_name,
     )
     app.state.installation = installation
+    app.state.pulse = pulse.pulse_of(installation)
     app.state.scraper = Scraper(installation)
-    tell_problems(app)
+    tell_problems(app, rendering.show_problem)
     app.add_middleware(Doorman)
     looks = (
         health,
@@ -77,7 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
         operations,
         known,
     )
-    for subject in (*looks, actions):
+    pages = (rendering, world, run, pulse)
+    for subject in (*looks, actions, *pages):
         app.include_router(subject.router)
     _describe_problems(app)
     return app

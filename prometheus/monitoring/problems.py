@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -96,14 +96,26 @@ def respond(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Make the response of a problem."""
+    return _as_document(_problem(status, detail, errors), headers)
+
+
+def _problem(status: int, detail: str, errors: list[Fault] | None) -> Problem:
     title = HTTPStatus(status).phrase
-    problem = Problem(title=title, status=status, detail=detail, errors=errors or [])
+    return Problem(title=title, status=status, detail=detail, errors=errors or [])
+
+
+def _as_document(problem: Problem, headers: Mapping[str, str] | None) -> JSONResponse:
     content = problem.model_dump(mode="json")
-    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+    return JSONResponse(content, problem.status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def tell_problems(app: FastAPI) -> None:
+Show = Callable[[Request, Problem], Response | None]
+"""Makes the page of a problem; ``None`` for whoever wants none."""
+
+
+def tell_problems(app: FastAPI, show: Show) -> None:
     """Have an app answer with problems: its errors, the framework's, and what nobody foresaw."""
+    app.state.show_problem = show
     app.exception_handler(HTTPException)(_refused)
     app.exception_handler(RequestValidationError)(_unreadable)
     app.exception_handler(PrometheusError)(_ours)
@@ -112,19 +124,33 @@ def tell_problems(app: FastAPI) -> None:
     app.exception_handler(Exception)(_unforeseen)
 
 
-async def _refused(request: Request, error: HTTPException) -> JSONResponse:
+def _answer(
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    errors: list[Fault] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Answer a request with a problem: with a page where that is wanted."""
+    problem = _problem(status, detail, errors)
+    show: Show = request.app.state.show_problem
+    return show(request, problem) or _as_document(problem, headers)
+
+
+async def _refused(request: Request, error: HTTPException) -> Response:
     detail = str(error.detail)
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"There is nothing at {request.url.path}."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.url.path} does not know {request.method}."
-    return respond(error.status_code, detail, headers=error.headers)
+    return _answer(request, error.status_code, detail, headers=error.headers)
 
 
-async def _unreadable(_request: Request, error: RequestValidationError) -> JSONResponse:
+async def _unreadable(request: Request, error: RequestValidationError) -> Response:
     faults = [_fault(each) for each in error.errors()[:_MOST_FAULTS]]
     detail = "; ".join(f"{each.where}: {each.what}" for each in faults)
-    return respond(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=faults)
+    return _answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=faults)
 
 
 def _fault(error: Mapping[str, Any]) -> Fault:
@@ -139,44 +165,46 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-async def _ours(request: Request, error: PrometheusError) -> JSONResponse:
+async def _ours(request: Request, error: PrometheusError) -> Response:
     statuses = (_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     status = next(statuses, HTTPStatus.INTERNAL_SERVER_ERROR)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("request_failed", extra={"path": request.url.path, "error": str(error)})
-    return respond(status, safe_text(str(error)))
+    return _answer(request, status, safe_text(str(error)))
 
 
-def _of_database(request: Request, error: DBAPIError) -> JSONResponse:
+def _of_database(request: Request, error: DBAPIError) -> Response:
     """Say what ails the database; not on the event loop, for it may be asked for its tables."""
     installation = _installation(request)
     if is_unavailable(error):
         detail = f"The database {installation.shown_url} {what_ails(error)}"
         log.warning("request_failed", extra={"path": request.url.path, "error": detail})
-        return respond(HTTPStatus.SERVICE_UNAVAILABLE, safe_text(detail))
+        return _answer(request, HTTPStatus.SERVICE_UNAVAILABLE, safe_text(detail))
     try:
         migrate.check(installation.engine)
     except migrate.DatabaseRevisionError as other:
-        return respond(HTTPStatus.SERVICE_UNAVAILABLE, str(other))
+        return _answer(request, HTTPStatus.SERVICE_UNAVAILABLE, str(other))
     log.error("request_failed", extra={"path": request.url.path}, exc_info=error)
-    return _say_nothing()
+    return _say_nothing(request)
 
 
-async def _of_pool(request: Request, _error: PoolTimeoutError) -> JSONResponse:
+async def _of_pool(request: Request, _error: PoolTimeoutError) -> Response:
     """Say that all connections wait for a database that says nothing."""
     detail = f"The database {_installation(request).shown_url} does not answer."
     log.warning("request_failed", extra={"path": request.url.path, "error": detail})
-    return respond(HTTPStatus.SERVICE_UNAVAILABLE, safe_text(detail))
+    return _answer(request, HTTPStatus.SERVICE_UNAVAILABLE, safe_text(detail))
 
 
-async def _unforeseen(_request: Request, _error: Exception) -> JSONResponse:
-    return _say_nothing()  # uvicorn logs it
+async def _unforeseen(request: Request, _error: Exception) -> Response:
+    return _say_nothing(request)  # uvicorn logs it
 
 
-def _say_nothing() -> JSONResponse:
+def _say_nothing(request: Request) -> Response:
     """Answer an error that nobody foresaw: its words may be anything."""
-    return respond(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "This is a fault of the server; its log says more."
+    return _answer(
+        request,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "This is a fault of the server; its log says more.",
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 
 import uvicorn
+from fastapi import FastAPI
 
 from prometheus.addresses import is_loopback
 from prometheus.errors import PrometheusError
 from prometheus.monitoring.app import create_app
+from prometheus.monitoring.pages.pulse import Pulse
 from prometheus.settings import Settings
 
 _ENDS_WITHIN_SECONDS = 5
@@ -28,6 +31,19 @@ class NoUsersError(PrometheusError):
         )
 
 
+class Server(uvicorn.Server):
+    """A server that ends streams when it is to end; they would have it wait for ever."""
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._pulse: Pulse = app.state.pulse
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End."""
+        self._pulse.close()
+        await super().shutdown(sockets)
+
+
 def serve(settings: Settings) -> None:
     """
     Answer requests until SIGTERM or Ctrl-C.
@@ -39,8 +55,9 @@ def serve(settings: Settings) -> None:
     address = settings.web.address
     if not is_loopback(address):
         raise NoUsersError(address)
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=address,
         port=settings.web.port,
         log_config=None,  # ours is set up
@@ -49,4 +66,4 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=_ENDS_WITHIN_SECONDS,
     )
     with contextlib.suppress(KeyboardInterrupt):  # raised again when everything has ended in order
-        uvicorn.Server(config).run()
+        Server(app, config).run()

@@ -117,9 +117,14 @@ def read_attempt(connection: Connection, execution_id: str, *, after: int) -> Lo
     ).one_or_none()
     if row is None:
         raise UnknownExecutionError(f"There is no execution {execution_id!r}.")
+    return read_of(connection, row, after=after)
+
+
+def read_of(connection: Connection, row: Row[Any], *, after: int = 0) -> LoggedAttempt:
+    """Read what an attempt has logged whose row of ``job_executions`` was read already."""
     logged = connection.execute(
         select(attempt_logs)
-        .where(_l.execution_id == execution_id, _l.part > after)
+        .where(_l.execution_id == row.execution_id, _l.part > after)
         .order_by(_l.part)
     )
     return _logged(row, [LogPart(each.part, each.at, each.text) for each in logged])

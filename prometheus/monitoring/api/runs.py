@@ -31,7 +31,8 @@ from prometheus.orchestration.dag import DAG, JobMetadata, WindowRule
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.windows import SessionBounds
-from prometheus.persistence.listings import RunFilter, list_runs, read_run
+from prometheus.persistence.clock import Now
+from prometheus.persistence.listings import RunFilter, StoredRun, list_runs, read_run
 from prometheus.persistence.runs import latest_statuses
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
@@ -150,11 +151,16 @@ def run(here: Here, dag_id: Name) -> RunGraph:
     """Show a run as the DAG it was made with: its jobs, their states and windows, its edges."""
     with here.look() as look:
         found = read_run(look.connection, dag_id)
+    return tell_run(found, look.now)
+
+
+def tell_run(found: StoredRun, now: Now) -> RunGraph:
+    """Describe a run that was read."""
     dag = found.dag
     latest = {job_id: attempts[-1] for job_id, attempts in found.attempts.items()}
     calendar, bounds, closed = _bounds(dag)
     return RunGraph(
-        **times(look.now),
+        **times(now),
         run=_run(found.row, [JobStatus(row.status) for row in latest.values()]),
         session=SessionHours.of(calendar.session(dag.as_of_date)) if calendar and bounds else None,
         closed=closed,

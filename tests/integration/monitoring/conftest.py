@@ -21,6 +21,7 @@ from sqlalchemy import Engine, event
 from prometheus.core.overrides import Overrides, put_in_force
 from prometheus.monitoring.app import create_app
 from prometheus.monitoring.installation import Installation
+from prometheus.monitoring.serving import Server
 from prometheus.settings import load_settings
 from tests.integration.persistence.world import World
 from tests.servers import wait_until
@@ -127,7 +128,7 @@ def served(app: FastAPI) -> Iterator[Web]:
     installation: Installation = app.state.installation
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        server = Server(app, uvicorn.Config(app, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         web = Web(app, f"http://127.0.0.1:{listener.getsockname()[1]}")
 

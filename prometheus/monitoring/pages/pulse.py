@@ -1,0 +1,143 @@
+"""What has changed, read once a second for all pages that are open, and not while none is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.responses import StreamingResponse
+
+from prometheus.monitoring.installation import Installation
+from prometheus.monitoring.pages.standing import read_standing
+from prometheus.persistence.changes import read_changes
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(include_in_schema=False)
+
+EVERY_SECONDS = 1.0
+_SAY_SOMETHING_SECONDS = 15.0
+"""A stream that says nothing for long is ended by whatever stands between."""
+_MOST_WATCHERS = 200
+
+
+class Pulse:
+    """One reader, in a task of its own, and all who wait for what it reads."""
+
+    def __init__(self, read: Callable[[], str]) -> None:
+        self.version = ""
+        """What was read last; whoever looks at the database after that sees at least that."""
+        self._read = read
+        self.watchers = 0
+        """How many pages are open."""
+        self._reader: asyncio.Task[None] | None = None
+        self._next: asyncio.Future[str] | None = None
+        self._closed = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody else may watch."""
+        return self.watchers >= _MOST_WATCHERS
+
+    async def watch(self) -> AsyncGenerator[str | None, None]:
+        """Yield what was read, each time; ``None`` where nothing could be for a while."""
+        self.watchers += 1
+        if self._reader is None:
+            self._next = asyncio.get_running_loop().create_future()
+            self._reader = asyncio.create_task(self._go_on())
+        try:
+            while not self._closed:
+                following = self._next
+                assert following is not None  # noqa: S101  there is a reader
+                await asyncio.wait([following], timeout=_SAY_SOMETHING_SECONDS)
+                if not self._closed:
+                    yield following.result() if following.done() else None
+        finally:
+            self.watchers -= 1
+            if not self.watchers and self._reader is not None:
+                self._reader.cancel()
+                self._reader = None
+
+    async def _go_on(self) -> None:
+        failed = False
+        while True:
+            try:
+                self.version = await asyncio.to_thread(self._read)
+            except Exception as error:  # noqa: BLE001  pages say that what they show is old
+                if not failed:
+                    log.warning("pulse_failed", extra={"error": str(error)})
+                failed = True
+            else:
+                failed = False
+                self._tell()
+            await asyncio.sleep(EVERY_SECONDS)
+
+    def _tell(self) -> None:
+        told, self._next = self._next, asyncio.get_running_loop().create_future()
+        if told is not None and not told.done():
+            told.set_result(self.version)
+
+    def close(self) -> None:
+        """Let go of everybody, for the server is to end."""
+        self._closed = True
+        if self.watchers:
+            self._tell()
+
+
+def pulse_of(here: Installation) -> Pulse:
+    """Make the pulse of an installation."""
+
+    def read() -> str:
+        with here.look() as look:
+            standing = read_standing(look, here)
+            now = look.now
+            seen = (
+                read_changes(look.connection),
+                standing.scheduled,
+                # What markets do changes on whole minutes; in a replay whenever time leaps.
+                standing.market_at.replace(second=0, microsecond=0),
+                now.latest_override,
+                now.unended_pauses,
+            )
+        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+    return Pulse(read)
+
+
+def _pulse(request: Request) -> Pulse:
+    found: Pulse = request.app.state.pulse
+    return found
+
+
+async def _version(request: Request) -> str:
+    return _pulse(request).version
+
+
+Version = Annotated[str, Depends(_version)]
+"""What was known to have changed before a page began to read; the page has it, and more."""
+
+
+@router.get("/events")
+async def events(request: Request) -> StreamingResponse:
+    """Tell a page once a second what version of the rows there is, for as long as it is open."""
+    pulse = _pulse(request)
+    if pulse.is_full:
+        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "Too many pages are open.")
+    return StreamingResponse(
+        _lines(pulse),
+        media_type="text/event-stream",
+        headers={"X-Accel-Buffering": "no"},  # proxies would keep it until it is longer
+    )
+
+
+async def _lines(pulse: Pulse) -> AsyncIterator[str]:
+    yield "retry: 2000\n\n"
+    async with contextlib.aclosing(pulse.watch()) as versions:
+        async for version in versions:
+            yield f"event: seen\ndata: {version}\n\n" if version else ": nothing was read\n\n"

@@ -1,0 +1,99 @@
+"""Pages out of templates, with links that work below any prefix of a path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import HTMLResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from prometheus.monitoring.pages import words
+from prometheus.monitoring.pages.assets import read_assets
+from prometheus.monitoring.problems import Problem
+from prometheus.release import release
+
+router = APIRouter(include_in_schema=False)
+
+_ASSETS = read_assets()
+_BY_HASHED_NAME = {asset.hashed_name: asset for asset in _ASSETS.values()}
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "object-src 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    # A prefix is none of the server's business, so a link says how far up it goes.
+    "Referrer-Policy": "same-origin",
+}
+_templates = Environment(
+    loader=PackageLoader("prometheus.monitoring.pages"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.globals.update(
+    assets={name: asset.hashed_name for name, asset in _ASSETS.items()},
+    marks=words.MARKS,
+    state_marks=words.STATE_MARKS,
+    release=release(),
+)
+_templates.filters.update(
+    clock_time=words.clock_time, day_time=words.day_time, how_long=words.how_long
+)
+
+
+def show(
+    request: Request, template: str, values: Mapping[str, Any], status: int = HTTPStatus.OK
+) -> HTMLResponse:
+    """Make a page."""
+    text = _templates.get_template(template).render(
+        top=top_of(request), asked=request.url.query, **values
+    )
+    return HTMLResponse(text, status, headers=_HEADERS)
+
+
+def top_of(request: Request) -> str:
+    """
+    Return the way from a page to the first one: ``"./"``, ``"../"``, and so on.
+
+    A browser follows it below whatever prefix a proxy has put before the path.
+    """
+    raw: bytes = request.scope["raw_path"]
+    prefix = request.scope.get("root_path", "").encode()
+    depth = raw.removeprefix(prefix).count(b"/") - 1  # a proxy may have taken it away already
+    return "../" * depth or "./"
+
+
+def _wants_page(request: Request) -> bool:
+    """Say whether whoever asks is a browser, and not of the API."""
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    return not path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+
+
+def show_problem(request: Request, problem: Problem) -> HTMLResponse | None:
+    """Make the page of what went wrong, for whoever wants one."""
+    if not _wants_page(request):
+        return None
+    return show(request, "problem.html", {"problem": problem}, problem.status)
+
+
+@router.get("/static/{name}")
+def asset(name: str) -> Response:
+    """Send a file that pages name."""
+    found = _BY_HASHED_NAME.get(name)
+    if found is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return Response(
+        found.content,
+        media_type=found.media_type,
+        headers={
+            "Cache-Control": "public, max-age=31536000, immutable",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        },
+    )

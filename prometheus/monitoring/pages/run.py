@@ -1,0 +1,144 @@
+"""The page of a run: its jobs as a graph and a table, attempts with their logs, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import PrometheusError, nearest
+from prometheus.masking import safe_text
+from prometheus.monitoring.api import reasons
+from prometheus.monitoring.api.executions import Execution, tell_execution
+from prometheus.monitoring.api.models import Name
+from prometheus.monitoring.api.runs import JobOfRun, RunGraph, tell_run
+from prometheus.monitoring.installation import Here
+from prometheus.monitoring.pages.graphs import Node, draw_graph
+from prometheus.monitoring.pages.pulse import Version
+from prometheus.monitoring.pages.rendering import show, top_of
+from prometheus.monitoring.pages.standing import read_standing
+from prometheus.monitoring.pages.words import how_long
+from prometheus.orchestration.lifecycle import FINAL
+from prometheus.persistence import logs
+from prometheus.persistence.clock import Now
+from prometheus.persistence.listings import UnknownExecutionError, UnknownJobError, read_run
+
+router = APIRouter(include_in_schema=False)
+
+_LONGEST_ERROR = 160
+"""Of an error in the table; its attempt has all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownAttempt:
+    """An attempt that was chosen, and what it logged; nothing of it is secret."""
+
+    execution: Execution
+    log: str
+    traceback: str | None
+    ended: bool
+
+
+@router.get("/runs/{dag_id}")
+def run_page(
+    request: Request,
+    here: Here,
+    version: Version,
+    dag_id: Name,
+    job: Name | None = None,
+    attempt: int | None = None,
+) -> HTMLResponse:
+    """Show a run; of one job also its attempts, and the log of one of them."""
+    with here.look() as look:
+        standing = read_standing(look, here)
+        found = read_run(look.connection, dag_id)
+        shown, rows = None, []
+        if job is not None:
+            if job not in found.attempts:
+                raise UnknownJobError(f"{dag_id} has no job {job!r}.{nearest(job, found.attempts)}")
+            rows = found.attempts[job]
+            row = next((row for row in rows if row.attempt_number == attempt), None)
+            if row is None and attempt is not None:
+                raise UnknownExecutionError(f"{job} of {dag_id} has no attempt {attempt}.")
+            kept = logs.read_of(look.connection, row or rows[-1])
+            shown = ShownAttempt(
+                execution=tell_execution(row or rows[-1]),
+                log=safe_text("".join(part.text for part in kept.parts)),
+                traceback=safe_text(kept.traceback) if kept.traceback else None,
+                ended=kept.status in FINAL,
+            )
+    graph = tell_run(found, look.now)
+    here_link = f"{top_of(request)}runs/{quote(dag_id, safe='')}"
+    values = {
+        "version": version,
+        "standing": standing,
+        "run": graph.run,
+        "graph": graph,
+        "zone": _zone(graph.run.market),
+        "picture": _picture(graph, look.now, here_link, job),
+        "error_limit": _LONGEST_ERROR,
+        "here": here_link,
+        "why": f"{top_of(request)}why/{quote(dag_id, safe='')}",
+        "job": job,
+        "attempts": [tell_execution(row) for row in rows],
+        "shown": shown,
+        "took": lambda execution: _took(execution, look.now),
+        "link_to": lambda *chosen: _link(here_link, *chosen),
+        "query": lambda name: urlencode({"job": name}),
+    }
+    return show(request, "run.html", values)
+
+
+@router.get("/why/{dag_id}")
+def why_page(request: Request, here: Here, dag_id: Name, job: Name | None = None) -> HTMLResponse:
+    """Say why a run, or a job of it, does not go on; the page of the run shows it as a part."""
+    told = reasons.why_run(here, dag_id) if job is None else reasons.why_job(here, dag_id, job)
+    top = top_of(request)
+    values = {
+        "why": told,
+        "link_to": lambda dag_id, *chosen: _link(f"{top}runs/{quote(dag_id, safe='')}", *chosen),
+    }
+    return show(request, "why.html", values)
+
+
+def _link(run: str, job: str, attempt: int | None = None) -> str:
+    query = {"job": job} | ({"attempt": str(attempt)} if attempt is not None else {})
+    return f"{run}?{urlencode(query)}"
+
+
+def _zone(market_id: str) -> str:
+    """Return whose clocks are the exchange's; those of UTC where its calendar can not be read."""
+    try:
+        return next(iter(TradingCalendar(market_id).zones.values())).key
+    except PrometheusError:
+        return "UTC"
+
+
+def _picture(graph: RunGraph, now: Now, link: str, chosen: str | None) -> Any:
+    upstream: dict[str, list[str]] = {each.job: [] for each in graph.jobs}
+    for edge in graph.edges:
+        upstream[edge.downstream].append(edge.upstream)
+    nodes = [
+        Node(each.job, each.status, _told(each, now), _link(link, each.job), upstream[each.job])
+        for each in graph.jobs
+    ]
+    return draw_graph(nodes, chosen)
+
+
+def _told(job: JobOfRun, now: Now) -> str:
+    took = _took(job.execution, now)
+    attempts = f", attempt {job.attempts}" if job.attempts > 1 else ""
+    return f"{job.job}: {job.status}{attempts}{f', {took}' if took else ''}"
+
+
+def _took(execution: Execution, now: Now) -> str:
+    """Say how long an attempt ran, or has been running; nothing of one that has not started."""
+    if execution.started_at is None:
+        return ""
+    ended = execution.completed_at or now.wall_at
+    return how_long(max(ended - execution.started_at, timedelta(0)))

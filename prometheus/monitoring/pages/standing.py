@@ -1,0 +1,37 @@
+"""What every page says of the moment that it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from prometheus.dispatch.crew import judge_leader, read_leader
+from prometheus.monitoring.installation import Installation, Look
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """When a page was true, and whether anything still moves what it shows."""
+
+    market_at: datetime
+    replay: bool
+    speed: float
+    """Market seconds in a second of wall time; 0 when market time only leaps."""
+    scheduled: bool
+    """Whether a scheduler leads and completes its ticks."""
+    scheduler: str
+    """How that shows."""
+
+
+def read_standing(look: Look, here: Installation) -> Standing:
+    """Read it, in the transaction that the rest of the page is read in."""
+    leader = read_leader(look.connection)
+    scheduled, scheduler = judge_leader(leader, here.settings.scheduler.lease)
+    clock = look.now.clock
+    return Standing(
+        market_at=look.now.market_at,
+        replay=not clock.is_live,
+        speed=clock.speed,
+        scheduled=scheduled,
+        scheduler=scheduler,
+    )

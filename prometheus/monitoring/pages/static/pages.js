@@ -1,0 +1,114 @@
+"use strict";
+// What a page does by itself: light or dark, whose clocks its times are of, and its countdowns.
+(() => {
+  const root = document.documentElement;
+  const kept = (key) => { try { return localStorage.getItem(key); } catch { return null; } };
+  const keep = (key, value) => { try { localStorage.setItem(key, value); } catch { /* then not */ } };
+
+  const themes = ["light", "dark"];
+  // At once, before anything is drawn in the other colours.
+  if (themes.includes(kept("theme"))) root.dataset.theme = kept("theme");
+  const isDark = () =>
+    (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+
+  const clocks = ["utc", "exchange", "local"];
+  const asked = new URLSearchParams(location.search).get("times");
+  let times = [asked, kept("times")].find((each) => clocks.includes(each)) ?? "utc";
+  const formats = new Map();
+  const format = (zone, form) => {
+    const key = `${zone} ${form}`;
+    if (!formats.has(key)) {
+      const date = form === "time" ? {} : { year: "numeric", month: "2-digit", day: "2-digit", second: "2-digit" };
+      const options = { ...date, hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: zone };
+      formats.set(key, new Intl.DateTimeFormat("sv-SE", options));
+    }
+    return formats.get(key);
+  };
+  const local = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const zoneOf = (element) =>
+    times === "local" ? local : times === "exchange" ? (element.dataset.zone ?? "UTC") : "UTC";
+
+  const lengthOf = (seconds) => {
+    const all = Math.max(0, Math.round(seconds));
+    const [days, hours, minutes] = [Math.floor(all / 86400), Math.floor(all / 3600) % 24, Math.floor(all / 60) % 60];
+    if (days) return `${days} d ${hours} h`;
+    if (all >= 3600) return `${hours} h ${minutes} min`;
+    return all >= 60 ? `${minutes} min ${all % 60} s` : `${all} s`;
+  };
+
+  let shownAt = Date.now();
+  const writeTimes = () => {
+    for (const each of document.querySelectorAll("[data-at]")) {
+      const zone = zoneOf(each);
+      const text = format(zone, each.dataset.form).format(new Date(each.dataset.at));
+      if (each.textContent !== text) each.textContent = text;
+      if (each.tagName === "TIME") each.title = `${text} ${zone}`;
+    }
+    const zone = document.querySelector(".standing .zone");
+    if (zone) zone.textContent = times === "local" ? local : "UTC";
+    for (const each of document.querySelectorAll("[data-times]")) {
+      each.setAttribute("aria-pressed", String(each.dataset.times === times));
+    }
+  };
+  const countDown = () => {
+    const clock = document.getElementById("clock");
+    if (!clock) return;
+    const passed = (Date.now() - shownAt) * Number(clock.dataset.speed);
+    const now = Date.parse(clock.dataset.marketAt) + passed;
+    for (const each of document.querySelectorAll("[data-until]")) {
+      each.textContent = lengthOf((Date.parse(each.dataset.until) - now) / 1000);
+    }
+  };
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button?.dataset.times) {
+      times = button.dataset.times;
+      keep("times", times);
+      const url = new URL(location.href);
+      url.searchParams.set("times", times);
+      history.replaceState(null, "", url);
+      writeTimes();
+    } else if (button && "themeSwitch" in button.dataset) {
+      root.dataset.theme = isDark() ? "light" : "dark";
+      keep("theme", root.dataset.theme);
+    }
+  });
+
+  // A page is fresh while it has what the server has; it asks for itself again when it has not.
+  let freshAt = Date.now();
+  const shownVersion = () => document.getElementById("live")?.dataset.version;
+  const listen = () => {
+    const stream = new EventSource(document.body.dataset.events);
+    stream.addEventListener("seen", (event) => {
+      if (event.data === shownVersion()) {
+        freshAt = Date.now();
+      } else {
+        for (const each of document.querySelectorAll("[data-live]")) each.dispatchEvent(new Event("changed"));
+      }
+    });
+    stream.addEventListener("error", () => {
+      // After a refusal the browser does not try again by itself.
+      if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+    });
+  };
+  const tellAge = () => {
+    const age = Math.round((Date.now() - freshAt) / 1000);
+    const stale = document.getElementById("stale");
+    stale.hidden = age <= 5;
+    if (!stale.hidden) stale.textContent = `Data ${lengthOf(age)} old: the server is not heard.`;
+  };
+  document.addEventListener("htmx:after:swap", (event) => {
+    if (event.target.id === "live") freshAt = shownAt = Date.now();
+    writeTimes();
+    countDown();
+  });
+  document.addEventListener("DOMContentLoaded", () => {
+    writeTimes();
+    countDown();
+    setInterval(countDown, 1000);
+    if (!document.getElementById("live")) return;
+    listen();
+    setInterval(tellAge, 1000);
+  });
+})();

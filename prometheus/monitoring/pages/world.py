@@ -1,0 +1,135 @@
+"""The first page: every market around now, and what runs for its sessions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+from markupsafe import Markup
+from sqlalchemy import Row
+
+from prometheus.core.market_state import MarketStatus, describe_market
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import HorizonError, SnapshotError
+from prometheus.monitoring.installation import Here
+from prometheus.monitoring.pages.lanes import AHEAD, BACK, Bar, Lane, draw_lane, lay_bands
+from prometheus.monitoring.pages.pulse import Version
+from prometheus.monitoring.pages.rendering import show, top_of
+from prometheus.monitoring.pages.standing import read_standing
+from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.persistence.clock import Now
+from prometheus.persistence.runs import latest_statuses
+from prometheus.persistence.timelines import read_timelines
+
+router = APIRouter(include_in_schema=False)
+
+_SESSIONS_AROUND = timedelta(days=2)
+"""Sessions of dates so far outside of what is drawn may still be at work in it."""
+_MOST_RUNS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ShownMarket:
+    """A market on the page."""
+
+    market_id: str
+    error: str | None = None
+    """Why its state is not known; then there is nothing else."""
+    status: MarketStatus | None = None
+    zone: str = ""
+    picture: Markup | None = None
+    runs: int = 0
+
+
+@router.get("/")
+def world(request: Request, here: Here, version: Version) -> HTMLResponse:
+    """Show all markets of the installation, half a day back and a day ahead."""
+    with here.look() as look:
+        now = look.now
+        standing = read_standing(look, here)
+        listed = here.markets(now)
+        rows = read_timelines(
+            look.connection,
+            listed,
+            (now.market_at - BACK - _SESSIONS_AROUND).date(),
+            (now.market_at + AHEAD + _SESSIONS_AROUND).date(),
+            limit=_MOST_RUNS,
+        )
+        statuses = latest_statuses(look.connection, [row.dag_id for row in rows])
+    top = top_of(request)
+    bars: dict[str, list[Bar]] = {market_id: [] for market_id in listed}
+    for row in rows:
+        bar = _bar(row, statuses.get(row.dag_id, {}), now, top)
+        if bar.start < now.market_at + AHEAD and now.market_at - BACK < bar.end:
+            bars[row.market_id].append(bar)
+    markets = [_market(market_id, now.market_at, found) for market_id, found in bars.items()]
+    values = {
+        "version": version,
+        "standing": standing,
+        "markets": markets,
+        "no_runs": not any(bars.values()),
+        "cut": len(rows) == _MOST_RUNS,
+    }
+    return show(request, "world.html", values)
+
+
+def _market(market_id: str, at: datetime, bars: list[Bar]) -> ShownMarket:
+    try:
+        calendar = TradingCalendar(market_id)
+        status = describe_market(market_id, at)
+        lane = Lane(
+            market_id=market_id,
+            zone=next(iter(calendar.zones.values())).key,
+            bands=lay_bands(market_id, at - BACK, at + AHEAD),
+            breaks=[
+                pause
+                for session in calendar.sessions_between(at - BACK, at + AHEAD)
+                for pause in session.breaks
+                if at - BACK < pause[1] and pause[0] < at + AHEAD
+            ],
+            bars=bars,
+        )
+    except (HorizonError, SnapshotError) as error:  # one market's, not another's
+        return ShownMarket(market_id, error=str(error))
+    return ShownMarket(
+        market_id,
+        status=status,
+        zone=lane.zone,
+        picture=draw_lane(lane, at),
+        runs=len(bars),
+    )
+
+
+def _bar(row: Row[Any], statuses: Mapping[str, JobStatus], now: Now, top: str) -> Bar:
+    status = RunStatus(row.status)
+    start = row.first_started_at or row.opens_at
+    end = now.market_at
+    if row.completed_at is not None:
+        if now.clock.is_live:
+            end = row.completed_at
+        elif now.clock.stands:  # the clock stood while its jobs ran
+            end = row.last_started_at or start
+        else:
+            end = now.clock.market_time(row.completed_at)
+    return Bar(
+        dag_id=row.dag_id,
+        status=status,
+        start=start,
+        end=max(start, end),
+        progress=tell_progress(statuses.values()),
+        link=f"{top}runs/{quote(row.dag_id, safe='')}",
+    )
+
+
+def tell_progress(statuses: Iterable[JobStatus]) -> str:
+    """Say how far a run is: ``"7 of 9 jobs succeeded, 1 failed"``."""
+    counts = Counter(statuses)
+    told = f"{counts[JobStatus.SUCCESS]} of {counts.total()} jobs succeeded"
+    others = (JobStatus.RUNNING, JobStatus.FAILED, JobStatus.SKIPPED, JobStatus.EXPIRED)
+    return ", ".join([told, *(f"{counts[each]} {each.lower()}" for each in others if counts[each])])

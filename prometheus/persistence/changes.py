@@ -1,0 +1,37 @@
+"""Whether anything has changed that people look at, by one cheap statement."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, func, select
+
+from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence.tables import (
+    attempt_logs,
+    dag_runs,
+    in_state,
+    is_live,
+    is_open,
+    job_executions,
+)
+
+_e = job_executions.c
+_running = is_live & in_state(job_executions, JobStatus.RUNNING)
+_CHANGES = select(
+    select(func.count()).select_from(dag_runs).where(is_open).scalar_subquery(),
+    select(func.max(dag_runs.c.created_at)).where(is_open).scalar_subquery(),
+    select(func.count()).select_from(job_executions).where(is_live).scalar_subquery(),
+    select(func.count()).select_from(job_executions).where(_running).scalar_subquery(),
+    select(func.max(_e.scheduled_at)).where(is_live).scalar_subquery(),
+    select(func.max(_e.started_at)).where(_running).scalar_subquery(),
+    select(func.max(_e.completed_at)).scalar_subquery(),
+    select(func.count())
+    .select_from(attempt_logs)
+    .where(attempt_logs.c.execution_id.in_(select(_e.execution_id).where(_running)))
+    .scalar_subquery(),
+)
+"""Each of them by an index: it is asked once a second."""
+
+
+def read_changes(connection: Connection) -> str:
+    """Return what is another text when a run, an execution or a log has changed."""
+    return str(tuple(connection.execute(_CHANGES).one()))

@@ -1,0 +1,149 @@
+"""Pages in a real browser: live, by keyboard, and with nothing from outside."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+
+from prometheus.monitoring.pages.pulse import Pulse
+from tests.integration.monitoring.conftest import Web
+from tests.integration.monitoring.test_pages import lead, stand
+from tests.integration.persistence.world import World, job
+
+PATIENCE = 60_000
+"""Milliseconds: the machine may be busy."""
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium that is installed; none is downloaded."""
+    found = next((path for path in map(shutil.which, _NAMES) if path), None)
+    if found is None:
+        pytest.skip("no Chromium is on PATH (on Debian: apt install chromium)")
+    with sync_playwright() as playwright:
+        # Tests may be root, for whom Chromium has no sandbox.
+        browser = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox"], timeout=PATIENCE
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, web: Web) -> Iterator[Page]:
+    """A page on which nothing goes wrong, and that asks nobody else."""
+    context = browser.new_context(base_url=web.url, timezone_id="Asia/Kolkata")
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    errors: list[str] = []
+    asked: set[str] = set()
+
+    def note_console(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            errors.append(message.text)
+
+    def note_request(request: Request) -> None:
+        asked.add(urlsplit(request.url).netloc)
+
+    page.on("console", note_console)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", note_request)
+    yield page
+    context.close()
+    assert errors == []
+    assert asked == {urlsplit(web.url).netloc}
+
+
+def mark(page: Page) -> None:
+    """Leave something that loading the page again would take away."""
+    page.evaluate("window.loadedOnce = true")
+
+
+def was_not_loaded_again(page: Page) -> bool:
+    return page.evaluate("window.loadedOnce === true") is True
+
+
+def test_the_world_shows_a_run_as_soon_as_it_is_there(page: Page, web: Web, world: World) -> None:
+    lead(world)
+    page.goto("/")
+    expect(page.locator("svg.lane")).to_have_count(3)
+    expect(page.locator("#live")).to_contain_text("No run is at work")
+    mark(page)
+    dag = world.run(job("a"), day=datetime.now(UTC).date())
+    link = page.get_by_role("link", name=f"{dag.dag_id}: OPEN")
+    expect(link).to_be_visible()
+    assert was_not_loaded_again(page)
+    link.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/runs/{dag.dag_id}")
+
+
+def test_a_run_goes_on_while_it_is_looked_at(page: Page, web: Web, world: World) -> None:
+    lead(world)
+    dag = world.run(job("a", max_retries=0), job("b", "a"))
+    page.goto(f"/runs/{dag.dag_id}?job=a")
+    row = page.locator("#job-1")
+    expect(row).to_contain_text("PENDING")
+    expect(page.locator(".why li").first).to_be_visible()
+    mark(page)
+    page.get_by_role("link", name="b", exact=True).first.focus()
+    worker = world.worker()
+    execution_id = world.running(dag, "a", worker)
+    expect(page.locator(".node.running")).to_have_count(1)
+    world.fail(execution_id)
+    expect(page.locator(".node.failed")).to_have_count(1)
+    expect(page.locator(".why")).to_contain_text("ValueError: boom")
+    assert was_not_loaded_again(page)
+    # Whoever was about to press a link still is.
+    assert page.evaluate("document.activeElement.textContent") == "b"
+
+
+def test_a_page_that_hears_nothing_says_how_old_it_is(page: Page, web: Web, world: World) -> None:
+    page.goto("/")
+    expect(page.locator("#stale")).to_be_hidden()
+    pulse: Pulse = web.app.state.pulse
+    pulse.close()
+    expect(page.locator("#stale")).to_contain_text(re.compile(r"Data \d+ s old"))
+    expect(page.locator("#live")).to_contain_text("The scheduler is silent")
+
+
+def test_times_are_those_of_the_clocks_one_asks_for(page: Page, web: Web, world: World) -> None:
+    stand(world, datetime(2012, 11, 23, 12, 0, tzinfo=UTC), "US_EQ")
+    page.goto("/")
+    change = page.locator("#market-US_EQ .told time")
+    expect(change).to_have_text("13:30")
+    for name, told in (("Exchange", "08:30"), ("Local", "19:00"), ("UTC", "13:30")):
+        button = page.get_by_role("button", name=name, exact=True)
+        button.focus()
+        page.keyboard.press("Enter")
+        expect(change).to_have_text(told)
+        expect(button).to_have_attribute("aria-pressed", "true")
+    page.goto("/?times=exchange")
+    expect(change).to_have_text("08:30")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_light_or_dark_and_fits_a_phone(
+    page: Page, web: Web, world: World, scheme: str
+) -> None:
+    dag = world.run(job("a"), job("b", "a"), day=datetime.now(UTC).date())
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.set_viewport_size({"width": 360, "height": 740})
+    colours = set()
+    for path in ("/", f"/runs/{dag.dag_id}?job=a"):
+        page.goto(path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        page.get_by_role("button", name="Light or dark").click()
+        colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        page.evaluate("localStorage.clear()")
+    assert colours == {"rgb(255, 255, 255)", "rgb(20, 24, 28)"}
