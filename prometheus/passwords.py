@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 from functools import cache
 from threading import Semaphore
@@ -62,3 +63,13 @@ def secret_hash(secret: str) -> str:
     It needs no salt, and no slow hash: there are too many to be tried.
     """
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+def csrf_token(secret: str) -> str:
+    """
+    Return what a page must send beside the cookie that holds a secret.
+
+    Who can only make the browser send the cookie does not know it, and the secret does not follow
+    from it.
+    """
+    return hmac.new(secret.encode("utf-8", "replace"), b"csrf", hashlib.sha256).hexdigest()

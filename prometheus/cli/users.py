@@ -64,7 +64,11 @@ def add_user(
     actor: Actor = None,
     folder: Folder = None,
 ) -> None:
-    """Let somebody sign in."""
+    """
+    Let somebody sign in.
+
+    As soon as there is a user or a token, the web API answers nobody else.
+    """
     from prometheus.cli.operate import actor_name
     from prometheus.persistence.users import add_user
 
@@ -140,8 +144,11 @@ def remove_user(name: _Name, actor: Actor = None, folder: Folder = None) -> None
     from prometheus.cli.operate import actor_name
     from prometheus.persistence.users import remove_user
 
-    _write(folder, lambda connection: remove_user(connection, name, actor=actor_name(actor)))
+    anybody = _write(
+        folder, lambda connection: remove_user(connection, name, actor=actor_name(actor))
+    )
     print(f"{name} may no longer sign in.")
+    _say_open(anybody)
 
 
 @tokens.command("add")
@@ -213,16 +220,27 @@ def revoke_token(name: _Name, actor: Actor = None, folder: Folder = None) -> Non
     from prometheus.cli.operate import actor_name
     from prometheus.persistence.users import revoke_token
 
-    _write(folder, lambda connection: revoke_token(connection, name, actor=actor_name(actor)))
+    anybody = _write(
+        folder, lambda connection: revoke_token(connection, name, actor=actor_name(actor))
+    )
     print(f"{name} is revoked.")
+    _say_open(anybody)
 
 
-def _write(folder: Path | None, do: Callable[[Connection], None]) -> None:
+def _write(folder: Path | None, do: Callable[[Connection], None]) -> bool:
+    """Change something; return whether there are users or tokens afterwards."""
     from prometheus.cli.places import find_place, opened
     from prometheus.persistence.engine import writing
+    from prometheus.persistence.users import anybody_known
 
     with opened(find_place(folder)) as engine, writing(engine) as connection:
         do(connection)
+        return anybody_known(connection)
+
+
+def _say_open(anybody: bool) -> None:
+    if not anybody:
+        print("There are no users and no tokens now: the web API answers all of this machine.")
 
 
 def _password_hash(file: Path | None) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from prometheus.actors import Role
 from prometheus.errors import PrometheusError, nearest
 from prometheus.passwords import TOKEN_PREFIX, make_secret, secret_hash
 from prometheus.persistence.leases import wall_time
+from prometheus.persistence.metadata import database_now
 from prometheus.persistence.operators import record_audit
 from prometheus.persistence.runs import insert_new
 from prometheus.persistence.tables import api_tokens, sign_ins, users
@@ -184,3 +185,74 @@ def anybody_known(connection: Connection) -> bool:
         select(select(_u.name).exists() | select(_t.name).exists())
     ).scalar_one()
     return found
+
+
+# --- who asks -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A user or a token, and until when what was shown is good."""
+
+    name: str
+    role: Role
+    expires_at: datetime
+
+
+def find_token(connection: Connection, token: str) -> Known | None:
+    """Return the token that this is, unless it has expired."""
+    row = connection.execute(
+        select(_t.name, _t.role, _t.expires_at).where(
+            _t.token_hash == secret_hash(token), _t.expires_at > database_now()
+        )
+    ).first()
+    return row and Known(row.name, Role(row.role), row.expires_at)
+
+
+def find_sign_in(connection: Connection, secret: str) -> Known | None:
+    """Return the user who is signed in with a secret, and with the role of this moment."""
+    row = connection.execute(
+        select(_u.name, _u.role, _s.expires_at)
+        .join_from(sign_ins, users)
+        .where(_s.secret_hash == secret_hash(secret), _s.expires_at > database_now())
+    ).first()
+    return row and Known(row.name, Role(row.role), row.expires_at)
+
+
+def password_hash_of(connection: Connection, name: str) -> str | None:
+    """Return what is kept of a user's password; ``None`` if there is no such user."""
+    return connection.execute(select(_u.password_hash).where(_u.name == name)).scalar()
+
+
+def sign_in(
+    connection: Connection, name: str, password_hash: str, lasting: timedelta
+) -> tuple[str, Known] | None:
+    """
+    Sign a user in, whose password was right.
+
+    Args:
+        password_hash: What it was compared with.
+
+    Returns:
+        A secret for the browser, and what it stands for; ``None`` if the user has been removed, or
+        given another password, meanwhile.
+    """
+    # Whoever removes the user or changes the password now waits, and then ends this sign-in, too.
+    role = connection.execute(
+        select(_u.role)
+        .where(_u.name == name, _u.password_hash == password_hash)
+        .with_for_update(read=True)
+    ).scalar()
+    if role is None:
+        return None
+    now = wall_time(connection)
+    connection.execute(delete(sign_ins).where(_s.expires_at <= now))
+    secret, expires_at = make_secret(), now + lasting
+    kept = {"secret_hash": secret_hash(secret), "user_name": name, "expires_at": expires_at}
+    connection.execute(insert(sign_ins).values(kept))
+    return secret, Known(name, Role(role), expires_at)
+
+
+def sign_out(connection: Connection, secret: str) -> None:
+    """End the sign-in of a secret, if there is one."""
+    connection.execute(delete(sign_ins).where(_s.secret_hash == secret_hash(secret)))

@@ -62,7 +62,7 @@ def actions() -> dict[str, set[str]]:
     described: dict[str, Any] = json.loads(document())
     found: dict[str, set[str]] = {}
     for path, operations in described["paths"].items():
-        if "post" not in operations:
+        if "actions" not in operations.get("post", {"tags": []})["tags"]:
             continue
         operation = operations["post"]
         content = operation["requestBody"]["content"]["application/json"]["schema"]
