@@ -1,11 +1,45 @@
-"""Who acts on an installation, and why: what an audit says of it."""
+"""Who acts on an installation, what they may, and why: what an audit says of it."""
 
 from __future__ import annotations
 
 import contextlib
 import getpass
+import re
+from enum import StrEnum
 
 LONGEST_REASON = 500
+_NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
+
+
+class Role(StrEnum):
+    """What a user or a token may do over the web; each may do what those before it may."""
+
+    VIEWER = "viewer"
+    """Look at everything."""
+    OPERATOR = "operator"
+    """Act: retry, cancel, skip, force, hold, pause."""
+    ADMIN = "admin"
+    """Administer."""
+
+    def covers(self, needed: Role) -> bool:
+        """Say whether who has this role may do what takes another."""
+        roles = list(Role)
+        return roles.index(self) >= roles.index(needed)
+
+
+def read_name(text: str) -> str:
+    """
+    Read the name of a user or of a token.
+
+    Raises:
+        ValueError: It could be mistaken for another, or for something else.
+    """
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            f"{text[:80]!r} is no name: write up to 64 of a-z, 0-9, . _ @ -, a letter or digit "
+            f"first"
+        )
+    return text
 
 
 def login() -> str:

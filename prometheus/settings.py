@@ -35,6 +35,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from prometheus.addresses import is_loopback
 from prometheus.configuration import (
     DATA_FOLDER,
     DATABASE_NAME,
@@ -64,6 +65,7 @@ LEAST_MEMORY = parse_size("256MB")
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "rediss+socket")
 _ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?", re.IGNORECASE)
 _UNDERSCORES = re.compile("_+")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:]+")
 _TOKEN = re.compile(r"[A-Za-z0-9._-]*")
 _DEFAULT = "default"
 _LEAD = (
@@ -324,14 +326,52 @@ class WebSettings(_Section):
     address: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="Where it listens; it has no users yet, so on this machine's own only.",
+        description="Where it listens; any other than this machine's own only with users or tokens "
+        "(prometheus user add).",
     )
     port: int = Field(default=8765, ge=1, le=65535, description="The port it listens on.")
     actions: bool = Field(
         default=False,
-        description="Whether it does what it is asked to do, such as cancel a run. It has no users "
-        "yet, so every account of this machine may ask.",
+        description="Whether, without users, it does what every account of this machine may ask, "
+        "such as cancel a run. Where there are users, their roles say what they may, and not this.",
     )
+    hosts: Texts = Field(
+        default=(),
+        description="Names, beside those of this machine, by which it may be asked: "
+        "scheduler.example. Only with users or tokens.",
+    )
+    https: bool = Field(
+        default=True,
+        description="Whether browsers reach these names by https, which a proxy sees to: their "
+        "cookies go no other way. Without, passwords cross the network in clear.",
+    )
+    proxies: Texts = Field(
+        default=(),
+        description="Addresses of proxies in front of it, such as 10.0.0.7 or 10.0.0.0/24: what "
+        "they say of where a request comes from is believed, for the limits on signing in.",
+    )
+    sign_in_lasts: Duration = Field(
+        default=timedelta(hours=12),
+        description="How long a browser stays signed in.",
+    )
+    public_metrics: bool = Field(
+        default=False,
+        description="Whether /metrics is told to everybody; otherwise, where there are users or "
+        "tokens, to a viewer.",
+    )
+
+    @field_validator("hosts")
+    @classmethod
+    def _without_ports(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"{host!r} is no name or address; write it without a port")
+        return tuple(host.lower() for host in value)
+
+    @property
+    def only_here(self) -> bool:
+        """Whether only this machine reaches it, as far as these settings say."""
+        return is_loopback(self.address) and not self.hosts
 
 
 class FlowerSettings(_Section):

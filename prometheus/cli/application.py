@@ -48,6 +48,8 @@ _COMMANDS = {
     "pause": ("pausing", "pause", _OPERATE),
     "resume": ("pausing", "resume", _OPERATE),
     "config": ("config", "application", _MAINTAIN),
+    "user": ("users", "users", _MAINTAIN),
+    "token": ("users", "tokens", _MAINTAIN),
     "db": ("databases", "application", _MAINTAIN),
     "prune": ("prune", "prune", _MAINTAIN),
     "verify": ("verify", "verify", _MAINTAIN),

@@ -115,8 +115,8 @@ def web(
     address: Annotated[
         str | None,
         typer.Option(
-            help="Where it listens. Default: that of the settings, 127.0.0.1. It has no users yet, "
-            "so any other than this machine's own is refused.",
+            help="Where it listens. Default: that of the settings, 127.0.0.1. Without users "
+            "or tokens, any other than this machine's own is refused.",
             show_default=False,
         ),
     ] = None,

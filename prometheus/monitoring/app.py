@@ -21,8 +21,10 @@ from prometheus.monitoring.api import (
     pipelines,
     reasons,
     runs,
+    session,
 )
 from prometheus.monitoring.doorman import Doorman
+from prometheus.monitoring.guard import Guard
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.metrics import Scraper
 from prometheus.monitoring.pages import pulse, rendering, run, world
@@ -65,8 +67,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.installation = installation
     app.state.pulse = pulse.pulse_of(installation)
     app.state.scraper = Scraper(installation)
+    app.state.limits = session.Limits()
     tell_problems(app, rendering.show_problem)
-    app.add_middleware(Doorman)
+    app.add_middleware(Doorman, hosts=settings.web.hosts)
+    # Inside of what makes problems of errors, and around all that is routed: nothing goes past it.
+    app.router.middleware_stack = Guard(app.router.middleware_stack, installation)
     looks = (
         health,
         metrics,
@@ -80,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
         known,
     )
     pages = (rendering, world, run, pulse)
-    for subject in (*looks, actions, *pages):
+    for subject in (*looks, actions, session, *pages):
         app.include_router(subject.router)
     _describe_problems(app)
     return app

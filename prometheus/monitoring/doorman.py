@@ -1,7 +1,8 @@
-"""Who is let in, before anything is asked: requests made to this machine, by no page elsewhere."""
+"""What is let in, before anything is asked: requests for a host of ours, by no page elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 class Doorman:
     """
-    Refuses requests that name another host than this machine, and changes that a page asks for.
+    Refuses requests that name another host than ours, and changes that a page elsewhere asks for.
 
     A page of whatever site may let its name lead to 127.0.0.1, and a browser that shows it would
     then read the API for that site. The name it asks for gives it away.
@@ -38,8 +39,15 @@ class Doorman:
     site without having asked us first, and come from no other site by what the browser says of it.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str] = ()) -> None:
+        """
+        Stand before an app.
+
+        Args:
+            hosts: Names by which it may be asked, beside those of this machine.
+        """
         self._app = app
+        self._hosts = frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -57,11 +65,11 @@ class Doorman:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         answer: ASGIApp = self._app
-        if not is_loopback(_name(host)):
+        if not is_loopback(name := host_name(host)) and name not in self._hosts:
             answer = respond(
                 HTTPStatus.MISDIRECTED_REQUEST,
-                f"The request is for {host[:200]!r}. Ask 127.0.0.1 or localhost: without users, "
-                f"only this machine is answered.",
+                f"The request is for {host[:200]!r}. Ask 127.0.0.1 or localhost, on this machine, "
+                f"or a name of PROMETHEUS__WEB__HOSTS ([web] hosts in prometheus.toml).",
             )
         elif scope["method"] not in LOOKS and (fault := _foreign(headers, host)):
             answer = respond(HTTPStatus.FORBIDDEN, f"{fault} Nothing was done.")
@@ -103,8 +111,8 @@ def _place(origin: str) -> str | None:
         return None
 
 
-def _name(host: str) -> str:
+def host_name(host: str) -> str:
     """Return a Host header without its port and brackets."""
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()

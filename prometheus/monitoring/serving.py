@@ -7,11 +7,15 @@ import socket
 
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy.exc import DBAPIError
 
-from prometheus.addresses import is_loopback
-from prometheus.errors import PrometheusError
+from prometheus.errors import DatabaseError, PrometheusError
 from prometheus.monitoring.app import create_app
+from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.pages.pulse import Pulse
+from prometheus.persistence import migrate
+from prometheus.persistence.engine import check_exists, is_unavailable, reading
+from prometheus.persistence.users import anybody_known
 from prometheus.settings import Settings
 
 _ENDS_WITHIN_SECONDS = 5
@@ -21,13 +25,12 @@ _ENDS_WITHIN_SECONDS = 5
 class NoUsersError(PrometheusError):
     """The API would answer whoever reaches this machine."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, where: str) -> None:
         super().__init__(
-            f"On {address} the web API would answer whoever reaches this machine, for it has no "
-            f"users yet. Stay on 127.0.0.1 (PROMETHEUS__WEB__ADDRESS, [web] address in "
-            f"prometheus.toml), and come from elsewhere by a tunnel: "
-            f"ssh -L 8765:127.0.0.1:8765 HOST"
+            f"On {where} the web API would answer whoever reaches this machine, for it has no "
+            f"users and no tokens. Make one (prometheus user add NAME), or stay on 127.0.0.1 "
+            f"(PROMETHEUS__WEB__ADDRESS, [web] address in prometheus.toml; no hosts) and come from "
+            f"elsewhere by a tunnel: ssh -L 8765:127.0.0.1:8765 HOST"
         )
 
 
@@ -49,21 +52,39 @@ def serve(settings: Settings) -> None:
     Answer requests until SIGTERM or Ctrl-C.
 
     Raises:
-        NoUsersError: The address is not this machine's own.
+        NoUsersError: Others than this machine would be answered, and nobody is known.
         PrometheusError: The settings name something that does not exist.
     """
-    address = settings.web.address
-    if not is_loopback(address):
-        raise NoUsersError(address)
+    web = settings.web
     app = create_app(settings)
+    installation: Installation = app.state.installation
+    if not web.only_here and not _anybody_known(installation):
+        raise NoUsersError(", ".join([web.address, *web.hosts]))
     config = uvicorn.Config(
         app,
-        host=address,
-        port=settings.web.port,
+        host=web.address,
+        port=web.port,
         log_config=None,  # ours is set up
         access_log=False,
         server_header=False,
+        proxy_headers=bool(web.proxies),
+        forwarded_allow_ips=list(web.proxies),
         timeout_graceful_shutdown=_ENDS_WITHIN_SECONDS,
     )
     with contextlib.suppress(KeyboardInterrupt):  # raised again when everything has ended in order
         Server(app, config).run()
+
+
+def _anybody_known(installation: Installation) -> bool:
+    """Say whether there are users or tokens; a database that is away is no reason not to start."""
+    try:
+        check_exists(installation.engine)
+        with reading(installation.engine) as connection:
+            return anybody_known(connection)
+    except DatabaseError:
+        return False
+    except DBAPIError as error:
+        if is_unavailable(error):
+            return True  # until it is back, nobody is let in
+        migrate.check(installation.engine)
+        raise

@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from prometheus.actors import Role
 from prometheus.core.holidays import HolidayKind, HolidayState
 from prometheus.core.overrides import OverrideKind
 from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus
@@ -322,6 +323,42 @@ request_keys = Table(
     Column("answer", Text, nullable=False, comment="JSON, as it was sent"),
     Column("created_at", UtcDateTime, nullable=False, server_default=database_now()),
     comment="requests to the web API that have acted and must not act twice",
+)
+
+_role = _one_of("role", [role.value for role in Role])
+
+users = Table(
+    "users",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("role", String(10), nullable=False),
+    Column("password_hash", Text, nullable=False, comment="argon2id, with its parameters"),
+    Column("created_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("password_set_at", UtcDateTime, nullable=False, server_default=database_now()),
+    CheckConstraint(_role, name="role"),
+    comment="who may sign in to the web API",
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("role", String(10), nullable=False),
+    Column("token_hash", String(64), nullable=False, unique=True, comment="SHA-256"),
+    Column("created_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("expires_at", UtcDateTime, nullable=False),
+    CheckConstraint(_role, name="role"),
+    comment="what programs show the web API; one that is revoked is removed",
+)
+
+sign_ins = Table(
+    "sign_ins",
+    metadata,
+    Column("secret_hash", String(64), primary_key=True, comment="SHA-256 of what the cookie has"),
+    Column("user_name", ForeignKey("users.name", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("expires_at", UtcDateTime, nullable=False),
+    comment="browsers in which users are signed in",
 )
 
 horizon_warnings = Table(

@@ -74,9 +74,41 @@ def test_it_is_about_the_stack_of_a_folder(live: Path, start_command: StartComma
 def test_it_is_not_open_to_all(run_command: RunCommand, address: str) -> None:
     run_command("web", "--address", address).refused(
         f"On {address} the web API would answer whoever reaches this machine",
-        "no users yet",
+        "no users and no tokens",
+        "prometheus user add NAME",
         "PROMETHEUS__WEB__ADDRESS",
     )
+
+
+def test_a_name_for_others_is_refused_without_users(
+    run_command: RunCommand, sqlite_url: str
+) -> None:
+    env = {"PROMETHEUS__DATABASE__URL": sqlite_url, "PROMETHEUS__WEB__HOSTS": "web.example"}
+    run_command("web", "--port", str(free_port()), env=env).refused("On 127.0.0.1, web.example")
+
+
+def test_with_users_it_answers_to_a_name_for_others(
+    run_command: RunCommand, start_command: StartCommand, sqlite_url: str, home: Path
+) -> None:
+    password = home / "password"
+    password.write_text("correct horse battery staple\n")
+    env = {"PROMETHEUS__DATABASE__URL": sqlite_url}
+    made = run_command("user", "add", "ada", "--password-file", password, env=env)
+    assert made.status == 0, made.err
+    port = free_port()
+    hosts = {"PROMETHEUS__WEB__HOSTS": "web.example"}
+    process = start_command("web", "--port", str(port), env={**env, **hosts})
+    url = f"http://127.0.0.1:{port}"
+    answering(process, url)
+    there = {"Host": "web.example"}
+    assert httpx.get(f"{url}/api/v1/runs", headers=there, timeout=60).status_code == 401
+    credentials = {"name": "ada", "password": "correct horse battery staple"}
+    session = httpx.post(f"{url}/api/v1/session", json=credentials, headers=there, timeout=60)
+    assert session.status_code == 200, session.text
+    process.send(signal.SIGTERM)
+    process.wait(60)
+    assert "signed_in user=ada address=127.0.0.1" in process.output()
+    assert "correct horse" not in process.output()
 
 
 def test_a_port_that_is_taken_is_told(run_command: RunCommand, sqlite_url: str) -> None:

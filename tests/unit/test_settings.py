@@ -517,3 +517,22 @@ def test_memory_limit_that_can_not_be_used_is_a_fault(
     path = write(tmp_path, f"[workers]\nmemory_limit = {value}\n")
     (fault,) = faults({}, tmp_path)
     assert fault.startswith(f"{path}:2 [workers] memory_limit: {reason}")
+
+
+def test_names_of_the_web_api_are_written_without_ports(tmp_path: Path) -> None:
+    web = load_settings({"PROMETHEUS__WEB__HOSTS": "Web.Example, 10.0.0.7, fe80::1"}, tmp_path).web
+    assert web.hosts == ("web.example", "10.0.0.7", "fe80::1")
+    assert not web.only_here
+    for host in ("web.example:80", "https://web.example", "*"):
+        (fault,) = faults({"PROMETHEUS__WEB__HOSTS": host}, tmp_path)
+        assert f"{host!r} is no name or address" in fault
+
+
+@pytest.mark.parametrize(
+    ("address", "only_here"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False)]
+)
+def test_who_reaches_the_web_api_follows_from_its_address(
+    tmp_path: Path, address: str, only_here: bool
+) -> None:
+    settings = load_settings({"PROMETHEUS__WEB__ADDRESS": address}, tmp_path)
+    assert settings.web.only_here is only_here

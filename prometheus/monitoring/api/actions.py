@@ -25,6 +25,7 @@ from prometheus.core.markets import get_market
 from prometheus.dispatch.crew import read_crew
 from prometheus.masking import safe_text
 from prometheus.monitoring.api.models import Instant, Interval, Model, Name, Reply, times
+from prometheus.monitoring.guard import Asking
 from prometheus.monitoring.installation import Here, Installation
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence import operators, pauses, requests
@@ -69,12 +70,10 @@ class Ask(Model):
     """What every action takes."""
 
     actor: Name | None = None
-    """Who asks, for the audit; otherwise ``web (LOGIN)``, the login of the web process."""
-
-    @property
-    def by(self) -> str:
-        """Who is audited."""
-        return self.actor or f"web ({login()})"
+    """
+    Who asks, for the audit; otherwise ``web (LOGIN)``, the login of the web process. Where there
+    are users, whoever asks is known, and can be nobody else.
+    """
 
 
 class RetryJob(Ask):
@@ -262,16 +261,35 @@ Key = Annotated[
 class Desk:
     """Does what a request asks for, in one transaction with its key and its answer."""
 
-    def __init__(self, request: Request, here: Here, key: Key = None) -> None:
-        if not here.settings.web.actions:
+    def __init__(self, request: Request, here: Here, visitor: Asking, key: Key = None) -> None:
+        if visitor is None and not here.settings.web.actions:
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
-                "It only reads: without users, every account of this machine could act. Say "
-                "actions = true under [web], or PROMETHEUS__WEB__ACTIONS=true, and start it again.",
+                "It only reads: without users, every account of this machine could act. Make users "
+                "(prometheus user add), or say actions = true under [web], or "
+                "PROMETHEUS__WEB__ACTIONS=true, and start it again.",
             )
         self._here: Installation = here
+        self._visitor = visitor
         self._path = request.url.path
         self._key = key
+
+    def by(self, ask: Ask) -> str:
+        """
+        Say who is audited.
+
+        Raises:
+            HTTPException: Somebody says that it is somebody else.
+        """
+        if self._visitor is None:
+            return ask.actor or f"web ({login()})"
+        name = self._visitor.name
+        if ask.actor not in (None, name):
+            raise HTTPException(
+                HTTPStatus.FORBIDDEN,
+                f"You are {name}, and actor names {ask.actor!r}. Leave it out. Nothing was done.",
+            )
+        return name
 
     def act(
         self, ask: Ask, do: Callable[[Connection], dict[str, Any]], reply: type[Done]
@@ -282,17 +300,19 @@ class Desk:
         Args:
             do: Does it, and returns what the reply has besides.
         """
+        actor = self.by(ask)
         with self._here.act() as look:
             connection = look.connection
             if self._key is not None:
-                before = requests.take_key(
-                    connection, self._key, f"{self._path} {ask.model_dump_json(by_alias=True)}"
-                )
+                asked = f"{self._path} {ask.model_dump_json(by_alias=True)}"
+                if self._visitor is not None:  # a key that two make up for the same is not shared
+                    asked = f"{actor} {asked}"
+                before = requests.take_key(connection, self._key, asked)
                 if before is not None:
                     return _respond(before, {"Idempotency-Replayed": "true"})
             found = do(connection)
             crew = read_crew(connection)
-            done = reply(**times(look.now), actor=ask.by, scheduler=crew.scheduled, **found)
+            done = reply(**times(look.now), actor=actor, scheduler=crew.scheduled, **found)
             answer = done.model_dump_json(by_alias=True)
             if self._key is not None:
                 requests.keep_answer(connection, self._key, answer)
@@ -325,7 +345,7 @@ def _retry(
     desk: Desk, ask: Ask, dag_id: str, job: str | None, *, downstream: bool = False
 ) -> Response:
     def do(connection: Connection) -> dict[str, Any]:
-        jobs = operators.retry(connection, dag_id, job, downstream=downstream, actor=ask.by)
+        jobs = operators.retry(connection, dag_id, job, downstream=downstream, actor=desk.by(ask))
         ignored = operators.ignored_windows(connection, dag_id, jobs)
         windows = {name: Interval.of(window) for name, (window, _) in ignored.items()}
         return {"dag_id": dag_id, "jobs": jobs, "ignored_windows": windows}
@@ -347,7 +367,7 @@ def cancel_job(desk: AtDesk, dag_id: Name, job: Name, ask: Cancel) -> Response:
 
 def _cancel(desk: Desk, ask: Cancel, dag_id: str, job: str | None) -> Response:
     def do(connection: Connection) -> dict[str, Any]:
-        cancelled = operators.cancel(connection, dag_id, job, actor=ask.by, grace=ask.grace)
+        cancelled = operators.cancel(connection, dag_id, job, actor=desk.by(ask), grace=ask.grace)
         jobs = [
             CancelledJob(
                 job=each.job_id,
@@ -367,7 +387,7 @@ def skip_job(desk: AtDesk, dag_id: Name, job: Name, ask: AskWithReason) -> Respo
     """Have a job that has not started never run; what depends on it is skipped, too."""
 
     def do(connection: Connection) -> dict[str, Any]:
-        operators.skip(connection, dag_id, job, actor=ask.by, reason=ask.reason)
+        operators.skip(connection, dag_id, job, actor=desk.by(ask), reason=ask.reason)
         return {"dag_id": dag_id, "job": job}
 
     return desk.act(ask, do, Skipped)
@@ -378,7 +398,9 @@ def force_success_of_job(desk: AtDesk, dag_id: Name, job: Name, ask: AskWithReas
     """Have a job count as succeeded without running it, because somebody has seen to its work."""
 
     def do(connection: Connection) -> dict[str, Any]:
-        jobs = operators.force_success(connection, dag_id, job, actor=ask.by, reason=ask.reason)
+        jobs = operators.force_success(
+            connection, dag_id, job, actor=desk.by(ask), reason=ask.reason
+        )
         return {"dag_id": dag_id, "job": job, "jobs": jobs}
 
     return desk.act(ask, do, Forced)
@@ -389,7 +411,9 @@ def hold_job(desk: AtDesk, dag_id: Name, job: Name, ask: Hold) -> Response:
     """Keep one job of a run from starting, and so what depends on it; its window passes as ever."""
 
     def start(connection: Connection, until: datetime | None) -> int:
-        return pauses.hold(connection, dag_id, job, reason=ask.reason, until=until, actor=ask.by)
+        return pauses.hold(
+            connection, dag_id, job, reason=ask.reason, until=until, actor=desk.by(ask)
+        )
 
     return _start(desk, ask, start)
 
@@ -397,7 +421,9 @@ def hold_job(desk: AtDesk, dag_id: Name, job: Name, ask: Hold) -> Response:
 @router.post("/runs/{dag_id}/jobs/{job}/release", response_model=Paused)
 def release_job(desk: AtDesk, dag_id: Name, job: Name, ask: Ask) -> Response:
     """Let a job that is held start when its time comes."""
-    return _end(desk, ask, lambda connection: pauses.release(connection, dag_id, job, actor=ask.by))
+    return _end(
+        desk, ask, lambda connection: pauses.release(connection, dag_id, job, actor=desk.by(ask))
+    )
 
 
 # --- markets and pipelines ----------------------------------------------------------------------
@@ -416,7 +442,9 @@ def pause(desk: AtDesk, ask: StartPause) -> Response:
     """Let no job of a market, a pipeline, or a pipeline in a market start; what runs goes on."""
 
     def start(connection: Connection, until: datetime | None) -> int:
-        return pauses.pause(connection, **ask.names(), reason=ask.reason, until=until, actor=ask.by)
+        return pauses.pause(
+            connection, **ask.names(), reason=ask.reason, until=until, actor=desk.by(ask)
+        )
 
     return _start(desk, ask, start)
 
@@ -425,7 +453,7 @@ def pause(desk: AtDesk, ask: StartPause) -> Response:
 def resume(desk: AtDesk, ask: EndPause) -> Response:
     """End the pause of a market, of a pipeline, or of a pipeline in a market."""
     return _end(
-        desk, ask, lambda connection: pauses.resume(connection, **ask.names(), actor=ask.by)
+        desk, ask, lambda connection: pauses.resume(connection, **ask.names(), actor=desk.by(ask))
     )
 
 

@@ -45,7 +45,7 @@ def test_a_fault_of_ours_says_nothing_of_itself(web: Web) -> None:
 )
 def test_a_request_for_another_host_is_refused(web: Web, host: str) -> None:
     answer = web.ask("/version", headers={"Host": host})
-    assert "only this machine is answered" in check_problem(answer, 421)
+    assert "PROMETHEUS__WEB__HOSTS" in check_problem(answer, 421)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,17 @@ MISSING = {
     "calendar override add": "it shows what will change, and asks",
     "calendar override withdraw": "it shows what will change, and asks",
     "calendar sync": "it asks a feed, shows what it says, and asks",
+    **dict.fromkeys(
+        (
+            "user add",
+            "user set-password",
+            "user set-role",
+            "user remove",
+            "token add",
+            "token revoke",
+        ),
+        "it is for who has the machine, not for who was let in",
+    ),
 }
 """Commands that act and that the API has no action for."""
 
@@ -51,7 +62,7 @@ def actions() -> dict[str, set[str]]:
     described: dict[str, Any] = json.loads(document())
     found: dict[str, set[str]] = {}
     for path, operations in described["paths"].items():
-        if "post" not in operations:
+        if "actions" not in operations.get("post", {"tags": []})["tags"]:
             continue
         operation = operations["post"]
         content = operation["requestBody"]["content"]["application/json"]["schema"]

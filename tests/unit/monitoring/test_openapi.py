@@ -27,6 +27,9 @@ def test_every_path_is_told_in_the_page_about_it() -> None:
 
 def test_what_changes_something_is_posted_to_a_path_of_its_own() -> None:
     for path, operations in json.loads(document())["paths"].items():
+        if path == "/api/v1/session":  # it is made and ended
+            assert set(operations) == {"get", "post", "delete"}
+            continue
         assert len(operations) == 1, path
         (method,) = operations
         assert (method == "post") == ("actions" in operations[method]["tags"]) or (

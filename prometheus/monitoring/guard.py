@@ -1,0 +1,170 @@
+"""Who asks: a user who is signed in, a program with a token, or, where are neither, anybody."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from secrets import compare_digest
+from typing import Annotated
+
+from fastapi import Depends, HTTPException, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from prometheus.actors import Role
+from prometheus.addresses import is_loopback
+from prometheus.monitoring.doorman import LOOKS, host_name
+from prometheus.monitoring.installation import Installation
+from prometheus.monitoring.patience import Shared
+from prometheus.passwords import csrf_token
+from prometheus.persistence.engine import check_exists, reading
+from prometheus.persistence.users import anybody_known, find_sign_in, find_token
+
+SESSION = "/api/v1/session"
+METRICS = "/metrics"
+PUBLIC = frozenset(
+    {
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        ("GET", "/version"),
+        ("POST", SESSION),
+    }
+)
+"""What everybody may ask, whoever it is: method and path."""
+CSRF_HEADER = "X-CSRF-Token"
+
+_COOKIE = "prometheus_sign_in"
+_SCRAPE_WAITS_SECONDS = 0.5
+"""How long a scrape may ask who makes it; it has little time for all it reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Whoever asks, where there are users or tokens."""
+
+    name: str
+    """As it is audited."""
+    role: Role
+    expires_at: datetime
+    """When the sign-in or the token does."""
+    csrf_token: str | None
+    """What a page must send with every change; ``None`` of a token."""
+
+
+class Guard:
+    """
+    Lets nobody ask anything but what is public, as soon as there is a user or a token.
+
+    It is said anew in the database at each request: what was revoked or removed, or has got another
+    role, is so at once. Where others than this machine are answered, it is so without users, too.
+    """
+
+    def __init__(self, app: ASGIApp, installation: Installation) -> None:
+        self._app = app
+        self._here = installation
+        self._web = installation.settings.web
+        self._known = Shared(self._anybody_known)
+        self._closed = not self._web.only_here
+        """Whether only who is known is answered, by what was seen last."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and who makes it as its state's ``visitor``; or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        asked = (request.method, request.url.path)
+        if asked in PUBLIC or (self._web.public_metrics and asked == ("GET", METRICS)):
+            request.state.visitor = None
+        else:
+            find = self._scraped if asked[1] == METRICS else self._find
+            visitor = await run_in_threadpool(find, request)
+            if visitor is not None:
+                _check_may(visitor, request)
+            request.state.visitor = visitor
+        await self._app(scope, receive, send)
+
+    def _find(self, request: Request) -> Visitor | None:
+        token = _bearer(request)
+        secret = request.cookies.get(cookie_name(request))
+        check_exists(self._here.engine)
+        with reading(self._here.engine) as connection:
+            if token is not None:
+                if found := find_token(connection, token):
+                    return Visitor(f"{found.name} (token)", found.role, found.expires_at, None)
+                raise _nobody("The token is none of ours: it has expired or was revoked.")
+            if secret is not None and (found := find_sign_in(connection, secret)):
+                return Visitor(found.name, found.role, found.expires_at, csrf_token(secret))
+            if self._web.only_here and not anybody_known(connection):
+                return None
+        if secret is not None:
+            raise _nobody("You are no longer signed in.")
+        raise _nobody(f"Sign in (POST {SESSION}), or send Authorization: Bearer TOKEN.")
+
+    def _scraped(self, request: Request) -> Visitor | None:
+        """Find who asks for metrics, which are told on this machine also without a database."""
+        with contextlib.suppress(Exception):  # the metrics tell what ails the database
+            anybody = self._known.begin().result(_SCRAPE_WAITS_SECONDS)
+            self._closed = anybody or not self._web.only_here
+        return self._find(request) if self._closed else None
+
+    def _anybody_known(self) -> bool:
+        check_exists(self._here.engine)
+        with reading(self._here.engine) as connection:
+            return anybody_known(connection)
+
+
+def _check_may(visitor: Visitor, request: Request) -> None:
+    """
+    Refuse what takes another role, or may be asked by a page of somebody else.
+
+    Raises:
+        HTTPException: It is.
+    """
+    if request.method in LOOKS:
+        return
+    given = request.headers.get(CSRF_HEADER, "")
+    if visitor.csrf_token is not None and not compare_digest(
+        given.encode(), visitor.csrf_token.encode()
+    ):
+        raise HTTPException(
+            HTTPStatus.FORBIDDEN,
+            f"Send {CSRF_HEADER} with the csrf_token of {SESSION}. Nothing was done.",
+        )
+    # Whoever is signed in may sign out.
+    if request.url.path != SESSION and not visitor.role.covers(Role.OPERATOR):
+        raise HTTPException(
+            HTTPStatus.FORBIDDEN,
+            f"{visitor.name} is {visitor.role}, and only an operator acts. Nothing was done.",
+        )
+
+
+def _nobody(why: str) -> HTTPException:
+    return HTTPException(HTTPStatus.UNAUTHORIZED, why, {"WWW-Authenticate": "Bearer"})
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def is_secure(request: Request) -> bool:
+    """Say whether a browser is to send its cookie by https only."""
+    web = request.app.state.installation.settings.web
+    return bool(web.https) and not is_loopback(host_name(request.headers.get("host", "")))
+
+
+def cookie_name(request: Request) -> str:
+    """Name the cookie of a sign-in; with this prefix no other host of the domain can set it."""
+    return f"__Host-{_COOKIE}" if is_secure(request) else _COOKIE
+
+
+async def _asking(request: Request) -> Visitor | None:
+    found: Visitor | None = request.state.visitor
+    return found
+
+
+Asking = Annotated[Visitor | None, Depends(_asking)]
+"""Who asks, as an argument of whatever answers; ``None``: anybody, for there are no users."""
