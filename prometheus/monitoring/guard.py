@@ -23,6 +23,8 @@ from prometheus.persistence.engine import check_exists, reading
 from prometheus.persistence.users import anybody_known, find_sign_in, find_token
 
 SESSION = "/api/v1/session"
+SIGN_IN_PAGE = "/sign-in"
+ASSETS = "/static/"
 METRICS = "/metrics"
 PUBLIC = frozenset(
     {
@@ -30,9 +32,10 @@ PUBLIC = frozenset(
         ("GET", "/readyz"),
         ("GET", "/version"),
         ("POST", SESSION),
+        ("GET", SIGN_IN_PAGE),
     }
 )
-"""What everybody may ask, whoever it is: method and path."""
+"""What everybody may ask, whoever it is: method and path; and the files that pages are made of."""
 CSRF_HEADER = "X-CSRF-Token"
 
 _COOKIE = "prometheus_sign_in"
@@ -76,7 +79,7 @@ class Guard:
             return
         request = Request(scope)
         asked = (request.method, request.url.path)
-        if asked in PUBLIC or (self._web.public_metrics and asked == ("GET", METRICS)):
+        if _is_public(*asked) or (self._web.public_metrics and asked == ("GET", METRICS)):
             request.state.visitor = None
         else:
             find = self._scraped if asked[1] == METRICS else self._find
@@ -114,6 +117,10 @@ class Guard:
         check_exists(self._here.engine)
         with reading(self._here.engine) as connection:
             return anybody_known(connection)
+
+
+def _is_public(method: str, path: str) -> bool:
+    return (method, path) in PUBLIC or (method == "GET" and path.startswith(ASSETS))
 
 
 def _check_may(visitor: Visitor, request: Request) -> None:

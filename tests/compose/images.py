@@ -61,6 +61,12 @@ def _provide(engine: Engine, name: str, folder: Path) -> bool:
             engine.docker("pull", "--quiet", name)
         except EngineError:
             _make(engine, name, folder)
+    elif _stands_in(engine, name):
+        _make(engine, name, folder)  # the recipe may have changed; what has not is cached
+    return _stands_in(engine, name)
+
+
+def _stands_in(engine: Engine, name: str) -> bool:
     labels = engine.documents("image", "inspect", name)[0]["Config"]["Labels"] or {}
     return STANDS_IN in labels
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from prometheus.monitoring.guard import ASSETS, SIGN_IN_PAGE
 from prometheus.monitoring.pages import words
 from prometheus.monitoring.pages.assets import read_assets
 from prometheus.monitoring.problems import Problem
@@ -42,6 +43,7 @@ _templates.globals.update(
     marks=words.MARKS,
     state_marks=words.STATE_MARKS,
     release=release(),
+    sign_in_page=SIGN_IN_PAGE.lstrip("/"),
 )
 _templates.filters.update(
     clock_time=words.clock_time, day_time=words.day_time, how_long=words.how_long
@@ -52,8 +54,12 @@ def show(
     request: Request, template: str, values: Mapping[str, Any], status: int = HTTPStatus.OK
 ) -> HTMLResponse:
     """Make a page."""
+    visitor = getattr(request.state, "visitor", None)  # none yet where the guard refuses
     text = _templates.get_template(template).render(
-        top=top_of(request), asked=request.url.query, **values
+        top=top_of(request),
+        asked=request.url.query,
+        user=visitor.name if visitor is not None else None,
+        **values,
     )
     return HTMLResponse(text, status, headers=_HEADERS)
 
@@ -83,7 +89,7 @@ def show_problem(request: Request, problem: Problem) -> HTMLResponse | None:
     return show(request, "problem.html", {"problem": problem}, problem.status)
 
 
-@router.get("/static/{name}")
+@router.get(f"{ASSETS}{{name}}")
 def asset(name: str) -> Response:
     """Send a file that pages name."""
     found = _BY_HASHED_NAME.get(name)

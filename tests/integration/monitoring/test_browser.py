@@ -11,7 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
+from prometheus.actors import Role
 from prometheus.monitoring.pages.pulse import Pulse
+from prometheus.passwords import hash_password
+from prometheus.persistence import users
+from prometheus.persistence.engine import writing
 from tests.integration.monitoring.conftest import Web
 from tests.integration.monitoring.test_pages import lead, stand
 from tests.integration.persistence.world import World, job
@@ -105,6 +109,25 @@ def test_a_run_goes_on_while_it_is_looked_at(page: Page, web: Web, world: World)
     assert was_not_loaded_again(page)
     # Whoever was about to press a link still is.
     assert page.evaluate("document.activeElement.textContent") == "b"
+
+
+def test_whoever_signs_in_sees_the_markets_and_signs_out_again(
+    page: Page, web: Web, world: World
+) -> None:
+    with writing(world.engine) as connection:
+        kept = hash_password("correct horse battery")
+        users.add_user(connection, "ada", Role.VIEWER, kept, actor="root")
+    page.goto("/sign-in")
+    page.get_by_label("Name").fill("ada")
+    page.get_by_label("Password").fill("correct horse battery")
+    page.keyboard.press("Enter")
+    expect(page.locator("svg.lane")).to_have_count(3)
+    button = page.get_by_role("button", name="Sign out")
+    expect(button).to_have_attribute("title", "ada")
+    button.click()
+    page.wait_for_url("**/sign-in")
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+    assert page.request.get("/").status == 401
 
 
 def test_a_page_that_hears_nothing_says_how_old_it_is(page: Page, web: Web, world: World) -> None:

@@ -27,6 +27,8 @@ PUBLIC = {
     ("GET", "/readyz"),
     ("GET", "/version"),
     ("POST", "/api/v1/session"),
+    ("GET", "/sign-in"),
+    ("GET", "/static/name"),
 }
 """All that nobody is answered: written here once more, so that no other is added unseen."""
 SIGN_OUT = ("DELETE", "/api/v1/session")

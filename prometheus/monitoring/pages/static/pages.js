@@ -72,7 +72,35 @@
     } else if (button && "themeSwitch" in button.dataset) {
       root.dataset.theme = isDark() ? "light" : "dark";
       keep("theme", root.dataset.theme);
+    } else if (button && "signOut" in button.dataset) {
+      signOut();
     }
+  });
+
+  const signIn = async (form) => {
+    const asked = Object.fromEntries(new FormData(form));
+    const told = form.querySelector("[role=alert]");
+    told.hidden = true;
+    try {
+      const headers = { "Content-Type": "application/json" };
+      const answer = await fetch(document.body.dataset.session, { method: "POST", headers, body: JSON.stringify(asked) });
+      if (answer.ok) return location.assign(document.body.dataset.top);
+      told.textContent = (await answer.json()).detail;
+    } catch {
+      told.textContent = "The server is not heard.";
+    }
+    told.hidden = false;
+  };
+  const signOut = async () => {
+    const who = await (await fetch(document.body.dataset.session)).json();
+    const headers = { "Content-Type": "application/json", "X-CSRF-Token": who.csrf_token ?? "" };
+    await fetch(document.body.dataset.session, { method: "DELETE", headers });
+    location.assign(document.body.dataset.signInPage);
+  };
+  document.addEventListener("submit", (event) => {
+    if (!("signIn" in event.target.dataset)) return;
+    event.preventDefault();
+    signIn(event.target);
   });
 
   // A page is fresh while it has what the server has; it asks for itself again when it has not.
