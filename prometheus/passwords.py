@@ -18,6 +18,11 @@ TOKEN_PREFIX = "prometheus_"  # noqa: S105  by which those who look for leaked s
 
 # Each takes 64 MB for a moment, and whoever reaches the sign-in can ask for many at once.
 _at_once = Semaphore(2)
+_WAITS_SECONDS = 2.0
+
+
+class BusyError(Exception):
+    """Too many passwords are being compared."""
 
 
 def hash_password(password: str) -> str:
@@ -37,12 +42,18 @@ def is_password(password: str, kept: str | None) -> bool:
     Say whether a password is the one of which this is kept.
 
     It takes as long where nothing is kept: the time does not tell which users there are.
+
+    Raises:
+        BusyError: So many are that this one would hold up who waits beside it.
     """
-    with _at_once:
-        try:
-            PasswordHasher().verify(kept or _nobodys(), password)
-        except (VerificationError, InvalidHashError):
-            return False
+    if not _at_once.acquire(timeout=_WAITS_SECONDS):
+        raise BusyError
+    try:
+        PasswordHasher().verify(kept or _nobodys(), password)
+    except (VerificationError, InvalidHashError):
+        return False
+    finally:
+        _at_once.release()
     return kept is not None
 
 

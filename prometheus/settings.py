@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -367,6 +368,11 @@ class WebSettings(_Section):
             if not _HOST.fullmatch(host):
                 raise ValueError(f"{host!r} is no name or address; write it without a port")
         return tuple(host.lower() for host in value)
+
+    @field_validator("proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ip_network(each, strict=False)) for each in value)
 
     @property
     def only_here(self) -> bool:

@@ -240,7 +240,8 @@ def _write(folder: Path | None, do: Callable[[Connection], None]) -> bool:
 
 def _say_open(anybody: bool) -> None:
     if not anybody:
-        print("There are no users and no tokens now: the web API answers all of this machine.")
+        print("There are no users and no tokens now: the web API answers all of this machine,")
+        print("and others not at all. With [web] actions = true it also acts for them.")
 
 
 def _password_hash(file: Path | None) -> str:

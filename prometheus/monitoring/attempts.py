@@ -6,9 +6,23 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from ipaddress import IPv4Address, ip_address, ip_network
 
 _MOST_KEYS = 10_000
 """Of whom is counted; beyond them, who tried longest ago is forgotten."""
+
+
+def network_of(address: str) -> str:
+    """Return whom an address belongs to: of IPv6, everybody has 2**64 of them or more."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, IPv4Address):
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ip_network((found.packed, 64), strict=False))
 
 
 class Attempts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -21,7 +22,8 @@ _HEADERS = {
 """Of every response."""
 LONGEST_BODY = 65_536
 """Bytes of a request; the rest of the app reads it into memory whole."""
-
+_LENGTH = re.compile(r"[0-9]{1,9}")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(:[0-9]{1,5})?")
 
 LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing, whatever they are asked of."""
@@ -65,7 +67,8 @@ class Doorman:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         answer: ASGIApp = self._app
-        if not is_loopback(name := host_name(host)) and name not in self._hosts:
+        name = host_name(host) if _HOST.fullmatch(host) else ""
+        if not is_loopback(name) and name not in self._hosts:
             answer = respond(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 f"The request is for {host[:200]!r}. Ask 127.0.0.1 or localhost, on this machine, "
@@ -99,7 +102,9 @@ def _is_too_long(headers: Headers) -> bool:
     """Say whether a body has, or may have, more than any action takes."""
     length = headers.get("content-length", "0")
     return (
-        "transfer-encoding" in headers or not length.isdecimal() or int(length[:10]) > LONGEST_BODY
+        "transfer-encoding" in headers
+        or not _LENGTH.fullmatch(length)
+        or int(length) > LONGEST_BODY
     )
 
 

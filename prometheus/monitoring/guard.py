@@ -10,16 +10,18 @@ from secrets import compare_digest
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prometheus.actors import Role
 from prometheus.addresses import is_loopback
+from prometheus.errors import DatabaseError
 from prometheus.monitoring.doorman import LOOKS, host_name
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.patience import Shared
 from prometheus.passwords import csrf_token
-from prometheus.persistence.engine import check_exists, reading
+from prometheus.persistence.engine import check_exists, is_unavailable, reading
 from prometheus.persistence.users import anybody_known, find_sign_in, find_token
 
 SESSION = "/api/v1/session"
@@ -68,9 +70,9 @@ class Guard:
         self._app = app
         self._here = installation
         self._web = installation.settings.web
-        self._known = Shared(self._anybody_known)
-        self._closed = not self._web.only_here
-        """Whether only who is known is answered, by what was seen last."""
+        self._known = Shared(self._is_closed)
+        self._closed = True
+        """Whether only who is known is answered, by what was seen last, or could not be."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and who makes it as its state's ``visitor``; or refuse it."""
@@ -78,7 +80,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        asked = (request.method, request.url.path)
+        # Not of request.url, into which the Host header goes: what is routed is the scope's.
+        asked = (request.method, scope["path"])
         if _is_public(*asked) or (self._web.public_metrics and asked == ("GET", METRICS)):
             request.state.visitor = None
         else:
@@ -108,15 +111,24 @@ class Guard:
 
     def _scraped(self, request: Request) -> Visitor | None:
         """Find who asks for metrics, which are told on this machine also without a database."""
-        with contextlib.suppress(Exception):  # the metrics tell what ails the database
-            anybody = self._known.begin().result(_SCRAPE_WAITS_SECONDS)
-            self._closed = anybody or not self._web.only_here
+        with contextlib.suppress(Exception):  # as it was, then: the metrics tell what ails it
+            self._closed = self._known.begin().result(_SCRAPE_WAITS_SECONDS)
         return self._find(request) if self._closed else None
 
-    def _anybody_known(self) -> bool:
-        check_exists(self._here.engine)
-        with reading(self._here.engine) as connection:
-            return anybody_known(connection)
+    def _is_closed(self) -> bool:
+        """Say whether only who is known is answered."""
+        if not self._web.only_here:
+            return True
+        try:
+            check_exists(self._here.engine)
+            with reading(self._here.engine) as connection:
+                return anybody_known(connection)
+        except DatabaseError:
+            return False  # there is no database, and so nobody in it
+        except DBAPIError as error:
+            if is_unavailable(error):
+                raise
+            return False  # its tables are of a release that knew no users
 
 
 def _is_public(method: str, path: str) -> bool:
@@ -141,7 +153,7 @@ def _check_may(visitor: Visitor, request: Request) -> None:
             f"Send {CSRF_HEADER} with the csrf_token of {SESSION}. Nothing was done.",
         )
     # Whoever is signed in may sign out.
-    if request.url.path != SESSION and not visitor.role.covers(Role.OPERATOR):
+    if request.scope["path"] != SESSION and not visitor.role.covers(Role.OPERATOR):
         raise HTTPException(
             HTTPStatus.FORBIDDEN,
             f"{visitor.name} is {visitor.role}, and only an operator acts. Nothing was done.",

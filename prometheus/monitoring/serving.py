@@ -67,6 +67,7 @@ def serve(settings: Settings) -> None:
         log_config=None,  # ours is set up
         access_log=False,
         server_header=False,
+        ws="none",
         proxy_headers=bool(web.proxies),
         forwarded_allow_ips=list(web.proxies),
         timeout_graceful_shutdown=_ENDS_WITHIN_SECONDS,

@@ -98,25 +98,26 @@ def test_standby_that_stands_still_is_told_from_one_that_waits(
     for name in ("first", "second"):
         env = {**variables, "PROMETHEUS__SCHEDULER__HEARTBEAT": str(tmp_path / name)}
         beats.append((start_command("beat", env=env), env))
-    for _, env in beats:
-        wait_until(
-            lambda env=env: run_command("health", "beat", env=env).status == 0,
-            timeout=60,
-            interval=0.3,
-            message="both tick",
-        )
+    wait_until(
+        lambda: all(run_command("health", "beat", env=env).status == 0 for _, env in beats),
+        timeout=60,
+        interval=0.3,
+        message="both tick",
+    )
     leader = run_command("status", "--json", env=variables).document["scheduler"]
     pid = int(leader["owner"].split(":")[1])
     ((standby, env),) = [each for each in beats if each[0].pid != pid]
     standby.send(signal.SIGSTOP)
     try:
-        ended = wait_until(
-            lambda: (ended := run_command("health", "beat", env=env)).status and ended,
+        wait_until(
+            lambda: (
+                "the scheduler here stands still: it touched "
+                in run_command("health", "beat", env=env).out
+            ),
             timeout=60,
             interval=0.3,
             message="it stands still",
         )
-        assert "the scheduler here stands still: it touched " in ended.out
         assert run_command("health", "beat", env=variables).status == 0
     finally:
         standby.send(signal.SIGCONT)

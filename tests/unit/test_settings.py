@@ -536,3 +536,13 @@ def test_who_reaches_the_web_api_follows_from_its_address(
 ) -> None:
     settings = load_settings({"PROMETHEUS__WEB__ADDRESS": address}, tmp_path)
     assert settings.web.only_here is only_here
+
+
+def test_proxies_are_addresses_or_networks(tmp_path: Path) -> None:
+    def load(proxies: str) -> tuple[str, ...]:
+        return load_settings({"PROMETHEUS__WEB__PROXIES": proxies}, tmp_path).web.proxies
+
+    assert load("10.0.0.7,10.1.2.3/24") == ("10.0.0.7/32", "10.1.2.0/24")
+    for wrong in ("*", "proxy.internal"):
+        (fault,) = faults({"PROMETHEUS__WEB__PROXIES": wrong}, tmp_path)
+        assert f"PROMETHEUS__WEB__PROXIES: '{wrong}' does not appear to be" in fault

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Annotated
 
@@ -12,10 +15,10 @@ from pydantic import Field, SecretStr
 
 from prometheus.actors import Role
 from prometheus.monitoring.api.models import Instant, Model, Name
-from prometheus.monitoring.attempts import Attempts
+from prometheus.monitoring.attempts import Attempts, network_of
 from prometheus.monitoring.guard import SESSION, Asking, cookie_name, is_secure
 from prometheus.monitoring.installation import Here
-from prometheus.passwords import LONGEST, csrf_token, is_password
+from prometheus.passwords import LONGEST, BusyError, csrf_token, is_password
 from prometheus.persistence import users
 from prometheus.persistence.engine import check_exists, reading
 
@@ -24,11 +27,59 @@ router = APIRouter(tags=["session"])
 
 
 class Limits:
-    """How often somebody may fail to sign in; counted in each web process by itself."""
+    """
+    How often somebody may fail to sign in; counted in each web process by itself.
 
-    def __init__(self) -> None:
-        self.by_name = Attempts(10, within_seconds=600)
-        self.by_address = Attempts(30, within_seconds=600)
+    Of a name fewer from one place than from all: else anybody could keep somebody out.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._by_both = Attempts(10, within_seconds=600, clock=clock)
+        self._by_place = Attempts(30, within_seconds=600, clock=clock)
+        self._by_name = Attempts(300, within_seconds=600, clock=clock)
+
+    def _of(self, name: str, place: str) -> list[tuple[Attempts, str]]:
+        both = f"{place} {name}"
+        return [(self._by_place, place), (self._by_both, both), (self._by_name, name)]
+
+    @contextmanager
+    def counting(self, name: str, place: str) -> Iterator[None]:
+        """
+        Count an attempt, unless it ends with an error, and so nobody learned anything.
+
+        Raises:
+            HTTPException: There were too many.
+        """
+        begun: list[tuple[Attempts, str]] = []
+        for attempts, key in self._of(name, place):
+            if waits := attempts.begin(key):
+                _take_back(begun[1:])  # they were not made; what a place asks in vain counts
+                raise HTTPException(
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    "There were too many attempts to sign in. Wait.",
+                    {"Retry-After": str(math.ceil(waits))},
+                )
+            begun.append((attempts, key))
+        try:
+            yield
+        except BusyError:
+            raise HTTPException(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "Too many sign in at once. Try again.",
+                {"Retry-After": "5"},
+            ) from None
+        except Exception:
+            _take_back(begun)
+            raise
+
+    def take_back(self, name: str, place: str) -> None:
+        """Let an attempt not count, for it was not in vain."""
+        _take_back(self._of(name, place))
+
+
+def _take_back(begun: Iterable[tuple[Attempts, str]]) -> None:
+    for attempts, key in begun:
+        attempts.take_back(key)
 
 
 async def _of_app(request: Request) -> Limits:
@@ -79,19 +130,16 @@ def sign_in(
 ) -> Session:
     """Sign a browser in by a cookie, which no page can read."""
     address = request.client.host if request.client is not None else ""
-    if waits := limits.by_address.begin(address) or limits.by_name.begin(asked.name):
-        raise HTTPException(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            "There were too many attempts to sign in. Wait.",
-            {"Retry-After": str(math.ceil(waits))},
-        )
-    check_exists(here.engine)
-    with reading(here.engine) as connection:
-        kept = users.password_hash_of(connection, asked.name)
-    # What was typed as a name may be a password.
-    shown = asked.name if kept is not None else None
+    with limits.counting(asked.name, network_of(address)):
+        check_exists(here.engine)
+        with reading(here.engine) as connection:
+            kept = users.password_hash_of(connection, asked.name)
+        # What was typed as a name may be a password.
+        shown = asked.name if kept is not None else None
+        is_right = is_password(asked.password.get_secret_value(), kept)
     signed_in = None
-    if is_password(asked.password.get_secret_value(), kept) and kept is not None:
+    if is_right and kept is not None:
+        limits.take_back(asked.name, network_of(address))
         with here.act() as look:
             before = request.cookies.get(cookie_name(request))
             if before is not None:
@@ -105,8 +153,6 @@ def sign_in(
             "The name or the password is wrong.",
             {"WWW-Authenticate": "Bearer"},
         )
-    limits.by_name.take_back(asked.name)
-    limits.by_address.take_back(address)
     log.info("signed_in", extra={"user": shown, "address": address})
     secret, known = signed_in
     response.set_cookie(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Annotated
@@ -24,6 +25,8 @@ router = APIRouter(include_in_schema=False)
 EVERY_SECONDS = 1.0
 _SAY_SOMETHING_SECONDS = 15.0
 """A stream that says nothing for long is ended by whatever stands between."""
+_LASTS_SECONDS = 60.0
+"""A page asks again for its stream; so it is soon found who may not any more."""
 _MOST_WATCHERS = 200
 
 
@@ -45,9 +48,15 @@ class Pulse:
         """Whether nobody else may watch."""
         return self.watchers >= _MOST_WATCHERS
 
+    def enter(self) -> bool:
+        """Take a place to `watch` from, if there is one."""
+        if self.watchers >= _MOST_WATCHERS:
+            return False
+        self.watchers += 1
+        return True
+
     async def watch(self) -> AsyncGenerator[str | None, None]:
         """Yield what was read, each time; ``None`` where nothing could be for a while."""
-        self.watchers += 1
         if self._reader is None:
             self._next = asyncio.get_running_loop().create_future()
             self._reader = asyncio.create_task(self._go_on())
@@ -138,6 +147,11 @@ async def events(request: Request) -> StreamingResponse:
 
 async def _lines(pulse: Pulse) -> AsyncIterator[str]:
     yield "retry: 2000\n\n"
+    if not pulse.enter():  # it became full since this was asked
+        return
+    until = time.monotonic() + _LASTS_SECONDS
     async with contextlib.aclosing(pulse.watch()) as versions:
         async for version in versions:
             yield f"event: seen\ndata: {version}\n\n" if version else ": nothing was read\n\n"
+            if time.monotonic() > until:
+                return

@@ -139,3 +139,8 @@ def test_no_page_elsewhere_changes_anything_with_a_cookie_and_what_belongs_to_it
                 status = doors.ask(method, path, **headers, **foreign)
                 assert status == 403, (method, path, foreign)
     assert doors.ask("GET", "/api/v1/runs", **cookie) == 200
+
+
+@pytest.mark.parametrize("host", ["localhost:/healthz?", "[::1]/healthz?", "localhost/healthz?"])
+def test_a_host_with_a_path_in_it_opens_nothing(doors: Doors, host: str) -> None:
+    assert doors.ask("GET", "/api/v1/runs", Host=host) == 421

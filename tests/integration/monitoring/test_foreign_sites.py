@@ -125,7 +125,12 @@ def test_no_browser_is_told_that_it_may_send_from_elsewhere(web: Web) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Content-Length": str(LONGEST_BODY + 1)}, {"Transfer-Encoding": "chunked"}]
+    "headers",
+    [
+        {"Content-Length": str(LONGEST_BODY + 1)},
+        {"Content-Length": f"{LONGEST_BODY + 1:020}"},
+        {"Transfer-Encoding": "chunked"},
+    ],
 )
 def test_a_body_that_is_too_long_is_not_read(web: Web, headers: dict[str, str]) -> None:
     for method, path in changing(web):

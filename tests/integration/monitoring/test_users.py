@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from prometheus.actors import Role
+from prometheus.monitoring.api.session import Limits
 from prometheus.monitoring.app import create_app
-from prometheus.monitoring.attempts import Attempts
 from prometheus.passwords import hash_password
 from prometheus.persistence import users
 from prometheus.persistence.engine import reading, writing
@@ -180,17 +180,15 @@ class TestSignIn:
         self, web: Web, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now = [0.0]
-        limits = web.app.state.limits
-        limits.by_name = Attempts(2, 600, lambda: now[0])
-        limits.by_address = Attempts(4, 600, lambda: now[0])
+        web.app.state.limits = Limits(lambda: now[0])
         add(engine, "ada", Role.VIEWER)
-        for _ in range(2):
+        for _ in range(10):
             assert sign_in(web, "ada", "wrong").status_code == 401
         refused = sign_in(web, "ada")
         assert "Wait." in check_problem(refused, 429)
         assert refused.headers["retry-after"] == "600"
-        for name, answer in (("x", 401), ("y", 429)):
-            assert sign_in(web, name, "wrong").status_code == answer
+        answers = [sign_in(web, f"x{number}", "wrong").status_code for number in range(20)]
+        assert answers == [401] * 19 + [429]
         now[0] = 600.0
         # What is right does not count.
         assert [sign_in(web, "ada").status_code for _ in range(6)] == [200] * 6
@@ -342,9 +340,12 @@ def test_a_database_that_is_away_lets_nobody_in(
     with served(create_app(settings)) as web:
         assert status(web, {}, "/metrics") == 401
         spare_postgres.stop()
+        assert {sign_in(web, "ada").status_code for _ in range(12)} == {503}  # none is counted
         assert status(web, {}, "/api/v1/markets") == 503
         assert status(web, {}, "/metrics") == 503
         assert status(web, {"Authorization": "Bearer x"}) == 503
+    with served(create_app(settings)) as web:  # which has never seen that there is a user
+        assert status(web, {}, "/metrics") == 503
 
 
 def test_no_secret_is_told_or_kept(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from prometheus.monitoring import attempts
-from prometheus.monitoring.attempts import Attempts
+from prometheus.monitoring.attempts import Attempts, network_of
 
 
 def test_each_key_has_so_many_in_a_time() -> None:
@@ -37,3 +39,16 @@ def test_who_tried_longest_ago_is_forgotten_when_there_are_too_many() -> None:
     tried.begin("one more")
     assert tried.begin("1") == 0
     assert tried.begin("0") > 0
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("", ""),
+    ],
+)
+def test_of_ipv6_a_whole_network_is_one(address: str, network: str) -> None:
+    assert network_of(address) == network

@@ -73,7 +73,7 @@
       root.dataset.theme = isDark() ? "light" : "dark";
       keep("theme", root.dataset.theme);
     } else if (button && "signOut" in button.dataset) {
-      signOut();
+      signOut().catch((error) => alert(`You are still signed in. ${error.message}`));
     }
   });
 
@@ -94,7 +94,8 @@
   const signOut = async () => {
     const who = await (await fetch(document.body.dataset.session)).json();
     const headers = { "Content-Type": "application/json", "X-CSRF-Token": who.csrf_token ?? "" };
-    await fetch(document.body.dataset.session, { method: "DELETE", headers });
+    const answer = await fetch(document.body.dataset.session, { method: "DELETE", headers });
+    if (!answer.ok && answer.status !== 401) throw new Error((await answer.json()).detail);
     location.assign(document.body.dataset.signInPage);
   };
   document.addEventListener("submit", (event) => {
