@@ -772,7 +772,7 @@ class Scheduler:
                     given_up = leases.given_up(connection, at - GIVEN_UP_FOR)
                 self._broker.leave_mark(Mark(at, self._owner, self._epoch or 0, since, given_up))
                 # From now: Redis may have been slow, or this process stood still.
-                if given_up - self._named or _is_unknown(self._named_since, now):
+                if given_up - self._named or (given_up and _is_unknown(self._named_since, now)):
                     self._named_since = self._wall_time()
                 if _is_unknown(self._marked_since, now):
                     self._marked_since = self._wall_time()

@@ -1039,8 +1039,8 @@ def market_time_is_true(case: Case) -> Iterator[Violation]:
         ):
             if wall_at is None or market_at is None:
                 continue
-            if clock.anchor_wall_at is not None and wall_at < clock.anchor_wall_at:
-                continue  # it followed the clock that this one replaced
+            if clock.anchor_wall_at is not None and wall_at <= clock.anchor_wall_at:
+                continue  # it followed the clock that this one replaced, perhaps in that instant
             if not -ahead <= clock.market_time(wall_at) - market_at <= settle:
                 yield _of("market-time", row, f"{name} at {_at(wall_at)}, market {_at(market_at)}")
 
