@@ -112,8 +112,8 @@ class Pace:
     canary_every: timedelta = timedelta(seconds=30)
     """How often a deaf queue is looked for; it is said at the second look at the latest."""
     told_for: timedelta = timedelta(seconds=2)
-    """How long a worker has been given up before what it ran is started again: it looks every half
-    second whether the scheduler's mark names it."""
+    """How long a worker that was given up has been named in the mark before what it ran is started
+    again: it looks there every half second."""
     rescue_every: timedelta = timedelta(seconds=1)
     """How often, at most, orphans are looked for."""
     tell_failures_for: timedelta = timedelta(days=1)

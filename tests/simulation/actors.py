@@ -40,7 +40,7 @@ RENEWAL = 5.0
 LOOK_EVERY = 0.5
 LOOK_AFTER = 3 / 5
 SHORT_PAUSE = 3.0
-LONG_PAUSE = 8.0
+LONG_PAUSE = 5.0
 """Most seconds between two ticks of a beat: now and then while something moves, and otherwise."""
 RENEWAL_AT_REST = 10.0
 """Seconds between two renewals of a worker that runs nothing."""
