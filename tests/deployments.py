@@ -24,6 +24,7 @@ SECRETS = {
     "database-url": "postgresql://me:secret@database/prometheus",
     "broker-url": "redis://:secret@broker:6379/0",
     "flower-basic-auth": "me:secret",
+    "web-password": "correct horse battery staple",
 }
 """A secret's file -> what may be in it."""
 
@@ -54,6 +55,11 @@ def pods() -> dict[str, Document]:
         for each in documents(BASE)
         if each["kind"] in ("Deployment", "Job")
     }
+
+
+def containers(pod: Document) -> list[Document]:
+    """Give all containers of a pod, those that run first and end included."""
+    return [*pod.get("initContainers", ()), *pod["containers"]]
 
 
 def commands(node: object) -> Iterator[list[str]]:

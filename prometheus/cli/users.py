@@ -61,6 +61,12 @@ def add_user(
     name: _Name,
     role: _Role = Role.VIEWER,
     password_file: _PasswordFile = None,
+    if_none: Annotated[
+        bool,
+        typer.Option(
+            "--if-none", help="Only if there are no users and no tokens yet, for a script to say."
+        ),
+    ] = False,
     actor: Actor = None,
     folder: Folder = None,
 ) -> None:
@@ -70,8 +76,15 @@ def add_user(
     As soon as there is a user or a token, the web API answers nobody else.
     """
     from prometheus.cli.operate import actor_name
-    from prometheus.persistence.users import add_user
+    from prometheus.cli.places import find_place, opened
+    from prometheus.persistence.engine import reading
+    from prometheus.persistence.users import add_user, anybody_known
 
+    if if_none:
+        with opened(find_place(folder)) as engine, reading(engine) as connection:
+            if anybody_known(connection):
+                print("There are users or tokens already. Nothing was done.")
+                return
     password_hash = _password_hash(password_file)
     _write(
         folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -41,6 +42,7 @@ PUBLIC = frozenset(
 CSRF_HEADER = "X-CSRF-Token"
 
 _COOKIE = "prometheus_sign_in"
+_PORT = re.compile(r":([0-9]+)$")
 _SCRAPE_WAITS_SECONDS = 0.5
 """How long a scrape may ask who makes it; it has little time for all it reads."""
 
@@ -176,8 +178,16 @@ def is_secure(request: Request) -> bool:
 
 
 def cookie_name(request: Request) -> str:
-    """Name the cookie of a sign-in; with this prefix no other host of the domain can set it."""
-    return f"__Host-{_COOKIE}" if is_secure(request) else _COOKIE
+    """
+    Name the cookie of a sign-in.
+
+    With the prefix, no other host of the domain can set it. Of this machine's names it has its
+    port: browsers send what one port has set to all others, where other installations may listen.
+    """
+    if is_secure(request):
+        return f"__Host-{_COOKIE}"
+    port = _PORT.search(request.headers.get("host", ""))
+    return f"{_COOKIE}_{port[1]}" if port else _COOKIE
 
 
 async def _asking(request: Request) -> Visitor | None:

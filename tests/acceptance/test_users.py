@@ -69,6 +69,20 @@ def test_users_are_made_changed_and_removed(run_command: RunCommand, home: Path)
     assert PASSWORD.encode() not in contents(home / ".prometheus")
 
 
+def test_first_user_is_made_once(run_command: RunCommand, home: Path) -> None:
+    run_command("db", "upgrade")
+    file = home / "password"
+    file.write_text(PASSWORD)
+    first = ("user", "add", "ada", "--role", "admin", "--password-file", file, "--if-none")
+    assert run_command(*first).out.strip() == "ada may sign in, as admin."
+    assert "Nothing was done" in run_command(*first).out
+    # Whoever was removed does not come back as long as anybody is known, be it a program.
+    assert run_command("token", "add", "ci").status == 0
+    assert run_command("user", "remove", "ada").status == 0
+    assert "Nothing was done" in run_command(*first).out
+    assert run_command("user", "list", "--json").document == []
+
+
 def test_what_is_no_password_or_no_name_is_refused(run_command: RunCommand, home: Path) -> None:
     run_command("db", "upgrade")
     short = add(home, "short", "add", "ada")

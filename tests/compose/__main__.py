@@ -23,13 +23,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.compose import images
 from tests.compose.engine import Engine, EngineError, find_engine
 from tests.compose.leaks import Watch, found_in, found_in_image
 from tests.servers import REPOSITORY, free_port, wait_until
 
 PROJECT = "prometheus-compose-test"
-LIVE = ("beat-1", "beat-2", "us-eq", "eu-eq", "asia-eq", "flower")
+LIVE = ("beat-1", "beat-2", "us-eq", "eu-eq", "asia-eq", "web", "flower")
 WORKERS = ("us-eq", "eu-eq", "asia-eq")
 REPLAY = ("--profile", "replay")
 MARKETS = ["ASIA_EQ", "EU_EQ", "US_EQ"]
@@ -57,7 +59,9 @@ class Trial:
         """The logs of containers that were removed."""
         self.ports = {
             "PROMETHEUS_REDIS_PORT": str(free_port()),
+            "PROMETHEUS_WEB_PORT": str(free_port()),
             "PROMETHEUS_FLOWER_PORT": str(free_port()),
+            "PROMETHEUS_REPLAY_WEB_PORT": str(free_port()),
             "PROMETHEUS_REPLAY_FLOWER_PORT": str(free_port()),
         }
 
@@ -166,7 +170,7 @@ class Trial:
         self.compose("up", "--detach")
         self.wait_until_healthy("postgres", "redis", *LIVE)
         say(f"{2 + len(LIVE)} containers healthy in {time.monotonic() - began:.0f} s")
-        for service in ("secrets", "migrate"):
+        for service in ("secrets", "migrate", "first-user"):
             assert self.inspect(service)["State"]["ExitCode"] == 0, service
 
     def look_at_workers(self, database: int) -> None:
@@ -256,8 +260,8 @@ class Trial:
     def replay(self) -> None:
         """Replay three days, and meanwhile stop and kill one after the other."""
         workers = [f"replay-{each}" for each in WORKERS]
-        self.compose(*REPLAY, "up", "--detach", *workers, "replay-flower")
-        self.wait_until_healthy(*workers, "replay-flower")
+        self.compose(*REPLAY, "up", "--detach", *workers, "replay-web", "replay-flower")
+        self.wait_until_healthy(*workers, "replay-web", "replay-flower")
         self.look_at_workers(database=1)
         began = time.monotonic()
         self.compose(*REPLAY, "up", "--detach", "--no-recreate", "replay")
@@ -386,6 +390,38 @@ class Trial:
         assert status == 403, status
         say(f"Flower asked to stop a worker: {status}")
 
+    def look_at_pages(self) -> None:
+        """They show nothing to nobody, and the replayed days to the first user."""
+        port = self.ports["PROMETHEUS_REPLAY_WEB_PORT"]
+        password = self.secret("web-password")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as browser:
+            closed = ("/", "/api/v1/runs", "/metrics", "/events")
+            refused = {path: browser.get(path).status_code for path in closed}
+            assert set(refused.values()) == {401}, refused
+            for wrong in ("wrong", self.secret("flower-password")):
+                answer = self._sign_in(browser, wrong)
+                assert answer.status_code == 401, answer.text
+            say(f"pages without password, or with a wrong one: 401 on {', '.join(closed)}")
+            foreign = browser.get("/healthz", headers={"Host": "elsewhere.example"})
+            assert foreign.status_code == 421, foreign.text
+            answer = self._sign_in(browser, password)
+            assert answer.json()["role"] == "admin", answer.text
+            world = browser.get("/")
+            assert world.status_code == 200, world.text
+            assert all(market in world.text for market in MARKETS)
+            runs = browser.get("/api/v1/runs").json()["items"]
+            assert [run["jobs"] for run in runs] == RUNS * [{"SUCCESS": 9}], runs
+            for run in runs:
+                page = browser.get(f"/runs/{run['dag_id']}")
+                assert page.status_code == 200, page.text
+                assert "run_books" in page.text
+            ready = browser.get("/readyz")
+            assert ready.status_code == 200, ready.text
+        say(f"pages with it, as prometheus: {RUNS} runs, {RUNS * 9} jobs SUCCESS; ready")
+
+    def _sign_in(self, browser: httpx.Client, password: str) -> httpx.Response:
+        return browser.post("/api/v1/session", json={"name": "prometheus", "password": password})
+
     def go_down_and_up(self) -> None:
         """Remove all containers, and start again: what was done is still there."""
         began = time.monotonic()
@@ -423,7 +459,7 @@ class Trial:
 
     def search(self, planted: dict[str, str]) -> None:
         """Look for every secret wherever others might see it."""
-        names = ("postgres-password", "redis-password", "flower-password")
+        names = ("postgres-password", "redis-password", "web-password", "flower-password")
         values = {**planted, **{name: self.secret(name) for name in names}}
         assert all(len(value) >= 32 for value in values.values())
         # The search itself: it finds what is there.
@@ -549,6 +585,7 @@ def _run(engine: Engine, folder: Path, watch: Watch, *, keep: bool) -> int:
         trial.back_up_and_restore()
         trial.replay()
         trial.look_at_flower()
+        trial.look_at_pages()
         trial.go_down_and_up()
         trial.measure()
         trial.search(planted)

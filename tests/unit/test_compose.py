@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
-import typer.main
 import yaml
 
-from prometheus.cli.application import make_application
+from prometheus.passwords import hash_password
 from prometheus.settings import load_settings
+from tests.deployments import parse
 from tests.servers import REPOSITORY
 
 _PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -23,7 +22,7 @@ IMAGE = f"prometheus-markets:{_PROJECT['version']}"
 OURS = "prometheus"
 COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-STEPS = ("secrets", "migrate", "replay-prepare", "replay")
+STEPS = ("secrets", "migrate", "first-user", "replay-prepare", "replay-first-user", "replay")
 """They end by themselves."""
 PROCESSES = sorted(set(SERVICES) - set(STEPS))
 
@@ -46,21 +45,15 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_and_option_exists(command: list[str]) -> None:
-    current: Any = typer.main.get_command(make_application())
-    context = click.Context(current)
-    arguments = command[1:]
-    while hasattr(current, "resolve_command"):
-        name, found, arguments = current.resolve_command(context, arguments)
-        assert found is not None, name
-        current, context = found, type(context)(found, parent=context, info_name=name)
-    current.make_context(current.name, list(arguments))  # refuses what it does not know
+def test_each_command_option_and_file_exists(command: list[str], tmp_path: Path) -> None:
+    folder = f"{_secrets(tmp_path)}/"
+    parse([re.sub(r"^/secrets/", folder, word) for word in command[1:]])
 
 
 def test_the_commands_are_found() -> None:
     """One each of ours but the one that makes passwords, and the health of all who stay."""
     ours = [name for name, service in SERVICES.items() if _is_ours(service)]
-    staying = [name for name in PROCESSES if name in ours and not name.endswith("flower")]
+    staying = [name for name in PROCESSES if name in ours and not name.endswith(("web", "flower"))]
     assert len(COMMANDS) == len(ours) - 1 + len(staying)
 
 
@@ -93,7 +86,7 @@ def test_passwords_are_made_once_and_no_two_are_the_same(tmp_path: Path) -> None
     )
     assert {path.name: path.read_text() for path in folder.iterdir()} == made
     passwords = {text for name, text in made.items() if name.endswith("-password")}
-    assert len(passwords) == 3
+    assert len(passwords) == 4
     assert all(re.fullmatch(r"[0-9a-f]{48}\n", each) for each in passwords)
     assert not any(each.strip() in again.stdout + again.stderr for each in passwords)
     # What was lost in between is written anew from what is there.
@@ -132,12 +125,24 @@ def test_each_market_has_a_worker_and_there_are_two_beats(prefix: str) -> None:
     served = sorted(role[1] for role in roles if role[:1] == ["worker"])
     assert served == sorted(load_settings({}).markets.enabled)
     assert roles.count(["beat"]) == 2
-    assert roles.count(["flower"]) == 1
+    assert roles.count(["web"]) == roles.count(["flower"]) == 1
+
+
+@pytest.mark.parametrize("prefix", ["", "replay-"])
+def test_pages_are_shown_to_the_first_user(prefix: str, tmp_path: Path) -> None:
+    """Whose password there is, and who is in the very database that is shown."""
+    web, first = SERVICES[f"{prefix}web"], SERVICES[f"{prefix}first-user"]
+    waits_for = web["depends_on"][f"{prefix}first-user"]
+    assert waits_for == {"condition": "service_completed_successfully"}
+    assert first["environment"].items() < web["environment"].items()
+    file = first["command"][first["command"].index("--password-file") + 1]
+    hash_password((_secrets(tmp_path) / Path(file).name).read_text().strip())
+    assert web["ports"][0].endswith(f":{load_settings({}).web.port}")
 
 
 def test_nothing_listens_beyond_this_machine() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
-    assert len(ports) == 3
+    assert len(ports) == 5
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 

@@ -40,6 +40,11 @@ class Web:
     statements: list[str] = field(default_factory=list)
     """SQL since it was last emptied, without the beginnings of transactions."""
 
+    @property
+    def cookie(self) -> str:
+        """The name of the cookie of a sign-in."""
+        return f"prometheus_sign_in_{self.url.rpartition(':')[2]}"
+
     def ask(
         self,
         path: str,

@@ -66,7 +66,7 @@ class Doors:
             found = users.sign_in(connection, role.value, "kept", HOUR)
         assert found is not None
         secret, _ = found
-        return {"Cookie": f"prometheus_sign_in={secret}"}, csrf_token(secret)
+        return {"Cookie": f"{self.web.cookie}={secret}"}, csrf_token(secret)
 
     def with_token(self, role: Role) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.tokens[role]}"}
@@ -93,7 +93,7 @@ def doors(sqlite_url: str, tmp_path: Path) -> Iterator[Doors]:
 def test_only_what_is_listed_answers_nobody(doors: Doors) -> None:
     answers = {route: doors.ask(*route) for route in doors.routes()}
     assert {route for route, status in answers.items() if status != 401} == PUBLIC
-    stale = {"Cookie": "prometheus_sign_in=stale"}
+    stale = {"Cookie": f"{doors.web.cookie}=stale"}
     wrong = {"Authorization": "Bearer prometheus_wrong"}
     for headers in (stale, wrong, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer"}):
         answers = {route: doors.ask(*route, **headers) for route in doors.routes()}

@@ -96,7 +96,7 @@ class TestSignIn:
             "csrf_token": None,
         }
         assert web.get("/api/v1/runs")["items"] == []
-        assert status(web, {"Cookie": "prometheus_sign_in=of-another"}) == 200
+        assert status(web, {"Cookie": f"{web.cookie}=of-another"}) == 200
         assert "actions = true" in web.problem_of_post("/api/v1/pause", PAUSE, 403)
 
     def test_from_the_first_user_on_nobody_else_is(self, web: Web, engine: Engine) -> None:
@@ -115,7 +115,7 @@ class TestSignIn:
         answer = sign_in(web, "ada")
         (cookie,) = answer.headers.get_list("set-cookie")
         parts = [each.strip() for each in cookie.split(";")]
-        assert parts[0].startswith("prometheus_sign_in=")
+        assert parts[0].startswith(f"{web.cookie}=")
         assert {"HttpOnly", "SameSite=lax", "Path=/", "Max-Age=43200"} < set(parts)
         assert "Secure" not in parts  # http://127.0.0.1 has no other
         with browser(web, "ada") as page:
@@ -126,7 +126,7 @@ class TestSignIn:
             assert paused.json()["actor"] == "ada"
             ended = page.delete("/api/v1/session", headers={"Content-Type": "application/json"})
             assert ended.status_code == 204
-            assert "prometheus_sign_in" not in page.cookies
+            assert web.cookie not in page.cookies
         # Who has kept the cookie has nothing.
         secret = parts[0]
         assert status(web, {"Cookie": secret}) == 200
@@ -146,14 +146,25 @@ class TestSignIn:
         self, web: Web, engine: Engine
     ) -> None:
         add(engine, "ada", Role.VIEWER)
-        planted = {"Cookie": "prometheus_sign_in=planted"}
-        first = sign_in(web, "ada", headers=planted).cookies["prometheus_sign_in"]
+        planted = {"Cookie": f"{web.cookie}=planted"}
+        first = sign_in(web, "ada", headers=planted).cookies[web.cookie]
         assert first != "planted"
-        before = {"Cookie": f"prometheus_sign_in={first}"}
-        second = sign_in(web, "ada", headers=before).cookies["prometheus_sign_in"]
+        before = {"Cookie": f"{web.cookie}={first}"}
+        second = sign_in(web, "ada", headers=before).cookies[web.cookie]
         assert second != first
         assert status(web, before) == 401
-        assert status(web, {"Cookie": f"prometheus_sign_in={second}"}) == 200
+        assert status(web, {"Cookie": f"{web.cookie}={second}"}) == 200
+
+    def test_a_port_of_this_machine_has_a_cookie_of_its_own(
+        self, web: Web, serve: Serve, engine: Engine
+    ) -> None:
+        """A browser sends what one of them has set to the other, too."""
+        add(engine, "ada", Role.VIEWER)
+        with serve() as other, browser(web, "ada") as page:
+            page.cookies.update(sign_in(other, "ada").cookies)
+            for each in (web, other):
+                assert page.get(f"{each.url}/api/v1/session").status_code == 200
+            assert {web.cookie, other.cookie} == set(page.cookies)
 
     def test_a_wrong_password_and_an_unknown_name_are_told_alike(
         self, web: Web, engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -357,7 +368,7 @@ def test_no_secret_is_told_or_kept(
     sign_in(web, PASSWORD, "wrong")  # typed into the wrong field
     with browser(web, "ada") as page:
         page.post("/api/v1/pause", json=PAUSE)
-        secret = page.cookies["prometheus_sign_in"]
+        secret = page.cookies[web.cookie]
         told = [page.get(path).text for path in ("/api/v1/session", "/api/v1/pauses", "/metrics")]
     ours = [each for each in caplog.records if each.name.startswith("prometheus")]
     assert {each.message for each in ours} >= {"sign_in_refused", "signed_in"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -11,12 +12,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
 from prometheus.configuration import SettingsError
+from prometheus.monitoring.app import create_app
+from prometheus.passwords import hash_password
 from prometheus.settings import Settings
 from tests.deployments import (
     BASE,
@@ -25,6 +29,7 @@ from tests.deployments import (
     SECRETS,
     Document,
     commands,
+    containers,
     documents,
     find,
     parse,
@@ -103,12 +108,17 @@ KEDA_SCHEMAS: dict[str, Document] = {
 def of_pod(name: str, tmp_path: Path) -> Settings:
     """Read the settings of a pod, from the files that its volumes bring."""
     (container,) = pods()[name]["containers"]
+    return of_container(container, pods()[name], tmp_path)
+
+
+def of_container(container: Document, pod: Document, tmp_path: Path) -> Settings:
+    """Read the settings of one of a pod's containers."""
     variables = dict(find(BASE, "ConfigMap", "prometheus-settings")["data"])
     assert container["envFrom"] == [{"configMapRef": {"name": "prometheus-settings"}}]
     variables |= {each["name"]: each["value"] for each in container["env"]}
     mounted = {}
     folders = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
-    for volume in pods()[name]["volumes"]:
+    for volume in pod["volumes"]:
         for item in volume.get("secret", {}).get("items", ()):
             file = tmp_path / item["key"]
             file.write_text(f"{SECRETS[item['key']]}\n")
@@ -185,11 +195,15 @@ def _sorted(found: list[Document]) -> list[Any]:
     return [json.loads(json.dumps(each, sort_keys=True)) for each in found]
 
 
-def test_every_command_is_one_of_ours() -> None:
+def test_every_command_is_one_of_ours(tmp_path: Path) -> None:
     found = {tuple(each) for each in commands([*pods().values()])}
-    assert {each[0] for each in found} == {"db", "beat", "worker", "flower", "health"}
+    assert {each[0] for each in found} == {
+        *("db", "user", "beat", "worker", "web", "flower", "health")
+    }
+    for key, value in SECRETS.items():
+        (tmp_path / key).write_text(value)
     for words in found:
-        parse(words)
+        parse([word.replace("/run/secrets/prometheus", str(tmp_path)) for word in words])
 
 
 @pytest.mark.parametrize("name", pods())
@@ -203,11 +217,44 @@ def test_settings_and_their_files_are_there(name: str, tmp_path: Path) -> None:
         assert found.flower.basic_auth.get_secret_value() == SECRETS["flower-basic-auth"]
 
 
-def test_variables_of_services_are_kept_away(tmp_path: Path) -> None:
+def test_first_user_is_made_before_pages_are_shown(tmp_path: Path) -> None:
+    pod = pods()["prometheus-web"]
+    (first,) = pod["initContainers"]
+    found = of_container(first, pod, tmp_path)
+    assert found.database.url.get_secret_value() == SECRETS["database-url"]
+    (file,) = (each for each in first["args"] if each.startswith("--password-file="))
+    (mount,) = (each for each in first["volumeMounts"] if each["name"] == "secrets")
+    (volume,) = (each for each in pod["volumes"] if each["name"] == "secrets")
+    items = {f"{mount['mountPath']}/{each['path']}" for each in volume["secret"]["items"]}
+    assert file.removeprefix("--password-file=") in items
+    hash_password(SECRETS["web-password"])  # refuses what is too short
+    assert not of_pod("prometheus-web", tmp_path).web.only_here
+
+
+def test_probes_of_pages_are_answered(tmp_path: Path) -> None:
+    """They are sent to the address of the pod, which is no name of ours."""
+    app = create_app(of_pod("prometheus-web", tmp_path))
+    (container,) = pods()["prometheus-web"]["containers"]
+    asked = [container[f"{each}Probe"]["httpGet"] for each in ("startup", "readiness", "liveness")]
+
+    async def statuses() -> list[int]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://10.0.0.7") as kubelet:
+            found = []
+            for probe in asked:
+                named = {each["name"]: each["value"] for each in probe["httpHeaders"]}
+                found.append((await kubelet.get(probe["path"], headers=named)).status_code)
+            return [*found, (await kubelet.get(asked[0]["path"])).status_code]
+
+    assert asyncio.run(statuses()) == [200, 200, 200, 421]
+
+
+@pytest.mark.parametrize("name", ["web", "flower"])
+def test_variables_of_services_are_kept_away(name: str, tmp_path: Path) -> None:
     """Kubernetes would make settings of them that the product takes for misspelt ones."""
-    service = find(BASE, "Service", "prometheus-flower")["metadata"]["name"]
+    service = find(BASE, "Service", f"prometheus-{name}")["metadata"]["name"]
     variable = f"{service.upper().replace('-', '_')}_PORT"
-    with pytest.raises(SettingsError, match="Did you mean 'PROMETHEUS__FLOWER__PORT'"):
+    with pytest.raises(SettingsError, match=f"Did you mean 'PROMETHEUS__{name.upper()}__PORT'"):
         settings({variable: "tcp://10.0.0.1:5555"}, {}, tmp_path)
     assert {each["enableServiceLinks"] for each in pods().values()} == {False}
 
@@ -220,27 +267,26 @@ def test_pods_may_do_little(name: str) -> None:
     assert whom["runAsNonRoot"] is True
     assert whom["runAsUser"] > 0
     assert whom["seccompProfile"] == {"type": "RuntimeDefault"}
-    (container,) = pod["containers"]
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert set(container["resources"]["requests"]) == {"cpu", "memory"}
-    assert set(container["resources"]["limits"]) == {"memory"}
+    for container in containers(pod):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+        assert set(container["resources"]["limits"]) == {"memory"}
 
 
 def test_first_process_of_pods_is_that_of_the_image() -> None:
     """A command would take the place of its entrypoint."""
-    for pod in pods().values():
-        (container,) = pod["containers"]
+    for container in chain.from_iterable(map(containers, pods().values())):
         assert "command" not in container
         assert container["args"][0] == "prometheus"
 
 
 def test_image_is_this_release() -> None:
     version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
-    images = {pod["containers"][0]["image"] for pod in pods().values()}
+    images = {each["image"] for pod in pods().values() for each in containers(pod)}
     assert images == {f"prometheus-markets:{version}"}
 
 

@@ -78,6 +78,7 @@ def test_every_role_has_a_unit() -> None:
         ("db", "upgrade"),
         ("beat",),
         ("worker", "US_EQ"),
+        ("web",),
         ("flower",),
     }
     for name in UNITS:
