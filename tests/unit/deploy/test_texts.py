@@ -32,5 +32,10 @@ def test_every_command_of_the_readme_is_one_of_ours() -> None:
 
 def test_every_link_leads_somewhere() -> None:
     for link in re.findall(r"\]\(([^)]+)\)", (DEPLOY / "README.md").read_text()):
-        assert (DEPLOY / link).resolve().is_relative_to(REPOSITORY)
-        assert (DEPLOY / link).exists()
+        path, _, heading = link.partition("#")
+        file = (DEPLOY / path).resolve()
+        assert file.is_relative_to(REPOSITORY)
+        assert file.exists()
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            assert heading in {each.lower().replace(" ", "-") for each in headings}
