@@ -24,6 +24,7 @@ from prometheus.monitoring.patience import Shared
 from prometheus.passwords import csrf_token
 from prometheus.persistence.engine import check_exists, is_unavailable, reading
 from prometheus.persistence.users import anybody_known, find_sign_in, find_token
+from prometheus.settings import WebSettings
 
 SESSION = "/api/v1/session"
 SIGN_IN_PAGE = "/sign-in"
@@ -188,6 +189,13 @@ def cookie_name(request: Request) -> str:
         return f"__Host-{_COOKIE}"
     port = _PORT.search(request.headers.get("host", ""))
     return f"{_COOKIE}_{port[1]}" if port else _COOKIE
+
+
+def role_of(visitor: Visitor | None, web: WebSettings) -> Role:
+    """Say what whoever asks may do; where there are no users, anybody who is let in."""
+    if visitor is not None:
+        return visitor.role
+    return Role.OPERATOR if web.actions else Role.VIEWER
 
 
 async def _asking(request: Request) -> Visitor | None:

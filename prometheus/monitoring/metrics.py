@@ -34,7 +34,6 @@ from prometheus.errors import HorizonError, PrometheusError
 from prometheus.masking import safe_text
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.patience import Shared
-from prometheus.orchestration.pauses import Pause
 from prometheus.persistence import migrate
 from prometheus.persistence.clock import Now
 from prometheus.persistence.engine import check_exists, first_line
@@ -320,7 +319,7 @@ class Scraper:
             values.tell(_EXECUTIONS, work.queued, market_id, pipeline, "QUEUED")
             values.tell(_EXECUTIONS, work.running, market_id, pipeline, "RUNNING")
             values.tell(_HELD, work.held, market_id, pipeline)
-            paused = any(_covers(each, pipeline, market_id) for each in stored.crew.pauses)
+            paused = any(each.covers_all(market_id, pipeline) for each in stored.crew.pauses)
             values.tell(_PAUSED, paused, market_id, pipeline)
 
 
@@ -347,15 +346,6 @@ def _outcome(component: str, answer: Future[T], ends: float) -> T | Exception:
             exc_info=None if known else error,
         )
         return error
-
-
-def _covers(pause: Pause, pipeline: str, market_id: str) -> bool:
-    """Say whether a pause is of a whole pipeline in a market, and not of one job."""
-    return (
-        pause.dag_id is None
-        and pause.market_id in (None, market_id)
-        and pause.pipeline in (None, pipeline)
-    )
 
 
 def _tell_calendars(values: _Values, markets: Collection[str], at: datetime) -> None:

@@ -36,6 +36,14 @@ class Pause:
             and self.job_id in (None, job_id)
         )
 
+    def covers_all(self, market_id: str, pipeline: str) -> bool:
+        """Say whether all runs of a pipeline in a market are meant."""
+        return (
+            self.dag_id is None
+            and self.market_id in (None, market_id)
+            and self.pipeline in (None, pipeline)
+        )
+
     def __str__(self) -> str:
         what = f"{self.job_id} of {self.dag_id}" if self.dag_id else ""
         what = what or " of ".join(filter(None, (self.pipeline, self.market_id)))

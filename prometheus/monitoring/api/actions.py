@@ -19,13 +19,13 @@ from pydantic import (
 )
 from sqlalchemy import Connection
 
-from prometheus.actors import LONGEST_REASON, login, read_reason
+from prometheus.actors import LONGEST_REASON, Role, login, read_reason
 from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.markets import get_market
 from prometheus.dispatch.crew import read_crew
 from prometheus.masking import safe_text
 from prometheus.monitoring.api.models import Instant, Interval, Model, Name, Reply, times
-from prometheus.monitoring.guard import Asking
+from prometheus.monitoring.guard import Asking, role_of
 from prometheus.monitoring.installation import Here, Installation
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence import operators, pauses, requests
@@ -262,7 +262,7 @@ class Desk:
     """Does what a request asks for, in one transaction with its key and its answer."""
 
     def __init__(self, request: Request, here: Here, visitor: Asking, key: Key = None) -> None:
-        if visitor is None and not here.settings.web.actions:
+        if not role_of(visitor, here.settings.web).covers(Role.OPERATOR):
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
                 "It only reads: without users, every account of this machine could act. Make users "

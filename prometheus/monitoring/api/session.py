@@ -16,7 +16,7 @@ from pydantic import Field, SecretStr
 from prometheus.actors import Role
 from prometheus.monitoring.api.models import Instant, Model, Name
 from prometheus.monitoring.attempts import Attempts, network_of
-from prometheus.monitoring.guard import SESSION, Asking, cookie_name, is_secure
+from prometheus.monitoring.guard import SESSION, Asking, cookie_name, is_secure, role_of
 from prometheus.monitoring.installation import Here
 from prometheus.passwords import LONGEST, BusyError, csrf_token, is_password
 from prometheus.persistence import users
@@ -109,12 +109,12 @@ class Session(Model):
 @router.get(SESSION)
 async def who_asks(here: Here, visitor: Asking) -> Session:
     """Say who asks."""
+    role = role_of(visitor, here.settings.web)
     if visitor is None:
-        role = Role.OPERATOR if here.settings.web.actions else Role.VIEWER
         return Session(name=None, role=role, expires_at=None, csrf_token=None)
     return Session(
         name=visitor.name,
-        role=visitor.role,
+        role=role,
         expires_at=visitor.expires_at,
         csrf_token=visitor.csrf_token,
     )

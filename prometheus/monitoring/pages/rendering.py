@@ -10,10 +10,14 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prometheus.monitoring.guard import ASSETS, SIGN_IN_PAGE
+from prometheus.actors import LONGEST_REASON, Role
+from prometheus.core.durations import format_duration
+from prometheus.masking import safe_text
+from prometheus.monitoring.guard import ASSETS, SIGN_IN_PAGE, role_of
 from prometheus.monitoring.pages import words
 from prometheus.monitoring.pages.assets import read_assets
 from prometheus.monitoring.problems import Problem
+from prometheus.persistence.operators import CANCEL_GRACE
 from prometheus.release import release
 
 router = APIRouter(include_in_schema=False)
@@ -43,10 +47,15 @@ _templates.globals.update(
     marks=words.MARKS,
     state_marks=words.STATE_MARKS,
     release=release(),
+    longest_reason=LONGEST_REASON,
+    cancel_grace=format_duration(CANCEL_GRACE),
     sign_in_page=SIGN_IN_PAGE.lstrip("/"),
 )
 _templates.filters.update(
-    clock_time=words.clock_time, day_time=words.day_time, how_long=words.how_long
+    clock_time=words.clock_time,
+    day_time=words.day_time,
+    how_long=words.how_long,
+    safe_text=safe_text,
 )
 
 
@@ -55,10 +64,13 @@ def show(
 ) -> HTMLResponse:
     """Make a page."""
     visitor = getattr(request.state, "visitor", None)  # none yet where the guard refuses
+    web = request.app.state.installation.settings.web
     text = _templates.get_template(template).render(
         top=top_of(request),
         asked=request.url.query,
         user=visitor.name if visitor is not None else None,
+        role=role_of(visitor, web),
+        acts=role_of(visitor, web).covers(Role.OPERATOR),
         **values,
     )
     return HTMLResponse(text, status, headers=_HEADERS)

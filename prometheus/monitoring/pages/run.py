@@ -18,12 +18,14 @@ from prometheus.monitoring.api.executions import Execution, tell_execution
 from prometheus.monitoring.api.models import Name
 from prometheus.monitoring.api.runs import JobOfRun, RunGraph, tell_run
 from prometheus.monitoring.installation import Here
+from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.graphs import Node, draw_graph
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import show, top_of
 from prometheus.monitoring.pages.standing import read_standing
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.lifecycle import FINAL
+from prometheus.orchestration.pauses import Pause
 from prometheus.persistence import logs
 from prometheus.persistence.clock import Now
 from prometheus.persistence.listings import UnknownExecutionError, UnknownJobError, read_run
@@ -73,10 +75,20 @@ def run_page(
                 ended=kept.status in FINAL,
             )
     graph = tell_run(found, look.now)
+    paused = [each for each in standing.pauses if _keeps(each, graph, job)]
+    held = any(each.job_id is not None for each in paused)
     here_link = f"{top_of(request)}runs/{quote(dag_id, safe='')}"
     values = {
         "version": version,
         "standing": standing,
+        "paused": paused,
+        "run_actions": actions.of_run(graph),
+        "job_actions": [
+            action
+            for each in graph.jobs
+            if each.job == job
+            for action in actions.of_job(graph, each, held)
+        ],
         "run": graph.run,
         "graph": graph,
         "zone": _zone(graph.run.market),
@@ -104,6 +116,13 @@ def why_page(request: Request, here: Here, dag_id: Name, job: Name | None = None
         "link_to": lambda dag_id, *chosen: _link(f"{top}runs/{quote(dag_id, safe='')}", *chosen),
     }
     return show(request, "why.html", values)
+
+
+def _keeps(pause: Pause, graph: RunGraph, job: str | None) -> bool:
+    """Say whether a pause is of a run's market or pipeline, or a hold of the job that is shown."""
+    if pause.dag_id is not None:
+        return (pause.dag_id, pause.job_id) == (graph.run.dag_id, job)
+    return pause.covers_all(graph.run.market, graph.run.pipeline)
 
 
 def _link(run: str, job: str, attempt: int | None = None) -> str:

@@ -7,6 +7,8 @@ from datetime import datetime
 
 from prometheus.dispatch.crew import judge_leader, read_leader
 from prometheus.monitoring.installation import Installation, Look
+from prometheus.orchestration.pauses import Pause
+from prometheus.persistence.pauses import read_pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Standing:
     """Whether a scheduler leads and completes its ticks."""
     scheduler: str
     """How that shows."""
+    pauses: tuple[Pause, ...]
+    """What operators keep from starting."""
 
 
 def read_standing(look: Look, here: Installation) -> Standing:
@@ -34,4 +38,5 @@ def read_standing(look: Look, here: Installation) -> Standing:
         speed=clock.speed,
         scheduled=scheduled,
         scheduler=scheduler,
+        pauses=read_pauses(look.connection),
     )

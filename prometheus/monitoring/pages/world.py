@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,11 +18,14 @@ from prometheus.core.market_state import MarketStatus, describe_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError, SnapshotError
 from prometheus.monitoring.installation import Here
+from prometheus.monitoring.pages import actions
+from prometheus.monitoring.pages.actions import Action
 from prometheus.monitoring.pages.lanes import AHEAD, BACK, Bar, Lane, draw_lane, lay_bands
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import show, top_of
 from prometheus.monitoring.pages.standing import read_standing
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.orchestration.pauses import Pause
 from prometheus.persistence.clock import Now
 from prometheus.persistence.runs import latest_statuses
 from prometheus.persistence.timelines import read_timelines
@@ -39,6 +42,9 @@ class ShownMarket:
     """A market on the page."""
 
     market_id: str
+    pauses: list[Pause]
+    """Those of all of it."""
+    actions: list[Action]
     error: str | None = None
     """Why its state is not known; then there is nothing else."""
     status: MarketStatus | None = None
@@ -68,7 +74,10 @@ def world(request: Request, here: Here, version: Version) -> HTMLResponse:
         bar = _bar(row, statuses.get(row.dag_id, {}), now, top)
         if bar.start < now.market_at + AHEAD and now.market_at - BACK < bar.end:
             bars[row.market_id].append(bar)
-    markets = [_market(market_id, now.market_at, found) for market_id, found in bars.items()]
+    markets = [
+        _market(market_id, now.market_at, found, standing.pauses)
+        for market_id, found in bars.items()
+    ]
     values = {
         "version": version,
         "standing": standing,
@@ -79,7 +88,11 @@ def world(request: Request, here: Here, version: Version) -> HTMLResponse:
     return show(request, "world.html", values)
 
 
-def _market(market_id: str, at: datetime, bars: list[Bar]) -> ShownMarket:
+def _market(
+    market_id: str, at: datetime, bars: list[Bar], pauses: Collection[Pause]
+) -> ShownMarket:
+    whole = [each for each in pauses if actions.is_whole(each, market_id)]
+    acts = actions.of_market(market_id, pauses)
     try:
         calendar = TradingCalendar(market_id)
         status = describe_market(market_id, at)
@@ -96,9 +109,11 @@ def _market(market_id: str, at: datetime, bars: list[Bar]) -> ShownMarket:
             bars=bars,
         )
     except (HorizonError, SnapshotError) as error:  # one market's, not another's
-        return ShownMarket(market_id, error=str(error))
+        return ShownMarket(market_id, whole, acts, error=str(error))
     return ShownMarket(
         market_id,
+        whole,
+        acts,
         status=status,
         zone=lane.zone,
         picture=draw_lane(lane, at),

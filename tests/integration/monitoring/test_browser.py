@@ -9,7 +9,15 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 from prometheus.actors import Role
 from prometheus.monitoring.pages.pulse import Pulse
@@ -52,7 +60,9 @@ def page(browser: Browser, web: Web) -> Iterator[Page]:
     asked: set[str] = set()
 
     def note_console(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        # What is refused is told to whoever asked for it, and by the browser there.
+        refused = message.text.endswith("status of 409 (Conflict)")
+        if message.type in ("error", "warning") and not refused:
             errors.append(message.text)
 
     def note_request(request: Request) -> None:
@@ -109,6 +119,79 @@ def test_a_run_goes_on_while_it_is_looked_at(page: Page, web: Web, world: World)
     assert was_not_loaded_again(page)
     # Whoever was about to press a link still is.
     assert page.evaluate("document.activeElement.textContent") == "b"
+
+
+def test_a_job_is_held_and_released_by_keyboard(page: Page, web: Web, world: World) -> None:
+    lead(world)
+    dag = world.run(job("a"))
+    page.goto(f"/runs/{dag.dag_id}?job=a")
+    mark(page)
+    dialog, done = page.get_by_role("dialog"), page.locator("#done")
+    hold = page.get_by_role("button", name="Hold")
+    hold.focus()
+    page.keyboard.press("Enter")
+    expect(dialog).to_contain_text(f"a of {dag.dag_id} does not start until it is released")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(hold).to_be_focused()
+    assert world.audited() == []
+    page.keyboard.press("Enter")
+    page.keyboard.type("vendor is late")
+    page.keyboard.press("Tab")
+    page.keyboard.type("soon")
+    page.keyboard.press("Enter")  # soon is no duration
+    expect(dialog).to_be_visible()
+    assert page.evaluate("document.activeElement.validity.patternMismatch") is True
+    page.keyboard.press("Control+A")
+    page.keyboard.type("1h 30m")
+    page.keyboard.press("Enter")
+    expect(dialog).to_be_hidden()
+    expect(done).to_contain_text("Done by web (root). Hold: a.")
+    expect(page.locator("#chosen")).to_contain_text("vendor is late")
+    page.get_by_role("button", name="Release").click()
+    dialog.get_by_role("button", name="Release").click()
+    expect(done).to_contain_text("Release: a")
+    expect(page.locator("#chosen")).not_to_contain_text("vendor is late")
+    assert [each[1] for each in world.audited()] == ["hold", "release"]
+    assert was_not_loaded_again(page)
+
+
+def test_what_is_refused_is_told_and_what_was_not_heard_is_done_once(
+    page: Page, web: Web, world: World
+) -> None:
+    lead(world)
+    dag = world.run(job("a", max_retries=0), job("b", "a"))
+    worker = world.worker()
+    page.goto(f"/runs/{dag.dag_id}?job=a")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("How long what runs")).to_have_value("30s")
+    world.finish(dag, worker, "a")  # in the meantime
+    expect(page.locator("#job-1")).to_contain_text("SUCCESS")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("has finished already")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Retry", exact=True).click()
+    dialog.get_by_role("checkbox").check()
+    # b waits, so that with what depends on it it can not be tried again.
+    dialog.get_by_role("button", name="Retry").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("b is PENDING")
+    dialog.get_by_role("checkbox").uncheck()
+    sent = []
+
+    def lose(route: Route) -> None:
+        sent.append(route.request.headers["idempotency-key"])
+        route.fetch()  # it is done, and nobody hears of it
+        route.fulfill(body="", status=200)
+
+    page.route("**/retry", lose, times=1)
+    dialog.get_by_role("button", name="Retry").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("not known whether it was done")
+    with page.expect_request("**/retry") as again:
+        dialog.get_by_role("button", name="Retry").click()
+    assert again.value.headers["idempotency-key"] == sent[0]
+    expect(page.locator("#done")).to_contain_text("Retry: a (a).")
+    assert len([each for each in world.rows(dag.dag_id) if each.job_id == "a"]) == 2
 
 
 def test_whoever_signs_in_sees_the_markets_and_signs_out_again(

@@ -24,8 +24,8 @@ from tests.integration.monitoring.conftest import SECRET, Web, served
 from tests.integration.persistence.world import HOUR, World, job
 from tests.servers import wait_until
 
-COMMON = 2
-"""Statements of every page: what time it is, and who leads."""
+COMMON = 3
+"""Statements of every page: what time it is, who leads, and what is paused."""
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 

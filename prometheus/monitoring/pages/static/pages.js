@@ -74,6 +74,10 @@
       keep("theme", root.dataset.theme);
     } else if (button && "signOut" in button.dataset) {
       signOut().catch((error) => alert(`You are still signed in. ${error.message}`));
+    } else if (button?.dataset.do) {
+      openAction(button);
+    } else if (button && "close" in button.dataset) {
+      button.closest("dialog").close();
     }
   });
 
@@ -91,17 +95,87 @@
     }
     told.hidden = false;
   };
-  const signOut = async () => {
+  // What changes something says that it is from a page of ours.
+  const send = async (url, method, body, more) => {
     const who = await (await fetch(document.body.dataset.session)).json();
-    const headers = { "Content-Type": "application/json", "X-CSRF-Token": who.csrf_token ?? "" };
-    const answer = await fetch(document.body.dataset.session, { method: "DELETE", headers });
+    const headers = { "Content-Type": "application/json", "X-CSRF-Token": who.csrf_token ?? "", ...more };
+    return fetch(url, { method, headers, body });
+  };
+
+  const signOut = async () => {
+    const answer = await send(document.body.dataset.session, "DELETE");
     if (!answer.ok && answer.status !== 401) throw new Error((await answer.json()).detail);
     location.assign(document.body.dataset.signInPage);
   };
+  // What a button does is told and asked for in one dialog, which no change of the page takes away.
+  const openAction = (button) => {
+    const dialog = document.getElementById("action");
+    const form = dialog.querySelector("form");
+    const asks = button.dataset.asks.split(" ");
+    form.reset();
+    for (const label of form.querySelectorAll("[data-field]")) {
+      label.hidden = !asks.includes(label.dataset.field);
+      label.querySelector("input").disabled = label.hidden; // and so neither required nor sent
+    }
+    form.dataset.url = button.dataset.do;
+    form.dataset.body = button.dataset.body;
+    form.dataset.sent = "";
+    document.getElementById("action-name").textContent = `${button.textContent}: ${button.parentElement.getAttribute("aria-label")}`;
+    document.getElementById("action-told").textContent = button.dataset.told;
+    form.querySelector("[type=submit]").textContent = button.textContent;
+    form.querySelector("[role=alert]").hidden = true;
+    dialog.showModal();
+  };
+
+  const bodyOf = (form) => {
+    const body = JSON.parse(form.dataset.body);
+    for (const input of form.querySelectorAll("input:enabled")) {
+      if (input.type === "checkbox") body[input.name] = input.checked;
+      else if (input.value.trim()) body[input.name] = input.value.trim();
+    }
+    return JSON.stringify(body);
+  };
+
+  const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (each) => each.toString(16).padStart(2, "0")).join("");
+
+  const act = async (form) => {
+    const told = form.querySelector("[role=alert]");
+    const button = form.querySelector("[type=submit]");
+    const body = bodyOf(form);
+    // The same again, after nothing was heard, is done once.
+    if (body !== form.dataset.sent) Object.assign(form.dataset, { sent: body, key: newKey() });
+    told.hidden = button.disabled = true;
+    try {
+      const answer = await send(form.dataset.url, "POST", body, { "Idempotency-Key": form.dataset.key });
+      const reply = await answer.json();
+      if (answer.ok) {
+        form.closest("dialog").close();
+        tellDone(document.getElementById("action-name").textContent, reply);
+      } else {
+        told.textContent = reply.detail;
+        told.hidden = false;
+      }
+    } catch {
+      told.textContent = "The server is not heard, so it is not known whether it was done. To press again does it once.";
+      told.hidden = false;
+    }
+    button.disabled = false;
+  };
+
+  const tellDone = (name, reply) => {
+    const jobs = (reply.jobs ?? []).map((each) => each.job ?? each);
+    const done = document.getElementById("done");
+    done.textContent = `Done by ${reply.actor}. ${name}${jobs.length ? ` (${jobs.join(", ")})` : ""}.`
+      + (reply.scheduler ? "" : " No scheduler is at work: nothing follows until one is.");
+    done.hidden = false;
+  };
+
   document.addEventListener("submit", (event) => {
-    if (!("signIn" in event.target.dataset)) return;
+    const form = event.target;
+    if ("signIn" in form.dataset) signIn(form);
+    else if ("action" in form.dataset) act(form);
+    else return;
     event.preventDefault();
-    signIn(event.target);
   });
 
   // A page is fresh while it has what the server has; it asks for itself again when it has not.

@@ -1,0 +1,123 @@
+"""What pages offer to do: buttons that ask the API for what it would not refuse as things stand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from prometheus.monitoring.api.runs import JobOfRun, RunGraph
+from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus, RunStatus, allowed_from
+from prometheus.orchestration.pauses import Pause
+
+_WAITING = frozenset({JobStatus.PENDING, JobStatus.QUEUED})
+_ENDS = (
+    "what waits is ended at once; what runs is asked to end, and killed if it has not by the time"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A button, and what is asked before anything is done."""
+
+    name: str
+    """On the button."""
+    told: str
+    """What it will do, for whoever is about to."""
+    path: str
+    """Of the API, below the first page."""
+    asks: tuple[str, ...] = ()
+    """Fields of the request to be filled in: reason, for, grace, downstream."""
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    """The rest of the request."""
+
+    @property
+    def body(self) -> str:
+        """The rest of the request, in JSON."""
+        return json.dumps(self.fixed)
+
+
+def of_run(graph: RunGraph) -> list[Action]:
+    """Say what can be done to a whole run."""
+    dag_id, path = graph.run.dag_id, _path(graph)
+    found = []
+    failed = any(job.status in BLOCKING - {JobStatus.SKIPPED} for job in graph.jobs)
+    if failed and graph.closed is None:
+        told = (
+            f"Each job of {dag_id} that failed, expired or was cancelled gets a new attempt, and "
+            f"so does what was skipped because of it. Windows do not count."
+        )
+        found.append(Action("Retry run", told, f"{path}/retry"))
+    if graph.run.status is RunStatus.OPEN:
+        told = f"Of all jobs of {dag_id}, {_ENDS}."
+        found.append(Action("Cancel run", told, f"{path}/cancel", ("grace",)))
+    return found
+
+
+def of_job(graph: RunGraph, job: JobOfRun, held: bool) -> list[Action]:
+    """
+    Say what can be done to a job of a run.
+
+    Args:
+        held: Whether it is held.
+    """
+    what = f"{job.job} of {graph.run.dag_id}"
+    path = f"{_path(graph)}/jobs/{quote(job.job, safe='')}"
+    found = []
+    if job.status in FINAL and graph.closed is None and not _is_blocked(graph, job):
+        told = (
+            f"{what} gets a new attempt, and so does what was skipped because of it. Windows do "
+            f"not count."
+        )
+        found.append(Action("Retry", told, f"{path}/retry", ("downstream",)))
+    if held:
+        told = f"{what} may start when its time comes."
+        found.append(Action("Release", told, f"{path}/release"))
+    elif job.status in _WAITING:
+        told = (
+            f"{what} does not start until it is released, and so nothing does that depends on it. "
+            f"Its window passes as ever."
+        )
+        found.append(Action("Hold", told, f"{path}/hold", ("reason", "for")))
+    if job.status in _WAITING:
+        told = f"{what} never runs, and what depends on it is skipped, too."
+        found.append(Action("Skip", told, f"{path}/skip", ("reason",)))
+    if job.status in _WAITING | BLOCKING and graph.closed is None:
+        told = (
+            f"{what} counts as succeeded without running, because somebody has seen to its work. "
+            f"What was skipped because of it gets a new attempt."
+        )
+        found.append(Action("Force success", told, f"{path}/force-success", ("reason",)))
+    if job.status in allowed_from(JobStatus.CANCELLED):
+        told = f"Of {what}, {_ENDS}."
+        found.append(Action("Cancel", told, f"{path}/cancel", ("grace",)))
+    return found
+
+
+def of_market(market_id: str, pauses: Iterable[Pause]) -> list[Action]:
+    """Say what can be done to a market, of which there may be a pause as a whole."""
+    if any(is_whole(each, market_id) for each in pauses):
+        told = (
+            f"Jobs of {market_id} start again when their time comes, but for what is held besides."
+        )
+        return [Action("Resume", told, "api/v1/resume", fixed={"market": market_id})]
+    told = f"No job of {market_id} starts until it is resumed. What runs goes on; windows pass."
+    return [Action("Pause", told, "api/v1/pause", ("reason", "for"), {"market": market_id})]
+
+
+def is_whole(pause: Pause, market_id: str) -> bool:
+    """Say whether a pause is of a market and nothing narrower."""
+    return pause.market_id == market_id and pause.pipeline is None and pause.dag_id is None
+
+
+def _path(graph: RunGraph) -> str:
+    return f"api/v1/runs/{quote(graph.run.dag_id, safe='')}"
+
+
+def _is_blocked(graph: RunGraph, job: JobOfRun) -> bool:
+    """Say whether a job would be skipped at once, because of one that it depends on."""
+    statuses = {each.job: each.status for each in graph.jobs}
+    return any(
+        statuses[edge.upstream] in BLOCKING for edge in graph.edges if edge.downstream == job.job
+    )

@@ -1,0 +1,206 @@
+"""Buttons: offered where the API does what they say, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, insert
+
+from prometheus.actors import Role
+from prometheus.monitoring.app import create_app
+from prometheus.orchestration.dag import DAG
+from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence import operators, pauses
+from prometheus.persistence.engine import writing
+from prometheus.persistence.tables import pipelines
+from prometheus.settings import load_settings
+from tests.integration.monitoring.conftest import SECRET, Web, served
+from tests.integration.monitoring.test_pages import Page, show
+from tests.integration.monitoring.test_users import add, browser
+from tests.integration.persistence.world import World, job
+
+FIELDS = {"reason": "seen to", "for": "1h", "grace": "10s", "downstream": False}
+OF_JOB = {"retry", "hold", "release", "skip", "force-success", "cancel"}
+OF_RUN = {"retry", "cancel"}
+
+
+def pending(world: World, dag: DAG) -> None:
+    """What a new run is."""
+
+
+def held(world: World, dag: DAG) -> None:
+    with writing(world.engine) as connection:
+        pauses.hold(connection, dag.dag_id, "b", reason="not yet", actor="ada")
+
+
+def queued(world: World, dag: DAG) -> None:
+    world.finish(dag, world.worker(), "a")
+    world.claim(world.starts(dag, "b"))
+
+
+def running(world: World, dag: DAG) -> None:
+    worker = world.worker()
+    world.finish(dag, worker, "a")
+    world.running(dag, "b", worker)
+
+
+def held_and_skipped(world: World, dag: DAG) -> None:
+    """A hold does not end with its job."""
+    held(world, dag)
+    skipped_by_hand(world, dag)
+
+
+def succeeded(world: World, dag: DAG) -> None:
+    world.finish(dag, world.worker(), "a", "b", "c")
+    world.close(dag)
+
+
+def failed(world: World, dag: DAG) -> None:
+    worker = world.worker()
+    world.finish(dag, worker, "a")
+    world.fail_for_good(dag, "b", worker)
+    world.end_waiting({world.ids(dag)["c"]: "b failed"}, JobStatus.SKIPPED)
+    world.close(dag)
+
+
+def failed_in_an_open_run(world: World, dag: DAG) -> None:
+    worker = world.worker()
+    world.finish(dag, worker, "a")
+    world.fail_for_good(dag, "b", worker)
+
+
+def skipped(world: World, dag: DAG) -> None:
+    world.fail_for_good(dag, "a", world.worker())
+    for name in "bc":
+        world.end_waiting({world.ids(dag)[name]: "a failed"}, JobStatus.SKIPPED)
+    world.close(dag)
+
+
+def skipped_by_hand(world: World, dag: DAG) -> None:
+    world.finish(dag, world.worker(), "a")
+    with writing(world.engine) as connection:
+        operators.skip(connection, dag.dag_id, "b", actor="ada", reason="not today")
+
+
+def expired(world: World, dag: DAG) -> None:
+    world.finish(dag, world.worker(), "a")
+    world.end_waiting({world.ids(dag)["b"]: "its window has passed"}, JobStatus.EXPIRED)
+
+
+def cancelled(world: World, dag: DAG) -> None:
+    with writing(world.engine) as connection:
+        operators.cancel(connection, dag.dag_id, actor="ada")
+
+
+STAGES = [pending, held, queued, running, held_and_skipped, succeeded, failed,
+          failed_in_an_open_run, skipped, skipped_by_hand, expired, cancelled]  # fmt: skip
+
+
+def buttons(page: Page) -> dict[str, dict[str, str]]:
+    """Path of the API -> a button."""
+    return {
+        "/" + each["data-do"].replace("../", "").removeprefix("./"): each
+        for each in page.all("button")
+        if "data-do" in each
+    }
+
+
+def body_of(button: dict[str, str]) -> dict[str, object]:
+    """What the page sends when all of its fields are filled in."""
+    asked = button["data-asks"].split()
+    return {**json.loads(button["data-body"]), **{name: FIELDS[name] for name in asked}}
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
+def test_what_is_offered_is_done_and_what_is_not_is_refused(
+    web: Web, world: World, stage: Callable[[World, DAG], None]
+) -> None:
+    made = 0
+
+    def run() -> str:
+        nonlocal made
+        made += 1
+        dag = world.run(
+            *(job("a", max_retries=0), job("b", "a", max_retries=0), job("c", "b")),
+            pipeline=f"p{made}",
+        )
+        stage(world, dag)
+        return f"/api/v1/runs/{dag.dag_id}"
+
+    top = run()
+    page = show(web, f"{top.removeprefix('/api/v1')}?job=b")
+    told = {path.removeprefix(top): button for path, button in buttons(page).items()}
+    everything = {*(f"/jobs/b/{name}" for name in OF_JOB), *(f"/{name}" for name in OF_RUN)}
+    assert told.keys() <= everything
+    for path in everything - told.keys():
+        body = {} if path.endswith(("retry", "release")) else {"reason": "seen to"}
+        body = {} if path.endswith("cancel") else body
+        web.problem_of_post(f"{top}{path}", body, 409)
+    for path, button in told.items():
+        of_another = run()
+        done = web.post(f"{of_another}{path}", body_of(button))
+        assert done["actor"].startswith("web ("), path
+
+
+def test_a_market_is_paused_or_resumed(web: Web, world: World) -> None:
+    for name, words in (("Pause", "No job of US_EQ starts"), ("Resume", "start again")):
+        page = show(web, "/")
+        (button,) = page.all("button", id=f"do-US_EQ-{name}")
+        assert json.loads(button["data-body"]) == {"market": "US_EQ"}
+        assert words in button["data-told"]
+        web.post(f"/{button['data-do'].removeprefix('./')}", body_of(button))
+    assert world.audited() == [
+        ("web (root)", "pause", "US_EQ"),
+        ("web (root)", "resume", "US_EQ"),
+    ]
+
+
+def test_pauses_are_told_where_they_count(web: Web, world: World) -> None:
+    dag = world.run(job("a"), job("b"))
+    with writing(world.engine) as connection:
+        pauses.pause(connection, market_id="US_EQ", reason=f"exchange says {SECRET}", actor="ada")
+        connection.execute(
+            insert(pipelines).values(
+                name=dag.pipeline,
+                market_id="US_EQ",
+                first_seen_at=world.now(),
+                sessions="every session",
+            )
+        )
+        pauses.pause(connection, pipeline=dag.pipeline, reason="new books", actor="bob")
+        pauses.hold(connection, dag.dag_id, "a", reason="vendor late", actor="eve")
+    world_page = show(web, "/").words
+    assert "exchange says ***" in world_page
+    assert "new books" not in world_page
+    run_page = show(web, f"/runs/{dag.dag_id}?job=b").words
+    assert "exchange says ***" in run_page
+    assert "new books" in run_page
+    assert "vendor late" not in run_page
+    assert "vendor late" in show(web, f"/runs/{dag.dag_id}?job=a").words
+
+
+def test_who_may_not_act_is_offered_nothing(web: Web, world: World, engine: Engine) -> None:
+    dag = world.run(job("a"))
+    for role in (Role.VIEWER, Role.OPERATOR):
+        add(engine, role.value, role)
+        with browser(web, role.value) as client:
+            told = [client.get(path).text for path in ("/", f"/runs/{dag.dag_id}?job=a")]
+        acts = role is Role.OPERATOR
+        assert [("data-do" in text, "<dialog" in text) for text in told] == [(acts, acts)] * 2
+        assert ("You are a viewer, and look." in told[1]) is not acts
+
+
+def test_without_users_pages_act_only_where_that_is_set(
+    database_url: str, variables: dict[str, str], tmp_path: Path, world: World
+) -> None:
+    dag = world.run(job("a"), day=datetime.now(UTC).date())
+    settings = {**variables, "PROMETHEUS__DATABASE__URL": database_url}
+    settings["PROMETHEUS__WEB__ACTIONS"] = "false"
+    with served(create_app(load_settings(settings, tmp_path))) as web:
+        for path in ("/", f"/runs/{dag.dag_id}?job=a"):
+            assert buttons(show(web, path)) == {}
+        assert "there are no users who may act" in show(web, f"/runs/{dag.dag_id}").words
