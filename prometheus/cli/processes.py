@@ -123,10 +123,10 @@ def web(
     folder: Folder = None,
 ) -> None:
     """
-    Run the web API, until SIGTERM or Ctrl-C: what is, what runs and what has been, as JSON.
+    Run the web app, until SIGTERM or Ctrl-C: pages of what is, what runs and what has been.
 
-    It is below /api/v1, and described by /api/openapi.json; /readyz says whether everything that
-    is needed works.
+    The same is in JSON below /api/v1, described by /api/openapi.json; /readyz says whether
+    everything that is needed works, and /metrics more.
     """
     from prometheus.cli.places import find_place
 

@@ -64,7 +64,7 @@ def add_user(
     if_none: Annotated[
         bool,
         typer.Option(
-            "--if-none", help="Only if there are no users and no tokens yet, for a script to say."
+            "--if-none", help="Do nothing if there is a user or a token already; for scripts."
         ),
     ] = False,
     actor: Actor = None,

@@ -182,13 +182,12 @@ def cookie_name(request: Request) -> str:
     """
     Name the cookie of a sign-in.
 
-    With the prefix, no other host of the domain can set it. Of this machine's names it has its
-    port: browsers send what one port has set to all others, where other installations may listen.
+    With the prefix, no other host of the domain can set it. Browsers send what one port has set to
+    all others, where other installations may listen: so the port is in it.
     """
-    if is_secure(request):
-        return f"__Host-{_COOKIE}"
     port = _PORT.search(request.headers.get("host", ""))
-    return f"{_COOKIE}_{port[1]}" if port else _COOKIE
+    name = f"{_COOKIE}_{port[1]}" if port else _COOKIE
+    return f"__Host-{name}" if is_secure(request) else name
 
 
 def role_of(visitor: Visitor | None, web: WebSettings) -> Role:

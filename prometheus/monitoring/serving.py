@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
+import sys
 
 import uvicorn
 from fastapi import FastAPI
@@ -72,7 +74,9 @@ def serve(settings: Settings) -> None:
         forwarded_allow_ips=list(web.proxies),
         timeout_graceful_shutdown=_ENDS_WITHIN_SECONDS,
     )
-    with contextlib.suppress(KeyboardInterrupt):  # raised again when everything has ended in order
+    # Both are raised again when everything has ended in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.suppress(KeyboardInterrupt):
         Server(app, config).run()
 
 

@@ -53,7 +53,7 @@ def test_it_answers_until_it_is_told_to_stop(
     assert not by_name["broker"]["ok"]
     assert SECRET not in " ".join(psutil.Process(process.pid).cmdline())
     process.send(stop)
-    process.wait(60)
+    assert process.wait(60) == 0
     assert "Traceback" not in process.output()
     assert SECRET not in process.output() + found.text
 

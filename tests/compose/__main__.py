@@ -220,6 +220,12 @@ class Trial:
         )
         run = json.loads(text)["runs"][0]
         assert run["jobs"] == {"SUCCESS": 9}, run
+        port = self.ports["PROMETHEUS_WEB_PORT"]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as browser:
+            answer = self._sign_in(browser, self.secret("web-password"))
+            assert answer.status_code == 200, answer.text
+            page = browser.get(f"/runs/{run['dag_id']}")
+            assert "run_books" in page.text, page.text
         say(f"live: prometheus run US_EQ --date 2012-11-21: {run['jobs']}")
 
     def stop_live(self) -> None:

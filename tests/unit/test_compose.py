@@ -137,6 +137,9 @@ def test_pages_are_shown_to_the_first_user(prefix: str, tmp_path: Path) -> None:
     assert first["environment"].items() < web["environment"].items()
     file = first["command"][first["command"].index("--password-file") + 1]
     hash_password((_secrets(tmp_path) / Path(file).name).read_text().strip())
+    settings = ("PROMETHEUS__WORKERS__CONCURRENCY",)
+    worker = SERVICES[f"{prefix}us-eq"]["environment"]
+    assert [web["environment"][each] for each in settings] == [worker[each] for each in settings]
     assert web["ports"][0].endswith(f":{load_settings({}).web.port}")
 
 

@@ -116,14 +116,22 @@ def of_container(container: Document, pod: Document, tmp_path: Path) -> Settings
     variables = dict(find(BASE, "ConfigMap", "prometheus-settings")["data"])
     assert container["envFrom"] == [{"configMapRef": {"name": "prometheus-settings"}}]
     variables |= {each["name"]: each["value"] for each in container["env"]}
-    mounted = {}
+    files = {}
+    for path, key in mounted(container, pod).items():
+        files[path] = tmp_path / key
+        files[path].write_text(f"{SECRETS[key]}\n")
+    return settings(variables, files, tmp_path)
+
+
+def mounted(container: Document, pod: Document) -> dict[str, str]:
+    """Give the secrets that a container finds: path -> key."""
     folders = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
-    for volume in pod["volumes"]:
-        for item in volume.get("secret", {}).get("items", ()):
-            file = tmp_path / item["key"]
-            file.write_text(f"{SECRETS[item['key']]}\n")
-            mounted[f"{folders[volume['name']]}/{item['path']}"] = file
-    return settings(variables, mounted, tmp_path)
+    return {
+        f"{folders[volume['name']]}/{item['path']}": item["key"]
+        for volume in pod["volumes"]
+        if volume["name"] in folders
+        for item in volume.get("secret", {}).get("items", ())
+    }
 
 
 def autoscaler(scaled: Document) -> Document:
@@ -222,12 +230,15 @@ def test_first_user_is_made_before_pages_are_shown(tmp_path: Path) -> None:
     (first,) = pod["initContainers"]
     found = of_container(first, pod, tmp_path)
     assert found.database.url.get_secret_value() == SECRETS["database-url"]
-    (file,) = (each for each in first["args"] if each.startswith("--password-file="))
-    (mount,) = (each for each in first["volumeMounts"] if each["name"] == "secrets")
-    (volume,) = (each for each in pod["volumes"] if each["name"] == "secrets")
-    items = {f"{mount['mountPath']}/{each['path']}" for each in volume["secret"]["items"]}
-    assert file.removeprefix("--password-file=") in items
+    compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+    of_compose = compose["services"]["first-user"]["command"]
+    words = [word for argument in first["args"] for word in argument.split("=", 1)]
+    folder = "/run/secrets/prometheus"
+    assert words == [word.replace("/secrets", folder) for word in of_compose]
+    assert f"{folder}/web-password" in mounted(first, pod)
     hash_password(SECRETS["web-password"])  # refuses what is too short
+    (web,) = pod["containers"]
+    assert f"{folder}/web-password" not in mounted(web, pod)
     assert not of_pod("prometheus-web", tmp_path).web.only_here
 
 
@@ -247,6 +258,26 @@ def test_probes_of_pages_are_answered(tmp_path: Path) -> None:
             return [*found, (await kubelet.get(asked[0]["path"])).status_code]
 
     assert asyncio.run(statuses()) == [200, 200, 200, 421]
+
+
+def test_each_service_leads_to_one_port_of_one_deployment() -> None:
+    services = [each for each in documents(BASE) if each["kind"] == "Service"]
+    assert {each["metadata"]["name"] for each in services} == {
+        "prometheus-web",
+        "prometheus-flower",
+    }
+    for service in services:
+        (template,) = (
+            each["spec"]["template"]
+            for each in documents(BASE)
+            if each["kind"] == "Deployment"
+            and service["spec"]["selector"].items()
+            <= each["spec"]["template"]["metadata"]["labels"].items()
+        )
+        (port,), (container,) = service["spec"]["ports"], template["spec"]["containers"]
+        assert container["name"] == service["metadata"]["name"].removeprefix("prometheus-")
+        assert [port["targetPort"]] == [each["name"] for each in container["ports"]]
+        assert [port["port"]] == [each["containerPort"] for each in container["ports"]]
 
 
 @pytest.mark.parametrize("name", ["web", "flower"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
 from prometheus.settings import defaults
 from tests.deployments import DEPLOY, parse
@@ -28,6 +30,20 @@ def test_every_command_of_the_readme_is_one_of_ours() -> None:
     assert "db upgrade" in found
     for command in found:
         parse(shlex.split(command))
+
+
+def test_what_loads_pipelines_is_given_those_of_ones_own() -> None:
+    """Flower does not."""
+    text = (DEPLOY / "README.md").read_text()
+    (example,) = re.findall(r"```yaml\n(  x-ours: .+?)```", text, re.DOTALL)
+    given = yaml.safe_load(textwrap.dedent(example))["services"]
+    services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
+    assert set(given) == {
+        name
+        for name, each in services.items()
+        if each.get("command", [""])[1:2] in (["beat"], ["worker"], ["web"])
+        and "profiles" not in each
+    }
 
 
 def test_every_link_leads_somewhere() -> None:
