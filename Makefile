@@ -23,6 +23,8 @@ MINUTES ?= 2
 RATE ?= 20
 REPLIES ?= 100000
 SEED ?=
+# make run OPEN=1 shows the replay on pages, until Ctrl-C.
+OPEN ?=
 
 # What the caller's shell says about other environments must not leak into ours.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX __PYVENV_LAUNCHER__
@@ -41,7 +43,7 @@ help: ## Show this list
 
 run: $(VENV)/.run ## Replay 21 to 23 November 2012 for three markets, with everything it needs
 	@$(BIN)/prometheus replay --from 2012-11-21 --to 2012-11-23 \
-		--market US_EQ --market EU_EQ --market ASIA_EQ
+		--market US_EQ --market EU_EQ --market ASIA_EQ $(if $(OPEN),--open)
 
 test: $(VENV)/.dev ## Run all tests (they start their own PostgreSQL and Redis)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

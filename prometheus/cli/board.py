@@ -46,12 +46,13 @@ class Board:
         market_ids: Sequence[str],
         *,
         expected: Expected | None = None,
+        pages: str | None = None,
         note: str = "Ctrl-C stops everything in order",
     ) -> None:
         self._title = title
         self._market_ids = market_ids
         self._expected = expected
-        self._note = note
+        self._note = f"Pages: {pages}. {note}" if pages else note
         self._message = "starting Redis, the scheduler and a worker"
         self._live = Live(
             Text(f"{title}: {self._message} …"),

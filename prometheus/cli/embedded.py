@@ -6,15 +6,18 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
 
+from prometheus.addresses import is_loopback
 from prometheus.cli.places import STACK_FILE
-from prometheus.cli.stack import Interrupted, Stack, beat_program, worker_program
+from prometheus.cli.stack import Interrupted, Stack, beat_program, web_program, worker_program
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_url
 from prometheus.settings import Settings, load_settings
@@ -24,12 +27,40 @@ _MOST_CHILDREN = 4
 most pipelines."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Where pages are shown."""
+
+    port: int
+    url: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Pages:
+        """Choose the port of the settings, or, where something listens there, a free one."""
+        host = settings.web.address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, settings.web.port))
+            except OSError:
+                probe.bind((host, 0))
+            port = probe.getsockname()[1]
+        name = host if is_loopback(host) else "127.0.0.1"
+        return cls(port, f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}")
+
+
 @contextmanager
 def embedded_stack(
-    settings: Settings, folder: Path, say: Callable[[str], None], *, restarts: bool = False
+    settings: Settings,
+    folder: Path,
+    say: Callable[[str], None],
+    *,
+    restarts: bool = False,
+    pages: Pages | None = None,
 ) -> Iterator[Stack]:
     """
-    Run Redis, the scheduler and a worker for all markets in a data folder.
+    Run Redis, the scheduler and a worker for all markets in a data folder, and maybe the pages.
 
     Other commands find them by the file that is left in the folder.
 
@@ -39,6 +70,7 @@ def embedded_stack(
         folder: The data folder; held while the block lasts.
         say: Tells the person who waits.
         restarts: Whether processes that die are started again.
+        pages: Where the web app is to show them.
 
     Raises:
         StackError: The folder is in use, there is no Redis, or a process died.
@@ -49,6 +81,8 @@ def embedded_stack(
         "PROMETHEUS__MARKETS__ENABLED": ",".join(settings.markets.enabled),
         "PROMETHEUS__SCHEDULER__CREATE_RUNS": str(settings.scheduler.create_runs).lower(),
     }
+    if pages is not None:
+        environment["PROMETHEUS__WEB__PORT"] = str(pages.port)
     with Stack(
         folder,
         environment=environment,
@@ -61,6 +95,7 @@ def embedded_stack(
         stack.start(
             beat_program(),
             worker_program(settings.markets.enabled, concurrency=concurrency),
+            *([web_program(pages.url)] if pages is not None else []),
         )
         yield stack
 

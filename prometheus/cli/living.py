@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 
 from prometheus.cli import output
 from prometheus.cli.board import Board
-from prometheus.cli.embedded import embedded_stack, stoppable
+from prometheus.cli.embedded import Pages, embedded_stack, stoppable
 from prometheus.cli.following import JsonLines, Lines, View, follow
 from prometheus.cli.places import Place, find_place, opened
 from prometheus.cli.stack import FolderInUseError, holder
@@ -26,9 +26,12 @@ class UpError(PrometheusError):
     """The stack can not be started; nothing was changed."""
 
 
-def live_here(folder: Path | None, *, as_json: bool) -> None:
+def live_here(folder: Path | None, *, web: bool, as_json: bool) -> None:
     """
     Start the stack and show what it does, until Ctrl-C.
+
+    Args:
+        web: Whether its web app is started, too.
 
     Raises:
         PrometheusError: It can not be started, or one of its processes died.
@@ -47,12 +50,13 @@ def live_here(folder: Path | None, *, as_json: bool) -> None:
                     f"Use another data folder: --folder, or PROMETHEUS__DATA__FOLDER."
                 )
         with stoppable(lambda: "Stopped; every process has ended."), ExitStack() as stack:
-            view = stack.enter_context(_view(place, as_json))
+            pages = Pages.of(place.settings) if web else None
+            view = stack.enter_context(_view(place, as_json, pages))
             view.say(f"starting Redis, the scheduler and a worker in {place.folder}")
             running = stack.enter_context(
-                embedded_stack(place.settings, place.folder, view.say, restarts=True)
+                embedded_stack(place.settings, place.folder, view.say, restarts=True, pages=pages)
             )
-            view.say("running")
+            view.say(f"running; pages: {pages.url}" if pages else "running")
             follow(engine, view, until=lambda _: False, stack=running, stalled_after=None)
 
 
@@ -76,7 +80,7 @@ def make_local_database(place: Place) -> None:
         migrate.upgrade(place.url)
 
 
-def _view(place: Place, as_json: bool) -> View:
+def _view(place: Place, as_json: bool, pages: Pages | None) -> View:
     if as_json:
         return JsonLines()
     console = output.console()
@@ -86,7 +90,8 @@ def _view(place: Place, as_json: bool) -> View:
         f"Ctrl-C stops everything in order. Elsewhere: {program()} status"
         f"{folder_option(place.settings)}"
     )
-    return Board(console, "prometheus", place.settings.markets.enabled, note=note)
+    markets = place.settings.markets.enabled
+    return Board(console, "prometheus", markets, pages=pages.url if pages else None, note=note)
 
 
 def folder_option(settings: Settings) -> str:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from prometheus.addresses import is_loopback
-from prometheus.cli.celery_command import beat_command, celery_command, worker_command
+from prometheus.cli.commands import (
+    beat_command,
+    celery_command,
+    web_command,
+    worker_command,
+)
 from prometheus.cli.options import Folder
 from prometheus.configuration import PREFIX
 from prometheus.errors import PrometheusError
@@ -140,7 +145,7 @@ def web(
     }
     # Not as options, which whoever lists processes would see.
     os.environ.update({f"{PREFIX}{name}": value for name, value in found.items()})
-    _become([sys.executable, "-P", "-m", "prometheus.monitoring"])
+    _become(web_command())
 
 
 def flower(

@@ -76,6 +76,12 @@ def replay(
             help="Only follow a replay that was prepared, to its end.",
         ),
     ] = False,
+    open_: Annotated[
+        bool,
+        typer.Option(
+            "--open", help="Show it on pages while it goes on, and afterwards until Ctrl-C.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """
@@ -89,6 +95,8 @@ def replay(
         raise typer.BadParameter(f"--to {last} is before --from {first}")
     if prepare and follow:
         raise typer.BadParameter("--prepare and --follow are two steps, with the start between")
+    if open_ and (prepare or follow):
+        raise typer.BadParameter("--open is for a replay that this command does")
     if folder is not None and (prepare or follow):
         raise typer.BadParameter("--prepare and --follow go by the configured database")
     from prometheus.cli import replaying
@@ -99,6 +107,7 @@ def replay(
         markets=tuple(dict.fromkeys(market or ())),
         speed=speed,
         folder=folder,
+        open=open_,
         as_json=as_json,
     )
     if prepare:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from prometheus.cli import output, sessions
 from prometheus.cli.board import Board, Expected
 from prometheus.cli.checked import print_violations, verdict
-from prometheus.cli.embedded import embedded_stack, stoppable
+from prometheus.cli.embedded import Pages, embedded_stack, stoppable
 from prometheus.cli.following import Lines, View, follow
 from prometheus.cli.pipelines import session_choices
 from prometheus.cli.places import Place, settings_for, with_url
@@ -73,6 +74,8 @@ class Request:
     speed: float
     """0 to jump."""
     folder: Path | None
+    open: bool
+    """Whether pages show it, until somebody says stop."""
     as_json: bool
 
 
@@ -118,18 +121,29 @@ def replay_sessions(request: Request) -> bool:
     _prepare_database(plan, request)
     engine = create_engine(plan.settings.database.url.get_secret_value())
     try:
-        with stoppable(lambda: _stopped(plan)), ExitStack() as stack:
+        with stoppable(lambda: _stopped(plan)), ExitStack() as around:
             title = f"replay of {request.first} to {request.last}"
-            view = stack.enter_context(_view(request, plan, title))
-            view.say(f"starting Redis, the scheduler and a worker in {plan.folder}")
-            running = stack.enter_context(embedded_stack(plan.settings, plan.folder, view.say))
-            follow(
-                engine,
-                view,
-                until=lambda progress: finished(progress, plan.dag_ids),
-                stack=running,
-            )
-        return _conclude(request, plan, engine, began_at)
+            pages = Pages.of(plan.settings) if request.open else None
+            with _view(request, plan, title, pages) as view, ExitStack() as stack:
+                view.say(f"starting Redis, the scheduler and a worker in {plan.folder}")
+                running = stack.enter_context(
+                    embedded_stack(plan.settings, plan.folder, view.say, pages=pages)
+                )
+                if pages is not None:
+                    view.say(f"pages: {pages.url}")
+                follow(
+                    engine,
+                    view,
+                    until=lambda progress: finished(progress, plan.dag_ids),
+                    stack=running,
+                )
+                if pages is not None:
+                    around.enter_context(stack.pop_all())
+            succeeded = _conclude(request, plan, engine, began_at)
+            if pages is not None:
+                print(f"\nIts pages: {pages.url}, until Ctrl-C.", file=sys.stderr)
+                running.wait()
+        return succeeded
     finally:
         engine.dispose()
 
@@ -391,7 +405,7 @@ def finished(progress: Progress, dag_ids: frozenset[str]) -> bool:
     return dag_ids <= over
 
 
-def _view(request: Request, plan: Plan, title: str) -> View:
+def _view(request: Request, plan: Plan, title: str, pages: Pages | None = None) -> View:
     console = output.console(stderr=request.as_json)
     if request.as_json or not console.is_terminal:
         return Lines(console, plan.remarks)
@@ -400,6 +414,7 @@ def _view(request: Request, plan: Plan, title: str) -> View:
         title,
         plan.markets,
         expected=Expected(len(plan.dag_ids), plan.remarks),
+        pages=pages.url if pages else None,
     )
 
 

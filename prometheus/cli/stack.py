@@ -23,11 +23,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any, Self
+from urllib.parse import urlsplit
 
-from prometheus.cli.celery_command import beat_command, worker_command
+from prometheus.cli.commands import beat_command, web_command, worker_command
 from prometheus.cli.output import utc_seconds
 from prometheus.errors import PrometheusError
 
@@ -164,6 +167,16 @@ def worker_program(
     )
 
 
+def web_program(url: str) -> Program:
+    """Make the process of the pages and the API, which say so at a URL."""
+    return Program(
+        "web",
+        web_command(),
+        ready=lambda: _web_answers(url),
+        stop_within=timedelta(seconds=10),
+    )
+
+
 class Stack:
     """
     Processes that live as long as the ``with`` block: a private Redis, and what is started in it.
@@ -285,6 +298,18 @@ class Stack:
             if left <= 0:
                 return
             time.sleep(min(_POLL_SECONDS, left))
+
+    def wait(self) -> None:
+        """
+        Wait until a signal says that it is enough, which then is no interruption.
+
+        Raises:
+            ProgramError: A process has died, and is not started again.
+        """
+        with contextlib.suppress(Interrupted):
+            while True:
+                self.pause(timedelta(hours=1))
+        self._signals.number = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
@@ -638,3 +663,14 @@ def _redis_answers(socket: Path) -> bool:
         return False
     finally:
         client.close()
+
+
+def _web_answers(url: str) -> bool:
+    connection = HTTPConnection(urlsplit(url).netloc, timeout=1)  # past any proxy
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()

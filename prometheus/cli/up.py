@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from prometheus.cli.options import AsJson, Folder
 
 
-def up(folder: Folder = None, as_json: AsJson = False) -> None:
+def up(
+    web: Annotated[
+        bool,
+        typer.Option(
+            "--web/--no-web",
+            help="Show pages, on the port of [web] or, if something listens there, on a free one.",
+        ),
+    ] = True,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
     """
-    Run everything here, live, until Ctrl-C: Redis, the scheduler and a worker.
+    Run everything here, live, until Ctrl-C: Redis, the scheduler, a worker and the pages.
 
     A process that dies is started again. The rows are in a SQLite file in the data folder, unless
     a database is configured. With --json, every change is a JSON document on a line of its own.
     """
     from prometheus.cli.living import live_here
 
-    live_here(folder, as_json=as_json)
+    live_here(folder, web=web, as_json=as_json)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.conftest import StartProcess
-from tests.servers import REPOSITORY, Process
+from tests.servers import REPOSITORY, Process, free_port
 
 _INSTALLED = Path(sys.executable).parent / "prometheus"
 COMMAND: tuple[str, ...] = (
@@ -63,8 +63,10 @@ class StartCommand(Protocol):
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables of a command: wide output, and this source tree."""
-    return {"COLUMNS": "200", "PYTHONPATH": str(REPOSITORY), **(extra or {})}
+    """Return the variables of a command: wide output, this source tree, and a port of its own."""
+    port = str(free_port())
+    ours = {"COLUMNS": "200", "PYTHONPATH": str(REPOSITORY), "PROMETHEUS__WEB__PORT": port}
+    return {**ours, **(extra or {})}
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import socket
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,65 @@ def test_it_answers_until_it_is_told_to_stop(
     assert process.wait(60) == 0
     assert "Traceback" not in process.output()
     assert SECRET not in process.output() + found.text
+
+
+def test_everything_comes_up_with_its_pages(start_command: StartCommand, home: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        process = start_command("up", env={"PROMETHEUS__WEB__PORT": str(taken)})
+        url = pages_of(process, "running; pages: ")
+    assert not url.endswith(f":{taken}")
+    world = httpx.get(url, headers={"Accept": "text/html"}, timeout=60)
+    assert all(market in world.text for market in ("US_EQ", "EU_EQ", "ASIA_EQ"))
+    (web,) = (each for each in process.family() if "prometheus.monitoring" in each.cmdline())
+    web.kill()
+    process.wait_for("web (pid", timeout=60)  # starting it again
+    wait_until(lambda: answers(url), timeout=60, message="the pages are there again")
+    process.send(signal.SIGTERM)
+    process.wait(60)
+    assert process.family() == []
+    assert not answers(url)
+
+
+def test_without_pages_nothing_listens(start_command: StartCommand) -> None:
+    process = start_command("up", "--no-web")
+    process.wait_for("running", timeout=60)
+    assert "http:" not in process.output()
+    assert not [each for each in process.family() if each.net_connections("tcp4")]
+
+
+def test_a_replay_stays_open_for_whoever_looks_at_it(
+    start_command: StartCommand, home: Path
+) -> None:
+    process = start_command(
+        *("replay", "--from", "2012-11-23", "--to", "2012-11-23", "--market", "US_EQ", "--open")
+    )
+    url = pages_of(process, "Its pages: ")
+    assert "checked: 1 run, 9 jobs" in process.output()
+    (run,) = httpx.get(f"{url}/api/v1/runs", timeout=60).json()["items"]
+    assert run["jobs"] == {"SUCCESS": 9}
+    page = httpx.get(f"{url}/runs/{run['dag_id']}", headers={"Accept": "text/html"}, timeout=60)
+    assert "(early close)" in page.text
+    assert "The scheduler is silent" not in page.text
+    process.send(signal.SIGINT)
+    assert process.wait(60) == 0, process.output()
+    assert process.family() == []
+
+
+def pages_of(process: Process, words: str) -> str:
+    """Wait until a process says where its pages are."""
+    process.wait_for(words, timeout=120)
+    found = re.findall(rf"{words}(http://127\.0\.0\.1:\d+)", process.output())
+    return str(found[-1])
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_it_is_about_the_stack_of_a_folder(live: Path, start_command: StartCommand) -> None:

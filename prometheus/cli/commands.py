@@ -1,4 +1,4 @@
-"""How Celery is started, so that it runs our application and no other package of its name."""
+"""How processes are started, so that they run our packages and no others of their names."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def worker_command(*options: str) -> list[str]:
     # The first two are for many workers that watch each other; the database does that here.
     usual = ("--without-gossip", "--without-mingle", "--loglevel", "INFO")
     return celery_command("worker", *options, *usual)
+
+
+def web_command() -> list[str]:
+    """Return the command of the web app, which is no Celery."""
+    return [sys.executable, "-P", "-m", "prometheus.monitoring"]
