@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
+    bindparam,
     case,
     cast,
     func,
@@ -58,8 +59,10 @@ _RUN_COLUMNS = (
 )
 
 
-_DEFINITION = (_r.definition_hash, cast(_r.definition, Text).label("definition"))
-"""What `stored_dag` needs besides."""
+_WITH_DEFINITION: Select[Any] = select(
+    *_RUN_COLUMNS, _r.definition_hash, cast(_r.definition, Text).label("definition")
+).where(_r.dag_id == bindparam("dag_id"))
+"""What `stored_dag` needs, and the rest of a run."""
 
 
 class UnknownRunError(PrometheusError):
@@ -195,8 +198,7 @@ def read_run(connection: Connection, dag_id: str) -> StoredRun:
         UnknownRunError: There is none of that name; its message names the nearest.
         UnreadableRunError: This release can not read it.
     """
-    query: Select[Any] = select(*_RUN_COLUMNS, *_DEFINITION).where(_r.dag_id == dag_id)
-    row: Row[Any] | None = connection.execute(query).first()
+    row: Row[Any] | None = connection.execute(_WITH_DEFINITION, {"dag_id": dag_id}).first()
     if row is None:
         hint = nearest(dag_id, latest_runs(connection))
         raise UnknownRunError(f"There is no run {dag_id!r}.{hint}")
@@ -207,6 +209,36 @@ def read_run(connection: Connection, dag_id: str) -> StoredRun:
     ):
         attempts[attempt.job_id].append(attempt)
     return StoredRun(row, dag, attempts)
+
+
+def read_latest_attempts(
+    connection: Connection, dag_ids: Collection[str]
+) -> dict[str, dict[str, Row[Any]]]:
+    """
+    Read the last attempt of every job of some runs: dag id -> job id -> row.
+
+    Returns:
+        Rows with ``status``, ``attempt_number``, ``started_at`` and ``completed_at``.
+    """
+    query: Select[Any] = (
+        select(_e.dag_id, _e.job_id, _e.status, _e.attempt_number, _e.started_at, _e.completed_at)
+        .where(_e.dag_id.in_(dag_ids))
+        .order_by(_e.attempt_number)
+    )
+    found: dict[str, dict[str, Row[Any]]] = {dag_id: {} for dag_id in dag_ids}
+    for row in connection.execute(query):
+        found[row.dag_id][row.job_id] = row
+    return found
+
+
+def read_dag(connection: Connection, dag_id: str) -> DAG:
+    """
+    Read the DAG of a run that there is.
+
+    Raises:
+        UnreadableRunError: This release can not read it.
+    """
+    return stored_dag(connection.execute(_WITH_DEFINITION, {"dag_id": dag_id}).one())
 
 
 @dataclass(frozen=True, slots=True)

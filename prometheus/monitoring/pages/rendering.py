@@ -67,6 +67,7 @@ def show(
     web = request.app.state.installation.settings.web
     text = _templates.get_template(template).render(
         top=top_of(request),
+        page=_path(request).lstrip("/"),
         asked=request.url.query,
         user=visitor.name if visitor is not None else None,
         role=role_of(visitor, web),
@@ -88,10 +89,16 @@ def top_of(request: Request) -> str:
     return "../" * depth or "./"
 
 
+def _path(request: Request) -> str:
+    prefix: str = request.scope.get("root_path", "")
+    return request.url.path.removeprefix(prefix)
+
+
 def _wants_page(request: Request) -> bool:
     """Say whether whoever asks is a browser, and not of the API."""
-    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-    return not path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+    return not _path(request).startswith("/api/") and "text/html" in request.headers.get(
+        "accept", ""
+    )
 
 
 def show_problem(request: Request, problem: Problem) -> HTMLResponse | None:

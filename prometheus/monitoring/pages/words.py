@@ -16,7 +16,7 @@ MARKS: Mapping[str, str] = {
     JobStatus.FAILED: "✗",
     JobStatus.SKIPPED: "»",
     JobStatus.CANCELLED: "⊘",
-    JobStatus.EXPIRED: "⌛",
+    JobStatus.EXPIRED: "◷",
     RunStatus.OPEN: "▶",
 }
 """A sign for each state of a job or run, for whoever can not tell their colours apart."""

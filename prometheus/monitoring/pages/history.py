@@ -1,0 +1,214 @@
+"""The page of a pipeline's last sessions in a market: what became of its jobs, and in what time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+from markupsafe import Markup
+from sqlalchemy import Connection, Row
+
+from prometheus.monitoring.api.models import IsoDate, Name
+from prometheus.monitoring.installation import Here, Installation
+from prometheus.monitoring.pages.pulse import Version
+from prometheus.monitoring.pages.rendering import show, top_of
+from prometheus.monitoring.pages.standing import read_standing
+from prometheus.monitoring.pages.svg import element
+from prometheus.monitoring.pages.words import how_long
+from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence.clock import Now
+from prometheus.persistence.listings import RunFilter, list_runs, read_dag, read_latest_attempts
+from prometheus.persistence.runs import UnreadableRunError
+
+router = APIRouter(include_in_schema=False)
+
+_MOST_SESSIONS = 30
+_MOST_CELLS = 6000
+"""Of runs with very many jobs fewer sessions are shown."""
+_BAR, _GAP, _HEIGHT = 5, 1, 26
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What became of a job, or of a run, in a session."""
+
+    status: str
+    told: str
+    link: str
+    took: timedelta | None
+    """``None`` of what has not ended well, which says nothing of how long it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A job, or the run as a whole, over the sessions."""
+
+    name: str
+    cells: Sequence[Cell | None]
+    """One a session, the oldest first; ``None``: there was no such job."""
+    median: str = ""
+    p95: str = ""
+    picture: Markup | None = None
+
+
+@router.get("/history")
+def history_page(
+    request: Request,
+    here: Here,
+    version: Version,
+    market: Name | None = None,
+    pipeline: Name | None = None,
+    before: IsoDate | None = None,
+) -> HTMLResponse:
+    """Show what has run for the last sessions of a market, or for those before a date."""
+    pairs = _pairs(here)
+    if market is None or pipeline is None:
+        fitting = (each for each in pairs if market in (None, each[0]))
+        market, pipeline = next(fitting, (market, pipeline))
+    top = top_of(request)
+    with here.look() as look:
+        standing = read_standing(look, here)
+        last = before - timedelta(days=1) if before is not None else None
+        which = RunFilter(market_id=market, pipeline=pipeline, last=last)
+        rows = list_runs(look.connection, which, after=None, limit=_MOST_SESSIONS + 1)
+        attempts = read_latest_attempts(
+            look.connection, [row.dag_id for row in rows[:_MOST_SESSIONS]]
+        )
+        jobs = _jobs(look.connection, rows, attempts)
+    many = min(_MOST_SESSIONS, max(1, _MOST_CELLS // max(1, len(jobs))))
+    shown = rows[:many][::-1]
+    run_cells = [_of_run(row, attempts[row.dag_id], look.now, top) for row in shown]
+    lines = [_line("run", run_cells)] if shown else []
+    for job in jobs:
+        cells = [_of_job(row.dag_id, attempts[row.dag_id].get(job), look.now, top) for row in shown]
+        if any(cells):
+            lines.append(_line(job, cells))
+    values = {
+        "version": version,
+        "standing": standing,
+        "market": market,
+        "pipeline": pipeline,
+        "pairs": [
+            (f"{each[1]}, {each[0]}", _link(*each), each == (market, pipeline)) for each in pairs
+        ],
+        "sessions": [row.as_of_date for row in shown],
+        "lines": lines,
+        "older": _link(market, pipeline, shown[0].as_of_date) if len(rows) > many else None,
+        "newest": _link(market, pipeline) if before is not None else None,
+    }
+    return show(request, "history.html", values)
+
+
+def _pairs(here: Installation) -> list[tuple[str, str]]:
+    """Give the markets and pipelines that are configured."""
+    found, _ = here.pipelines
+    return [
+        (market_id, each.name)
+        for each in found.values()
+        for market_id in each.markets
+        if market_id in here.settings.markets.enabled
+    ]
+
+
+def _link(market: str | None, pipeline: str | None, before: date | None = None) -> str:
+    asked = {"market": market, "pipeline": pipeline, "before": before}
+    return "?" + urlencode({name: value for name, value in asked.items() if value is not None})
+
+
+def _jobs(
+    connection: Connection,
+    rows: Sequence[Row[Any]],
+    attempts: Mapping[str, Mapping[str, Row[Any]]],
+) -> list[str]:
+    """Give all jobs: as the latest run has them, upstream first, and then those it has no more."""
+    names = {job for found in attempts.values() for job in found}
+    order: list[str] = []
+    if rows:
+        try:
+            order = list(read_dag(connection, rows[0].dag_id).topological_order())
+        except UnreadableRunError:
+            order = []
+    return [*order, *sorted(names.difference(order))]
+
+
+def _of_job(dag_id: str, row: Row[Any] | None, now: Now, top: str) -> Cell | None:
+    if row is None:
+        return None
+    took = None
+    if row.started_at is not None:
+        took = max((row.completed_at or now.wall_at) - row.started_at, timedelta(0))
+    told = [row.status]
+    if row.attempt_number > 1:
+        told.append(f"attempt {row.attempt_number}")
+    link = f"{top}runs/{quote(dag_id, safe='')}?{urlencode({'job': row.job_id})}"
+    return _cell(row.status, told, link, took)
+
+
+def _of_run(row: Row[Any], attempts: Mapping[str, Row[Any]], now: Now, top: str) -> Cell:
+    starts = [each.started_at for each in attempts.values() if each.started_at is not None]
+    ended: datetime = row.completed_at or now.wall_at
+    took = max(ended - min(starts), timedelta(0)) if starts else None
+    return _cell(row.status, [row.status], f"{top}runs/{quote(row.dag_id, safe='')}", took)
+
+
+def _cell(status: str, told: list[str], link: str, took: timedelta | None) -> Cell:
+    words = ", ".join([*told, *([how_long(took)] if took is not None else [])])
+    return Cell(status, words, link, took if status == JobStatus.SUCCESS else None)
+
+
+def _line(name: str, cells: Sequence[Cell | None]) -> Line:
+    times = [each.took if each is not None else None for each in cells]
+    known = [each for each in times if each is not None]
+    if not known:
+        return Line(name, cells)
+    median = percentile(known, 50)
+    return Line(
+        name,
+        cells,
+        median=how_long(median),
+        p95=how_long(percentile(known, 95)),
+        picture=_draw(name, times, median),
+    )
+
+
+def percentile(values: Iterable[timedelta], percent: int) -> timedelta:
+    """Return the least of some values that so many percent of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[math.ceil(len(ordered) * percent / 100) - 1]
+
+
+def _draw(name: str, times: Sequence[timedelta | None], median: timedelta) -> Markup:
+    """Draw how long it took, a bar a session, and the median as a line."""
+    longest = max(each for each in times if each is not None)
+    whole = longest.total_seconds() or 1
+    bars = [
+        element(
+            "rect",
+            class_="took",
+            x=at * (_BAR + _GAP),
+            y=_HEIGHT - (height := max(1.0, each.total_seconds() / whole * (_HEIGHT - 2))),
+            width=_BAR,
+            height=height,
+        )
+        for at, each in enumerate(times)
+        if each is not None
+    ]
+    width = len(times) * (_BAR + _GAP)
+    at = _HEIGHT - max(1.0, median.total_seconds() / whole * (_HEIGHT - 2))
+    bars.append(element("line", class_="median", x1=0, x2=width, y1=at, y2=at))
+    return element(
+        "svg",
+        element("title", f"{name}: how long it took, at most {how_long(longest)}"),
+        *bars,
+        class_="durations",
+        role="img",
+        viewBox=f"0 0 {width} {_HEIGHT}",
+        width=width,
+        height=_HEIGHT,
+    )
