@@ -27,7 +27,17 @@ from prometheus.monitoring.doorman import Doorman
 from prometheus.monitoring.guard import Guard
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.metrics import Scraper
-from prometheus.monitoring.pages import history, pulse, rendering, run, signing, world
+from prometheus.monitoring.pages import (
+    history,
+    pulse,
+    rendering,
+    run,
+    signing,
+    world,
+)
+from prometheus.monitoring.pages import (
+    operations as operations_page,
+)
 from prometheus.monitoring.problems import MEDIA_TYPE, Problem, tell_problems
 from prometheus.settings import Settings
 
@@ -84,7 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
         operations,
         known,
     )
-    pages = (rendering, signing, world, run, history, pulse)
+    pages = (rendering, signing, world, run, history, operations_page, pulse)
     for subject in (*looks, actions, session, *pages):
         app.include_router(subject.router)
     _describe_problems(app)

@@ -30,6 +30,7 @@ from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.persistence.runs import stored_dag
 from prometheus.persistence.tables import (
+    audit,
     dag_runs,
     in_state,
     is_live,
@@ -41,6 +42,7 @@ from prometheus.persistence.tables import (
 
 _r = dag_runs.c
 _e = job_executions.c
+_a = audit.c
 
 _KNOWN_RUNS = 200
 """So many of the last runs are looked through for a name like one that there is not."""
@@ -156,6 +158,35 @@ def list_executions(
     return _page(connection, query, (_e.created_at, _e.execution_id), after, limit)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFilter:
+    """Which entries of the audit are meant; what is ``None`` does not matter."""
+
+    actor: str | None = None
+    action: str | None = None
+    target: str | None = None
+
+
+def list_audit(
+    connection: Connection, which: AuditFilter, *, before: int | None = None, limit: int
+) -> list[Row[Any]]:
+    """
+    List what operators did, and what was done for their overrides, the last first.
+
+    Args:
+        before: Number of the last entry of the page before.
+        limit: The most to return.
+
+    Returns:
+        Rows of ``audit``.
+    """
+    wanted = _equal({_a.actor: which.actor, _a.action: which.action, _a.target: which.target})
+    if before is not None:
+        wanted.append(_a.audit_id < before)
+    query = select(audit).where(*wanted).order_by(_a.audit_id.desc()).limit(limit)
+    return list(connection.execute(query))
+
+
 def _equal(values: Mapping[Column[Any], Any]) -> list[ColumnElement[bool]]:
     return [column == value for column, value in values.items() if value is not None]
 
@@ -229,6 +260,16 @@ def read_latest_attempts(
     for row in connection.execute(query):
         found[row.dag_id][row.job_id] = row
     return found
+
+
+def read_running(connection: Connection) -> list[Row[Any]]:
+    """Read what runs, the oldest start first: ``dag_id``, ``job_id``, ``incarnation``, start."""
+    query = (
+        select(_e.dag_id, _e.job_id, _e.incarnation, _e.started_at)
+        .where(in_state(job_executions, JobStatus.RUNNING))
+        .order_by(_e.started_at)
+    )
+    return list(connection.execute(query))
 
 
 def read_dag(connection: Connection, dag_id: str) -> DAG:

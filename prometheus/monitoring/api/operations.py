@@ -1,18 +1,28 @@
-"""``/api/v1/workers``, ``queues`` and ``overrides``: who is at work, what waits, what was said."""
+"""``/api/v1/workers``, ``queues``, ``overrides`` and ``audit``: who works, and on what."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from sqlalchemy import Row
 
 from prometheus.core.overrides import in_force
 from prometheus.dispatch.crew import count_listeners, read_crew
+from prometheus.masking import safe_text, safe_value
 from prometheus.monitoring.api.markets import tell_override
-from prometheus.monitoring.api.models import Instant, Model, RecordedOverride, Reply, times
+from prometheus.monitoring.api.models import (
+    Instant,
+    Model,
+    Name,
+    RecordedOverride,
+    Reply,
+    times,
+)
+from prometheus.monitoring.api.paging import Page, read_number
 from prometheus.monitoring.installation import Here
 from prometheus.persistence import leases
-from prometheus.persistence.listings import QueueLoad, read_loads
+from prometheus.persistence.listings import AuditFilter, QueueLoad, list_audit, read_loads
 
 router = APIRouter(prefix="/api/v1", tags=["operations"])
 
@@ -69,6 +79,36 @@ class Queues(Reply):
     """The queues of the markets that this installation serves, and others in which something is."""
 
     items: list[Queue]
+
+
+class AuditQuestion(Page):
+    """Which entries are meant."""
+
+    actor: Name | None = None
+    action: Name | None = None
+    target: Name | None = None
+    """A run, market or pipeline, user or token."""
+
+
+class Audited(Model):
+    """What somebody did."""
+
+    entry: int
+    """Its number; later entries have greater ones."""
+    at: Instant
+    actor: str
+    action: str
+    target: str
+    details: dict[str, Any]
+    """What was asked, and what followed; without secrets of the settings."""
+
+
+class Audit(Reply):
+    """What operators did, and what the scheduler did for their overrides, the last first."""
+
+    items: list[Audited]
+    next: str | None
+    """The cursor of the next page; ``null`` on the last one."""
 
 
 class OverrideQuestion(Model):
@@ -136,6 +176,34 @@ def queues(here: Here) -> Queues:
             for name in names
             for load in (loads.get(name, empty),)
         ],
+    )
+
+
+@router.get("/audit")
+def audit(here: Here, question: Annotated[AuditQuestion, Query()]) -> Audit:
+    """List who did what, the last first."""
+    which = AuditFilter(actor=question.actor, action=question.action, target=question.target)
+    before = read_number(question.cursor)
+    with here.look() as look:
+        rows = list_audit(look.connection, which, before=before, limit=question.limit + 1)
+    page = rows[: question.limit]
+    more = len(rows) > len(page)
+    return Audit(
+        **times(look.now),
+        items=[tell_audited(row) for row in page],
+        next=str(page[-1].audit_id) if more else None,
+    )
+
+
+def tell_audited(row: Row[Any]) -> Audited:
+    """Describe a row of ``audit``; what was typed in may be secret by mistake."""
+    return Audited(
+        entry=row.audit_id,
+        at=row.at,
+        actor=safe_text(row.actor),
+        action=row.action,
+        target=row.target,
+        details=safe_value(row.details),
     )
 
 

@@ -15,6 +15,8 @@ from prometheus.monitoring.problems import QuestionError
 
 T = TypeVar("T", date, datetime)
 
+_LONGEST_NUMBER = 19
+"""Digits of what a database takes for no integer any more."""
 MOST = 200
 """How many rows a page may have."""
 
@@ -54,6 +56,20 @@ def read_cursor(cursor: str | None, read: Callable[[str], T]) -> tuple[T, str] |
     if not found[1].isprintable():
         raise _no_cursor()
     return found
+
+
+def read_number(cursor: str | None) -> int | None:
+    """
+    Read the cursor of a list whose rows are numbered, which is the number of a page's last row.
+
+    Raises:
+        QuestionError: It is none.
+    """
+    if cursor is None:
+        return None
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < _LONGEST_NUMBER):
+        raise _no_cursor()
+    return int(cursor)
 
 
 def read_instant(text: str) -> datetime:

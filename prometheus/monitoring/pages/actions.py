@@ -55,12 +55,12 @@ def of_run(graph: RunGraph) -> list[Action]:
     return found
 
 
-def of_job(graph: RunGraph, job: JobOfRun, held: bool) -> list[Action]:
+def of_job(graph: RunGraph, job: JobOfRun, held: Pause | None) -> list[Action]:
     """
     Say what can be done to a job of a run.
 
     Args:
-        held: Whether it is held.
+        held: That it is held.
     """
     what = f"{job.job} of {graph.run.dag_id}"
     path = f"{_path(graph)}/jobs/{quote(job.job, safe='')}"
@@ -71,9 +71,8 @@ def of_job(graph: RunGraph, job: JobOfRun, held: bool) -> list[Action]:
             f"not count."
         )
         found.append(Action("Retry", told, f"{path}/retry", ("downstream",)))
-    if held:
-        told = f"{what} may start when its time comes."
-        found.append(Action("Release", told, f"{path}/release"))
+    if held is not None:
+        found.append(end_of(held))
     elif job.status in _WAITING:
         told = (
             f"{what} does not start until it is released, and so nothing does that depends on it. "
@@ -97,13 +96,30 @@ def of_job(graph: RunGraph, job: JobOfRun, held: bool) -> list[Action]:
 
 def of_market(market_id: str, pauses: Iterable[Pause]) -> list[Action]:
     """Say what can be done to a market, of which there may be a pause as a whole."""
-    if any(is_whole(each, market_id) for each in pauses):
-        told = (
-            f"Jobs of {market_id} start again when their time comes, but for what is held besides."
-        )
-        return [Action("Resume", told, "api/v1/resume", fixed={"market": market_id})]
+    whole = next((each for each in pauses if is_whole(each, market_id)), None)
+    if whole is not None:
+        return [end_of(whole)]
     told = f"No job of {market_id} starts until it is resumed. What runs goes on; windows pass."
     return [Action("Pause", told, "api/v1/pause", ("reason", "for"), {"market": market_id})]
+
+
+def end_of(pause: Pause) -> Action:
+    """Say how a pause or hold is ended."""
+    if pause.dag_id is not None and pause.job_id is not None:
+        path = f"api/v1/runs/{quote(pause.dag_id, safe='')}/jobs/{quote(pause.job_id, safe='')}"
+        return Action(
+            "Release", f"{named(pause)} may start when its time comes.", f"{path}/release"
+        )
+    fixed = {"market": pause.market_id, "pipeline": pause.pipeline}
+    told = f"Jobs of {named(pause)} start again when their time comes, but for what else is paused."
+    return Action("Resume", told, "api/v1/resume", fixed={k: v for k, v in fixed.items() if v})
+
+
+def named(pause: Pause) -> str:
+    """Name what is paused or held."""
+    if pause.dag_id is not None:
+        return f"{pause.job_id} of {pause.dag_id}"
+    return " in ".join(each for each in (pause.pipeline, pause.market_id) if each is not None)
 
 
 def is_whole(pause: Pause, market_id: str) -> bool:

@@ -76,7 +76,7 @@ def run_page(
             )
     graph = tell_run(found, look.now)
     paused = [each for each in standing.pauses if _keeps(each, graph, job)]
-    held = any(each.job_id is not None for each in paused)
+    held = next((each for each in paused if each.job_id is not None), None)
     here_link = f"{top_of(request)}runs/{quote(dag_id, safe='')}"
     values = {
         "version": version,

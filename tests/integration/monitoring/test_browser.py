@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
@@ -194,6 +194,17 @@ def test_what_is_refused_is_told_and_what_was_not_heard_is_done_once(
     assert len([each for each in world.rows(dag.dag_id) if each.job_id == "a"]) == 2
 
 
+def test_a_worker_that_is_gone_is_seen_to_be(page: Page, web: Web, world: World) -> None:
+    """Its lease ends, and nothing in the database changes."""
+    lead(world)
+    world.worker(name="us_eq@h", lease=timedelta(seconds=4))
+    page.goto("/operations")
+    mark(page)
+    row = page.get_by_role("row").filter(has_text="us_eq@h")
+    expect(row).to_contain_text("✗ ended")
+    assert was_not_loaded_again(page)
+
+
 def test_whoever_signs_in_sees_the_markets_and_signs_out_again(
     page: Page, web: Web, world: World
 ) -> None:
@@ -245,7 +256,8 @@ def test_it_is_light_or_dark_and_fits_a_phone(
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.set_viewport_size({"width": 360, "height": 740})
     colours = set()
-    for path in ("/", f"/runs/{dag.dag_id}?job=a"):
+    history = "/history?market=US_EQ&pipeline=test"
+    for path in ("/", f"/runs/{dag.dag_id}?job=a", history, "/operations"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))

@@ -1,0 +1,159 @@
+"""The page of who is at work, what waits, what is paused, and who did what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+from sqlalchemy import Row
+
+from prometheus.addresses import is_loopback
+from prometheus.core.overrides import in_force
+from prometheus.dispatch.crew import count_listeners, judge_leader, read_crew
+from prometheus.monitoring.api.markets import tell_override
+from prometheus.monitoring.api.operations import tell_audited
+from prometheus.monitoring.doorman import host_name
+from prometheus.monitoring.installation import Here
+from prometheus.monitoring.pages import actions
+from prometheus.monitoring.pages.actions import Action
+from prometheus.monitoring.pages.pulse import Version
+from prometheus.monitoring.pages.rendering import show, top_of
+from prometheus.monitoring.pages.standing import read_standing
+from prometheus.monitoring.pages.words import how_long
+from prometheus.orchestration.pauses import Pause
+from prometheus.persistence.listings import (
+    AuditFilter,
+    QueueLoad,
+    list_audit,
+    read_loads,
+    read_running,
+)
+
+router = APIRouter(include_in_schema=False)
+
+_MOST_AUDITED = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ShownJob:
+    """A job that runs."""
+
+    name: str
+    link: str
+    took: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownWorker:
+    """A worker, with what it runs."""
+
+    name: str
+    pid: int
+    queues: Sequence[str]
+    alive: bool
+    started_at: datetime
+    renewed: str
+    """How long ago."""
+    jobs: Sequence[ShownJob]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownQueue:
+    """A queue, with what waits in it."""
+
+    name: str
+    workers: int
+    load: QueueLoad
+    waits: str
+    """How long the first has waited."""
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether something waits, and nobody listens."""
+        return bool(self.load.waiting) and not self.workers
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPause:
+    """What is paused, and how that is ended."""
+
+    pause: Pause
+    name: str
+    action: Action
+
+
+@router.get("/operations")
+def operations_page(request: Request, here: Here, version: Version) -> HTMLResponse:
+    """Show schedulers, workers, queues, pauses, overrides and the audit."""
+    with here.look() as look:
+        standing = read_standing(look, here)
+        crew = read_crew(look.connection, look.now.wall_at)
+        loads = read_loads(look.connection, look.now.wall_at)
+        running = read_running(look.connection)
+        audited = list_audit(look.connection, AuditFilter(), limit=_MOST_AUDITED)
+        overrides = in_force()
+    now, top = look.now.wall_at, top_of(request)
+    workers = [
+        ShownWorker(
+            name=row["worker"],
+            pid=row["pid"],
+            queues=row["queues"],
+            alive=alive,
+            started_at=row["started_at"],
+            renewed=how_long(now - row["renewed_at"]),
+            jobs=[
+                _job(each, now, top) for each in running if each.incarnation == row["incarnation"]
+            ],
+        )
+        for rows, alive in ((crew.workers, True), (crew.silent, False))
+        for row in rows
+    ]
+    listeners = count_listeners(crew.workers)
+    empty = QueueLoad(0, 0, 0, None)
+    queues = [
+        ShownQueue(name, listeners.get(name, 0), load, _since(load.waiting_since, now))
+        for name in dict.fromkeys((*here.markets(look.now), *sorted(loads)))
+        for load in (loads.get(name, empty),)
+    ]
+    standing_overrides = overrides.standing()
+    values = {
+        "version": version,
+        "standing": standing,
+        "leader": crew.leader,
+        "judged": judge_leader(crew.leader, here.settings.scheduler.lease),
+        "workers": workers,
+        "queues": queues,
+        "pauses": [
+            ShownPause(each, actions.named(each), actions.end_of(each)) for each in standing.pauses
+        ],
+        "overrides": [tell_override(each, in_force=True) for each in standing_overrides],
+        "audited": [tell_audited(row) for row in audited],
+        "flower": _flower(request, here.settings.flower.port),
+        "link_to": lambda dag_id: f"{top}runs/{quote(dag_id, safe='')}",
+        "written": lambda details: json.dumps(details, ensure_ascii=False) if details else "",
+    }
+    return show(request, "operations.html", values)
+
+
+def _job(row: Row[Any], now: datetime, top: str) -> ShownJob:
+    link = f"{top}runs/{quote(row.dag_id, safe='')}?{urlencode({'job': row.job_id})}"
+    return ShownJob(f"{row.job_id} of {row.dag_id}", link, _since(row.started_at, now))
+
+
+def _since(at: datetime | None, now: datetime) -> str:
+    return how_long(max(now - at, timedelta(0))) if at is not None else ""
+
+
+def _flower(request: Request, port: int) -> str | None:
+    """Return where Flower is, for who looks from this machine; where else nobody knows."""
+    host = request.headers.get("host", "")
+    name = host_name(host)
+    if not is_loopback(name):
+        return None
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}/"

@@ -1,0 +1,87 @@
+"""The page of who is at work, what waits, what is paused, and who did what."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from prometheus.persistence import operators, pauses
+from prometheus.persistence.engine import writing
+from tests.integration.monitoring.conftest import SECRET, Web
+from tests.integration.monitoring.test_page_actions import body_of
+from tests.integration.monitoring.test_pages import COMMON, FLOWER, lead, show
+from tests.integration.persistence.world import HOUR, World, job
+
+
+def test_an_installation_that_does_nothing_says_so(web: Web) -> None:
+    page = show(web, "/operations")
+    for words in (
+        "None has led yet.",
+        "None is at work.",
+        "US_EQ 0 0 0 0",
+        "Paused and held Nothing is.",
+        "None is: sessions are those of the calendar.",
+        "Nobody has done anything yet.",
+    ):
+        assert words in page.words
+    (flower,) = (each for each in page.all("a") if each.get("rel") == "noreferrer")
+    assert flower["href"] == FLOWER
+
+
+def test_it_tells_who_works_on_what_and_what_waits(web: Web, world: World) -> None:
+    lead(world)
+    dag = world.run(job("a"), job("b"), job("c"))
+    other = world.run(job("d"), pipeline="other")
+    worker = world.worker(name="us_eq@h")
+    world.worker(name="silent@h", lease=-HOUR)
+    world.change(world.running(dag, "a", worker), started_at=world.now() - 2 * HOUR)
+    (waits,) = world.claim(world.starts(dag, "b"))
+    world.change(waits.execution_id, scheduled_at=world.now() - timedelta(minutes=5))
+    (stranded,) = world.claim(world.starts(other, "d"))
+    world.change(stranded.execution_id, queue="EU_EQ")
+    page = show(web, "/operations")
+    assert len(web.statements) <= COMMON + 5
+    assert f"a of {dag.dag_id} , 2 h 0 min" in page.words
+    assert "silent@h, pid" in page.words
+    assert "✗ ended" in page.words
+    assert "US_EQ 1 1 5 min 0 s 0 1" in page.words
+    assert "EU_EQ 0 ✗ nobody listens 1" in page.words
+    assert f"./runs/{dag.dag_id}?job=a" in page.links()
+
+
+def test_what_is_paused_is_ended_there_and_what_was_done_is_told(web: Web, world: World) -> None:
+    dag = world.run(job("a"), job("b"))
+    with writing(world.engine) as connection:
+        pauses.pause(connection, market_id="US_EQ", reason=f"my {SECRET}", actor="ada")
+        pauses.hold(connection, dag.dag_id, "a", reason="vendor is late", actor="bob")
+        operators.skip(connection, dag.dag_id, "b", actor="eve", reason="<b>not today</b>")
+    page = show(web, "/operations")
+    assert "US_EQ since" in page.words
+    assert "by ada: my ***" in page.words
+    assert f"a of {dag.dag_id} since" in page.words
+    assert '{"jobs": ["b"], "reason": "<b>not today</b>"}' in page.words
+    assert (
+        page.words.index("eve skip") < page.words.index("bob hold") < page.words.index("ada pause")
+    )
+    buttons = [each for each in page.all("button") if "data-do" in each]
+    assert len(buttons) == 2
+    for button in buttons:
+        web.post(f"/{button['data-do'].removeprefix('./')}", body_of(button))
+    assert "Paused and held Nothing is." in show(web, "/operations").words
+
+
+def test_the_audit_is_listed_page_after_page(web: Web, world: World) -> None:
+    dag = world.run(job("a"), job("b"), job("c"))
+    with writing(world.engine) as connection:
+        for name, actor in (("a", "ada"), ("b", "bob"), ("c", "ada")):
+            operators.skip(connection, dag.dag_id, name, actor=actor, reason=f"my {SECRET}")
+    first = web.get("/api/v1/audit", limit=2)
+    assert [each["actor"] for each in first["items"]] == ["ada", "bob"]
+    assert first["items"][0]["details"] == {"jobs": ["c"], "reason": "my ***"}
+    second = web.get("/api/v1/audit", limit=2, cursor=first["next"])
+    assert ([each["actor"] for each in second["items"]], second["next"]) == (["ada"], None)
+    assert len(web.statements) <= 3
+    assert len(web.get("/api/v1/audit", actor="ada", action="skip")["items"]) == 2
+    assert len(web.get("/api/v1/audit", target=dag.dag_id)["items"]) == 3
+    assert web.get("/api/v1/audit", target="us_eq_none")["items"] == []
+    for cursor in ("x", "-1", "9" * 30, "١"):
+        assert "The cursor is none" in web.problem("/api/v1/audit", 422, cursor=cursor)
