@@ -257,7 +257,7 @@ def test_it_is_light_or_dark_and_fits_a_phone(
     page.set_viewport_size({"width": 360, "height": 740})
     colours = set()
     history = "/history?market=US_EQ&pipeline=test"
-    for path in ("/", f"/runs/{dag.dag_id}?job=a", history, "/operations"):
+    for path in ("/", f"/runs/{dag.dag_id}?job=a", history, "/calendar", "/operations"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
