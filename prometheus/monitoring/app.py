@@ -29,6 +29,7 @@ from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.metrics import Scraper
 from prometheus.monitoring.pages import (
     calendar,
+    day,
     history,
     pulse,
     rendering,
@@ -95,7 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
         operations,
         known,
     )
-    pages = (rendering, signing, world, run, history, calendar, operations_page, pulse)
+    pages = (rendering, signing, world, run, day, history, calendar, operations_page, pulse)
     for subject in (*looks, actions, session, *pages):
         app.include_router(subject.router)
     _describe_problems(app)

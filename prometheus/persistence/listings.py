@@ -262,6 +262,22 @@ def read_latest_attempts(
     return found
 
 
+def list_attempts_of(
+    connection: Connection, market_id: str, day: date, *, limit: int
+) -> list[Row[Any]]:
+    """List the attempts of all runs of a session, the job that was due first first."""
+    query: Select[Any] = (
+        select(
+            *(_e.dag_id, _e.job_id, _e.status, _e.attempt_number),
+            *(_e.scheduled_at, _e.started_at, _e.completed_at),
+        )
+        .where(_e.market_id == market_id, _e.as_of_date == day)
+        .order_by(_e.scheduled_at.nulls_last(), _e.started_at, _e.job_id, _e.attempt_number)
+        .limit(limit)
+    )
+    return list(connection.execute(query))
+
+
 def read_running(connection: Connection) -> list[Row[Any]]:
     """Read what runs, the oldest start first: ``dag_id``, ``job_id``, ``incarnation``, start."""
     query = (

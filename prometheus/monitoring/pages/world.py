@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 from sqlalchemy import Row
 
+from prometheus.core.days import date_there
 from prometheus.core.market_state import MarketStatus, describe_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError, SnapshotError
@@ -49,6 +50,8 @@ class ShownMarket:
     """Why its state is not known; then there is nothing else."""
     status: MarketStatus | None = None
     zone: str = ""
+    today: date | None = None
+    """There."""
     picture: Markup | None = None
     runs: int = 0
 
@@ -116,6 +119,7 @@ def _market(
         acts,
         status=status,
         zone=lane.zone,
+        today=date_there(calendar, at),
         picture=draw_lane(lane, at),
         runs=len(bars),
     )

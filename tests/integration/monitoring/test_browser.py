@@ -256,8 +256,9 @@ def test_it_is_light_or_dark_and_fits_a_phone(
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.set_viewport_size({"width": 360, "height": 740})
     colours = set()
+    day = f"/days/US_EQ/{dag.as_of_date}"
     history = "/history?market=US_EQ&pipeline=test"
-    for path in ("/", f"/runs/{dag.dag_id}?job=a", history, "/calendar", "/operations"):
+    for path in ("/", f"/runs/{dag.dag_id}?job=a", day, history, "/calendar", "/operations"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))

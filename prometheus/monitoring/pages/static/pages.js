@@ -18,7 +18,7 @@
   const format = (zone, form) => {
     const key = `${zone} ${form}`;
     if (!formats.has(key)) {
-      const date = form === "time" ? {} : { year: "numeric", month: "2-digit", day: "2-digit", second: "2-digit" };
+      const date = form === "time" ? {} : form === "clock" ? { second: "2-digit" } : { year: "numeric", month: "2-digit", day: "2-digit", second: "2-digit" };
       const options = { ...date, hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: zone };
       formats.set(key, new Intl.DateTimeFormat("sv-SE", options));
     }

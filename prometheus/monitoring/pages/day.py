@@ -1,0 +1,102 @@
+"""The page of a market's day: all runs of a session by their jobs, over time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from datetime import date
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+from sqlalchemy import Row
+
+from prometheus.core.days import describe_day
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import HorizonError
+from prometheus.monitoring.api.models import IsoDate, Name
+from prometheus.monitoring.installation import Here
+from prometheus.monitoring.pages import gantt
+from prometheus.monitoring.pages.lanes import Band, lay_bands
+from prometheus.monitoring.pages.pulse import Version
+from prometheus.monitoring.pages.rendering import show, top_of
+from prometheus.monitoring.pages.standing import read_standing
+from prometheus.orchestration.lifecycle import FINAL, JobStatus
+from prometheus.persistence.listings import RunFilter, list_attempts_of, list_runs
+
+router = APIRouter(include_in_schema=False)
+
+_MOST_RUNS = 50
+_MOST_ATTEMPTS = 2000
+
+
+@router.get("/days/{market}/{day}")
+def day_page(
+    request: Request, here: Here, version: Version, market: Name, day: IsoDate
+) -> HTMLResponse:
+    """Show the runs of a session of a market."""
+    calendar = TradingCalendar(market)
+    top = top_of(request)
+    with here.look() as look:
+        standing = read_standing(look, here)
+        which = RunFilter(market_id=calendar.market_id, first=day, last=day)
+        runs = list_runs(look.connection, which, after=None, limit=_MOST_RUNS)
+        rows = list_attempts_of(look.connection, calendar.market_id, day, limit=_MOST_ATTEMPTS + 1)
+        described = describe_day(calendar, day)
+    now = look.now.wall_at
+    pictures = []
+    for run in runs[::-1]:
+        of_run = [row for row in rows[:_MOST_ATTEMPTS] if row.dag_id == run.dag_id]
+        jobs = _rows(of_run, run, f"{top}runs/{quote(run.dag_id, safe='')}")
+        bands: list[Band] = []
+        if look.now.clock.is_live:
+            with contextlib.suppress(HorizonError):
+                bands = lay_bands(calendar.market_id, *gantt.span_of(jobs, now))
+        pictures.append((run, gantt.draw_gantt(jobs, bands, now)))
+    values = {
+        "version": version,
+        "standing": standing,
+        "market": calendar.market_id,
+        "described": described,
+        "zone": next(iter(calendar.zones.values())).key,
+        "pictures": pictures,
+        "cut": len(rows) > _MOST_ATTEMPTS,
+        "neighbours": _neighbours(calendar, day, top),
+        "link_to": lambda dag_id: f"{top}runs/{quote(dag_id, safe='')}",
+    }
+    return show(request, "day.html", values)
+
+
+def _rows(rows: Iterable[Row[Any]], run: Row[Any], link: str) -> list[gantt.Row]:
+    """Put attempts together by jobs, in the order in which these became due."""
+    by_job: dict[str, list[gantt.Attempt]] = {}
+    for row in rows:
+        attempts = by_job.setdefault(row.job_id, [])
+        before = attempts[-1].ended_at if attempts else None
+        attempts.append(
+            gantt.Attempt(
+                number=row.attempt_number,
+                status=JobStatus(row.status),
+                waits_from=before or run.created_at,
+                scheduled_at=row.scheduled_at,
+                started_at=row.started_at,
+                ended_at=row.completed_at if row.status in FINAL else None,
+            )
+        )
+    return [
+        gantt.Row(job, f"{link}?{urlencode({'job': job})}", attempts)
+        for job, attempts in by_job.items()
+    ]
+
+
+def _neighbours(calendar: TradingCalendar, day: date, top: str) -> list[tuple[date, str]]:
+    """Give the sessions before and after a date, where they are known."""
+    found = []
+    for find in (calendar.previous_trading_day, calendar.next_trading_day):
+        try:
+            there = find(day)
+        except HorizonError:
+            continue
+        found.append((there, f"{top}days/{quote(calendar.market_id, safe='')}/{there}"))
+    return found

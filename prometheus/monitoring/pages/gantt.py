@@ -1,0 +1,199 @@
+"""Runs by their jobs over time, as a picture: what they waited for, and what took long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from markupsafe import Markup
+
+from prometheus.monitoring.pages.lanes import Band
+from prometheus.monitoring.pages.svg import element
+from prometheus.monitoring.pages.words import MARKS, how_long
+from prometheus.orchestration.lifecycle import JobStatus
+
+WIDTH, _LEFT = 1080, 200
+"""Of the picture, and of the names in it, in its own units; the browser fits it to the page."""
+_AXIS, _BAND, _ROW = 18, 8, 20
+_SHORTEST = 3
+_LONGEST_NAME = 28
+_TOLD_FROM = timedelta(seconds=0.5)
+_MOST_TICKS = 9
+_TICKS = tuple(
+    timedelta(seconds=seconds)
+    for seconds in (
+        1,
+        2,
+        5,
+        10,
+        30,
+        60,
+        120,
+        300,
+        600,
+        1800,
+        3600,
+        7200,
+        10800,
+        21600,
+        43200,
+        86400,
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt of a job, by wall time."""
+
+    number: int
+    status: JobStatus
+    waits_from: datetime
+    """Its run's making, or the end of the attempt before."""
+    scheduled_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    """``None``: it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A job with its attempts."""
+
+    name: str
+    link: str
+    attempts: Sequence[Attempt]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    begin: datetime
+    end: datetime
+
+    def x(self, at: datetime) -> float:
+        share = (at - self.begin) / (self.end - self.begin)
+        return _LEFT + (WIDTH - _LEFT) * min(max(share, 0), 1)
+
+
+def span_of(rows: Iterable[Row], now: datetime) -> tuple[datetime, datetime]:
+    """Return from when to when something was done, with some room; what goes on does so to now."""
+    times = [
+        at
+        for row in rows
+        for each in row.attempts
+        for at in (each.scheduled_at, each.started_at, each.ended_at)
+        if at is not None
+    ]
+    if any(each.ended_at is None for row in rows for each in row.attempts):
+        times.append(now)
+    begin, end = min(times, default=now), max(times, default=now)
+    room = max((end - begin) / 40, timedelta(seconds=1))
+    return begin - room, end + room
+
+
+def draw_gantt(rows: Sequence[Row], bands: Sequence[Band], now: datetime) -> Markup:
+    """
+    Draw jobs, a row each.
+
+    Args:
+        bands: States of the market meanwhile; empty where its time is not the wall's.
+        now: Wall time.
+    """
+    begin, end = span_of(rows, now)
+    scale = _Scale(begin, end)
+    height = _AXIS + _BAND + 4 + _ROW * len(rows) + 4
+    parts = [*_ticks(scale, height), *(_draw_band(band, scale) for band in bands)]
+    for number, row in enumerate(rows):
+        parts.append(_draw_row(row, _AXIS + _BAND + 4 + _ROW * number, scale, now))
+    x = scale.x(now)
+    if begin <= now <= end:
+        parts.append(element("line", class_="now", x1=x, x2=x, y1=_AXIS, y2=height))
+    return element(
+        "svg",
+        *parts,
+        class_="gantt",
+        viewBox=f"0 0 {WIDTH} {height}",
+        role="group",
+        aria_label="Jobs over time",
+    )
+
+
+def _ticks(scale: _Scale, height: float) -> Iterable[Markup]:
+    length = scale.end - scale.begin
+    step = next((each for each in _TICKS if length / each <= _MOST_TICKS), _TICKS[-1])
+    to_minutes = step >= timedelta(minutes=1)
+    midnight = scale.begin.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    at = midnight + ((scale.begin - midnight) // step + 1) * step
+    while at < scale.end:
+        x = scale.x(at)
+        yield element("line", class_="tick", x1=x, x2=x, y1=4, y2=height)
+        if x < WIDTH - 56:
+            yield element(
+                "text",
+                f"{at.astimezone(UTC):{'%H:%M' if to_minutes else '%H:%M:%S'}}",
+                class_="hour",
+                x=x + 3,
+                y=12,
+                data_at=at.isoformat(),
+                data_form="time" if to_minutes else "clock",
+            )
+        at += step
+
+
+def _draw_band(band: Band, scale: _Scale) -> Markup:
+    left, right = scale.x(band.start), scale.x(band.end)
+    kind = (band.state or "unknown").lower().replace("_", "-")
+    reason = f" ({band.reason})" if band.reason else ""
+    title = element("title", f"{band.state or 'not known'}{reason}")
+    box = {"x": left, "y": _AXIS, "width": max(right - left, 0), "height": _BAND}
+    return element("g", title, element("rect", class_=f"band {kind}", **box))
+
+
+def _draw_row(row: Row, top: float, scale: _Scale, now: datetime) -> Markup:
+    name = row.name if len(row.name) <= _LONGEST_NAME else f"{row.name[: _LONGEST_NAME - 1]}…"
+    told = "; ".join(tell_attempt(each, now) for each in row.attempts)
+    parts: list[Markup] = [
+        element("title", f"{row.name}: {told}"),
+        element("text", name, class_="name", x=2, y=top + 14),
+    ]
+    middle = top + _ROW / 2
+    for each in row.attempts:
+        ended = each.ended_at or now
+        until = each.scheduled_at or ended
+        due = scale.x(until)
+        waits = scale.x(min(each.waits_from, until))
+        parts.append(element("line", class_="waits", x1=waits, x2=due, y1=middle, y2=middle))
+        begun = scale.x(each.started_at or ended)
+        if begun > due:
+            parts.append(
+                element("rect", class_="queues", x=due, y=middle - 2, width=begun - due, height=4)
+            )
+        if each.started_at is None:
+            if each.ended_at is not None:
+                parts.append(_mark(each.status, begun, top))
+            continue
+        width = max(scale.x(ended) - begun, _SHORTEST)
+        kind = f"bar {'open' if each.ended_at is None else each.status.lower()}"
+        box = {"x": begun, "y": top + 3, "width": width, "height": _ROW - 6, "rx": 2}
+        parts.append(element("rect", class_=kind, **box))
+        parts.append(_mark(each.status, begun + width + 2, top))
+    return element("a", *parts, href=row.link, aria_label=f"{row.name}: {told}")
+
+
+def _mark(status: JobStatus, x: float, top: float) -> Markup:
+    return element("text", MARKS[status], class_="mark", x=min(x, WIDTH - 12), y=top + 14)
+
+
+def tell_attempt(attempt: Attempt, now: datetime) -> str:
+    """Say in words what the picture shows of an attempt."""
+    ended = attempt.ended_at or now
+    due = attempt.scheduled_at or ended
+    begun = attempt.started_at or ended
+    spans = {
+        "waited": due - attempt.waits_from,
+        "in its queue": begun - due,
+        "ran": ended - begun if attempt.started_at is not None else timedelta(0),
+    }
+    told = [f"{name} {how_long(each)}" for name, each in spans.items() if each >= _TOLD_FROM]
+    return ", ".join([f"attempt {attempt.number} {attempt.status}", *told])
