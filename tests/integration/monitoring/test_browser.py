@@ -6,9 +6,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
     Browser,
     ConsoleMessage,
@@ -21,8 +23,9 @@ from playwright.sync_api import (
 
 from prometheus.actors import Role
 from prometheus.monitoring.pages.pulse import Pulse
+from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.passwords import hash_password
-from prometheus.persistence import users
+from prometheus.persistence import pauses, users
 from prometheus.persistence.engine import writing
 from tests.integration.monitoring.conftest import Web
 from tests.integration.monitoring.test_pages import lead, stand
@@ -246,6 +249,57 @@ def test_times_are_those_of_the_clocks_one_asks_for(page: Page, web: Web, world:
         expect(button).to_have_attribute("aria-pressed", "true")
     page.goto("/?times=exchange")
     expect(change).to_have_text("08:30")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_pages_have_no_serious_fault_by_axe(
+    page: Page, web: Web, world: World, scheme: Literal["light", "dark"], width: int
+) -> None:
+    """Every page with all that it can have, and the dialog of an action."""
+    today = datetime.now(UTC).date()
+    dag = world.run(*(job(name, max_retries=0) for name in "abcdefg"), day=today)
+    worker = world.worker()
+    world.fail_for_good(dag, "a", worker)
+    world.running(dag, "b", worker)
+    world.finish(dag, worker, "c")
+    ids = world.ids(dag)
+    for name, status in (("d", JobStatus.SKIPPED), ("e", JobStatus.EXPIRED)):
+        world.end_waiting({ids[name]: "so"}, status)
+    world.claim(world.starts(dag, "f"))
+    with writing(world.engine) as connection:
+        pauses.pause(connection, market_id="US_EQ", reason="halted", actor="ada")
+        pauses.hold(connection, dag.dag_id, "g", reason="late", actor="ada")
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    for path in (
+        "/",
+        f"/runs/{dag.dag_id}?job=a",
+        f"/runs/{dag.dag_id}?job=g",
+        f"/days/US_EQ/{today}",
+        "/history?market=US_EQ&pipeline=test",
+        "/calendar",
+        "/operations",
+        "/sign-in",
+    ):
+        page.goto(path)
+        assert serious_faults(page) == [], path
+    page.goto(f"/runs/{dag.dag_id}?job=g")
+    page.get_by_role("button", name="Skip").click()
+    assert serious_faults(page) == []
+    # It would be told.
+    page.evaluate("document.querySelector('dialog button').textContent = ''")
+    assert [rule for rule, _ in serious_faults(page)] == ["button-name"]
+
+
+def serious_faults(page: Page) -> list[tuple[str, str]]:
+    """What axe calls serious or critical: rule, and the first element that breaks it."""
+    found = Axe().run(page).response["violations"]
+    return [
+        (each["id"], each["nodes"][0]["html"])
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
