@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from prometheus.errors import (
     DatabaseError,
@@ -104,7 +105,7 @@ def _problem(status: int, detail: str, errors: list[Fault] | None) -> Problem:
     return Problem(title=title, status=status, detail=detail, errors=errors or [])
 
 
-def _as_document(problem: Problem, headers: Mapping[str, str] | None) -> JSONResponse:
+def _as_document(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
     content = problem.model_dump(mode="json")
     return JSONResponse(content, problem.status, headers=headers, media_type=MEDIA_TYPE)
 
@@ -135,16 +136,29 @@ def _answer(
     """Answer a request with a problem: with a page where that is wanted."""
     problem = _problem(status, detail, errors)
     show: Show = request.app.state.show_problem
-    return show(request, problem) or _as_document(problem, headers)
+    response = show(request, problem) or _as_document(problem)
+    response.headers.update(headers or {})
+    return response
 
 
 async def _refused(request: Request, error: HTTPException) -> Response:
-    detail = str(error.detail)
+    detail, headers = str(error.detail), dict(error.headers or {})
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"There is nothing at {request.url.path}."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.url.path} does not know {request.method}."
-    return _answer(request, error.status_code, detail, headers=error.headers)
+        headers["Allow"] = ", ".join(_methods(request))
+    return _answer(request, error.status_code, detail, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Say what a path knows; the framework tells only the methods of its first route."""
+    return [
+        method
+        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
+        for asked in ({**request.scope, "method": method},)
+        if any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 async def _unreadable(request: Request, error: RequestValidationError) -> Response:

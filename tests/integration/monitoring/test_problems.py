@@ -34,6 +34,15 @@ def test_a_method_that_is_not(web: Web) -> None:
     answer = web.ask("/healthz", method="DELETE", headers={"Content-Type": "application/json"})
     assert check_problem(answer, 405) == "/healthz does not know DELETE."
     assert answer.headers["allow"] == "GET"
+    session = web.ask("/api/v1/session", method="OPTIONS")
+    assert (session.status_code, session.headers["allow"]) == (405, "DELETE, GET, POST")
+
+
+def test_what_a_page_is_told_with_a_problem(web: Web) -> None:
+    """As a program is: what may be asked, and for how long to wait."""
+    page = web.ask("/history", method="OPTIONS", headers={"Accept": "text/html"})
+    assert (page.status_code, page.headers["allow"]) == (405, "GET")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
 
 
 def test_a_fault_of_ours_says_nothing_of_itself(web: Web) -> None:
