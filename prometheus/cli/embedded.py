@@ -15,9 +15,15 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from prometheus.addresses import is_loopback
 from prometheus.cli.places import STACK_FILE
-from prometheus.cli.stack import Interrupted, Stack, beat_program, web_program, worker_program
+from prometheus.cli.stack import (
+    Interrupted,
+    Stack,
+    StackError,
+    beat_program,
+    web_program,
+    worker_program,
+)
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_url
 from prometheus.settings import Settings, load_settings
@@ -36,18 +42,37 @@ class Pages:
 
     @classmethod
     def of(cls, settings: Settings) -> Pages:
-        """Choose the port of the settings, or, where something listens there, a free one."""
+        """
+        Choose the port of the settings, or, where something listens there, a free one.
+
+        Raises:
+            StackError: The address of the settings is none of this machine.
+        """
         host = settings.web.address
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, settings.web.port))
-            except OSError:
-                probe.bind((host, 0))
-            port = probe.getsockname()[1]
-        name = host if is_loopback(host) else "127.0.0.1"
+        port = _free_port(host, settings.web.port) or _free_port(host, 0)
+        if port is None:
+            raise StackError(
+                f"The pages can not be shown on {host}, which is no address of this machine. Use "
+                f"another (PROMETHEUS__WEB__ADDRESS, [web] address in prometheus.toml), or none "
+                f"of them: --no-web."
+            )
+        name = _OF_ALL.get(host, host)
         return cls(port, f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}")
+
+
+_OF_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""An address that stands for all of this machine -> the one to ask."""
+
+
+def _free_port(host: str, port: int) -> int | None:
+    """Return a port on which nothing listens; ``None`` if there something does."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except OSError:
+        return None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from prometheus.errors import PrometheusError
 from prometheus.persistence import migrate
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading
+from prometheus.persistence.users import anybody_known
 from prometheus.settings import Settings, load_settings
 
 
@@ -49,6 +50,14 @@ def live_here(folder: Path | None, *, web: bool, as_json: bool) -> None:
                     f"{place.shown_url} holds a replay, whose market clock is not the wall's. "
                     f"Use another data folder: --folder, or PROMETHEUS__DATA__FOLDER."
                 )
+        if web and not place.settings.web.only_here:
+            with reading(engine) as connection:
+                if not anybody_known(connection):
+                    raise UpError(
+                        f"On {place.settings.web.address} the pages would answer whoever reaches "
+                        f"this machine, for there are no users. Make one ({program()} user add "
+                        f"NAME), or show no pages: --no-web."
+                    )
         with stoppable(lambda: "Stopped; every process has ended."), ExitStack() as stack:
             pages = Pages.of(place.settings) if web else None
             view = stack.enter_context(_view(place, as_json, pages))

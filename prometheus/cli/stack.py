@@ -49,7 +49,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _REDIS_STOPS_WITHIN = timedelta(seconds=10)
 _MOST_RESTARTS = 5
 _RESTARTS_WITHIN_SECONDS = 60.0
-"""A stack that starts its dead processes again gives up after so many in such a time."""
+"""A stack that starts a dead process again gives up after so many in such a time."""
 
 # Runs between fork and the program, as a program of its own: what Popen can run there instead
 # (`preexec_fn`) may deadlock when another thread of the supervisor holds a lock at that moment.
@@ -127,6 +127,8 @@ class Program:
     ready_within: timedelta = timedelta(seconds=60)
     stop_within: timedelta = timedelta(seconds=30)
     """After SIGTERM; then the process is killed, with everything in its process group."""
+    needed: bool = True
+    """Whether the others end with it, when it dies all the time or does not start."""
     hands_back_within: timedelta = timedelta(0)
     """After a second SIGTERM, before it is killed: to give up in order what it was doing."""
 
@@ -173,6 +175,7 @@ def web_program(url: str) -> Program:
         "web",
         web_command(),
         ready=lambda: _web_answers(url),
+        needed=False,
         stop_within=timedelta(seconds=10),
     )
 
@@ -228,7 +231,7 @@ class Stack:
         self.broker_url = ""
         self._say = say
         self._restarts = restarts
-        self._restarted_at: list[float] = []
+        self._restarted_at: dict[str, list[float]] = {}
         self._programs: list[_Child] = []
         self._redis: _Child | None = None
         self._sockets: Path | None = None
@@ -260,7 +263,12 @@ class Stack:
             self._programs.append(child)
             started.append(child)
         for child in started:
-            self._wait_until_ready(child)
+            try:
+                self._wait_until_ready(child)
+            except ProgramError as error:
+                if child.program.needed:
+                    raise
+                self._do_without(child, error)
 
     def check(self) -> None:
         """
@@ -275,16 +283,27 @@ class Stack:
             self._redis = self._again(self._redis)
         for number, child in enumerate(self._programs):
             if child.ended:
-                self._programs[number] = self._again(child)
+                try:
+                    self._programs[number] = self._again(child)
+                except ProgramError as error:
+                    if child.program.needed:
+                        raise
+                    self._do_without(child, error)
+                    return  # to the rest at the next look
+
+    def _do_without(self, child: _Child, error: ProgramError) -> None:
+        self._tell(f"going on without {child.program.name}: {error}")
+        self._stop(child)
+        self._programs.remove(child)
 
     def _again(self, child: _Child) -> _Child:
         """Start a process again that has died."""
         what = f"(pid {child.pid}) {child.end_in_words()}"
         since = time.monotonic() - _RESTARTS_WITHIN_SECONDS
-        self._restarted_at = [at for at in self._restarted_at if at > since]
-        if not self._restarts or len(self._restarted_at) >= _MOST_RESTARTS:
+        before = [at for at in self._restarted_at.get(child.program.name, ()) if at > since]
+        if not self._restarts or len(before) >= _MOST_RESTARTS:
             raise child.error(what)
-        self._restarted_at.append(time.monotonic())
+        self._restarted_at[child.program.name] = [*before, time.monotonic()]
         self._tell(f"{child.program.name} {what}; starting it again")
         child.finish()
         return self._launch(child.program)

@@ -209,11 +209,33 @@ def test_what_dies_is_started_again_until_it_dies_all_the_time(tmp_path: Path) -
         assert stack.pids["beat"] == before["beat"]
         wait_until(lambda: _answers(stack), message="Redis answers at its old place")
         with pytest.raises(ProgramError, match="beat"):
-            for _ in range(4):
+            for _ in range(6):
                 died = stack.pids["beat"]
                 os.kill(died, signal.SIGKILL)
                 wait_until(lambda died=died: _is_new(stack, "beat", died))  # type: ignore[misc]
     gone(*stack.pids.values())
+
+
+def test_what_is_not_needed_may_die_all_the_time(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Stack(tmp_path, say=said.append, restarts=True) as stack:
+        broken = program("pages", "raise SystemExit('no such port')", needed=False)
+        stack.start(sleeper("beat"), broken)
+        wait_until(lambda: stack.check() or "pages" not in stack.pids, timeout=60)
+        assert alive(stack.pids["beat"])
+        assert "going on without pages: pages" in said[-1]
+        assert "no such port" in said[-1]
+        never = program(
+            "web",
+            "import time; time.sleep(600)",
+            needed=False,
+            ready=lambda: False,
+            ready_within=SECOND,
+        )
+        stack.start(never)
+        assert "going on without web: web was not ready within 1 s" in said[-1]
+        stack.check()
+        assert set(stack.pids) == {"redis", "beat"}
 
 
 def _is_new(stack: Stack, name: str, died: int) -> bool:

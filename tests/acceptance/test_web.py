@@ -80,6 +80,25 @@ def test_everything_comes_up_with_its_pages(start_command: StartCommand, home: P
     assert not answers(url)
 
 
+def test_pages_for_others_are_refused_without_users(
+    run_command: RunCommand, start_command: StartCommand
+) -> None:
+    everywhere = {"PROMETHEUS__WEB__ADDRESS": "0.0.0.0"}
+    run_command("up", env=everywhere).refused(
+        "On 0.0.0.0 the pages would answer whoever reaches this machine",
+        "user add NAME",
+        "--no-web",
+    )
+    nowhere = {"PROMETHEUS__WEB__ADDRESS": "192.0.2.1", "PROMETHEUS__DATA__FOLDER": "known"}
+    assert run_command("db", "upgrade", env=nowhere).status == 0
+    assert run_command("token", "add", "ci", env=nowhere).status == 0
+    run_command("up", env=nowhere).refused("192.0.2.1, which is no address of this machine")
+    known = {**everywhere, "PROMETHEUS__DATA__FOLDER": "known"}
+    url = pages_of(start_command("up", env=known), "running; pages: ")
+    assert answers(url)
+    assert httpx.get(f"{url}/api/v1/runs", timeout=60).status_code == 401
+
+
 def test_without_pages_nothing_listens(start_command: StartCommand) -> None:
     process = start_command("up", "--no-web")
     process.wait_for("running", timeout=60)

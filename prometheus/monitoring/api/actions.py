@@ -239,7 +239,7 @@ def _tell(pause: Pause) -> StandingPause:
         dag_id=pause.dag_id,
         job=pause.job_id,
         reason=safe_text(pause.reason),
-        author=pause.author,
+        author=safe_text(pause.author),
         since=pause.since,
         until=pause.until,
     )

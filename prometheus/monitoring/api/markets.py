@@ -14,6 +14,7 @@ from prometheus.core.overrides import Override
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.crew import count_listeners
 from prometheus.errors import HorizonError, SnapshotError
+from prometheus.masking import safe_text, safe_value
 from prometheus.monitoring.api.models import (
     Change,
     Instant,
@@ -145,7 +146,7 @@ def _market(market_id: str, at: datetime, workers: int) -> Market:
         workers=workers,
         state=status.state,
         since=status.since,
-        reason=status.reason,
+        reason=status.reason and safe_text(status.reason),
         in_break=status.in_break,
         session_date=status.session_date,
         next_session_date=status.next_session_date,
@@ -193,8 +194,8 @@ def calendar(here: Here, market: Name, span: Annotated[Span, Query()]) -> Calend
             CalendarDay(
                 date=day.date,
                 kind=day.kind,
-                reason=day.reason,
-                closed_members=day.closed_members,
+                reason=day.reason and safe_text(day.reason),
+                closed_members=safe_value(day.closed_members),
                 session=SessionHours.of(day.session) if day.session else None,
                 overrides=list(day.overrides),
             )
@@ -231,10 +232,10 @@ def tell_override(override: Override, *, in_force: bool) -> RecordedOverride:
         close=str(override.close) if override.close else None,
         breaks=written_breaks(override.breaks),
         zone=override.zone,
-        reason=override.reason,
-        source=override.source,
+        reason=safe_text(override.reason),
+        source=safe_text(override.source),
         announced_at=override.announced_at,
-        author=override.author,
+        author=safe_text(override.author),
         recorded_at=override.recorded_at,
         withdraws=override.withdraws,
         fault=override.fault,

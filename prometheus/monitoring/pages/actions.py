@@ -119,7 +119,9 @@ def named(pause: Pause) -> str:
     """Name what is paused or held."""
     if pause.dag_id is not None:
         return f"{pause.job_id} of {pause.dag_id}"
-    return " in ".join(each for each in (pause.pipeline, pause.market_id) if each is not None)
+    if pause.pipeline is None:
+        return f"market {pause.market_id}"
+    return f"pipeline {pause.pipeline}" + (f" in {pause.market_id}" if pause.market_id else "")
 
 
 def is_whole(pause: Pause, market_id: str) -> bool:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from prometheus.core.days import Day, DayKind, date_there, describe_day
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.masking import safe_text
 from prometheus.monitoring.api.models import Name
 from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages.pulse import Version
@@ -22,6 +23,7 @@ from prometheus.monitoring.pages.svg import element
 
 router = APIRouter(include_in_schema=False)
 
+_FIRST_YEAR, _LAST_YEAR = 1900, 9998
 _CELL, _LEFT, _TOP = 17, 34, 18
 _INSET = 2
 """Of what is drawn in a cell, from its sides."""
@@ -43,7 +45,7 @@ def calendar_page(
     here: Here,
     version: Version,
     market: Name | None = None,
-    year: Annotated[int | None, Query(ge=1900, le=9998)] = None,
+    year: Annotated[int | None, Query(ge=_FIRST_YEAR, le=_LAST_YEAR)] = None,
 ) -> HTMLResponse:
     """Show a year of a market, by default the one that it is there."""
     with here.look() as look:
@@ -64,7 +66,11 @@ def calendar_page(
         "calendar": found,
         "year": year,
         "markets": [(name, _link(name, year), name == found.market_id) for name in listed],
-        "years": [(each, _link(found.market_id, each)) for each in (year - 1, year + 1)],
+        "years": [
+            (words, _link(found.market_id, each))
+            for each, words in ((year - 1, f"← {year - 1}"), (year + 1, f"{year + 1} →"))
+            if _FIRST_YEAR <= each <= _LAST_YEAR
+        ],
         "picture": draw_year(days, today),
         "sessions": sum(day.session is not None for day in days),
         "days": [
@@ -113,7 +119,7 @@ def _draw_day(day: Day, week: int, weekday: int, *, is_today: bool) -> Markup:
     x, y = _LEFT + week * _CELL, _TOP + weekday * _CELL
     side = _CELL - _INSET
     told = f"{day.date:%a} {day.date}: {KINDS[day.kind]}"
-    told += f" ({day.reason})" if day.reason and day.kind is not DayKind.WEEKEND else ""
+    told += f" ({safe_text(day.reason)})" if day.reason and day.kind is not DayKind.WEEKEND else ""
     told += ", by an override" if day.overrides else ""
     classes = (
         f"day {day.kind}{' overridden' if day.overrides else ''}{' today' if is_today else ''}"

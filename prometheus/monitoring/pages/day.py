@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -14,7 +14,7 @@ from sqlalchemy import Row
 
 from prometheus.core.days import describe_day
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import HorizonError
+from prometheus.errors import HorizonError, UnknownMarketError
 from prometheus.monitoring.api.models import IsoDate, Name
 from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import gantt
@@ -36,61 +36,75 @@ def day_page(
     request: Request, here: Here, version: Version, market: Name, day: IsoDate
 ) -> HTMLResponse:
     """Show the runs of a session of a market."""
-    calendar = TradingCalendar(market)
     top = top_of(request)
+    try:
+        calendar = TradingCalendar(market)
+    except UnknownMarketError as error:  # of the settings no more, and of runs that there are
+        calendar, unknown = None, error
+    market_id = calendar.market_id if calendar is not None else market
     with here.look() as look:
         standing = read_standing(look, here)
-        which = RunFilter(market_id=calendar.market_id, first=day, last=day)
-        runs = list_runs(look.connection, which, after=None, limit=_MOST_RUNS)
-        rows = list_attempts_of(look.connection, calendar.market_id, day, limit=_MOST_ATTEMPTS + 1)
-        described = describe_day(calendar, day)
+        which = RunFilter(market_id=market_id, first=day, last=day)
+        runs = list_runs(look.connection, which, after=None, limit=_MOST_RUNS + 1)
+        rows = list_attempts_of(look.connection, market_id, day, limit=_MOST_ATTEMPTS + 1)
+        described = describe_day(calendar, day) if calendar is not None else None
+    if calendar is None and not runs:
+        raise unknown
     now = look.now.wall_at
+    zone = next(iter(calendar.zones.values())).key if calendar is not None else "UTC"
     pictures = []
-    for run in runs[::-1]:
+    for run in runs[:_MOST_RUNS][::-1]:
         of_run = [row for row in rows[:_MOST_ATTEMPTS] if row.dag_id == run.dag_id]
         jobs = _rows(of_run, run, f"{top}runs/{quote(run.dag_id, safe='')}")
         bands: list[Band] = []
-        if look.now.clock.is_live:
+        if look.now.clock.is_live and calendar is not None:
             with contextlib.suppress(HorizonError):
-                bands = lay_bands(calendar.market_id, *gantt.span_of(jobs, now))
-        pictures.append((run, gantt.draw_gantt(jobs, bands, now)))
+                bands = lay_bands(market_id, *gantt.span_of(jobs, now))
+        pictures.append((run, gantt.draw_gantt(jobs, bands, now, zone)))
     values = {
         "version": version,
         "standing": standing,
-        "market": calendar.market_id,
+        "market": market_id,
+        "day": day,
         "described": described,
-        "zone": next(iter(calendar.zones.values())).key,
+        "zone": zone,
         "pictures": pictures,
-        "cut": len(rows) > _MOST_ATTEMPTS,
-        "neighbours": _neighbours(calendar, day, top),
+        "cut": len(rows) > _MOST_ATTEMPTS or len(runs) > _MOST_RUNS,
+        "neighbours": _neighbours(calendar, day, top) if calendar is not None else [],
         "link_to": lambda dag_id: f"{top}runs/{quote(dag_id, safe='')}",
     }
     return show(request, "day.html", values)
 
 
 def _rows(rows: Iterable[Row[Any]], run: Row[Any], link: str) -> list[gantt.Row]:
-    """Put attempts together by jobs, in the order in which these became due."""
-    by_job: dict[str, list[gantt.Attempt]] = {}
+    """Put attempts together by jobs, in the order in which these were due first."""
+    by_job: dict[str, list[Row[Any]]] = {}
     for row in rows:
-        attempts = by_job.setdefault(row.job_id, [])
-        before = attempts[-1].ended_at if attempts else None
-        attempts.append(
+        by_job.setdefault(row.job_id, []).append(row)
+    return [
+        gantt.Row(job, f"{link}?{urlencode({'job': job})}", _attempts(of_job, run.created_at))
+        for job, of_job in by_job.items()
+    ]
+
+
+def _attempts(rows: Iterable[Row[Any]], made_at: datetime) -> list[gantt.Attempt]:
+    found: list[gantt.Attempt] = []
+    for row in sorted(rows, key=lambda row: row.attempt_number):
+        before = found[-1].ended_at if found else None
+        found.append(
             gantt.Attempt(
                 number=row.attempt_number,
                 status=JobStatus(row.status),
-                waits_from=before or run.created_at,
+                waits_from=before or made_at,
                 scheduled_at=row.scheduled_at,
                 started_at=row.started_at,
                 ended_at=row.completed_at if row.status in FINAL else None,
             )
         )
-    return [
-        gantt.Row(job, f"{link}?{urlencode({'job': job})}", attempts)
-        for job, attempts in by_job.items()
-    ]
+    return found
 
 
-def _neighbours(calendar: TradingCalendar, day: date, top: str) -> list[tuple[date, str]]:
+def _neighbours(calendar: TradingCalendar, day: date, top: str) -> list[tuple[str, str]]:
     """Give the sessions before and after a date, where they are known."""
     found = []
     for find in (calendar.previous_trading_day, calendar.next_trading_day):
@@ -98,5 +112,6 @@ def _neighbours(calendar: TradingCalendar, day: date, top: str) -> list[tuple[da
             there = find(day)
         except HorizonError:
             continue
-        found.append((there, f"{top}days/{quote(calendar.market_id, safe='')}/{there}"))
+        name = f"← {there}" if there < day else f"{there} →"
+        found.append((name, f"{top}days/{quote(calendar.market_id, safe='')}/{there}"))
     return found

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from markupsafe import Markup
 
+from prometheus.masking import safe_text
 from prometheus.monitoring.pages.lanes import Band
 from prometheus.monitoring.pages.svg import element
 from prometheus.monitoring.pages.words import MARKS, how_long
@@ -18,27 +19,14 @@ WIDTH, _LEFT = 1080, 200
 _AXIS, _BAND, _ROW = 18, 8, 20
 _SHORTEST = 3
 _LONGEST_NAME = 28
+_DAY = timedelta(days=1)
 _TOLD_FROM = timedelta(seconds=0.5)
 _MOST_TICKS = 9
 _TICKS = tuple(
     timedelta(seconds=seconds)
     for seconds in (
-        1,
-        2,
-        5,
-        10,
-        30,
-        60,
-        120,
-        300,
-        600,
-        1800,
-        3600,
-        7200,
-        10800,
-        21600,
-        43200,
-        86400,
+        *(1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 10800, 21600, 43200),
+        *(days * 86400 for days in (1, 2, 7, 30, 90, 365)),
     )
 )
 
@@ -92,18 +80,21 @@ def span_of(rows: Iterable[Row], now: datetime) -> tuple[datetime, datetime]:
     return begin - room, end + room
 
 
-def draw_gantt(rows: Sequence[Row], bands: Sequence[Band], now: datetime) -> Markup:
+def draw_gantt(
+    rows: Sequence[Row], bands: Sequence[Band], now: datetime, zone: str = "UTC"
+) -> Markup:
     """
     Draw jobs, a row each.
 
     Args:
         bands: States of the market meanwhile; empty where its time is not the wall's.
         now: Wall time.
+        zone: Whose clocks are the exchange's.
     """
     begin, end = span_of(rows, now)
     scale = _Scale(begin, end)
     height = _AXIS + _BAND + 4 + _ROW * len(rows) + 4
-    parts = [*_ticks(scale, height), *(_draw_band(band, scale) for band in bands)]
+    parts = [*_ticks(scale, height, zone), *(_draw_band(band, scale) for band in bands)]
     for number, row in enumerate(rows):
         parts.append(_draw_row(row, _AXIS + _BAND + 4 + _ROW * number, scale, now))
     x = scale.x(now)
@@ -119,32 +110,39 @@ def draw_gantt(rows: Sequence[Row], bands: Sequence[Band], now: datetime) -> Mar
     )
 
 
-def _ticks(scale: _Scale, height: float) -> Iterable[Markup]:
+def _ticks(scale: _Scale, height: float, zone: str) -> Iterable[Markup]:
     length = scale.end - scale.begin
     step = next((each for each in _TICKS if length / each <= _MOST_TICKS), _TICKS[-1])
-    to_minutes = step >= timedelta(minutes=1)
+    form = "time" if step >= timedelta(minutes=1) else "clock"
     midnight = scale.begin.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     at = midnight + ((scale.begin - midnight) // step + 1) * step
     while at < scale.end:
         x = scale.x(at)
+        # Of another day than the one before, the date too.
+        shown = "day" if length > _DAY or (at - midnight) % _DAY < step else form
         yield element("line", class_="tick", x1=x, x2=x, y1=4, y2=height)
-        if x < WIDTH - 56:
+        if x < WIDTH - 72:
             yield element(
                 "text",
-                f"{at.astimezone(UTC):{'%H:%M' if to_minutes else '%H:%M:%S'}}",
+                f"{at.astimezone(UTC):{_FORMATS[shown]}}",
                 class_="hour",
                 x=x + 3,
                 y=12,
                 data_at=at.isoformat(),
-                data_form="time" if to_minutes else "clock",
+                data_zone=zone,
+                data_form=shown,
             )
         at += step
+
+
+_FORMATS = {"clock": "%H:%M:%S", "time": "%H:%M", "day": "%m-%d %H:%M"}
+"""As the page writes them, too, in the times that are asked for."""
 
 
 def _draw_band(band: Band, scale: _Scale) -> Markup:
     left, right = scale.x(band.start), scale.x(band.end)
     kind = (band.state or "unknown").lower().replace("_", "-")
-    reason = f" ({band.reason})" if band.reason else ""
+    reason = f" ({safe_text(band.reason)})" if band.reason else ""
     title = element("title", f"{band.state or 'not known'}{reason}")
     box = {"x": left, "y": _AXIS, "width": max(right - left, 0), "height": _BAND}
     return element("g", title, element("rect", class_=f"band {kind}", **box))
@@ -190,6 +188,8 @@ def tell_attempt(attempt: Attempt, now: datetime) -> str:
     ended = attempt.ended_at or now
     due = attempt.scheduled_at or ended
     begun = attempt.started_at or ended
+    if attempt.ended_at is None and due > now:
+        return f"attempt {attempt.number} {attempt.status}, waits until {due:%H:%M:%S} UTC"
     spans = {
         "waited": due - attempt.waits_from,
         "in its queue": begun - due,

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 from sqlalchemy import Connection, Row
@@ -64,24 +64,31 @@ def history_page(
     version: Version,
     market: Name | None = None,
     pipeline: Name | None = None,
-    before: IsoDate | None = None,
+    before: Annotated[IsoDate | None, Query(gt=date.min)] = None,
 ) -> HTMLResponse:
     """Show what has run for the last sessions of a market, or for those before a date."""
     pairs = _pairs(here)
     if market is None or pipeline is None:
-        fitting = (each for each in pairs if market in (None, each[0]))
+        fitting = (
+            each for each in pairs if market in (None, each[0]) and pipeline in (None, each[1])
+        )
         market, pipeline = next(fitting, (market, pipeline))
     top = top_of(request)
+    rows: list[Row[Any]] = []
+    many, jobs = _MOST_SESSIONS, []
+    attempts: dict[str, dict[str, Row[Any]]] = {}
     with here.look() as look:
         standing = read_standing(look, here)
         last = before - timedelta(days=1) if before is not None else None
-        which = RunFilter(market_id=market, pipeline=pipeline, last=last)
-        rows = list_runs(look.connection, which, after=None, limit=_MOST_SESSIONS + 1)
-        attempts = read_latest_attempts(
-            look.connection, [row.dag_id for row in rows[:_MOST_SESSIONS]]
-        )
-        jobs = _jobs(look.connection, rows, attempts)
-    many = min(_MOST_SESSIONS, max(1, _MOST_CELLS // max(1, len(jobs))))
+        if market is not None and pipeline is not None:
+            which = RunFilter(market_id=market, pipeline=pipeline, last=last)
+            rows = list_runs(look.connection, which, after=None, limit=_MOST_SESSIONS + 1)
+        if rows:
+            jobs = _jobs(look.connection, rows[0].dag_id)
+            many = min(_MOST_SESSIONS, max(1, _MOST_CELLS // max(1, len(jobs))))
+            of_shown = [row.dag_id for row in rows[:many]]
+            attempts = read_latest_attempts(look.connection, of_shown)
+    jobs += sorted({job for found in attempts.values() for job in found}.difference(jobs))
     shown = rows[:many][::-1]
     run_cells = [_of_run(row, attempts[row.dag_id], look.now, top) for row in shown]
     lines = [_line("run", run_cells)] if shown else []
@@ -121,20 +128,12 @@ def _link(market: str | None, pipeline: str | None, before: date | None = None) 
     return "?" + urlencode({name: value for name, value in asked.items() if value is not None})
 
 
-def _jobs(
-    connection: Connection,
-    rows: Sequence[Row[Any]],
-    attempts: Mapping[str, Mapping[str, Row[Any]]],
-) -> list[str]:
-    """Give all jobs: as the latest run has them, upstream first, and then those it has no more."""
-    names = {job for found in attempts.values() for job in found}
-    order: list[str] = []
-    if rows:
-        try:
-            order = list(read_dag(connection, rows[0].dag_id).topological_order())
-        except UnreadableRunError:
-            order = []
-    return [*order, *sorted(names.difference(order))]
+def _jobs(connection: Connection, dag_id: str) -> list[str]:
+    """Give the jobs of a run, upstream first; none of a run that can not be read."""
+    try:
+        return list(read_dag(connection, dag_id).topological_order())
+    except UnreadableRunError:
+        return []
 
 
 def _of_job(dag_id: str, row: Row[Any] | None, now: Now, top: str) -> Cell | None:

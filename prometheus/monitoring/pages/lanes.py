@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from prometheus.core.market_state import MarketState, describe_market, iter_states
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.masking import safe_text
 from prometheus.monitoring.pages.svg import element
 from prometheus.monitoring.pages.words import MARKS, clock_time
 from prometheus.orchestration.lifecycle import RunStatus
@@ -177,9 +178,10 @@ def _hours(scale: _Scale, zone: str, height: float) -> Iterable[Markup]:
 
 def _draw_band(band: Band, scale: _Scale) -> Markup:
     left, right = scale.x(band.start), scale.x(band.end)
-    name = band.reason or _NAMES[band.state]
+    why = safe_text(band.reason) if band.reason else None
+    name = why or _NAMES[band.state]
     full = band.state.value if band.state else "not known"
-    reason = f" ({band.reason})" if band.reason else ""
+    reason = f" ({why})" if why else ""
     title = f"{full}{reason}, {_from_to(band.start, band.end)}"
     kind = (band.state or "unknown").lower().replace("_", "-")
     height = _HEIGHTS.get(band.state, _BAND) if band.state else _BAND

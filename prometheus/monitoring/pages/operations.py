@@ -121,7 +121,8 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
         for name in dict.fromkeys((*here.markets(look.now), *sorted(loads)))
         for load in (loads.get(name, empty),)
     ]
-    standing_overrides = overrides.standing()
+    today = (look.now.market_at - timedelta(days=1)).date()  # wherever it still is
+    coming = [each for each in overrides.standing() if each.session >= today]
     values = {
         "version": version,
         "standing": standing,
@@ -132,7 +133,7 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
         "pauses": [
             ShownPause(each, actions.named(each), actions.end_of(each)) for each in standing.pauses
         ],
-        "overrides": [tell_override(each, in_force=True) for each in standing_overrides],
+        "overrides": [tell_override(each, in_force=True) for each in coming],
         "audited": [tell_audited(row) for row in audited],
         "flower": _flower(request, here.settings.flower.port),
         "link_to": lambda dag_id: f"{top}runs/{quote(dag_id, safe='')}",

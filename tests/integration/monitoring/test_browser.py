@@ -25,7 +25,7 @@ from prometheus.actors import Role
 from prometheus.monitoring.pages.pulse import Pulse
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.passwords import hash_password
-from prometheus.persistence import pauses, users
+from prometheus.persistence import operators, pauses, users
 from prometheus.persistence.engine import writing
 from tests.integration.monitoring.conftest import Web
 from tests.integration.monitoring.test_pages import lead, stand
@@ -147,16 +147,72 @@ def test_a_job_is_held_and_released_by_keyboard(page: Page, web: Web, world: Wor
     assert page.evaluate("document.activeElement.validity.patternMismatch") is True
     page.keyboard.press("Control+A")
     page.keyboard.type("1h 30m")
+    page.wait_for_timeout(600)
     page.keyboard.press("Enter")
     expect(dialog).to_be_hidden()
     expect(done).to_contain_text("Done by web (root). Hold: a.")
     expect(page.locator("#chosen")).to_contain_text("vendor is late")
     page.get_by_role("button", name="Release").click()
-    dialog.get_by_role("button", name="Release").click()
+    submit(page)
     expect(done).to_contain_text("Release: a")
     expect(page.locator("#chosen")).not_to_contain_text("vendor is late")
     assert [each[1] for each in world.audited()] == ["hold", "release"]
     assert was_not_loaded_again(page)
+
+
+def test_one_press_does_nothing(page: Page, web: Web, world: World) -> None:
+    """Nor does a key that is held down, or a second press that comes too soon to have read."""
+    lead(world)
+    dag = world.run(job("a"), job("b"))
+    with writing(world.engine) as connection:
+        pauses.hold(connection, dag.dag_id, "a", reason="late", actor="ada")
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(f"/runs/{dag.dag_id}?job=a")
+    dialog = page.get_by_role("dialog")
+    for name in ("Release", "Cancel run"):
+        page.get_by_role("button", name=name, exact=True).focus()
+        for _ in range(20):
+            page.keyboard.down("Enter")
+        page.keyboard.up("Enter")
+        expect(dialog.get_by_role("button", name="Do nothing")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(dialog).to_be_hidden()
+    page.get_by_role("button", name="Release", exact=True).click()
+    # Right where the second press of a double one comes to be.
+    page.evaluate("document.querySelector('#action form').requestSubmit()")
+    expect(dialog).to_be_visible()
+    assert [each[1] for each in world.audited()] == ["hold"]
+
+
+def test_an_answer_that_comes_late_is_told_of_what_was_asked(
+    page: Page, web: Web, world: World
+) -> None:
+    lead(world)
+    page.goto("/")
+    dialog = page.get_by_role("dialog")
+    asked: list[Route] = []
+    page.route("**/api/v1/pause", lambda route: asked.append(route), times=1)
+    page.locator("#do-US_EQ-Pause").click()
+    dialog.get_by_label("Reason").fill("halted")
+    submit(page)
+    page.wait_for_function("document.querySelector('#action [type=submit]').disabled")
+    page.keyboard.press("Escape")
+    page.locator("#do-EU_EQ-Pause").click()
+    dialog.get_by_label("Reason").fill("flood")
+    asked[0].continue_()
+    expect(page.locator("#done")).to_contain_text("Pause: US_EQ")
+    expect(dialog.get_by_label("Reason")).to_have_value("flood")
+    submit(page)
+    expect(page.locator("#done")).to_contain_text("Pause: EU_EQ")
+    # The button is another one by now, and whoever pressed it goes on from there.
+    expect(page.locator("#do-EU_EQ-Resume")).to_be_focused()
+    assert [each[2] for each in world.audited()] == ["US_EQ", "EU_EQ"]
+
+
+def submit(page: Page) -> None:
+    """Press the dialog's button, when there was time to read."""
+    page.wait_for_timeout(600)
+    page.locator("#action [type=submit]").click()
 
 
 def test_what_is_refused_is_told_and_what_was_not_heard_is_done_once(
@@ -171,13 +227,13 @@ def test_what_is_refused_is_told_and_what_was_not_heard_is_done_once(
     expect(dialog.get_by_label("How long what runs")).to_have_value("30s")
     world.finish(dag, worker, "a")  # in the meantime
     expect(page.locator("#job-1")).to_contain_text("SUCCESS")
-    dialog.get_by_role("button", name="Cancel").click()
+    submit(page)
     expect(dialog.get_by_role("alert")).to_contain_text("has finished already")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Retry", exact=True).click()
     dialog.get_by_role("checkbox").check()
     # b waits, so that with what depends on it it can not be tried again.
-    dialog.get_by_role("button", name="Retry").click()
+    submit(page)
     expect(dialog.get_by_role("alert")).to_contain_text("b is PENDING")
     dialog.get_by_role("checkbox").uncheck()
     sent = []
@@ -188,12 +244,17 @@ def test_what_is_refused_is_told_and_what_was_not_heard_is_done_once(
         route.fulfill(body="", status=200)
 
     page.route("**/retry", lose, times=1)
-    dialog.get_by_role("button", name="Retry").click()
+    submit(page)
     expect(dialog.get_by_role("alert")).to_contain_text("not known whether it was done")
+    # Also when it was closed meanwhile, and the job has failed again.
+    page.keyboard.press("Escape")
+    world.fail_for_good(dag, "a", worker)
+    expect(page.locator("#job-1")).to_contain_text("FAILED")
+    page.get_by_role("button", name="Retry", exact=True).click()
     with page.expect_request("**/retry") as again:
-        dialog.get_by_role("button", name="Retry").click()
+        submit(page)
     assert again.value.headers["idempotency-key"] == sent[0]
-    expect(page.locator("#done")).to_contain_text("Retry: a (a).")
+    expect(page.locator("#done")).to_contain_text("when it was asked before")
     assert len([each for each in world.rows(dag.dag_id) if each.job_id == "a"]) == 2
 
 
@@ -206,6 +267,27 @@ def test_a_worker_that_is_gone_is_seen_to_be(page: Page, web: Web, world: World)
     row = page.get_by_role("row").filter(has_text="us_eq@h")
     expect(row).to_contain_text("✗ ended")
     assert was_not_loaded_again(page)
+
+
+def test_what_happens_is_seen_on_every_page(page: Page, web: Web, world: World) -> None:
+    lead(world)
+    dag = world.run(job("a", max_retries=0))
+    worker = world.worker()
+    for number, path in enumerate(
+        ("/history?market=US_EQ&pipeline=test", "/days/US_EQ/2025-12-02"), start=1
+    ):
+        page.goto(path)
+        mark(page)
+        execution_id = world.running(dag, "a", worker)
+        seen = page.locator("#live").get_by_role("link", name=re.compile("RUNNING|▶"))
+        expect(seen.first).to_be_visible()
+        world.fail(execution_id)
+        failed = page.locator("#live").get_by_role("link", name=re.compile("FAILED|✗"))
+        expect(failed.first).to_be_visible()
+        assert was_not_loaded_again(page)
+        with writing(world.engine) as connection:
+            operators.retry(connection, dag.dag_id, "a", actor="ada")
+        assert len(world.rows(dag.dag_id)) == number + 1
 
 
 def test_whoever_signs_in_sees_the_markets_and_signs_out_again(

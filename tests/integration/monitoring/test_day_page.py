@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
 from prometheus.monitoring.pages.gantt import Attempt, Row, draw_gantt, span_of, tell_attempt
 from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence import operators
+from prometheus.persistence.engine import writing
+from prometheus.persistence.tables import dag_runs, job_executions
 from tests.integration.monitoring.conftest import Web
 from tests.integration.monitoring.test_pages import COMMON, show
 from tests.integration.persistence.world import HOUR, World, job
@@ -78,10 +83,61 @@ def test_runs_of_a_session_are_drawn(web: Web, world: World) -> None:
     assert "in its queue 1 h 0 min, ran 1 h 0 min; attempt 2 QUEUED" in of_a
     assert told[of_a] == f"../../runs/{dag.dag_id}?job=a"
     assert {label.partition(":")[0] for label in told} >= {"a", "b", "c"}
-    assert page.words.index(other.dag_id) != page.words.index(dag.dag_id)
+    assert page.words.index(other.dag_id) < page.words.index(dag.dag_id)
     assert "Session 14:30 to 21:00" in page.words
     assert "../../days/US_EQ/2025-12-01" in page.links()
     assert "../../days/US_EQ/2025-12-03" in page.links()
+
+
+def test_a_job_that_was_skipped_and_tried_again_has_its_attempts_in_order(
+    web: Web, world: World
+) -> None:
+    """A skipped one never was due, and so is none of the first by its time."""
+    dag = world.run(job("a", max_retries=0), job("b", "a", max_retries=0))
+    worker = world.worker()
+    world.fail_for_good(dag, "a", worker)
+    world.end_waiting({world.ids(dag)["b"]: "a failed"}, JobStatus.SKIPPED)
+    world.close(dag)
+    with writing(world.engine) as connection:
+        operators.retry(connection, dag.dag_id, actor="ada")
+    world.finish(dag, worker, "a", "b")
+    page = show(web, "/days/US_EQ/2025-12-02")
+    (told,) = (
+        each["aria-label"] for each in page.all("a") if each.get("aria-label", "").startswith("b: ")
+    )
+    assert re.fullmatch(r"b: attempt 1 SKIPPED.*; attempt 2 SUCCESS.*", told)
+
+
+def test_its_hours_are_those_of_the_exchange_where_asked(web: Web, world: World) -> None:
+    dag = world.run(job("a"))
+    world.finish(dag, world.worker(), "a")
+    page = show(web, "/days/US_EQ/2025-12-02")
+    hours = page.all("text", class_="hour")
+    assert {each["data-zone"] for each in hours} == {"America/New_York"}
+
+
+def test_long_spans_have_dates(web: Web, world: World) -> None:
+    row = Row(
+        "a", "./a", [Attempt(1, JobStatus.SUCCESS, at(0), at(1440 * 120), at(1440 * 120), at(0))]
+    )
+    picture = draw_gantt([row], [], NOW)
+    assert picture.count('data-form="day"') == picture.count('class="hour"') <= 9
+    over_midnight = Row(
+        "a", "./a", [Attempt(1, JobStatus.SUCCESS, at(0), at(60), at(60), at(-400))]
+    )
+    picture = draw_gantt([over_midnight], [], NOW)
+    assert picture.count('data-form="day"') == 1
+    assert ">12-03 00:00<" in picture
+
+
+def test_runs_of_a_market_that_is_no_more_are_shown(web: Web, world: World) -> None:
+    dag = world.run(job("a"))
+    with writing(world.engine) as connection:
+        connection.execute(update(dag_runs).values(market_id="NORDIC"))
+        connection.execute(update(job_executions).values(market_id="NORDIC"))
+    page = show(web, "/days/NORDIC/2025-12-02")
+    assert "The market is in the settings no more." in page.words
+    assert dag.dag_id in page.words
 
 
 def test_a_day_without_runs_says_what_it_is(web: Web) -> None:
@@ -97,6 +153,11 @@ def test_it_is_linked_from_the_run_and_from_the_world(web: Web, world: World) ->
     dag = world.run(job("a"))
     assert "../days/US_EQ/2025-12-02" in show(web, f"/runs/{dag.dag_id}").links()
     assert any(link.startswith("./days/US_EQ/20") for link in show(web, "/").links())
+
+
+def test_what_is_due_later_waits_until_then() -> None:
+    later = Attempt(2, JobStatus.QUEUED, at(2), at(-8), None, None)
+    assert tell_attempt(later, NOW) == "attempt 2 QUEUED, waits until 21:08:00 UTC"
 
 
 def test_lengths_below_half_a_second_are_not_told() -> None:

@@ -63,12 +63,15 @@ def test_earlier_sessions_are_on_pages_before(web: Web, world: World) -> None:
 
 def test_without_runs_it_offers_what_is_configured(web: Web, world: World) -> None:
     page = show(web, "/history")
-    assert "No run of it is there." in page.words
+    assert "There are no runs of it." in page.words
     chosen = [each["href"] for each in page.all("a", aria_current="true")]
     assert chosen == ["?market=US_EQ&pipeline=daily"]
     assert "daily, ASIA_EQ" in page.words
     assert "History of daily in EU_EQ" in show(web, "/history?market=EU_EQ").words
-    assert "History of daily in NOWHERE" not in show(web, "/history?market=NOWHERE").words
+    world.run(job("a"))
+    for other in ("market=NOWHERE", "pipeline=test", "market=US_EQ&pipeline=none"):
+        assert "There are no runs of it." in show(web, f"/history?{other}").words
+    assert web.ask("/history?before=0001-01-01").status_code == 422
     assert web.ask("/history?before=soon").status_code == 422
 
 

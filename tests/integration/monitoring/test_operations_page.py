@@ -19,7 +19,7 @@ def test_an_installation_that_does_nothing_says_so(web: Web) -> None:
         "None is at work.",
         "US_EQ 0 0 0 0",
         "Paused and held Nothing is.",
-        "None is: sessions are those of the calendar.",
+        "None: sessions from today on are those of the calendar.",
         "Nobody has done anything yet.",
     ):
         assert words in page.words
@@ -55,7 +55,7 @@ def test_what_is_paused_is_ended_there_and_what_was_done_is_told(web: Web, world
         pauses.hold(connection, dag.dag_id, "a", reason="vendor is late", actor="bob")
         operators.skip(connection, dag.dag_id, "b", actor="eve", reason="<b>not today</b>")
     page = show(web, "/operations")
-    assert "US_EQ since" in page.words
+    assert "market US_EQ since" in page.words
     assert "by ada: my ***" in page.words
     assert f"a of {dag.dag_id} since" in page.words
     assert '{"jobs": ["b"], "reason": "<b>not today</b>"}' in page.words

@@ -44,7 +44,7 @@ def test_a_run_is_shown_as_graph_and_table(web: Web, world: World) -> None:
     assert len(page.all("path")) == 2
     assert "ValueError: boom" in page.words
     assert "2025-12-02 21:00:00 to 2025-12-03 13:30:00" in page.words
-    assert "session of 2025-12-02, 14:30 to 21:00" in page.words
+    assert "session of 2025-12-02 , 14:30 to 21:00" in page.words
     assert len(page.all("tr")) == 4
     (why,) = (each for each in page.all("div") if each.get("class") == "why")
     assert why["data-hx-get"] == f"../why/{dag.dag_id}"

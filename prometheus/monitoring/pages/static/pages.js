@@ -18,7 +18,7 @@
   const format = (zone, form) => {
     const key = `${zone} ${form}`;
     if (!formats.has(key)) {
-      const date = form === "time" ? {} : form === "clock" ? { second: "2-digit" } : { year: "numeric", month: "2-digit", day: "2-digit", second: "2-digit" };
+      const date = form === "time" ? {} : form === "clock" ? { second: "2-digit" } : form === "day" ? { month: "2-digit", day: "2-digit" } : { year: "numeric", month: "2-digit", day: "2-digit", second: "2-digit" };
       const options = { ...date, hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: zone };
       formats.set(key, new Intl.DateTimeFormat("sv-SE", options));
     }
@@ -108,24 +108,38 @@
     location.assign(document.body.dataset.signInPage);
   };
   // What a button does is told and asked for in one dialog, which no change of the page takes away.
+  // Who holds a key down or presses twice has not read it: what follows at once is not heard.
+  let opening = 0;
+  let openedAt = 0;
+  const isTooSoon = () => performance.now() - openedAt < 500;
+
   const openAction = (button) => {
     const dialog = document.getElementById("action");
     const form = dialog.querySelector("form");
     const asks = button.dataset.asks.split(" ");
+    opening += 1;
+    openedAt = performance.now();
     form.reset();
+    form.querySelector("[type=submit]").disabled = false;
     for (const label of form.querySelectorAll("[data-field]")) {
       label.hidden = !asks.includes(label.dataset.field);
       label.querySelector("input").disabled = label.hidden; // and so neither required nor sent
     }
     form.dataset.url = button.dataset.do;
     form.dataset.body = button.dataset.body;
-    form.dataset.sent = "";
-    document.getElementById("action-name").textContent = `${button.textContent}: ${button.parentElement.getAttribute("aria-label")}`;
+    form.dataset.group = button.parentElement.getAttribute("aria-label");
+    document.getElementById("action-name").textContent = `${button.textContent}: ${form.dataset.group}`;
     document.getElementById("action-told").textContent = button.dataset.told;
     form.querySelector("[type=submit]").textContent = button.textContent;
     form.querySelector("[role=alert]").hidden = true;
     dialog.showModal();
+    // Enter alone then does nothing, but where something has to be written first.
+    dialog.querySelector("input:enabled[name=reason], [data-close]").focus();
   };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.repeat && event.key === "Enter" && event.target.closest("dialog, [data-do]")) event.preventDefault();
+  });
 
   const bodyOf = (form) => {
     const body = JSON.parse(form.dataset.body);
@@ -138,42 +152,55 @@
 
   const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (each) => each.toString(16).padStart(2, "0")).join("");
 
+  // What was asked and not answered -> its key: the same again, whenever on this page, is done once.
+  const unanswered = new Map();
+  let lastGroup = null;
+
   const act = async (form) => {
+    const [url, body, group, mine] = [form.dataset.url, bodyOf(form), form.dataset.group, opening];
+    const name = document.getElementById("action-name").textContent;
+    const dialog = form.closest("dialog");
+    const isOpen = () => dialog.open && mine === opening;
     const told = form.querySelector("[role=alert]");
     const button = form.querySelector("[type=submit]");
-    const body = bodyOf(form);
-    // The same again, after nothing was heard, is done once.
-    if (body !== form.dataset.sent) Object.assign(form.dataset, { sent: body, key: newKey() });
+    const asked = `${url} ${body}`;
+    const key = unanswered.get(asked) ?? newKey();
+    unanswered.set(asked, key);
     told.hidden = button.disabled = true;
+    let words = "The server is not heard, so it is not known whether it was done. To press again does it once.";
     try {
-      const answer = await send(form.dataset.url, "POST", body, { "Idempotency-Key": form.dataset.key });
+      const answer = await send(url, "POST", body, { "Idempotency-Key": key });
       const reply = await answer.json();
+      unanswered.delete(asked);
       if (answer.ok) {
-        form.closest("dialog").close();
-        tellDone(document.getElementById("action-name").textContent, reply);
-      } else {
-        told.textContent = reply.detail;
-        told.hidden = false;
+        if (isOpen()) dialog.close();
+        lastGroup = group;
+        return tell(wordsOf(name, reply, answer.headers.has("Idempotency-Replayed")));
       }
-    } catch {
-      told.textContent = "The server is not heard, so it is not known whether it was done. To press again does it once.";
-      told.hidden = false;
-    }
-    button.disabled = false;
+      words = reply.detail;
+    } catch { /* as above */ }
+    if (!isOpen()) return tell(`${name}: ${words}`);
+    told.textContent = words;
+    told.hidden = button.disabled = false;
   };
 
-  const tellDone = (name, reply) => {
+  const wordsOf = (name, reply, before) => {
     const jobs = (reply.jobs ?? []).map((each) => each.job ?? each);
-    const done = document.getElementById("done");
-    done.textContent = `Done by ${reply.actor}. ${name}${jobs.length ? ` (${jobs.join(", ")})` : ""}.`
+    return `Done by ${reply.actor}${before ? ", when it was asked before and no answer was heard" : ""}. `
+      + `${name}${jobs.length ? ` (${jobs.join(", ")})` : ""}.`
       + (reply.scheduler ? "" : " No scheduler is at work: nothing follows until one is.");
+  };
+
+  const tell = (words) => {
+    const done = document.getElementById("done");
+    done.textContent = words;
     done.hidden = false;
   };
 
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if ("signIn" in form.dataset) signIn(form);
-    else if ("action" in form.dataset) act(form);
+    else if ("action" in form.dataset) isTooSoon() || act(form);
     else return;
     event.preventDefault();
   });
@@ -203,6 +230,11 @@
   };
   document.addEventListener("htmx:after:swap", (event) => {
     if (event.target.id === "live") freshAt = shownAt = Date.now();
+    // The button that was pressed may have become another, and whoever pressed it goes on from there.
+    if (lastGroup && document.activeElement === document.body) {
+      document.querySelector(`.buttons[aria-label="${CSS.escape(lastGroup)}"] button`)?.focus();
+      lastGroup = null;
+    }
     writeTimes();
     countDown();
   });
@@ -213,5 +245,8 @@
     if (!document.getElementById("live")) return;
     listen();
     setInterval(tellAge, 1000);
+    // What grows old without a change: leases, and how long something has waited.
+    const ageing = () => document.querySelectorAll("[data-ages]");
+    setInterval(() => { if (!document.hidden) for (const each of ageing()) each.dispatchEvent(new Event("changed")); }, 2000);
   });
 })();
