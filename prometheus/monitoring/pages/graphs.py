@@ -12,7 +12,7 @@ from prometheus.monitoring.pages.words import MARKS
 from prometheus.orchestration.lifecycle import JobStatus
 
 _HEIGHT, _BETWEEN_ROWS, _BETWEEN_LAYERS, _MARGIN = 30, 12, 46, 6
-_LETTER = 7.2
+_LETTER = 7.9
 _LONGEST = 28
 """Letters of a name that are shown; its title has the rest."""
 _SWEEPS = 4
