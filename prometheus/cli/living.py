@@ -65,7 +65,9 @@ def live_here(folder: Path | None, *, web: bool, as_json: bool) -> None:
             running = stack.enter_context(
                 embedded_stack(place.settings, place.folder, view.say, restarts=True, pages=pages)
             )
-            view.say(f"running; pages: {pages.url}" if pages else "running")
+            if pages is not None:
+                view.say(f"pages: {pages.url}")
+            view.say("running")
             follow(engine, view, until=lambda _: False, stack=running, stalled_after=None)
 
 

