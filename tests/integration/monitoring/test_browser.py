@@ -54,6 +54,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One kind of database: what pages show of both is tried without a browser."""
+    return sqlite_url
+
+
+@pytest.fixture
 def page(browser: Browser, web: Web) -> Iterator[Page]:
     """A page on which nothing goes wrong, and that asks nobody else."""
     context = browser.new_context(base_url=web.url, timezone_id="Asia/Kolkata")
