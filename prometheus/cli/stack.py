@@ -250,10 +250,10 @@ class Stack:
 
     def start(self, *programs: Program) -> None:
         """
-        Start programs side by side and wait until all are ready.
+        Start programs side by side and wait until all are ready; go on without what is not needed.
 
         Raises:
-            ProgramError: One died or was not ready in time.
+            ProgramError: One that is needed died or was not ready in time.
             Interrupted: A signal came.
         """
         started = []
@@ -272,10 +272,10 @@ class Stack:
 
     def check(self) -> None:
         """
-        Notice what has happened to the stack.
+        Notice what has happened to the stack; go on without what is not needed.
 
         Raises:
-            ProgramError: A process has died, and is not started again.
+            ProgramError: A process that is needed has died, and is not started again.
             Interrupted: A signal came.
         """
         self._signals.raise_if_any()
@@ -292,6 +292,7 @@ class Stack:
                     return  # to the rest at the next look
 
     def _do_without(self, child: _Child, error: ProgramError) -> None:
+        """End what is not needed and does not work."""
         self._tell(f"going on without {child.program.name}: {error}")
         self._stop(child)
         self._programs.remove(child)
@@ -323,7 +324,7 @@ class Stack:
         Wait until a signal says that it is enough, which then is no interruption.
 
         Raises:
-            ProgramError: A process has died, and is not started again.
+            ProgramError: See `check`.
         """
         with contextlib.suppress(Interrupted):
             while True:

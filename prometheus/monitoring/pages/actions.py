@@ -40,7 +40,7 @@ class Action:
 
 def of_run(graph: RunGraph) -> list[Action]:
     """Say what can be done to a whole run."""
-    dag_id, path = graph.run.dag_id, _path(graph)
+    dag_id, path = graph.run.dag_id, _path(graph.run.dag_id)
     found = []
     failed = any(job.status in BLOCKING - {JobStatus.SKIPPED} for job in graph.jobs)
     if failed and graph.closed is None:
@@ -63,7 +63,7 @@ def of_job(graph: RunGraph, job: JobOfRun, held: Pause | None) -> list[Action]:
         held: That it is held.
     """
     what = f"{job.job} of {graph.run.dag_id}"
-    path = f"{_path(graph)}/jobs/{quote(job.job, safe='')}"
+    path = _path(graph.run.dag_id, job.job)
     found = []
     if job.status in FINAL and graph.closed is None and not _is_blocked(graph, job):
         told = (
@@ -106,10 +106,8 @@ def of_market(market_id: str, pauses: Iterable[Pause]) -> list[Action]:
 def end_of(pause: Pause) -> Action:
     """Say how a pause or hold is ended."""
     if pause.dag_id is not None and pause.job_id is not None:
-        path = f"api/v1/runs/{quote(pause.dag_id, safe='')}/jobs/{quote(pause.job_id, safe='')}"
-        return Action(
-            "Release", f"{named(pause)} may start when its time comes.", f"{path}/release"
-        )
+        told = f"{named(pause)} may start when its time comes."
+        return Action("Release", told, f"{_path(pause.dag_id, pause.job_id)}/release")
     fixed = {"market": pause.market_id, "pipeline": pause.pipeline}
     told = f"Jobs of {named(pause)} start again when their time comes, but for what else is paused."
     return Action("Resume", told, "api/v1/resume", fixed={k: v for k, v in fixed.items() if v})
@@ -129,8 +127,9 @@ def is_whole(pause: Pause, market_id: str) -> bool:
     return pause.market_id == market_id and pause.pipeline is None and pause.dag_id is None
 
 
-def _path(graph: RunGraph) -> str:
-    return f"api/v1/runs/{quote(graph.run.dag_id, safe='')}"
+def _path(dag_id: str, job: str | None = None) -> str:
+    of_run = f"api/v1/runs/{quote(dag_id, safe='')}"
+    return of_run if job is None else f"{of_run}/jobs/{quote(job, safe='')}"
 
 
 def _is_blocked(graph: RunGraph, job: JobOfRun) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from datetime import date, datetime
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
@@ -20,7 +20,7 @@ from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import gantt
 from prometheus.monitoring.pages.lanes import Band, lay_bands
 from prometheus.monitoring.pages.pulse import Version
-from prometheus.monitoring.pages.rendering import show, top_of
+from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import read_standing
 from prometheus.orchestration.lifecycle import FINAL, JobStatus
 from prometheus.persistence.listings import RunFilter, list_attempts_of, list_runs
@@ -55,7 +55,7 @@ def day_page(
     pictures = []
     for run in runs[:_MOST_RUNS][::-1]:
         of_run = [row for row in rows[:_MOST_ATTEMPTS] if row.dag_id == run.dag_id]
-        jobs = _rows(of_run, run, f"{top}runs/{quote(run.dag_id, safe='')}")
+        jobs = _rows(of_run, run, top)
         bands: list[Band] = []
         if look.now.clock.is_live and calendar is not None:
             with contextlib.suppress(HorizonError):
@@ -71,18 +71,18 @@ def day_page(
         "pictures": pictures,
         "cut": len(rows) > _MOST_ATTEMPTS or len(runs) > _MOST_RUNS,
         "neighbours": _neighbours(calendar, day, top) if calendar is not None else [],
-        "link_to": lambda dag_id: f"{top}runs/{quote(dag_id, safe='')}",
+        "link_to": lambda dag_id: run_link(top, dag_id),
     }
     return show(request, "day.html", values)
 
 
-def _rows(rows: Iterable[Row[Any]], run: Row[Any], link: str) -> list[gantt.Row]:
+def _rows(rows: Iterable[Row[Any]], run: Row[Any], top: str) -> list[gantt.Row]:
     """Put attempts together by jobs, in the order in which these were due first."""
     by_job: dict[str, list[Row[Any]]] = {}
     for row in rows:
         by_job.setdefault(row.job_id, []).append(row)
     return [
-        gantt.Row(job, f"{link}?{urlencode({'job': job})}", _attempts(of_job, run.created_at))
+        gantt.Row(job, run_link(top, run.dag_id, job), _attempts(of_job, run.created_at))
         for job, of_job in by_job.items()
     ]
 

@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from markupsafe import Markup
 
 from prometheus.masking import safe_text
-from prometheus.monitoring.pages.lanes import Band
+from prometheus.monitoring.pages.lanes import WIDTH, Band, Scale
 from prometheus.monitoring.pages.svg import element
 from prometheus.monitoring.pages.words import MARKS, how_long
 from prometheus.orchestration.lifecycle import JobStatus
 
-WIDTH, _LEFT = 1080, 200
-"""Of the picture, and of the names in it, in its own units; the browser fits it to the page."""
+_LEFT = 200
+"""Of the names."""
 _AXIS, _BAND, _ROW = 18, 8, 20
 _SHORTEST = 3
 _LONGEST_NAME = 28
@@ -54,16 +54,6 @@ class Row:
     attempts: Sequence[Attempt]
 
 
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    begin: datetime
-    end: datetime
-
-    def x(self, at: datetime) -> float:
-        share = (at - self.begin) / (self.end - self.begin)
-        return _LEFT + (WIDTH - _LEFT) * min(max(share, 0), 1)
-
-
 def span_of(rows: Iterable[Row], now: datetime) -> tuple[datetime, datetime]:
     """Return from when to when something was done, with some room; what goes on does so to now."""
     times = [
@@ -92,7 +82,7 @@ def draw_gantt(
         zone: Whose clocks are the exchange's.
     """
     begin, end = span_of(rows, now)
-    scale = _Scale(begin, end)
+    scale = Scale(begin, end, _LEFT)
     height = _AXIS + _BAND + 4 + _ROW * len(rows) + 4
     parts = [*_ticks(scale, height, zone), *(_draw_band(band, scale) for band in bands)]
     for number, row in enumerate(rows):
@@ -110,7 +100,7 @@ def draw_gantt(
     )
 
 
-def _ticks(scale: _Scale, height: float, zone: str) -> Iterable[Markup]:
+def _ticks(scale: Scale, height: float, zone: str) -> Iterable[Markup]:
     length = scale.end - scale.begin
     step = next((each for each in _TICKS if length / each <= _MOST_TICKS), _TICKS[-1])
     form = "time" if step >= timedelta(minutes=1) else "clock"
@@ -139,7 +129,7 @@ _FORMATS = {"clock": "%H:%M:%S", "time": "%H:%M", "day": "%m-%d %H:%M"}
 """As the page writes them, too, in the times that are asked for."""
 
 
-def _draw_band(band: Band, scale: _Scale) -> Markup:
+def _draw_band(band: Band, scale: Scale) -> Markup:
     left, right = scale.x(band.start), scale.x(band.end)
     kind = (band.state or "unknown").lower().replace("_", "-")
     reason = f" ({safe_text(band.reason)})" if band.reason else ""
@@ -148,7 +138,7 @@ def _draw_band(band: Band, scale: _Scale) -> Markup:
     return element("g", title, element("rect", class_=f"band {kind}", **box))
 
 
-def _draw_row(row: Row, top: float, scale: _Scale, now: datetime) -> Markup:
+def _draw_row(row: Row, top: float, scale: Scale, now: datetime) -> Markup:
     name = row.name if len(row.name) <= _LONGEST_NAME else f"{row.name[: _LONGEST_NAME - 1]}…"
     told = "; ".join(tell_attempt(each, now) for each in row.attempts)
     parts: list[Markup] = [

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row
 from prometheus.monitoring.api.models import IsoDate, Name
 from prometheus.monitoring.installation import Here, Installation
 from prometheus.monitoring.pages.pulse import Version
-from prometheus.monitoring.pages.rendering import show, top_of
+from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import read_standing
 from prometheus.monitoring.pages.svg import element
 from prometheus.monitoring.pages.words import how_long
@@ -145,15 +145,14 @@ def _of_job(dag_id: str, row: Row[Any] | None, now: Now, top: str) -> Cell | Non
     told = [row.status]
     if row.attempt_number > 1:
         told.append(f"attempt {row.attempt_number}")
-    link = f"{top}runs/{quote(dag_id, safe='')}?{urlencode({'job': row.job_id})}"
-    return _cell(row.status, told, link, took)
+    return _cell(row.status, told, run_link(top, dag_id, row.job_id), took)
 
 
 def _of_run(row: Row[Any], attempts: Mapping[str, Row[Any]], now: Now, top: str) -> Cell:
     starts = [each.started_at for each in attempts.values() if each.started_at is not None]
     ended: datetime = row.completed_at or now.wall_at
     took = max(ended - min(starts), timedelta(0)) if starts else None
-    return _cell(row.status, [row.status], f"{top}runs/{quote(row.dag_id, safe='')}", took)
+    return _cell(row.status, [row.status], run_link(top, row.dag_id), took)
 
 
 def _cell(status: str, told: list[str], link: str, took: timedelta | None) -> Cell:

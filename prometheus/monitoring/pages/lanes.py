@@ -16,7 +16,7 @@ from prometheus.monitoring.pages.words import MARKS, clock_time
 from prometheus.orchestration.lifecycle import RunStatus
 
 WIDTH = 1080
-"""Of a lane, in its own units; the browser fits it to the page."""
+"""Of a picture, in its own units; the browser fits it to the page."""
 BACK, AHEAD = timedelta(hours=12), timedelta(hours=24)
 """How much of the time around now a lane shows."""
 _TICK = timedelta(hours=3)
@@ -128,7 +128,7 @@ def _named(calendar: TradingCalendar, band: Band) -> list[Band]:
 
 def draw_lane(lane: Lane, now: datetime) -> Markup:
     """Draw a market around an instant of market time."""
-    scale = _Scale(now - BACK, now + AHEAD)
+    scale = Scale(now - BACK, now + AHEAD)
     rows = stack([_place(bar, scale) for bar in lane.bars])
     height = _AXIS + _BAND + 4 + _ROW * len(rows) + 4
     x = scale.x(now)
@@ -147,17 +147,21 @@ def draw_lane(lane: Lane, now: datetime) -> Markup:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
+class Scale:
+    """A time across a picture."""
+
     begin: datetime
     end: datetime
+    left: float = 0
+    """Where it begins; it ends at `WIDTH`."""
 
     def x(self, at: datetime) -> float:
         """Return where an instant stands; one outside stands at the edge."""
         share = (at - self.begin) / (self.end - self.begin)
-        return WIDTH * min(max(share, 0), 1)
+        return self.left + (WIDTH - self.left) * min(max(share, 0), 1)
 
 
-def _hours(scale: _Scale, zone: str, height: float) -> Iterable[Markup]:
+def _hours(scale: Scale, zone: str, height: float) -> Iterable[Markup]:
     at = scale.begin.replace(hour=0, minute=0, second=0, microsecond=0)
     while at < scale.end:
         x = scale.x(at)
@@ -176,7 +180,7 @@ def _hours(scale: _Scale, zone: str, height: float) -> Iterable[Markup]:
         at += _TICK
 
 
-def _draw_band(band: Band, scale: _Scale) -> Markup:
+def _draw_band(band: Band, scale: Scale) -> Markup:
     left, right = scale.x(band.start), scale.x(band.end)
     why = safe_text(band.reason) if band.reason else None
     name = why or _NAMES[band.state]
@@ -202,7 +206,7 @@ def _draw_band(band: Band, scale: _Scale) -> Markup:
     return element("g", *parts)
 
 
-def _draw_break(start: datetime, end: datetime, scale: _Scale) -> Markup:
+def _draw_break(start: datetime, end: datetime, scale: Scale) -> Markup:
     left, right = scale.x(start), scale.x(end)
     box = {"x": left, "y": _AXIS, "width": right - left, "height": _BAND / 2}
     title = element("title", f"break, {_from_to(start, end)}")
@@ -228,7 +232,7 @@ class Placed:
         return min(self.left, self.words_left), max(self.right, self.words_left + width)
 
 
-def _place(bar: Bar, scale: _Scale) -> Placed:
+def _place(bar: Bar, scale: Scale) -> Placed:
     """Find a place for a bar's words: in it, or else on the side of it that has room."""
     left = min(scale.x(bar.start), WIDTH - _SHORTEST_BAR)
     right = max(scale.x(bar.end), left + _SHORTEST_BAR)

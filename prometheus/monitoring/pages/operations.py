@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
@@ -15,7 +14,7 @@ from sqlalchemy import Row
 
 from prometheus.addresses import is_loopback
 from prometheus.core.overrides import in_force
-from prometheus.dispatch.crew import count_listeners, judge_leader, read_crew
+from prometheus.dispatch.crew import count_listeners, read_crew
 from prometheus.monitoring.api.markets import tell_override
 from prometheus.monitoring.api.operations import tell_audited
 from prometheus.monitoring.doorman import host_name
@@ -23,7 +22,7 @@ from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.actions import Action
 from prometheus.monitoring.pages.pulse import Version
-from prometheus.monitoring.pages.rendering import show, top_of
+from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import read_standing
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.pauses import Pause
@@ -127,7 +126,6 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
         "version": version,
         "standing": standing,
         "leader": crew.leader,
-        "judged": judge_leader(crew.leader, here.settings.scheduler.lease),
         "workers": workers,
         "queues": queues,
         "pauses": [
@@ -136,14 +134,14 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
         "overrides": [tell_override(each, in_force=True) for each in coming],
         "audited": [tell_audited(row) for row in audited],
         "flower": _flower(request, here.settings.flower.port),
-        "link_to": lambda dag_id: f"{top}runs/{quote(dag_id, safe='')}",
+        "link_to": lambda dag_id: run_link(top, dag_id),
         "written": lambda details: json.dumps(details, ensure_ascii=False) if details else "",
     }
     return show(request, "operations.html", values)
 
 
 def _job(row: Row[Any], now: datetime, top: str) -> ShownJob:
-    link = f"{top}runs/{quote(row.dag_id, safe='')}?{urlencode({'job': row.job_id})}"
+    link = run_link(top, row.dag_id, row.job_id)
     return ShownJob(f"{row.job_id} of {row.dag_id}", link, _since(row.started_at, now))
 
 

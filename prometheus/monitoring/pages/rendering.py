@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
@@ -87,6 +88,18 @@ def top_of(request: Request) -> str:
     prefix = request.scope.get("root_path", "").encode()
     depth = raw.removeprefix(prefix).count(b"/") - 1  # a proxy may have taken it away already
     return "../" * depth or "./"
+
+
+def run_link(top: str, dag_id: str, job: str | None = None, attempt: int | None = None) -> str:
+    """
+    Return the way to the page of a run, or of a job of it, or of an attempt of that.
+
+    Args:
+        top: See `top_of`.
+    """
+    asked = {"job": job, "attempt": attempt}
+    query = urlencode({name: value for name, value in asked.items() if value is not None})
+    return f"{top}runs/{quote(dag_id, safe='')}" + (f"?{query}" if query else "")
 
 
 def _path(request: Request) -> str:

@@ -21,7 +21,7 @@ from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.graphs import Node, draw_graph
 from prometheus.monitoring.pages.pulse import Version
-from prometheus.monitoring.pages.rendering import show, top_of
+from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import read_standing
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.lifecycle import FINAL
@@ -77,7 +77,7 @@ def run_page(
     graph = tell_run(found, look.now)
     paused = [each for each in standing.pauses if _keeps(each, graph, job)]
     held = next((each for each in paused if each.job_id is not None), None)
-    here_link = f"{top_of(request)}runs/{quote(dag_id, safe='')}"
+    top = top_of(request)
     values = {
         "version": version,
         "standing": standing,
@@ -92,15 +92,14 @@ def run_page(
         "run": graph.run,
         "graph": graph,
         "zone": _zone(graph.run.market),
-        "picture": _picture(graph, look.now, here_link, job),
+        "picture": _picture(graph, look.now, top, job),
         "error_limit": _LONGEST_ERROR,
-        "here": here_link,
-        "why": f"{top_of(request)}why/{quote(dag_id, safe='')}",
+        "why": f"{top}why/{quote(dag_id, safe='')}",
         "job": job,
         "attempts": [tell_execution(row) for row in rows],
         "shown": shown,
         "took": lambda execution: _took(execution, look.now),
-        "link_to": lambda *chosen: _link(here_link, *chosen),
+        "link_to": lambda *chosen: run_link(top, dag_id, *chosen),
         "query": lambda name: urlencode({"job": name}),
     }
     return show(request, "run.html", values)
@@ -113,7 +112,7 @@ def why_page(request: Request, here: Here, dag_id: Name, job: Name | None = None
     top = top_of(request)
     values = {
         "why": told,
-        "link_to": lambda dag_id, *chosen: _link(f"{top}runs/{quote(dag_id, safe='')}", *chosen),
+        "link_to": lambda *chosen: run_link(top, *chosen),
     }
     return show(request, "why.html", values)
 
@@ -125,11 +124,6 @@ def _keeps(pause: Pause, graph: RunGraph, job: str | None) -> bool:
     return pause.covers_all(graph.run.market, graph.run.pipeline)
 
 
-def _link(run: str, job: str, attempt: int | None = None) -> str:
-    query = {"job": job} | ({"attempt": str(attempt)} if attempt is not None else {})
-    return f"{run}?{urlencode(query)}"
-
-
 def _zone(market_id: str) -> str:
     """Return whose clocks are the exchange's; those of UTC where its calendar can not be read."""
     try:
@@ -138,12 +132,18 @@ def _zone(market_id: str) -> str:
         return "UTC"
 
 
-def _picture(graph: RunGraph, now: Now, link: str, chosen: str | None) -> Any:
+def _picture(graph: RunGraph, now: Now, top: str, chosen: str | None) -> Any:
     upstream: dict[str, list[str]] = {each.job: [] for each in graph.jobs}
     for edge in graph.edges:
         upstream[edge.downstream].append(edge.upstream)
     nodes = [
-        Node(each.job, each.status, _told(each, now), _link(link, each.job), upstream[each.job])
+        Node(
+            each.job,
+            each.status,
+            _told(each, now),
+            run_link(top, graph.run.dag_id, each.job),
+            upstream[each.job],
+        )
         for each in graph.jobs
     ]
     return draw_graph(nodes, chosen)

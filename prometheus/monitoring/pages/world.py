@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
@@ -23,7 +22,7 @@ from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.actions import Action
 from prometheus.monitoring.pages.lanes import AHEAD, BACK, Bar, Lane, draw_lane, lay_bands
 from prometheus.monitoring.pages.pulse import Version
-from prometheus.monitoring.pages.rendering import show, top_of
+from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import read_standing
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.pauses import Pause
@@ -142,7 +141,7 @@ def _bar(row: Row[Any], statuses: Mapping[str, JobStatus], now: Now, top: str) -
         start=start,
         end=max(start, end),
         progress=tell_progress(statuses.values()),
-        link=f"{top}runs/{quote(row.dag_id, safe='')}",
+        link=run_link(top, row.dag_id),
     )
 
 

@@ -108,19 +108,18 @@
     location.assign(document.body.dataset.signInPage);
   };
   // What a button does is told and asked for in one dialog, which no change of the page takes away.
-  // Who holds a key down or presses twice has not read it: what follows at once is not heard.
   let opening = 0;
-  let openedAt = 0;
-  const isTooSoon = () => performance.now() - openedAt < 500;
 
   const openAction = (button) => {
     const dialog = document.getElementById("action");
     const form = dialog.querySelector("form");
     const asks = button.dataset.asks.split(" ");
-    opening += 1;
-    openedAt = performance.now();
+    const mine = ++opening;
+    const doIt = form.querySelector("[type=submit]");
     form.reset();
-    form.querySelector("[type=submit]").disabled = false;
+    // Who presses twice has not read it.
+    doIt.disabled = true;
+    setTimeout(() => { if (mine === opening) doIt.disabled = false; }, 500);
     for (const label of form.querySelectorAll("[data-field]")) {
       label.hidden = !asks.includes(label.dataset.field);
       label.querySelector("input").disabled = label.hidden; // and so neither required nor sent
@@ -130,7 +129,7 @@
     form.dataset.group = button.parentElement.getAttribute("aria-label");
     document.getElementById("action-name").textContent = `${button.textContent}: ${form.dataset.group}`;
     document.getElementById("action-told").textContent = button.dataset.told;
-    form.querySelector("[type=submit]").textContent = button.textContent;
+    doIt.textContent = button.textContent;
     form.querySelector("[role=alert]").hidden = true;
     dialog.showModal();
     // Enter alone then does nothing, but where something has to be written first.
@@ -200,7 +199,7 @@
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if ("signIn" in form.dataset) signIn(form);
-    else if ("action" in form.dataset) isTooSoon() || act(form);
+    else if ("action" in form.dataset) act(form);
     else return;
     event.preventDefault();
   });
