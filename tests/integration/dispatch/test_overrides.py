@@ -240,12 +240,13 @@ class Desk:
 
     def rows(self) -> dict[tuple[str, str], Row[Any]]:
         """The latest execution of each job of the last sessions."""
+        key = ("dag_id", "job_id", "attempt_number")
         with reading(self.engine) as connection:
             since = (read_now(connection).market_at - timedelta(days=8)).date()
             found = connection.execute(
                 select(job_executions)
                 .where(job_executions.c.as_of_date >= since)
-                .order_by(job_executions.c.attempt_number)
+                .order_by(*(job_executions.c[name] for name in key))
             )
             return {(row.dag_id, row.job_id): row for row in found}
 
@@ -815,15 +816,18 @@ class Chance:
         self.held: dict[str, int] = {"windows": 0, "shifted windows": 0, "polls": 0}
         """How often what came was held against what was shown last."""
         self.beats = [desk.new_scheduler(election=True) for _ in range(2)]
+        self.first = 0
+        """Which of them ticks first, and so takes a lead that is free."""
         self.led = [0, 0]
         """Ticks of each that it led."""
 
     def tick(self, now: datetime) -> None:
-        """Let both beats tick once, whoever is first; now and then the lead is given up before."""
+        """Let both beats tick once; now and then the one that leads hands over to the other."""
         if self.chance.random() < 0.2:
             for beat in self.beats:
                 beat.resign()
-        for number in self.chance.sample(range(2), 2):
+            self.first = 1 - self.first
+        for number in (self.first, 1 - self.first):
             beat = self.beats[number]
             before = beat.totals["ticks"]
             self.desk.tick(now, beat)
