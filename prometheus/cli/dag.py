@@ -12,6 +12,7 @@ from prometheus.cli.options import AsJson, read_date
 if TYPE_CHECKING:
     from prometheus.core.trading_calendar import TradingCalendar
     from prometheus.orchestration.dag import DAG
+    from prometheus.orchestration.deadlines import Deadline
     from prometheus.orchestration.windows import SessionBounds
 
 application = typer.Typer(no_args_is_help=True, help="Look at pipelines as DAGs.")
@@ -90,13 +91,16 @@ def _document(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> dic
             "overrides": overrides_on(calendar, [dag.as_of_date]),
         },
         "opens_at": run_opens_at(bounds.phases, dag),
+        "deadline_at": dag.deadline and dag.deadline.of(calendar, bounds),
         "jobs": [
             {
                 **dag.jobs[job_id].to_json(),
                 "window": {"opens_at": window.opens_at, "closes_at": window.closes_at},
+                "deadline_at": deadline and deadline.of(calendar, bounds),
             }
             for job_id in dag.topological_order()
             for window in (bounds.window(dag.jobs[job_id]),)
+            for deadline in (dag.jobs[job_id].deadline,)
         ],
     }
 
@@ -117,6 +121,10 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
     from prometheus.orchestration.sensor import show_limit
     from prometheus.orchestration.session_rule import EVERY
     from prometheus.orchestration.windows import run_opens_at
+
+    def due(deadline: Deadline) -> str:
+        at = deadline.of(calendar, bounds)
+        return f"{deadline}, {output.utc(at) if at else 'not known yet: the calendar ends'}"
 
     console = output.console()
     session = calendar.session(dag.as_of_date)
@@ -140,6 +148,8 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
         }[_is_included(dag, calendar)]
         about.append(f"the pipeline runs on {dag.sessions.words}: {included}")
     about.append(f"the run opens {output.utc(run_opens_at(bounds.phases, dag))}")
+    if dag.deadline is not None:
+        about.append(f"it must have succeeded by {due(dag.deadline)}")
     for line in about:
         console.print(f"  {line}")
     windows = {job_id: bounds.window(dag.jobs[job_id]) for job_id in dag.topological_order()}
@@ -150,6 +160,7 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
     console.print()
     columns = ["Job", "After", "Priority", "May start from", "At the exchanges"]
     columns += ["Until"] if len(ends) > 1 else []
+    columns += ["Done by"] if any(job.deadline for job in dag) else []
     table = output.table(*columns, "Tries")
     for job_id, window in windows.items():
         job = dag.jobs[job_id]
@@ -165,6 +176,8 @@ def _print(dag: DAG, calendar: TradingCalendar, bounds: SessionBounds) -> None:
             "\n".join(sessions.local_times(calendar.exchanges, window.opens_at)),
         ]
         cells += [output.utc(window.closes_at)] if len(ends) > 1 else []
+        if "Done by" in columns:
+            cells.append(due(job.deadline) if job.deadline else "-")
         tries = f"{job.max_retries + 1} of {format_duration(job.timeout)}"
         if job.sensor is not None:
             pauses = f"{format_duration(job.sensor.every)} to {format_duration(job.sensor.up_to)}"

@@ -288,7 +288,9 @@ def _print_runs(console: Console, overview: dict[str, Any]) -> None:
 
 def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]:
     from prometheus.cli import output
+    from prometheus.orchestration.lifecycle import RunStatus
     from prometheus.persistence.clock import read_now
+    from prometheus.persistence.deadlines import deadlines_of
     from prometheus.persistence.listings import read_run
 
     found_run = read_run(connection, dag_id)
@@ -328,6 +330,15 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
             found = rows[-2]["result"] if len(rows) > 1 and job_id in dag.sensors else None
             if isinstance(found, dict) and found.get("why"):
                 waits[job_id] += f"; {found['why']}"
+    latest = {job_id: rows[-1] for job_id, rows in found_run.attempts.items()}
+    due = {
+        each.job_id: {
+            "at": each.deadline_at,
+            "done_at": each.done_at,
+            "missed": each.missed,
+        }
+        for each in deadlines_of(dag, RunStatus(run.status), latest, now)
+    }
     return {
         "dag_id": dag_id,
         "pipeline": run.pipeline,
@@ -341,12 +352,14 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
         "created_at": run.created_at,
         "completed_at": run.completed_at,
         "market_at": now.market_at,
+        "deadline": due.get(None),
         "jobs": [
             {
                 "job": job_id,
                 "status": rows[-1]["status"],
                 "after": list(dag.jobs[job_id].dependencies),
                 "waits": waits.get(job_id),
+                "deadline": due.get(job_id),
                 "attempts": rows,
             }
             for job_id, rows in attempts.items()
@@ -457,6 +470,17 @@ def _session_words(market_id: str, day: date) -> str:
     return ", ".join(filter(None, [f"{day:%a} {day}", *words]))
 
 
+def _due(deadline: dict[str, Any]) -> str:
+    from prometheus.cli import output
+
+    at, done_at = output.utc(deadline["at"]), deadline["done_at"]
+    if not deadline["missed"]:
+        return f"due by {at}" + (", done in time" if done_at else "")
+    if done_at is None:
+        return f"deadline missed: it was due by {at}"
+    return f"late: done {output.utc(done_at)}, due by {at}"
+
+
 def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) -> None:
     from prometheus.cli import output
     from prometheus.orchestration.lifecycle import JobStatus, RunStatus
@@ -470,6 +494,8 @@ def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) ->
         + (", its windows do not count" if found["forced"] else "")
     )
     console.print(f"  calendar {found['calendar_version']}")
+    if found["deadline"]:
+        console.print(f"  {_due(found['deadline'])}")
     market = found["market"]
     if found["status"] == RunStatus.OPEN and not (crew.scheduled and market in crew.queues()):
         _print_crew(console, crew, [market], now)
@@ -502,6 +528,8 @@ def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) ->
                 notes.append(f"{job['job']}, attempt {attempt['attempt']}: {error}")
         if job["waits"]:
             notes.append(f"{job['job']} waits: {job['waits']}")
+        if job["deadline"]:
+            notes.append(f"{job['job']}: {_due(job['deadline'])}")
     console.print(table)
     if notes:
         console.print()

@@ -18,6 +18,7 @@ from prometheus.core.market_state import MarketState
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PipelineError, nearest
+from prometheus.orchestration.deadlines import Deadline
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.orchestration.sensor import SensorRule
 from prometheus.orchestration.session_rule import EVERY, SessionRule, ShortSessions
@@ -91,6 +92,8 @@ class JobMetadata:
 
     sensor: SensorRule | None = None
     """How it asks again and gives up, if it is a sensor."""
+    deadline: Deadline | None = None
+    """By when it must have succeeded; what misses it is told, and goes on."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as JSON values: durations in seconds, enums by name."""
@@ -115,6 +118,8 @@ class JobMetadata:
             data["start"] = str(self.start)
         if self.sensor is not None:
             data["sensor"] = self.sensor.to_json()
+        if self.deadline is not None:
+            data["deadline"] = str(self.deadline)
         return data
 
     @classmethod
@@ -138,6 +143,7 @@ class JobMetadata:
             retry_cap=timedelta(seconds=data["retry_cap_seconds"]),
             after_previous=data["after_previous"],
             sensor=SensorRule.from_json(data["sensor"]) if "sensor" in data else None,
+            deadline=Deadline.parse(data["deadline"]) if "deadline" in data else None,
         )
 
 
@@ -154,6 +160,7 @@ class DAG:
         as_of_date: date,
         run_timeout: timedelta | None = None,
         sessions: SessionRule = EVERY,
+        deadline: Deadline | None = None,
     ) -> None:
         """
         Args:
@@ -164,6 +171,7 @@ class DAG:
             as_of_date: The session's date.
             run_timeout: How long a run of it may take from when it was made; wall time.
             sessions: On which of the market's sessions the pipeline runs.
+            deadline: By when a run of it must have succeeded.
         """
         self.dag_id = dag_id
         self.pipeline = pipeline
@@ -171,6 +179,7 @@ class DAG:
         self.as_of_date = as_of_date
         self.run_timeout = run_timeout
         self.sessions = sessions
+        self.deadline = deadline
         listed = tuple(jobs)
         self.jobs: Mapping[str, JobMetadata] = MappingProxyType({job.job_id: job for job in listed})
         count = Counter(job.job_id for job in listed)
@@ -200,6 +209,11 @@ class DAG:
     def has_timeouts(self) -> bool:
         """Whether the run, or any of its jobs in its queue, may take too long."""
         return self.run_timeout is not None or any(job.queue_timeout is not None for job in self)
+
+    @cached_property
+    def has_deadlines(self) -> bool:
+        """Whether the run, or any of its jobs, must have succeeded by some time."""
+        return self.deadline is not None or any(job.deadline is not None for job in self)
 
     @cached_property
     def sensors(self) -> frozenset[str]:
@@ -337,6 +351,8 @@ class DAG:
         }
         if self.run_timeout is not None:
             definition["run_timeout_seconds"] = self.run_timeout.total_seconds()
+        if self.deadline is not None:
+            definition["deadline"] = str(self.deadline)
         if self.sessions.period is not None:
             definition["sessions"] = str(self.sessions)
         if self.sessions.short_sessions is not ShortSessions.RUN:

@@ -31,6 +31,7 @@ from prometheus.orchestration.dag import (
     WindowRule,
     dag_id_for,
 )
+from prometheus.orchestration.deadlines import FORMS, Deadline
 from prometheus.orchestration.sensor import (
     CONTINUE_STALE,
     FAIL,
@@ -77,6 +78,7 @@ class JobDefinition:
     retry_cap: timedelta
     after_previous: bool
     sensor: SensorRule | None
+    deadline: Deadline | None
     where: str
     """File and line of the definition, for messages."""
     sensor_in: Mapping[str, SensorRule] = field(default_factory=dict)
@@ -127,6 +129,12 @@ class JobOptions(TypedDict, total=False):
     """
     Also wait for the same job of the market's previous session on which the pipeline runs; default
     no.
+    """
+    deadline: str | None
+    """
+    By when it must have succeeded, told by the run's session (``"close+4h"``), by the market's next
+    one (``"next_open-30m"``), or by a clock (``"22:30"``, ``"06:00+1d Europe/London"``; without a
+    zone the exchange's). Whoever misses it is told of, once, and goes on. Default: none.
     """
 
 
@@ -179,6 +187,7 @@ class Pipeline:
         parameters: Mapping[str, Any] | None = None,
         on_failure: Callable[..., Any] | None = None,
         run_timeout: timedelta | str | None = None,
+        deadline: str | None = None,
     ) -> None:
         """
         Args:
@@ -197,6 +206,7 @@ class Pipeline:
                 once for each job that failed for good or expired.
             run_timeout: How long a run may take from when it was made; then its jobs that have not
                 started expire, and those that run are asked to end. Default: for ever.
+            deadline: By when a run must have succeeded, told as a job's is; see `JobOptions`.
         """
         self.name = name
         self.markets = (markets,) if isinstance(markets, str) else tuple(markets)
@@ -209,6 +219,7 @@ class Pipeline:
         self.catch_up = self._read(CatchUp, catch_up, "catch_up", CatchUp.LATEST, self.where)
         self.run_timeout = self._limit(run_timeout, "run_timeout", self.where)
         self.sessions = self._session_rule(sessions, short_sessions)
+        self.deadline = self._deadline(deadline, self.where)
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self._jobs)} jobs)"
@@ -392,6 +403,7 @@ class Pipeline:
         retry_base: timedelta | str = timedelta(seconds=60),
         retry_cap: timedelta | str = timedelta(seconds=900),
         after_previous: bool = False,
+        deadline: str | None = None,
         sensor: SensorRule | None = None,
         sensor_in: Mapping[str, SensorRule] | None = None,
     ) -> None:
@@ -421,6 +433,7 @@ class Pipeline:
                 after_previous=after_previous,
                 sensor=sensor,
                 sensor_in=sensor_in or {},
+                deadline=self._deadline(deadline, where),
                 where=where,
             )
         )
@@ -467,6 +480,16 @@ class Pipeline:
         except (ValueError, AttributeError, OverflowError) as error:
             wanted = error if type(error) is ValueError else "it must be text, such as 'close+45m'"
             self._faults.append(f"{where}: start is {text!r}; {wanted}")
+            return None
+
+    def _deadline(self, text: str | None, where: str) -> Deadline | None:
+        if text is None:
+            return None
+        try:
+            return Deadline.parse(text)
+        except (ValueError, AttributeError, OverflowError) as error:
+            wanted = error if type(error) is ValueError else f"it must be text, such as {FORMS}"
+            self._faults.append(f"{where}: deadline is {text!r}; {wanted}")
             return None
 
     def _priority(self, value: JobPriority | str, where: str) -> JobPriority:
@@ -524,8 +547,13 @@ class Pipeline:
         for market in self.markets:
             try:
                 get_market(market)
-                if self.sessions.number > 1 or any(
-                    _may_never_open(job) or job.sensor is not None for job in self._jobs
+                if (
+                    self.sessions.number > 1
+                    or self.deadline is not None
+                    or any(
+                        _may_never_open(job) or job.sensor is not None or job.deadline is not None
+                        for job in self._jobs
+                    )
                 ):
                     calendars.append(TradingCalendar(market))
             except UnknownMarketError as error:
@@ -580,6 +608,19 @@ class Pipeline:
             if (rule := job.sensor_for(calendar.market_id)) is not None
             if (wrong := _sensor_time_fault(job, rule, calendar))
         ]
+        faults += [
+            f"{self.where}: deadline is {str(self.deadline)!r}; {wrong}"
+            for calendar in calendars
+            if self.deadline is not None
+            if (wrong := _deadline_fault(self.deadline, tuple(self._jobs), calendar))
+        ]
+        faults += [
+            f"{job.where}: job {job.name!r}: deadline is {str(job.deadline)!r}; {wrong}"
+            for calendar in calendars
+            for job in self._jobs
+            if job.deadline is not None and job.required_state is not MarketState.HOLIDAY
+            if (wrong := _deadline_fault(job.deadline, (job,), calendar))
+        ]
         return tuple(dict.fromkeys(faults))
 
     def check(self, *, visibility_timeout: timedelta = timedelta(hours=2)) -> None:
@@ -614,6 +655,7 @@ class Pipeline:
                     retry_cap=job.retry_cap,
                     after_previous=job.after_previous,
                     sensor=job.sensor_for(market_id),
+                    deadline=job.deadline,
                 )
                 for job in self._jobs
             ),
@@ -622,6 +664,7 @@ class Pipeline:
             as_of_date=as_of_date,
             run_timeout=self.run_timeout,
             sessions=self.sessions,
+            deadline=self.deadline,
         )
 
 
@@ -814,6 +857,30 @@ def _sensor_time_fault(
         return f"{give_up} is over when it is first asked"
     expected = f"expected={show_limit(rule.expected)!r}"
     return f"{expected} is not between when it is first asked and {give_up}"
+
+
+def _deadline_fault(
+    deadline: Deadline, jobs: tuple[JobDefinition, ...], calendar: TradingCalendar
+) -> str | None:
+    """Say why some jobs can not have succeeded by then on any of the last years' sessions."""
+    from prometheus.orchestration.planning import session_bounds  # it plans what is defined here
+
+    if fault := deadline.fault(calendar):
+        return fault
+    known = [job for job in jobs if job.required_state is not MarketState.HOLIDAY]
+    looked_at = False
+    for day in calendar.trading_days(
+        max(calendar.first, calendar.horizon - _LOOKED_AT), calendar.horizon
+    ):
+        bounds = session_bounds(calendar, day)
+        at = deadline.of(calendar, bounds)
+        if at is not None and all(bounds.window(job).opens_at < at for job in known):
+            return None
+        looked_at = looked_at or at is not None
+    if not looked_at:
+        return None  # a calendar without a session is a fault of its own
+    what = "a job may start" if len(jobs) > 1 else "it may start"
+    return f"that is before {what} on every session of {calendar.market_id}"
 
 
 def _caller() -> str:

@@ -31,6 +31,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, JobMetadata, definition_hash, sessions_of
+from prometheus.orchestration.deadlines import Deadline
 from prometheus.orchestration.decisions import JobState, RunState, Start
 from prometheus.orchestration.following import CLOSED
 from prometheus.orchestration.lifecycle import (
@@ -313,7 +314,7 @@ def stored_dag(row: Row[Any]) -> DAG:
 
 def _read_dag(row: Row[Any]) -> DAG:
     definition = json.loads(row.definition)
-    limit = definition.get("run_timeout_seconds")
+    limit, deadline = definition.get("run_timeout_seconds"), definition.get("deadline")
     dag = DAG(
         row.dag_id,
         [JobMetadata.from_json(job) for job in definition["jobs"]],
@@ -322,6 +323,7 @@ def _read_dag(row: Row[Any]) -> DAG:
         as_of_date=row.as_of_date,
         run_timeout=None if limit is None else timedelta(seconds=limit),
         sessions=sessions_of(definition),
+        deadline=Deadline.parse(deadline) if deadline else None,
     )
     dag.topological_order()  # raises if no decision could be made of it
     return dag

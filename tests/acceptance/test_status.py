@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from prometheus.dispatch.names import LEADERSHIP
+from prometheus.orchestration.deadlines import Deadline
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence import leases, operators
 from prometheus.persistence.engine import create_engine, writing
@@ -47,6 +48,26 @@ def test_of_a_lost_attempt_nobody_knows_how_long_it_took(
     assert (b[2], b[6]) == ("FAILED", "-")
     found = run_command("status", dag.dag_id, "--json", env=env).document
     assert [each["attempts"][0]["lost"] for each in found["jobs"]] == [False, True]
+
+
+def test_a_missed_deadline_is_told(
+    run_command: RunCommand, world: World, env: dict[str, str]
+) -> None:
+    early = {"deadline": Deadline.parse("close+30m")}
+    dag = world.run(job("a", **early), job("b"), deadline="next_open")
+    worker = world.worker()
+    world.succeed(world.running(dag, "a", worker), worker)
+
+    out = run_command("status", dag.dag_id, env=env).out
+
+    assert "deadline missed: it was due by 2025-12-03 14:30 UTC" in out
+    assert ", due by 2025-12-02 21:30 UTC" in out
+    found = run_command("status", dag.dag_id, "--json", env=env).document
+    assert found["deadline"] == {"at": "2025-12-03T14:30:00+00:00", "done_at": None, "missed": True}
+    assert [each["deadline"] and each["deadline"]["missed"] for each in found["jobs"]] == [
+        True,
+        None,
+    ]
 
 
 def test_a_job_that_was_asked_to_end_says_by_whom_and_until_when(

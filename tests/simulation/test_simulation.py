@@ -12,6 +12,9 @@ from tests.simulation.__main__ import saved_seeds
 from tests.simulation.defects import DEFECTS
 from tests.simulation.year import Year
 
+FOUND_BY = {"unique": 9, "report": 9, "fence": 14}
+"""Defects that the first seed does not find, and one that does: it is tried first."""
+
 
 def _history(seed: int, days: int, hash_seed: str) -> str:
     """Simulate in a process of its own; return the line that tells of it, without the time."""
@@ -39,7 +42,8 @@ def test_a_seed_gives_the_same_history_whatever_the_seed_of_hashes() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("defect", sorted(DEFECTS))
 def test_deliberate_defect_is_found_within_a_year(defect: str) -> None:
-    for seed in range(8, 15):
+    found = FOUND_BY.get(defect, 8)
+    for seed in (found, *(each for each in range(8, 15) if each != found)):
         outcome = Year(seed, defect=defect, days=60).run()
         print(f"{defect}, {seed}: after {outcome.days:.1f} days: {outcome.violation}")
         if outcome.violation is not None:

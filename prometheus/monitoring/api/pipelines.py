@@ -36,6 +36,8 @@ class PipelineJob(Model):
     after_previous: bool
     sensor: bool
     """Whether it is asked again and again until what it waits for has come."""
+    deadline: str | None
+    """By when it must have succeeded, such as ``next_open-30m`` or ``22:30``."""
 
 
 class PipelineMarket(Model):
@@ -58,6 +60,8 @@ class ConfiguredPipeline(Model):
     short_sessions: ShortSessions
     catch_up: CatchUp
     run_timeout_seconds: float | None
+    deadline: str | None
+    """By when a run must have succeeded, told as a job's is."""
     jobs: list[PipelineJob]
 
 
@@ -92,6 +96,7 @@ def pipelines(here: Here) -> Pipelines:
                 short_sessions=pipeline.sessions.short_sessions,
                 catch_up=pipeline.catch_up,
                 run_timeout_seconds=_seconds(pipeline.run_timeout),
+                deadline=str(pipeline.deadline) if pipeline.deadline else None,
                 jobs=_jobs(pipeline),
             )
             for pipeline in found.values()
@@ -117,6 +122,7 @@ def _job(job: JobDefinition) -> PipelineJob:
         queue_timeout_seconds=_seconds(job.queue_timeout),
         after_previous=job.after_previous,
         sensor=job.sensor is not None or bool(job.sensor_in),
+        deadline=str(job.deadline) if job.deadline else None,
     )
 
 

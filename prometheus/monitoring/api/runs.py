@@ -32,6 +32,7 @@ from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.windows import SessionBounds
 from prometheus.persistence.clock import Now
+from prometheus.persistence.deadlines import deadlines_of
 from prometheus.persistence.listings import RunFilter, StoredRun, list_runs, read_run
 from prometheus.persistence.runs import latest_statuses
 
@@ -79,6 +80,15 @@ class Runs(Reply):
     """``cursor`` of the next page; ``null`` on the last one."""
 
 
+class Deadline(Model):
+    """By when something must have succeeded, in market time, by the calendar as it is now."""
+
+    at: Instant
+    done_at: Instant | None
+    """When it succeeded."""
+    missed: bool
+
+
 class JobOfRun(Model):
     """A job of a run, as its latest attempt is."""
 
@@ -99,6 +109,7 @@ class JobOfRun(Model):
     timeout_seconds: float
     after_previous: bool
     sensor: bool
+    deadline: Deadline | None
     execution: Execution
     """Its latest attempt."""
 
@@ -118,6 +129,8 @@ class RunGraph(Reply):
     """As the calendar has it now; ``null`` where it has none on that date."""
     closed: str | None
     """Why there is no session any more."""
+    deadline: Deadline | None
+    """Of the whole run; ``null`` where it has none, or none any more."""
     jobs: list[JobOfRun]
     """Upstream before downstream."""
     edges: list[Edge]
@@ -159,13 +172,19 @@ def tell_run(found: StoredRun, now: Now) -> RunGraph:
     dag = found.dag
     latest = {job_id: attempts[-1] for job_id, attempts in found.attempts.items()}
     calendar, bounds, closed = _bounds(dag)
+    due = {
+        each.job_id: Deadline(at=each.deadline_at, done_at=each.done_at, missed=each.missed)
+        for each in deadlines_of(dag, RunStatus(found.row.status), latest, now)
+    }
     return RunGraph(
         **times(now),
         run=_run(found.row, [JobStatus(row.status) for row in latest.values()]),
         session=SessionHours.of(calendar.session(dag.as_of_date)) if calendar and bounds else None,
         closed=closed,
+        deadline=due.get(None),
         jobs=[
-            _job(dag.jobs[job_id], attempts, bounds) for job_id, attempts in found.attempts.items()
+            _job(dag.jobs[job_id], attempts, bounds, due.get(job_id))
+            for job_id, attempts in found.attempts.items()
         ],
         edges=[
             Edge(upstream=upstream, downstream=job.job_id)
@@ -204,7 +223,12 @@ def _bounds(dag: DAG) -> tuple[TradingCalendar | None, SessionBounds | None, str
         return None, None, str(error)
 
 
-def _job(job: JobMetadata, attempts: list[Row[Any]], bounds: SessionBounds | None) -> JobOfRun:
+def _job(
+    job: JobMetadata,
+    attempts: list[Row[Any]],
+    bounds: SessionBounds | None,
+    deadline: Deadline | None,
+) -> JobOfRun:
     latest = attempts[-1]
     return JobOfRun(
         job=job.job_id,
@@ -220,5 +244,6 @@ def _job(job: JobMetadata, attempts: list[Row[Any]], bounds: SessionBounds | Non
         timeout_seconds=job.timeout.total_seconds(),
         after_previous=job.after_previous,
         sensor=job.sensor is not None,
+        deadline=deadline,
         execution=tell_execution(latest),
     )

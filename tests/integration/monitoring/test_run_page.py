@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from prometheus.core.market_state import MarketState
+from prometheus.orchestration.deadlines import Deadline
 from prometheus.persistence import logs
 from prometheus.persistence.engine import writing
 from prometheus.persistence.tables import dag_runs
@@ -48,6 +49,23 @@ def test_a_run_is_shown_as_graph_and_table(web: Web, world: World) -> None:
     assert len(page.all("tr")) == 4
     (why,) = (each for each in page.all("div") if each.get("class") == "why")
     assert why["data-hx-get"] == f"../why/{dag.dag_id}"
+
+
+def test_deadlines_are_shown_and_what_became_of_them(web: Web, world: World) -> None:
+    early = {"deadline": Deadline.parse("close+30m")}
+    dag = world.run(job("a", **early), job("b"), deadline="next_open-30m")
+    page = show(web, f"/runs/{dag.dag_id}")
+    assert "Deadline missed: it was due by 2025-12-03 14:00:00" in page.words
+    assert "Deadline missed: it was due by 2025-12-02 21:30:00" in page.words
+    worker = world.worker()
+    world.succeed(world.running(dag, "a", worker), worker)
+    assert ", due by 2025-12-02 21:30:00" in show(web, f"/runs/{dag.dag_id}").words
+    told = web.get(f"/api/v1/runs/{dag.dag_id}")
+    assert told["deadline"] == {"at": "2025-12-03T14:00:00Z", "done_at": None, "missed": True}
+    of_jobs = {each["job"]: each["deadline"] for each in told["jobs"]}
+    assert of_jobs["b"] is None
+    assert of_jobs["a"]["missed"]
+    assert of_jobs["a"]["done_at"] is not None
 
 
 def test_a_job_has_its_attempts_and_a_log_of_each(web: Web, world: World) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, Row, insert, select, update
 
 from prometheus.orchestration.dag import DAG, JobMetadata, dag_id_for
+from prometheus.orchestration.deadlines import Deadline
 from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.windows import Window
@@ -46,6 +47,7 @@ def dag_of(
     pipeline: str = "test",
     day: date = DAY,
     run_timeout: timedelta | None = None,
+    deadline: str | None = None,
 ) -> DAG:
     return DAG(
         dag_id_for(pipeline, "US_EQ", day),
@@ -54,6 +56,7 @@ def dag_of(
         market_id="US_EQ",
         as_of_date=day,
         run_timeout=run_timeout,
+        deadline=Deadline.parse(deadline) if deadline else None,
     )
 
 
@@ -99,7 +102,7 @@ class World:
 
     def run(self, *jobs: JobMetadata, **options: Any) -> DAG:
         """Create a run of these jobs; `pipeline` and `day` tell it from others."""
-        of_dag = ("pipeline", "day", "run_timeout")
+        of_dag = ("pipeline", "day", "run_timeout", "deadline")
         names = {key: options.pop(key) for key in of_dag if key in options}
         dag = dag_of(*(jobs or (job("a"),)), **names)
         assert self.create(dag, **options)
