@@ -1,8 +1,9 @@
 """
-The state of the installation when it is scraped, for the monitoring system Prometheus.
+What the monitoring system Prometheus is told when it scrapes.
 
-It is read from the database, Redis and the calendars, by whoever is asked: all web processes of an
-installation say the same, and nothing needs to be counted in between.
+The state of the installation is read from the database, Redis and the calendars, by whoever is
+asked: all web processes of an installation say the same of it. What has ended since the last scrape
+is counted by each for itself (`prometheus.monitoring.tally`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from prometheus.errors import HorizonError, PrometheusError
 from prometheus.masking import safe_text
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.patience import Shared
+from prometheus.monitoring.tally import Tally
 from prometheus.persistence import migrate
 from prometheus.persistence.clock import Now
 from prometheus.persistence.engine import check_exists, first_line
@@ -63,11 +65,13 @@ class Gauge:
     """Without the prefix; one in seconds says so at its end."""
     text: str
     labels: tuple[str, ...] = ()
+    prefix: str = _PREFIX
 
     def family(self) -> GaugeMetricFamily:
         """Make one without values."""
         unit = "seconds" if self.name.endswith("_seconds") else ""
-        return GaugeMetricFamily(f"{_PREFIX}_{self.name}", self.text, labels=self.labels, unit=unit)
+        name = f"{self.prefix}_{self.name}"
+        return GaugeMetricFamily(name, self.text, labels=self.labels, unit=unit)
 
 
 _COMPONENT_UP = Gauge("component_up", "Whether a component can be read, and works.", ("component",))
@@ -140,7 +144,6 @@ _OVERRIDES = Gauge(
     "Overrides of sessions from today on: in_force, or unreadable, which do not hold.",
     ("market", "state"),
 )
-
 GAUGES = (
     _COMPONENT_UP,
     _CALENDAR_UP,
@@ -163,12 +166,36 @@ GAUGES = (
     _OVERRIDES,
 )
 
+# What celery-exporter tells, under its names and labels; no more than is known here as well.
+_CELERY = "celery"
+_CELERY_LENGTH = Gauge(
+    "queue_length",
+    "Messages that wait in Redis, canaries included.",
+    ("queue_name",),
+    _CELERY,
+)
+_CELERY_WORKERS = Gauge(
+    "active_worker_count",
+    "Workers that listen to a queue and hold their lease.",
+    ("queue_name",),
+    _CELERY,
+)
+_CELERY_UP = Gauge(
+    "worker_up",
+    "Whether a worker of a host holds its lease; not told of a host whose workers have all ended "
+    "or been given up.",
+    ("hostname",),
+    _CELERY,
+)
+
+CELERY_GAUGES = (_CELERY_LENGTH, _CELERY_WORKERS, _CELERY_UP)
+
 
 class _Values:
     """The families of one scrape, as they are filled."""
 
     def __init__(self) -> None:
-        self._families = {gauge: gauge.family() for gauge in GAUGES}
+        self._families = {gauge: gauge.family() for gauge in (*GAUGES, *CELERY_GAUGES)}
 
     def tell(self, gauge: Gauge, value: float, *labels: str) -> None:
         self._families[gauge].add_metric(labels, value)
@@ -194,6 +221,7 @@ class Scraper:
         self._installation = installation
         self._database = Shared(self._read_database)
         self._broker = Shared(self._read_broker)
+        self._tally = Tally(_PREFIX)
         self._seen: Now | None = None
         """The last look at the database, by which calendars are told while there is none."""
         self._build = InfoMetricFamily(
@@ -236,14 +264,19 @@ class Scraper:
         if not isinstance(depths, Exception):
             for queue in markets:
                 values.tell(_MESSAGES, depths[queue], queue)
+                values.tell(_CELERY_LENGTH, depths[queue], queue)
         yield self._build
         yield from values.families()
+        yield from self._tally.families()
 
     def _read_database(self) -> _Stored:
         check_exists(self._installation.engine)
         migrate.check(self._installation.engine)
         with self._installation.look() as look:
             connection, now = look.connection, look.now
+            for pipeline, market_id in self._configured(self._installation.markets(now)):
+                self._tally.begin(market_id, pipeline)
+            self._tally.look(connection, now)
             return _Stored(
                 now,
                 read_crew(connection, now.wall_at, paused=now.unended_pauses > 0),
@@ -295,6 +328,7 @@ class Scraper:
             load = stored.loads.get(queue, empty)
             values.tell(_WORKERS, alive.get(queue, 0), queue, "alive")
             values.tell(_WORKERS, silent.get(queue, 0), queue, "silent")
+            values.tell(_CELERY_WORKERS, alive.get(queue, 0), queue)
             values.tell(_QUEUED, load.waiting, queue, "waiting")
             values.tell(_QUEUED, load.delayed, queue, "delayed")
             values.tell(_QUEUED, load.running, queue, "running")
@@ -302,16 +336,23 @@ class Scraper:
             values.tell(_OLDEST, (stored.now.wall_at - since).total_seconds(), queue)
             if concurrency is not None:
                 values.tell(_DESIRED, max(1, math.ceil(load.backlog / concurrency)), queue)
+        up = {each["host"]: False for each in crew.silent}
+        up |= {each["host"]: True for each in crew.workers}
+        for host, is_up in sorted(up.items()):
+            values.tell(_CELERY_UP, is_up, host)
 
-    def _tell_runs(self, values: _Values, stored: _Stored, markets: Collection[str]) -> None:
+    def _configured(self, markets: Collection[str]) -> list[tuple[str, str]]:
+        """Name the pipelines and markets that are to run."""
         pipelines, _ = self._installation.pipelines
-        configured = (
+        return [
             (pipeline.name, market_id)
             for pipeline in pipelines.values()
             for market_id in pipeline.markets
             if market_id in markets
-        )
-        nothing = OpenWork(0, 0, 0, 0, 0)
+        ]
+
+    def _tell_runs(self, values: _Values, stored: _Stored, markets: Collection[str]) -> None:
+        configured, nothing = self._configured(markets), OpenWork(0, 0, 0, 0, 0)
         for pipeline, market_id in dict.fromkeys((*configured, *sorted(stored.open_work))):
             work = stored.open_work.get((pipeline, market_id), nothing)
             values.tell(_OPEN_RUNS, work.runs, market_id, pipeline)

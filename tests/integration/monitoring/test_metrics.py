@@ -26,7 +26,8 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.dispatch.publisher import Publisher
 from prometheus.monitoring.app import create_app
-from prometheus.monitoring.metrics import GAUGES
+from prometheus.monitoring.metrics import CELERY_GAUGES, GAUGES
+from prometheus.monitoring.tally import COUNTS, TIMES
 from prometheus.orchestration.dag import JobPriority
 from prometheus.orchestration.planning import SessionRange
 from prometheus.persistence import leases, migrate, pauses
@@ -44,7 +45,7 @@ MARKETS = ("US_EQ", "EU_EQ", "ASIA_EQ")
 OPENMETRICS = "application/openmetrics-text"
 
 Samples = dict[str, dict[frozenset[str], float]]
-"""Name without its prefix -> the values of its labels, in any order -> value."""
+"""Name, ours without its prefix -> the values of its labels, in any order -> value."""
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def samples(families: Iterable[Metric]) -> Samples:
     for family in families:
         for sample in family.samples:
             name = sample.name.removeprefix("prometheus_markets_")
-            assert name != sample.name
+            assert name != sample.name or name.startswith("celery_")
             of_name = found.setdefault(name, {})
             labels = frozenset(sample.labels.values())
             assert labels not in of_name, sample
@@ -108,14 +109,19 @@ ALL_UP = {"database": 1, "tables": 1, "scheduler": 1, "broker": 1}
 
 def test_all_is_told_when_all_works(working: Web) -> None:
     found = scrape(working)
-    assert {gauge.name for gauge in GAUGES} | {"build_info"} == set(found)
+    gauges = {gauge.name for gauge in GAUGES} | {f"celery_{gauge.name}" for gauge in CELERY_GAUGES}
+    times = {f"{time.name}_{end}" for time in TIMES for end in ("bucket", "sum", "count")}
+    counts = {count.name for count in COUNTS}
+    # Of no host a worker is there.
+    assert gauges - {"celery_worker_up"} | times | counts | {"build_info"} == set(found)
     assert components(found) == ALL_UP
     assert found["calendar_up"] == {of(name): 1 for name in MARKETS}
     ((build, one),) = found["build_info"].items()
     assert one == 1
     assert {release() or "", migrate.head()} < build
-    # Revision, both clocks, leader, workers, loads, open work; SQLite asks for the table first.
-    assert len(working.statements) <= 8
+    # Revision, both clocks, open runs, what has ended, leader, workers, loads, open work; SQLite
+    # asks for the table first.
+    assert len(working.statements) <= 10
 
 
 def test_each_format_is_given_to_who_asks_for_it(working: Web) -> None:
@@ -351,7 +357,7 @@ def test_redis_that_is_away_takes_nothing_else_away(
         spare_redis.stop()
         found = scrape(web)
         assert components(found) == {**ALL_UP, "broker": 0}
-        assert set(found) == everything - {"queue_messages"}
+        assert set(found) == everything - {"queue_messages", "celery_queue_length"}
         spare_redis.start()
         assert components(scrape(web)) == ALL_UP
 
@@ -368,6 +374,7 @@ OF_THE_DATABASE = {
     *("scheduler_leader", "scheduler_epoch", "scheduler_last_tick_timestamp_seconds"),
     *("workers", "desired_workers", "queue_executions", "queue_oldest_seconds"),
     *("open_runs", "executions", "executions_held", "paused"),
+    "celery_active_worker_count",
 }
 
 

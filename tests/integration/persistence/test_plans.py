@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event, text
 
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence import executions, leases, listings, runs
+from prometheus.persistence import endings, executions, leases, listings, runs
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, writing
 from tests.integration.persistence.world import BOOM, DAY, World, job
@@ -125,6 +125,12 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         ),
         "loads": lambda c: listings.read_loads(c, now),
         "open work": listings.read_open_work,
+        "open ones": endings.read_open,
+        "ended": lambda c: list(endings.read_ended(c, now - timedelta(minutes=1))),
+        "ended ones": lambda c: endings.read_attempts(c, list(ids.values())),
+        "ended runs": lambda c: endings.read_ended_runs(c, [dag.dag_id]),
+        "what jobs wait for": lambda c: endings.read_waits(c, [dag.dag_id]),
+        "successes": lambda c: endings.read_successes(c, [dag.dag_id]),
         "existing": lambda c: runs.sessions_with_runs(c, "old", "US_EQ", DAY),
     }
 
