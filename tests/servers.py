@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import httpx
 import psutil
 import psycopg
 import redis
@@ -447,6 +448,69 @@ class RedisServer(_Server):
             return False
         finally:
             client.close()
+
+
+def find_debian_program(name: str, says: str) -> str | None:
+    """Find a program on PATH that is not ours of the same name, by what its --version says."""
+    for folder in os.get_exec_path():
+        found = shutil.which(name, path=folder)
+        # Not asked: it would answer, too, after a while.
+        if found is None or Path(folder).resolve() == Path(sys.executable).parent.resolve():
+            continue
+        told = subprocess.run(
+            [found, "--version"], capture_output=True, text=True, timeout=60, check=False
+        )
+        if told.stdout.startswith(says) or told.stderr.startswith(says):
+            return found
+    return None
+
+
+class MonitoringServer(_Server):
+    """A server of the monitoring system Prometheus, on a loopback port of its own."""
+
+    name = "monitoring"
+
+    def __init__(self, binary: str, config: str) -> None:
+        """
+        Args:
+            binary: See `find_debian_program`.
+            config: Path of its configuration.
+        """
+        super().__init__()
+        self._binary = binary
+        self._config = config
+        self.port = free_port()
+
+    def ask(self, path: str, **query: str) -> Any:
+        """Ask its HTTP API; return the data of the answer."""
+        answer = httpx.get(
+            f"http://127.0.0.1:{self.port}/api/v1/{path}", params=query, timeout=60
+        ).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def _launch(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    self._binary,
+                    f"--config.file={self._config}",
+                    f"--storage.tsdb.path={self.folder / 'data'}",
+                    f"--web.listen-address=127.0.0.1:{self.port}",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent(signal.SIGKILL),
+            )
+
+    def _answers(self) -> bool:
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{self.port}/-/ready", timeout=10)
+        except httpx.TransportError:
+            return False
+        return answer.status_code == 200
 
 
 class Gate:
