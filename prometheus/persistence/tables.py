@@ -87,6 +87,7 @@ Index(
 is_open = in_state(dag_runs, RunStatus.OPEN)
 """Whether a run is open, and so in `ix_dag_runs_open`."""
 Index("ix_dag_runs_market_session", dag_runs.c.market_id, dag_runs.c.as_of_date)
+Index("ix_dag_runs_session", dag_runs.c.as_of_date)
 
 job_executions = Table(
     "job_executions",
@@ -170,6 +171,31 @@ has_failed = in_state(job_executions, JobStatus.FAILED, JobStatus.EXPIRED, JobSt
 Whether an execution is in `ix_job_executions_failed`, by which every tick finds the few of a day
 that have not gone well; said like `is_live`.
 """
+
+# By these, executions are listed. Every change of one writes to each that it is in, so they have as
+# few columns and rows as will do: those of a common job or worker are found by their time.
+Index("ix_job_executions_created_at", job_executions.c.created_at)
+_unsuccessful = "status <> 'SUCCESS'"
+Index(
+    "ix_job_executions_status",
+    job_executions.c.status,
+    job_executions.c.created_at,
+    postgresql_where=text(_unsuccessful),
+    sqlite_where=text(_unsuccessful),
+)
+Index("ix_job_executions_job", job_executions.c.job_id)
+Index(
+    "ix_job_executions_worker",
+    job_executions.c.worker,
+    postgresql_where=text("worker IS NOT NULL"),
+    sqlite_where=text("worker IS NOT NULL"),
+)
+Index(
+    "ix_job_executions_started_at",
+    job_executions.c.started_at,
+    postgresql_where=text("started_at IS NOT NULL"),
+    sqlite_where=text("started_at IS NOT NULL"),
+)
 
 failure_calls = Table(
     "failure_calls",
@@ -314,6 +340,10 @@ audit = Table(
     Column("target", String(300), nullable=False),
     Column("details", Json, nullable=False),
 )
+
+Index("ix_audit_actor", audit.c.actor, audit.c.audit_id)
+Index("ix_audit_action", audit.c.action, audit.c.audit_id)
+Index("ix_audit_target", audit.c.target, audit.c.audit_id)
 
 request_keys = Table(
     "request_keys",
