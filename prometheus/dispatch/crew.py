@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -124,29 +124,44 @@ def read_crew(
         wall_at: Wall time, if it was read in this transaction already.
         paused: Read also what operators keep from starting; only tables of this release have it.
     """
-    now = wall_at or leases.wall_time(connection)
-    leader = read_leader(connection)
-    workers = leases.unended_workers(connection)
-    return Crew(
-        now,
-        leader,
-        tuple(each for each in workers if each["expires_at"] > now),
-        tuple(each for each in workers if each["expires_at"] <= now),
+    return crew_of(
+        wall_at or leases.wall_time(connection),
+        read_leader(connection),
+        leases.unended_workers(connection),
         read_pauses(connection) if paused else (),
+    )
+
+
+def crew_of(
+    at: datetime,
+    leader: Leader | None,
+    workers: Collection[dict[str, Any]],
+    pauses: tuple[Pause, ...] = (),
+) -> Crew:
+    """Tell those whose lease holds at an instant from those whose lease has run out."""
+    return Crew(
+        at,
+        leader,
+        tuple(each for each in workers if each["expires_at"] > at),
+        tuple(each for each in workers if each["expires_at"] <= at),
+        pauses,
     )
 
 
 def read_leader(connection: Connection) -> Leader | None:
     """Read which scheduler leads, or was the last one to; ``None`` where none ever has."""
     row: dict[str, Any] | None = leases.leader(connection, LEADERSHIP)
-    if row is None:
-        return None
+    return leader_of(row, row["at"]) if row is not None else None
+
+
+def leader_of(row: Mapping[str, Any], at: datetime) -> Leader:
+    """Say of a row of ``leases`` what it is at an instant of wall time."""
     return Leader(
         owner=row["owner"],
         epoch=row["epoch"],
-        alive=row["expires_at"] > row["at"],
+        alive=row["expires_at"] > at,
         ticked_at=row["ticked_at"],
-        tick_age=row["at"] - row["ticked_at"] if row["ticked_at"] else None,
+        tick_age=at - row["ticked_at"] if row["ticked_at"] else None,
     )
 
 

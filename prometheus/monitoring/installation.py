@@ -13,10 +13,15 @@ from fastapi import Depends, Request
 from sqlalchemy import Connection
 
 from prometheus.configured import sound_pipelines
+from prometheus.dispatch.crew import Crew, Leader, crew_of, leader_of
+from prometheus.dispatch.names import LEADERSHIP
 from prometheus.masking import safe_url
+from prometheus.orchestration.pauses import Pause
 from prometheus.persistence import migrate
-from prometheus.persistence.clock import Now, read_now
+from prometheus.persistence.clock import Now
 from prometheus.persistence.engine import check_exists, create_engine, reading, writing
+from prometheus.persistence.leases import unended_workers
+from prometheus.persistence.looks import read_look
 from prometheus.persistence.overrides import refresh
 from prometheus.settings import Settings
 
@@ -27,6 +32,15 @@ class Look:
 
     connection: Connection
     now: Now
+    leader: Leader | None
+    """The scheduler that leads, or the last one that did."""
+    pauses: tuple[Pause, ...]
+    """What operators keep from starting."""
+
+    def crew(self) -> Crew:
+        """Read who is at work."""
+        workers = unended_workers(self.connection)
+        return crew_of(self.now.wall_at, self.leader, workers, self.pauses)
 
 
 class Installation:
@@ -52,9 +66,7 @@ class Installation:
         """
         check_exists(self.engine)
         with reading(self.engine) as connection:
-            now = read_now(connection)
-            self._follow(connection, now)
-            yield Look(connection, now)
+            yield self._look(connection)
 
     @contextmanager
     def act(self) -> Iterator[Look]:
@@ -68,15 +80,16 @@ class Installation:
         check_exists(self.engine)
         migrate.check(self.engine)
         with writing(self.engine) as connection:
-            now = read_now(connection)
-            self._follow(connection, now)
-            yield Look(connection, now)
+            yield self._look(connection)
 
-    def _follow(self, connection: Connection, now: Now) -> None:
+    def _look(self, connection: Connection) -> Look:
+        now, lease, pauses = read_look(connection, LEADERSHIP)
         with self._following:
             # A look that began earlier does not undo what a later one has seen.
             if now.wall_at >= self._followed_at and refresh(connection, now):
                 self._followed_at = now.wall_at
+        leader = leader_of(lease, now.wall_at) if lease is not None else None
+        return Look(connection, now, leader, pauses)
 
     def markets(self, now: Now) -> list[str]:
         """Name the markets that are served; in a replay, of those only its own."""

@@ -30,7 +30,7 @@ from prometheus.core.markets import get_market
 from prometheus.core.overrides import Override, in_force
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.broker import connected, read_depths
-from prometheus.dispatch.crew import Crew, count_listeners, judge_leader, read_crew
+from prometheus.dispatch.crew import Crew, count_listeners, judge_leader
 from prometheus.errors import HorizonError, PrometheusError
 from prometheus.masking import safe_text
 from prometheus.monitoring.installation import Installation
@@ -279,7 +279,7 @@ class Scraper:
             self._tally.look(connection, now)
             return _Stored(
                 now,
-                read_crew(connection, now.wall_at, paused=now.unended_pauses > 0),
+                look.crew(),
                 read_loads(connection, now.wall_at),
                 read_open_work(connection),
             )

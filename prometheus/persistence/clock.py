@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, func, select, true, update
+from sqlalchemy import Connection, Row, func, select, true, update
 
 from prometheus.core.clock import MarketClock
 from prometheus.orchestration.planning import SessionRange
@@ -37,7 +38,7 @@ class Now:
         return self.clock.speed == 0
 
 
-_READ_NOW = select(
+READ_NOW = select(
     database_now().label("wall_at"),
     market_clock.c.anchor_market_at,
     market_clock.c.anchor_wall_at,
@@ -57,7 +58,11 @@ _READ_NOW = select(
 
 def read_now(connection: Connection) -> Now:
     """Read both clocks in one statement."""
-    row = connection.execute(_READ_NOW).one()
+    return now_of(connection.execute(READ_NOW).one())
+
+
+def now_of(row: Row[Any]) -> Now:
+    """Make one of a row of `READ_NOW`, which may have other columns, too."""
     clock = MarketClock(row.anchor_market_at, row.anchor_wall_at, row.speed)
     only = SessionRange(row.first_session, row.last_session) if row.first_session else None
     return Now(

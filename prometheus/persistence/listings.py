@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -18,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     func,
     literal,
     literal_column,
@@ -30,6 +33,7 @@ from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.persistence.runs import stored_dag
 from prometheus.persistence.tables import (
+    attempt_logs,
     audit,
     dag_runs,
     in_state,
@@ -38,12 +42,16 @@ from prometheus.persistence.tables import (
     is_paused,
     job_executions,
     pipelines,
+    worker_incarnations,
 )
 
 _r = dag_runs.c
 _e = job_executions.c
 _a = audit.c
+_l = attempt_logs.c
+_w = worker_incarnations.c
 
+_CLOCKS_DIFFER = timedelta(days=1)
 _KNOWN_RUNS = 200
 """So many of the last runs are looked through for a name like one that there is not."""
 _RUN_COLUMNS = (
@@ -116,15 +124,73 @@ def list_runs(
             that no run is on two pages or on none because others come.
         limit: The most to return.
     """
-    wanted = _equal(
-        {_r.market_id: which.market_id, _r.pipeline: which.pipeline, _r.status: which.status}
-    )
+    query = _runs(which)
+    return _page(connection, query, (_r.as_of_date, _r.dag_id), after, limit)
+
+
+def _runs(which: RunFilter) -> Select[Any]:
+    wanted = _equal({_r.market_id: which.market_id, _r.pipeline: which.pipeline})
+    if which.status is not None:
+        wanted.append(in_state(dag_runs, which.status))
     if which.first is not None:
         wanted.append(_r.as_of_date >= which.first)
     if which.last is not None:
         wanted.append(_r.as_of_date <= which.last)
-    query = select(*_RUN_COLUMNS).where(*wanted)
-    return _page(connection, query, (_r.as_of_date, _r.dag_id), after, limit)
+    return select(*_RUN_COLUMNS).where(*wanted)
+
+
+_later = job_executions.alias("later")
+_is_last = ~exists().where(
+    _later.c.dag_id == _e.dag_id,
+    _later.c.job_id == _e.job_id,
+    _later.c.attempt_number > _e.attempt_number,
+)
+"""Whether an attempt is the last one of its job; a sensor that waits for hours has hundreds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """A run, and what became of its jobs."""
+
+    run: Row[Any]
+    jobs: Mapping[str, Row[Any]]
+    """Job id -> its last attempt: ``state``, ``attempt_number``, ``started_at``, ``ended_at``."""
+
+
+def list_sittings(
+    connection: Connection, which: RunFilter, *, limit: int, most_jobs: int
+) -> tuple[list[Sitting], bool]:
+    """
+    List runs with the last attempts of their jobs, the latest session first.
+
+    Args:
+        limit: The most runs to return.
+        most_jobs: The most jobs of all of them: a run that would bring more is left out, unless it
+            is the first, of which one more may be told.
+
+    Returns:
+        The runs, and whether there are more, or may be.
+    """
+    ordered = _runs(which).order_by(_r.as_of_date.desc(), _r.dag_id.desc())
+    latest = ordered.limit(limit + 1).subquery()
+    query: Select[Any] = (
+        select(
+            *latest.c,
+            *(_e.job_id, _e.status.label("state"), _e.attempt_number),
+            *(_e.started_at, _e.completed_at.label("ended_at")),
+        )
+        .outerjoin_from(latest, job_executions, (_e.dag_id == latest.c.dag_id) & _is_last)
+        .order_by(latest.c.as_of_date.desc(), latest.c.dag_id.desc())
+        .limit(most_jobs + 1)
+    )
+    rows = connection.execute(query).all()
+    found = [
+        Sitting(of_run[0], {row.job_id: row for row in of_run if row.job_id is not None})
+        for of_run in (list(each) for _, each in groupby(rows, key=attrgetter("dag_id")))
+    ]
+    if len(rows) > most_jobs:
+        return found[:-1] or found, True
+    return found[:limit], len(found) > limit
 
 
 def list_executions(
@@ -146,14 +212,18 @@ def list_executions(
             _e.dag_id: which.dag_id,
             _e.job_id: which.job_id,
             _e.market_id: which.market_id,
-            _e.status: which.status,
             _e.worker: which.worker,
         }
     )
+    if which.status is not None:
+        wanted.append(in_state(job_executions, which.status))
     if which.started_from is not None:
         wanted.append(_e.started_at >= which.started_from)
     if which.started_before is not None:
         wanted.append(_e.started_at < which.started_before)
+        # It was written before it started, but for a clock that was set back: this spares reading
+        # all that came later, in the order of the list.
+        wanted.append(_e.created_at < which.started_before + _CLOCKS_DIFFER)
     query = select(job_executions).where(*wanted)
     return _page(connection, query, (_e.created_at, _e.execution_id), after, limit)
 
@@ -213,6 +283,8 @@ class StoredRun:
     dag: DAG
     attempts: Mapping[str, list[Row[Any]]]
     """Job id -> rows of ``job_executions``, the first attempt first; in the order of the DAG."""
+    log: str = ""
+    """Of the attempt whose log was asked for."""
 
 
 def latest_runs(connection: Connection) -> list[str]:
@@ -221,9 +293,14 @@ def latest_runs(connection: Connection) -> list[str]:
     return list(connection.execute(latest).scalars())
 
 
-def read_run(connection: Connection, dag_id: str) -> StoredRun:
+def read_run(
+    connection: Connection, dag_id: str, *, log_of: tuple[str, int | None] | None = None
+) -> StoredRun:
     """
     Read a run.
+
+    Args:
+        log_of: Also what an attempt has logged: job, and its number or ``None`` for the last one.
 
     Raises:
         UnknownRunError: There is none of that name; its message names the nearest.
@@ -235,31 +312,25 @@ def read_run(connection: Connection, dag_id: str) -> StoredRun:
         raise UnknownRunError(f"There is no run {dag_id!r}.{hint}")
     dag = stored_dag(row)
     attempts: dict[str, list[Row[Any]]] = {job_id: [] for job_id in dag.topological_order()}
-    for attempt in connection.execute(
-        select(job_executions).where(_e.dag_id == dag_id).order_by(_e.attempt_number)
-    ):
-        attempts[attempt.job_id].append(attempt)
-    return StoredRun(row, dag, attempts)
+    of_run = select(job_executions).where(_e.dag_id == dag_id).order_by(_e.attempt_number)
+    if log_of is not None:
+        of_run = _with_log(of_run, *log_of)
+    log = []
+    for attempt in connection.execute(of_run):
+        of_job = attempts[attempt.job_id]
+        if not of_job or of_job[-1].execution_id != attempt.execution_id:
+            of_job.append(attempt)
+        if log_of is not None and attempt.text is not None:
+            log.append(attempt.text)
+    return StoredRun(row, dag, attempts, "".join(log))
 
 
-def read_latest_attempts(
-    connection: Connection, dag_ids: Collection[str]
-) -> dict[str, dict[str, Row[Any]]]:
-    """
-    Read the last attempt of every job of some runs: dag id -> job id -> row.
-
-    Returns:
-        Rows with ``status``, ``attempt_number``, ``started_at`` and ``completed_at``.
-    """
-    query: Select[Any] = (
-        select(_e.dag_id, _e.job_id, _e.status, _e.attempt_number, _e.started_at, _e.completed_at)
-        .where(_e.dag_id.in_(dag_ids))
-        .order_by(_e.attempt_number)
-    )
-    found: dict[str, dict[str, Row[Any]]] = {dag_id: {} for dag_id in dag_ids}
-    for row in connection.execute(query):
-        found[row.dag_id][row.job_id] = row
-    return found
+def _with_log(attempts: Select[Any], job_id: str, attempt_number: int | None) -> Select[Any]:
+    """Repeat one of some attempts for each part of its log."""
+    chosen = _e.attempt_number == attempt_number if attempt_number is not None else _is_last
+    of_chosen = (_l.execution_id == _e.execution_id) & (_e.job_id == job_id) & chosen
+    with_log = job_executions.outerjoin(attempt_logs, of_chosen)
+    return attempts.add_columns(_l.text).select_from(with_log).order_by(_l.part)
 
 
 def list_attempts_of(
@@ -278,14 +349,26 @@ def list_attempts_of(
     return list(connection.execute(query))
 
 
-def read_running(connection: Connection) -> list[Row[Any]]:
-    """Read what runs, the oldest start first: ``dag_id``, ``job_id``, ``incarnation``, start."""
+def list_workers(connection: Connection) -> list[tuple[Row[Any], list[Row[Any]]]]:
+    """
+    List the workers that have not ended, nor been given up, each with what it runs.
+
+    Returns:
+        Rows of ``worker_incarnations``; and ``dag_id``, ``job_id`` and ``begun_at`` of executions,
+        the oldest first.
+    """
+    running = is_live & in_state(job_executions, JobStatus.RUNNING)
     query = (
-        select(_e.dag_id, _e.job_id, _e.incarnation, _e.started_at)
-        .where(in_state(job_executions, JobStatus.RUNNING))
-        .order_by(_e.started_at)
+        select(worker_incarnations, _e.dag_id, _e.job_id, _e.started_at.label("begun_at"))
+        .outerjoin_from(
+            worker_incarnations, job_executions, (_e.incarnation == _w.incarnation) & running
+        )
+        .where(_w.ended_at.is_(None))
+        .order_by(_w.worker, _w.incarnation, _e.started_at)
     )
-    return list(connection.execute(query))
+    by_worker = groupby(connection.execute(query), key=attrgetter("incarnation"))
+    found = (list(rows) for _, rows in by_worker)
+    return [(rows[0], [row for row in rows if row.dag_id is not None]) for rows in found]
 
 
 def read_dag(connection: Connection, dag_id: str) -> DAG:

@@ -117,11 +117,6 @@ def read_attempt(connection: Connection, execution_id: str, *, after: int) -> Lo
     ).one_or_none()
     if row is None:
         raise UnknownExecutionError(f"There is no execution {execution_id!r}.")
-    return read_of(connection, row, after=after)
-
-
-def read_of(connection: Connection, row: Row[Any], *, after: int = 0) -> LoggedAttempt:
-    """Read what an attempt has logged whose row of ``job_executions`` was read already."""
     logged = connection.execute(
         select(attempt_logs)
         .where(_l.execution_id == row.execution_id, _l.part > after)
@@ -141,10 +136,11 @@ def _logged(row: Row[Any], parts: Iterable[LogPart]) -> LoggedAttempt:
         row.started_at,
         row.completed_at,
         row.error_message,
-        _traceback(row.error_details),
+        traceback_of(row),
         tuple(parts),
     )
 
 
-def _traceback(details: Mapping[str, Any] | None) -> str | None:
-    return None if details is None else details.get("traceback")
+def traceback_of(row: Row[Any]) -> str | None:
+    """Return the traceback of an attempt that has failed, if it has one."""
+    return None if row.error_details is None else row.error_details.get("traceback")

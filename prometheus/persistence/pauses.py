@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from prometheus.errors import nearest
 from prometheus.orchestration.pauses import Pause
@@ -33,19 +33,21 @@ _HOLDING = select(pauses).where(pause_holds).order_by(_p.pause_id)
 
 def read_pauses(connection: Connection) -> tuple[Pause, ...]:
     """Return what is paused now, in the order in which it was."""
-    return tuple(
-        Pause(
-            row.pause_id,
-            row.market_id,
-            row.pipeline,
-            row.dag_id,
-            row.job_id,
-            row.reason,
-            row.author,
-            row.paused_at,
-            row.until,
-        )
-        for row in connection.execute(_HOLDING)
+    return tuple(map(pause_of, connection.execute(_HOLDING)))
+
+
+def pause_of(row: Row[Any]) -> Pause:
+    """Make one of a row of ``pauses``."""
+    return Pause(
+        row.pause_id,
+        row.market_id,
+        row.pipeline,
+        row.dag_id,
+        row.job_id,
+        row.reason,
+        row.author,
+        row.paused_at,
+        row.until,
     )
 
 

@@ -433,8 +433,7 @@ def release_job(desk: AtDesk, dag_id: Name, job: Name, ask: Ask) -> Response:
 def standing_pauses(here: Here) -> Pauses:
     """List what operators keep from starting."""
     with here.look() as look:
-        found = pauses.read_pauses(look.connection)
-    return Pauses(**times(look.now), items=[_tell(each) for each in found])
+        return Pauses(**times(look.now), items=[_tell(each) for each in look.pauses])
 
 
 @router.post("/pause", response_model=Paused)

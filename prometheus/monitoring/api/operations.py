@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Row
 
 from prometheus.core.overrides import in_force
-from prometheus.dispatch.crew import count_listeners, read_crew
+from prometheus.dispatch.crew import count_listeners
 from prometheus.masking import safe_text, safe_value
 from prometheus.monitoring.api.markets import tell_override
 from prometheus.monitoring.api.models import (
@@ -128,7 +128,7 @@ class RecordedOverrides(Reply):
 def workers(here: Here) -> Workers:
     """List the scheduler that leads, and the workers with their leases."""
     with here.look() as look:
-        crew = read_crew(look.connection, look.now.wall_at)
+        crew = look.crew()
     return Workers(
         **times(look.now),
         scheduler=Scheduler(**crew.leader.document()) if crew.leader else None,

@@ -18,7 +18,7 @@ from prometheus.monitoring.api.models import Name
 from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import show
-from prometheus.monitoring.pages.standing import read_standing
+from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.svg import element
 
 router = APIRouter(include_in_schema=False)
@@ -49,7 +49,7 @@ def calendar_page(
 ) -> HTMLResponse:
     """Show a year of a market, by default the one that it is there."""
     with here.look() as look:
-        standing = read_standing(look, here)
+        standing = standing_of(look, here)
         listed = list(here.markets(look.now))
     market = market or next(iter(listed), "US_EQ")
     found = TradingCalendar(market)

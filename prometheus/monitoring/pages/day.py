@@ -21,7 +21,7 @@ from prometheus.monitoring.pages import gantt
 from prometheus.monitoring.pages.lanes import Band, lay_bands
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
-from prometheus.monitoring.pages.standing import read_standing
+from prometheus.monitoring.pages.standing import standing_of
 from prometheus.orchestration.lifecycle import FINAL, JobStatus
 from prometheus.persistence.listings import RunFilter, list_attempts_of, list_runs
 
@@ -43,7 +43,7 @@ def day_page(
         calendar, unknown = None, error
     market_id = calendar.market_id if calendar is not None else market
     with here.look() as look:
-        standing = read_standing(look, here)
+        standing = standing_of(look, here)
         which = RunFilter(market_id=market_id, first=day, last=day)
         runs = list_runs(look.connection, which, after=None, limit=_MOST_RUNS + 1)
         rows = list_attempts_of(look.connection, market_id, day, limit=_MOST_ATTEMPTS + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any
@@ -18,12 +18,12 @@ from prometheus.monitoring.api.models import IsoDate, Name
 from prometheus.monitoring.installation import Here, Installation
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
-from prometheus.monitoring.pages.standing import read_standing
+from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.svg import element
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence.clock import Now
-from prometheus.persistence.listings import RunFilter, list_runs, read_dag, read_latest_attempts
+from prometheus.persistence.listings import RunFilter, Sitting, list_sittings, read_dag
 from prometheus.persistence.runs import UnreadableRunError
 
 router = APIRouter(include_in_schema=False)
@@ -74,26 +74,25 @@ def history_page(
         )
         market, pipeline = next(fitting, (market, pipeline))
     top = top_of(request)
-    rows: list[Row[Any]] = []
-    many, jobs = _MOST_SESSIONS, []
-    attempts: dict[str, dict[str, Row[Any]]] = {}
+    sittings: list[Sitting] = []
+    more = False
+    jobs: list[str] = []
     with here.look() as look:
-        standing = read_standing(look, here)
+        standing = standing_of(look, here)
         last = before - timedelta(days=1) if before is not None else None
         if market is not None and pipeline is not None:
             which = RunFilter(market_id=market, pipeline=pipeline, last=last)
-            rows = list_runs(look.connection, which, after=None, limit=_MOST_SESSIONS + 1)
-        if rows:
-            jobs = _jobs(look.connection, rows[0].dag_id)
-            many = min(_MOST_SESSIONS, max(1, _MOST_CELLS // max(1, len(jobs))))
-            of_shown = [row.dag_id for row in rows[:many]]
-            attempts = read_latest_attempts(look.connection, of_shown)
-    jobs += sorted({job for found in attempts.values() for job in found}.difference(jobs))
-    shown = rows[:many][::-1]
-    run_cells = [_of_run(row, attempts[row.dag_id], look.now, top) for row in shown]
+            sittings, more = list_sittings(
+                look.connection, which, limit=_MOST_SESSIONS, most_jobs=_MOST_CELLS
+            )
+        if sittings:
+            jobs = _jobs(look.connection, sittings[0].run.dag_id)
+    jobs += sorted({job for each in sittings for job in each.jobs}.difference(jobs))
+    shown = sittings[::-1]
+    run_cells = [_of_run(each, look.now, top) for each in shown]
     lines = [_line("run", run_cells)] if shown else []
     for job in jobs:
-        cells = [_of_job(row.dag_id, attempts[row.dag_id].get(job), look.now, top) for row in shown]
+        cells = [_of_job(each.jobs.get(job), look.now, top) for each in shown]
         if any(cells):
             lines.append(_line(job, cells))
     values = {
@@ -104,9 +103,9 @@ def history_page(
         "pairs": [
             (f"{each[1]}, {each[0]}", _link(*each), each == (market, pipeline)) for each in pairs
         ],
-        "sessions": [row.as_of_date for row in shown],
+        "sessions": [each.run.as_of_date for each in shown],
         "lines": lines,
-        "older": _link(market, pipeline, shown[0].as_of_date) if len(rows) > many else None,
+        "older": _link(market, pipeline, shown[0].run.as_of_date) if more else None,
         "newest": _link(market, pipeline) if before is not None else None,
     }
     return show(request, "history.html", values)
@@ -136,20 +135,21 @@ def _jobs(connection: Connection, dag_id: str) -> list[str]:
         return []
 
 
-def _of_job(dag_id: str, row: Row[Any] | None, now: Now, top: str) -> Cell | None:
+def _of_job(row: Row[Any] | None, now: Now, top: str) -> Cell | None:
     if row is None:
         return None
     took = None
     if row.started_at is not None:
-        took = max((row.completed_at or now.wall_at) - row.started_at, timedelta(0))
-    told = [row.status]
+        took = max((row.ended_at or now.wall_at) - row.started_at, timedelta(0))
+    told = [row.state]
     if row.attempt_number > 1:
         told.append(f"attempt {row.attempt_number}")
-    return _cell(row.status, told, run_link(top, dag_id, row.job_id), took)
+    return _cell(row.state, told, run_link(top, row.dag_id, row.job_id), took)
 
 
-def _of_run(row: Row[Any], attempts: Mapping[str, Row[Any]], now: Now, top: str) -> Cell:
-    starts = [each.started_at for each in attempts.values() if each.started_at is not None]
+def _of_run(sitting: Sitting, now: Now, top: str) -> Cell:
+    row = sitting.run
+    starts = [each.started_at for each in sitting.jobs.values() if each.started_at is not None]
     ended: datetime = row.completed_at or now.wall_at
     took = max(ended - min(starts), timedelta(0)) if starts else None
     return _cell(row.status, [row.status], run_link(top, row.dag_id), took)

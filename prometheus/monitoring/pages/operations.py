@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +15,6 @@ from sqlalchemy import Row
 
 from prometheus.addresses import is_loopback
 from prometheus.core.overrides import in_force
-from prometheus.dispatch.crew import count_listeners, read_crew
 from prometheus.monitoring.api.markets import tell_override
 from prometheus.monitoring.api.operations import tell_audited
 from prometheus.monitoring.doorman import host_name
@@ -23,20 +23,22 @@ from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.actions import Action
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
-from prometheus.monitoring.pages.standing import read_standing
+from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence.listings import (
     AuditFilter,
     QueueLoad,
     list_audit,
+    list_workers,
     read_loads,
-    read_running,
 )
 
 router = APIRouter(include_in_schema=False)
 
 _MOST_AUDITED = 50
+_MOST_SHOWN = 100
+"""Of workers, and of what is paused; the page says how many more there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,29 +93,27 @@ class ShownPause:
 def operations_page(request: Request, here: Here, version: Version) -> HTMLResponse:
     """Show schedulers, workers, queues, pauses, overrides and the audit."""
     with here.look() as look:
-        standing = read_standing(look, here)
-        crew = read_crew(look.connection, look.now.wall_at)
+        standing = standing_of(look, here)
+        crew = list_workers(look.connection)
         loads = read_loads(look.connection, look.now.wall_at)
-        running = read_running(look.connection)
         audited = list_audit(look.connection, AuditFilter(), limit=_MOST_AUDITED)
         overrides = in_force()
     now, top = look.now.wall_at, top_of(request)
+    # Those first that hold their lease.
+    crew.sort(key=lambda each: each[0].expires_at <= now)
     workers = [
         ShownWorker(
-            name=row["worker"],
-            pid=row["pid"],
-            queues=row["queues"],
-            alive=alive,
-            started_at=row["started_at"],
-            renewed=how_long(now - row["renewed_at"]),
-            jobs=[
-                _job(each, now, top) for each in running if each.incarnation == row["incarnation"]
-            ],
+            name=row.worker,
+            pid=row.pid,
+            queues=row.queues,
+            alive=row.expires_at > now,
+            started_at=row.started_at,
+            renewed=how_long(now - row.renewed_at),
+            jobs=[_job(each, now, top) for each in running],
         )
-        for rows, alive in ((crew.workers, True), (crew.silent, False))
-        for row in rows
+        for row, running in crew[:_MOST_SHOWN]
     ]
-    listeners = count_listeners(crew.workers)
+    listeners = Counter(queue for row, _ in crew if row.expires_at > now for queue in row.queues)
     empty = QueueLoad(0, 0, 0, None)
     queues = [
         ShownQueue(name, listeners.get(name, 0), load, _since(load.waiting_since, now))
@@ -125,12 +125,15 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
     values = {
         "version": version,
         "standing": standing,
-        "leader": crew.leader,
+        "leader": look.leader,
         "workers": workers,
+        "more_workers": len(crew) - len(workers),
         "queues": queues,
         "pauses": [
-            ShownPause(each, actions.named(each), actions.end_of(each)) for each in standing.pauses
+            ShownPause(each, actions.named(each), actions.end_of(each))
+            for each in standing.pauses[:_MOST_SHOWN]
         ],
+        "more_pauses": len(standing.pauses[_MOST_SHOWN:]),
         "overrides": [tell_override(each, in_force=True) for each in coming],
         "audited": [tell_audited(row) for row in audited],
         "flower": _flower(request, here.settings.flower.port),
@@ -142,7 +145,7 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
 
 def _job(row: Row[Any], now: datetime, top: str) -> ShownJob:
     link = run_link(top, row.dag_id, row.job_id)
-    return ShownJob(f"{row.job_id} of {row.dag_id}", link, _since(row.started_at, now))
+    return ShownJob(f"{row.job_id} of {row.dag_id}", link, _since(row.begun_at, now))
 
 
 def _since(at: datetime | None, now: datetime) -> str:

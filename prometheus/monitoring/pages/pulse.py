@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import StreamingResponse
 
 from prometheus.monitoring.installation import Installation
-from prometheus.monitoring.pages.standing import read_standing
+from prometheus.monitoring.pages.standing import standing_of
 from prometheus.persistence.changes import read_changes
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def pulse_of(here: Installation) -> Pulse:
 
     def read() -> str:
         with here.look() as look:
-            standing = read_standing(look, here)
+            standing = standing_of(look, here)
             now = look.now
             seen = (
                 read_changes(look.connection),

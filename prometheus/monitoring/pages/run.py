@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
+from sqlalchemy import Row
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError, nearest
@@ -22,13 +23,13 @@ from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.graphs import Node, draw_graph
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
-from prometheus.monitoring.pages.standing import read_standing
+from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.lifecycle import FINAL
 from prometheus.orchestration.pauses import Pause
-from prometheus.persistence import logs
 from prometheus.persistence.clock import Now
 from prometheus.persistence.listings import UnknownExecutionError, UnknownJobError, read_run
+from prometheus.persistence.logs import traceback_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -57,23 +58,18 @@ def run_page(
 ) -> HTMLResponse:
     """Show a run; of one job also its attempts, and the log of one of them."""
     with here.look() as look:
-        standing = read_standing(look, here)
-        found = read_run(look.connection, dag_id)
-        shown, rows = None, []
-        if job is not None:
-            if job not in found.attempts:
-                raise UnknownJobError(f"{dag_id} has no job {job!r}.{nearest(job, found.attempts)}")
-            rows = found.attempts[job]
-            row = next((row for row in rows if row.attempt_number == attempt), None)
-            if row is None and attempt is not None:
-                raise UnknownExecutionError(f"{job} of {dag_id} has no attempt {attempt}.")
-            kept = logs.read_of(look.connection, row or rows[-1])
-            shown = ShownAttempt(
-                execution=tell_execution(row or rows[-1]),
-                log=safe_text("".join(part.text for part in kept.parts)),
-                traceback=safe_text(kept.traceback) if kept.traceback else None,
-                ended=kept.status in FINAL,
-            )
+        standing = standing_of(look, here)
+        log_of = (job, attempt) if job is not None else None
+        found = read_run(look.connection, dag_id, log_of=log_of)
+    shown, rows = None, []
+    if job is not None:
+        if job not in found.attempts:
+            raise UnknownJobError(f"{dag_id} has no job {job!r}.{nearest(job, found.attempts)}")
+        rows = found.attempts[job]
+        row = next((row for row in rows if row.attempt_number == attempt), None)
+        if row is None and attempt is not None:
+            raise UnknownExecutionError(f"{job} of {dag_id} has no attempt {attempt}.")
+        shown = _shown(row or rows[-1], found.log)
     graph = tell_run(found, look.now)
     paused = [each for each in standing.pauses if _keeps(each, graph, job)]
     held = next((each for each in paused if each.job_id is not None), None)
@@ -115,6 +111,16 @@ def why_page(request: Request, here: Here, dag_id: Name, job: Name | None = None
         "link_to": lambda *chosen: run_link(top, *chosen),
     }
     return show(request, "why.html", values)
+
+
+def _shown(row: Row[Any], log: str) -> ShownAttempt:
+    execution, traceback = tell_execution(row), traceback_of(row)
+    return ShownAttempt(
+        execution=execution,
+        log=safe_text(log),
+        traceback=safe_text(traceback) if traceback else None,
+        ended=execution.status in FINAL,
+    )
 
 
 def _keeps(pause: Pause, graph: RunGraph, job: str | None) -> bool:

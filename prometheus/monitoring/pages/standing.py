@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from prometheus.dispatch.crew import judge_leader, read_leader
+from prometheus.dispatch.crew import judge_leader
 from prometheus.monitoring.installation import Installation, Look
 from prometheus.orchestration.pauses import Pause
-from prometheus.persistence.pauses import read_pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +26,9 @@ class Standing:
     """What operators keep from starting."""
 
 
-def read_standing(look: Look, here: Installation) -> Standing:
-    """Read it, in the transaction that the rest of the page is read in."""
-    leader = read_leader(look.connection)
-    scheduled, scheduler = judge_leader(leader, here.settings.scheduler.lease)
+def standing_of(look: Look, here: Installation) -> Standing:
+    """Say it of a look."""
+    scheduled, scheduler = judge_leader(look.leader, here.settings.scheduler.lease)
     clock = look.now.clock
     return Standing(
         market_at=look.now.market_at,
@@ -38,5 +36,5 @@ def read_standing(look: Look, here: Installation) -> Standing:
         speed=clock.speed,
         scheduled=scheduled,
         scheduler=scheduler,
-        pauses=read_pauses(look.connection),
+        pauses=look.pauses,
     )

@@ -23,7 +23,7 @@ from prometheus.monitoring.pages.actions import Action
 from prometheus.monitoring.pages.lanes import AHEAD, BACK, Bar, Lane, draw_lane, lay_bands
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
-from prometheus.monitoring.pages.standing import read_standing
+from prometheus.monitoring.pages.standing import standing_of
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence.clock import Now
@@ -60,7 +60,7 @@ def world(request: Request, here: Here, version: Version) -> HTMLResponse:
     """Show all markets of the installation, half a day back and a day ahead."""
     with here.look() as look:
         now = look.now
-        standing = read_standing(look, here)
+        standing = standing_of(look, here)
         listed = here.markets(now)
         rows = read_timelines(
             look.connection,

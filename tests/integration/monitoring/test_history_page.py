@@ -7,6 +7,8 @@ from datetime import date, timedelta
 import pytest
 
 from prometheus.monitoring.pages.history import percentile
+from prometheus.persistence.engine import reading
+from prometheus.persistence.listings import RunFilter, list_sittings
 from tests.integration.monitoring.conftest import Web
 from tests.integration.monitoring.test_pages import COMMON, Page, show
 from tests.integration.persistence.world import World, job
@@ -29,7 +31,7 @@ def test_sessions_are_shown_by_jobs(web: Web, world: World) -> None:
     for name, row in world.latest(first).items():
         world.change(row.execution_id, started_at=row.completed_at - timedelta(minutes=len(name)))
     page = show(web, "/history?market=US_EQ&pipeline=test")
-    assert len(web.statements) <= COMMON + 3
+    assert len(web.statements) <= COMMON + 2
     links = [f"./runs/{dag.dag_id}" for dag in (first, second)]
     assert cells(page) == [
         ("2025-12-02: SUCCESS, 3 min 0 s", links[0]),
@@ -59,6 +61,28 @@ def test_earlier_sessions_are_on_pages_before(web: Web, world: World) -> None:
     ]
     assert "Latest sessions" in earlier.words
     assert "Earlier sessions" not in earlier.words
+
+
+def test_of_very_many_jobs_fewer_sessions_are_shown_each_with_all_of_its_jobs(
+    world: World,
+) -> None:
+    worker = world.worker()
+    for day in DAYS[:3]:
+        dag = world.run(job("a"), job("b"), day=day)
+    world.fail(world.running(dag, "a", worker))  # it is tried again
+
+    def found(limit: int, most_jobs: int) -> tuple[list[tuple[date, int]], bool]:
+        with reading(world.engine) as connection:
+            which = RunFilter(market_id="US_EQ")
+            shown, more = list_sittings(connection, which, limit=limit, most_jobs=most_jobs)
+        return [(each.run.as_of_date, len(each.jobs)) for each in shown], more
+
+    newest_first = [(day, 2) for day in DAYS[2::-1]]
+    assert found(3, 6) == (newest_first, False)
+    assert found(2, 6) == (newest_first[:2], True)
+    assert found(3, 5) == (newest_first[:2], True)
+    assert found(3, 3) == (newest_first[:1], True)
+    assert found(3, 1) == (newest_first[:1], True)
 
 
 def test_without_runs_it_offers_what_is_configured(web: Web, world: World) -> None:

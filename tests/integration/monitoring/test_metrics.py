@@ -119,9 +119,9 @@ def test_all_is_told_when_all_works(working: Web) -> None:
     ((build, one),) = found["build_info"].items()
     assert one == 1
     assert {release() or "", migrate.head()} < build
-    # Revision, both clocks, open runs, what has ended, leader, workers, loads, open work; SQLite
-    # asks for the table first.
-    assert len(working.statements) <= 10
+    # Revision, the moment, open runs, what has ended, workers, loads, open work; SQLite asks for
+    # the table first.
+    assert len(working.statements) <= 8
 
 
 def test_each_format_is_given_to_who_asks_for_it(working: Web) -> None:

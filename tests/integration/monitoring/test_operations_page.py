@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from prometheus.persistence import operators, pauses
+from sqlalchemy import insert
+
+from prometheus.persistence import operators, pauses, tables
 from prometheus.persistence.engine import writing
 from tests.integration.monitoring.conftest import SECRET, Web
 from tests.integration.monitoring.test_page_actions import body_of
@@ -40,7 +42,7 @@ def test_it_tells_who_works_on_what_and_what_waits(web: Web, world: World) -> No
     (stranded,) = world.claim(world.starts(other, "d"))
     world.change(stranded.execution_id, queue="EU_EQ")
     page = show(web, "/operations")
-    assert len(web.statements) <= COMMON + 5
+    assert len(web.statements) <= COMMON + 3
     assert f"a of {dag.dag_id} , 2 h 0 min" in page.words
     assert "silent@h, pid" in page.words
     assert "✗ ended" in page.words
@@ -68,6 +70,40 @@ def test_what_is_paused_is_ended_there_and_what_was_done_is_told(web: Web, world
     for button in buttons:
         web.post(f"/{button['data-do'].removeprefix('./')}", body_of(button))
     assert "Paused and held Nothing is." in show(web, "/operations").words
+
+
+def test_of_very_many_workers_and_pauses_the_page_says_how_many_it_leaves_out(
+    web: Web, world: World
+) -> None:
+    dag, now = world.run(job("a")), world.now()
+    with writing(world.engine) as connection:
+        connection.execute(
+            insert(tables.pauses),
+            [
+                {"dag_id": dag.dag_id, "job_id": f"j{number}", "reason": "rain", "author": "ada"}
+                for number in range(103)
+            ],
+        )
+        connection.execute(
+            insert(tables.worker_incarnations),
+            [
+                {
+                    "incarnation": f"incarnation-{number}",
+                    "worker": f"w{number:03}@h",
+                    "host": "h",
+                    "pid": number,
+                    "queues": ["US_EQ"],
+                    "expires_at": now + (HOUR if number else -HOUR),
+                }
+                for number in range(103)
+            ],
+        )
+    page = show(web, "/operations")
+    assert "And 3 more: /api/v1/workers lists all." in page.words
+    assert "And 3 more: /api/v1/pauses lists all." in page.words
+    assert "w000@h" not in page.words  # whoever holds no lease comes last
+    assert "US_EQ 102 0" in page.words
+    assert (page.words.count("@h, pid"), page.words.count(": rain")) == (100, 100)
 
 
 def test_the_audit_is_listed_page_after_page(web: Web, world: World) -> None:

@@ -24,8 +24,8 @@ from tests.integration.monitoring.conftest import SECRET, Web, served
 from tests.integration.persistence.world import HOUR, World, job
 from tests.servers import wait_until
 
-COMMON = 3
-"""Statements of every page: what time it is, who leads, and what is paused."""
+COMMON = 1
+"""The statement of every page: what time it is, who leads, and what is paused."""
 FLOWER = "http://127.0.0.1:5555/"
 """The one link that leads elsewhere."""
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -113,7 +113,7 @@ def lead(world: World) -> None:
 
 def test_without_runs_markets_are_shown(web: Web) -> None:
     page = show(web, "/")
-    assert len(web.statements) <= COMMON + 3
+    assert len(web.statements) <= COMMON + 2
     assert [each["id"] for each in page.all("section")] == [
         "market-US_EQ",
         "market-EU_EQ",
@@ -138,7 +138,7 @@ def test_runs_stand_in_their_markets_with_their_states(web: Web, world: World) -
     world.fail_for_good(failed, "a", worker)
     world.close(failed)
     page = show(web, "/")
-    assert len(web.statements) <= COMMON + 3
+    assert len(web.statements) <= COMMON + 2
     told = {each["href"]: each["aria-label"] for each in page.all("a") if "aria-label" in each}
     assert told.keys() == {f"./runs/{dag.dag_id}", f"./runs/{failed.dag_id}"}
     assert "OPEN, 1 of 2 jobs succeeded" in told[f"./runs/{dag.dag_id}"]

@@ -1,0 +1,47 @@
+"""What every page and list is read beside: what time it is, who leads, and what is paused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, bindparam
+
+from prometheus.orchestration.pauses import Pause
+from prometheus.persistence.clock import READ_NOW, Now, now_of
+from prometheus.persistence.pauses import pause_of
+from prometheus.persistence.tables import leases, market_clock, pause_holds, pauses
+
+_l = leases.c
+_LOOK = (
+    READ_NOW.add_columns(
+        *(_l.owner, _l.epoch, _l.expires_at, _l.ticked_at),
+        *(column for column in pauses.c if not column.name.startswith("ended_")),
+    )
+    .select_from(
+        market_clock.outerjoin(leases, _l.name == bindparam("leadership")).outerjoin(
+            pauses, pause_holds
+        )
+    )
+    .order_by(pauses.c.pause_id)
+)
+"""A row for each pause in force; one without a pause where there is none."""
+
+
+def read_look(
+    connection: Connection, leadership: str
+) -> tuple[Now, Mapping[str, Any] | None, tuple[Pause, ...]]:
+    """
+    Read both clocks, the lease of a name, and what operators keep from starting, in one statement.
+
+    Returns:
+        The lease has ``owner``, ``epoch``, ``expires_at`` and ``ticked_at``; ``None`` where nobody
+        ever had it.
+    """
+    rows = connection.execute(_LOOK, {"leadership": leadership}).all()
+    lease = {name: getattr(rows[0], name) for name in ("owner", "epoch", "expires_at", "ticked_at")}
+    return (
+        now_of(rows[0]),
+        lease if lease["owner"] is not None else None,
+        tuple(pause_of(row) for row in rows if row.pause_id is not None),
+    )

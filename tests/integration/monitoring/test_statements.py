@@ -1,0 +1,73 @@
+"""No page and no list asks its database much, however much there is to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+import pytest
+
+from prometheus.persistence import logs, operators, pauses
+from prometheus.persistence.engine import writing
+from tests.integration.monitoring.conftest import Web
+from tests.integration.monitoring.test_foreign_sites import walk
+from tests.integration.monitoring.test_pages import lead
+from tests.integration.persistence.world import DAY, World, job
+
+MOST = 3
+"""Besides the statement by which every request asks who makes it."""
+MORE: Mapping[str, int] = {
+    "/operations": 4,  # the moment, workers, queues and the audit have nothing in common
+    "/metrics": 8,  # the revision (two), the moment, ends (two), workers, queues, open runs
+    # It looks into whatever a job may wait for.
+    "/why/{dag_id}": 18,
+    "/api/v1/runs/{dag_id}/why": 18,
+    "/api/v1/runs/{dag_id}/jobs/{job}/why": 18,
+}
+QUERIES: Mapping[str, str] = {
+    "/history": "?market=US_EQ&pipeline=test",
+    "/runs/{dag_id}": "?job=a&attempt=1",
+    "/api/status/pipeline": "?market_id=US_EQ",
+}
+ENDLESS = "/events"
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One kind of database: the statements are the same ones on both."""
+    return sqlite_url
+
+
+def test_every_page_and_list_asks_few_things(web: Web, world: World) -> None:
+    lead(world)
+    dags = [world.run(job("a"), job("b", "a"), day=DAY - timedelta(days=ago)) for ago in range(3)]
+    dag = dags[0]
+    worker = world.worker()
+    world.worker(name="silent@h", lease=-timedelta(hours=1))
+    running = world.running(dag, "a", worker)
+    world.running(dags[1], "a", worker)
+    world.claim(world.starts(dags[2], "a"))
+    with writing(world.engine) as connection:
+        logs.append(connection, running, "a line\n")
+        logs.append(connection, running, "another\n")
+        pauses.pause(connection, market_id="EU_EQ", reason="it rains", actor="ada")
+        pauses.hold(connection, dag.dag_id, "b", reason="it rains", actor="ada")
+        operators.skip(connection, dags[1].dag_id, "b", actor="eve", reason="not today")
+    asked = []
+    for method, path in walk(web.app.routes):
+        if method != "GET" or path == ENDLESS or path.startswith(("/static/", "/api/openapi")):
+            continue
+        values = {
+            "dag_id": dag.dag_id,
+            "job": "b",
+            "market": "US_EQ",
+            "day": DAY.isoformat(),
+            "execution_id": running,
+        }
+        web.statements.clear()
+        answer = web.ask(path.format_map(values) + QUERIES.get(path, ""))
+        assert answer.status_code == (503 if path == "/readyz" else 200), path  # there is no Redis
+        asked.append((path, len(web.statements)))
+    assert len(asked) >= 29
+    too_many = {path: count for path, count in asked if count > MORE.get(path, MOST)}
+    assert too_many == {}
