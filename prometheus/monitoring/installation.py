@@ -48,7 +48,8 @@ class Installation:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.engine = create_engine(settings.database.url.get_secret_value())
+        url = settings.database.url.get_secret_value()
+        self.engine = create_engine(url, keeps_plans=False)  # lists are asked for by any value
         self.shown_url = safe_url(settings.database.url)
         self.pipelines = sound_pipelines(settings)
         """Those without faults, and the faults of the others."""

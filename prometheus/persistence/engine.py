@@ -83,12 +83,17 @@ class _OneByOne(psycopg.Cursor[Any]):
             self.execute(query, params)
 
 
-def create_engine(url: str, *, pool_size: int = 5) -> Engine:
+def create_engine(url: str, *, pool_size: int = 5, keeps_plans: bool = True) -> Engine:
     """
     Make an engine with our conventions; nothing is connected yet.
 
     On SQLite, write transactions begin IMMEDIATE (one that begins by reading and then writes fails
     at once when another writes, whatever the timeout), and readers never wait (WAL).
+
+    Args:
+        pool_size: Connections that are kept.
+        keeps_plans: Whether PostgreSQL may keep the plan of a statement that comes often; not where
+            the next values may be a thousand times as frequent as those before.
 
     Raises:
         DatabaseUrlError: The URL does not parse, or names another kind of database.
@@ -111,6 +116,7 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
             connect_args={
                 "application_name": "prometheus",
                 "cursor_factory": _OneByOne,
+                **({} if keeps_plans else {"prepare_threshold": None}),
                 # Also where the database itself was made without an encoding (SQL_ASCII).
                 "client_encoding": "utf8",
                 # A server that vanishes without a word must not hold a process for ever.

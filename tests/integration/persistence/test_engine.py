@@ -192,6 +192,16 @@ class TestPostgresql:
         engine.dispose()
         postgres_server.drop_database("ascii")
 
+    @pytest.mark.parametrize(("keeps_plans", "kept"), [(True, 1), (False, 0)])
+    def test_plans_are_kept_or_not(self, postgresql_url: str, keeps_plans: bool, kept: int) -> None:
+        engine = create_engine(postgresql_url, keeps_plans=keeps_plans)
+        with reading(engine) as connection:
+            for value in range(10):
+                connection.execute(text("SELECT :value + 0"), {"value": value})
+            plans = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%+ 0'"
+            assert connection.exec_driver_sql(plans.replace("%", "%%")).scalar_one() == kept
+        engine.dispose()
+
     def test_server_that_vanishes_without_a_word_is_noticed_within_seconds(
         self, postgresql_url: str
     ) -> None:
