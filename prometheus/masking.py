@@ -18,6 +18,11 @@ _SECRET_PARAMETER = re.compile(
 _NEXT_URL = re.compile(r";(?=[\w+.-]+://)")
 """Between two URLs; any other semicolon may belong to a password."""
 _URL_IN_TEXT = re.compile(r"\b[A-Za-z][\w+.-]{0,40}://[^\s'\"<>]+")
+_PARTS_OF_URL = re.compile(r"[/?&=:@#]")
+_HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
+_SHORTEST_TOKEN = 8
+_IN_TOKEN = re.compile(r"[A-Z0-9]")
+"""Some of it is in every key."""
 _secrets: tuple[str, ...] = ()
 """What this process keeps secret, the longest first: another may be a part of it."""
 
@@ -55,6 +60,21 @@ def safe_text(text: str) -> str:
     for secret in _secrets:
         text = text.replace(secret, _HIDDEN)
     return text
+
+
+def tokens(url: str) -> tuple[str, ...]:
+    """
+    Return the parts of a URL that look like keys, wherever they stand in it.
+
+    Services put them in the place of a host, into the path and behind the question mark. A part
+    that is a word, or the name of a host, is none: to hide it makes texts unreadable.
+    """
+    _, _, rest = url.partition("://")
+    return tuple(
+        part
+        for part in _PARTS_OF_URL.split(rest)
+        if len(part) >= _SHORTEST_TOKEN and _IN_TOKEN.search(part) and not _HOST.fullmatch(part)
+    )
 
 
 def safe_value(value: Any) -> Any:

@@ -52,7 +52,8 @@ from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.markets import declare, get_market
 from prometheus.core.sizes import Size, parse_size
 from prometheus.errors import PrometheusError, nearest
-from prometheus.masking import keep_secret, safe_url
+from prometheus.masking import keep_secret, safe_url, tokens
+from prometheus.orchestration.alerts import RouteError, read_route
 from prometheus.sources.choice import EODHD, choose_sources
 from prometheus.sources.eodhd.naming import (
     BASE_URL,
@@ -64,10 +65,14 @@ from prometheus.sources.eodhd.naming import (
 LEAST_MEMORY = parse_size("256MB")
 
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "rediss+socket")
+_CHANNEL_SECTIONS = ("channels", "routes")
+"""Sections whose keys are names of channels, which variables write in capitals."""
 _ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?", re.IGNORECASE)
 _UNDERSCORES = re.compile("_+")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:]+")
 _TOKEN = re.compile(r"[A-Za-z0-9._-]*")
+_CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 _DEFAULT = "default"
 _LEAD = (
     "lease ({}) must be at least twice max_wait ({}), or the lead would be lost between two ticks"
@@ -496,6 +501,42 @@ class EodhdSettings(_Section):
         )
 
 
+class Address(SecretStr):
+    """A URL of which all but the scheme is secret: whoever knows it can send there."""
+
+
+class AlertSettings(_Section):
+    """What is told of what goes wrong, by the channels below."""
+
+    quiet: Duration = Field(
+        default=timedelta(minutes=15),
+        description="How long after a message of an alert the next one of it may be sent, however "
+        "often it comes and goes.",
+    )
+    late_after: Duration = Field(
+        default=timedelta(minutes=15),
+        description="How long a run may not have been made, or a job may wait for a worker, before "
+        "it is said that it is late.",
+    )
+    ping_url: Address = Field(
+        default=Address(""),
+        description="A URL that is asked for while a scheduler is at work, of a service that tells "
+        "somebody when it no longer is; better in a file that PROMETHEUS__ALERTS__PING_URL_FILE "
+        "names.",
+    )
+    ping_every: Duration = Field(
+        default=timedelta(minutes=1), description="How often it is asked for."
+    )
+
+    @field_validator("ping_url")
+    @classmethod
+    def _of_the_web(cls, value: Address) -> Address:
+        url = value.get_secret_value()
+        if url and not (_ADDRESS.fullmatch(url) and url.startswith(("https://", "http://"))):
+            raise ValueError("must look like https://host/path")
+        return value
+
+
 class Settings(_Section):
     """Everything that can be set, merged and checked."""
 
@@ -509,6 +550,19 @@ class Settings(_Section):
     web: WebSettings = WebSettings()
     flower: FlowerSettings = FlowerSettings()
     eodhd: EodhdSettings = EodhdSettings()
+    alerts: AlertSettings = AlertSettings()
+    channels: dict[str, Address] = Field(
+        default={},
+        description="Names of your own to where alerts are sent, each a URL as apprise takes it: "
+        "mailto://, slack://, json:// and a hundred more; better in files that variables such as "
+        "PROMETHEUS__CHANNELS__DESK_FILE name.",
+    )
+    routes: dict[str, str] = Field(
+        default={},
+        description="Channel to the alerts it gets: conditions on market, pipeline, priority, "
+        "kind and severity, alternatives behind semicolons, such as 'market=US_EQ,EU_EQ "
+        "priority=CRITICAL; kind=scheduler_silent'. By default all.",
+    )
     sources: dict[str, str] = Field(
         default={},
         description="Market to its source of prices: bundled, synthetic or eodhd. By default "
@@ -532,6 +586,35 @@ class Settings(_Section):
         copy = self.model_copy(update=sections)
         copy._origins = dict(origins)  # noqa: SLF001  of the same class
         return copy
+
+    @field_validator("channels")
+    @classmethod
+    def _with_urls(cls, value: dict[str, Address]) -> dict[str, Address]:
+        problems = []
+        for name, url in value.items():
+            if not _CHANNEL.fullmatch(name):
+                problems.append(f"{name!r} is no name of a channel: write letters, digits, - and _")
+            if not _ADDRESS.fullmatch(url.get_secret_value()):
+                problems.append(f"{name} must be a URL such as mailto://user:password@host")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
+
+    @field_validator("routes")
+    @classmethod
+    def _of_channels(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        problems = []
+        channels: dict[str, Address] | None = info.data.get("channels")  # or its faults are told
+        for name, text in value.items():
+            if channels is not None and name not in channels:
+                problems.append(f"{name}: there is no such channel.{nearest(name, channels)}")
+            try:
+                read_route(text)
+            except RouteError as error:
+                problems += [f"{name}: {fault}" for fault in error.faults]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
 
     @field_validator("sources")
     @classmethod
@@ -630,8 +713,15 @@ def defaults() -> tuple[Setting, ...]:
 
 def secrets(settings: Settings) -> tuple[SecretStr, ...]:
     """Return every value that is not for people: URLs with their passwords, passwords, tokens."""
-    values = (_value(settings, path) for path, _ in fields())
-    return tuple(value for value in values if isinstance(value, SecretStr))
+    found: list[SecretStr] = []
+    for path, _ in fields():
+        value = _value(settings, path)
+        for each in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(each, SecretStr):
+                found.append(each)
+            if isinstance(each, Address):
+                found += map(SecretStr, tokens(each.get_secret_value()))
+    return tuple(found)
 
 
 def fields() -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
@@ -779,6 +869,8 @@ class _Reading:
         if section is not None:
             return (name.lower(), key.lower()) if key.lower() in section.model_fields else None
         if _has_keys(field):
+            if name.lower() in _CHANNEL_SECTIONS:
+                key = key.lower()
             return (name.lower(), key) if key else None
         return None if key else (name.lower(),)
 
@@ -824,11 +916,14 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _has_keys(field: FieldInfo) -> bool:
-    return _section(field) is not None or field.annotation == dict[str, str]
+    return _section(field) is not None or field.annotation in (dict[str, str], dict[str, Address])
 
 
 def _is_secret(path: tuple[str, ...]) -> bool:
-    return any(path == known and field.annotation is SecretStr for known, field in fields())
+    kinds = (SecretStr, Address, dict[str, Address])
+    return any(
+        path[: len(known)] == known and field.annotation in kinds for known, field in fields()
+    )
 
 
 def _squeezed() -> dict[str, str]:
@@ -854,6 +949,9 @@ def _value(settings: Settings, path: tuple[str, ...]) -> object:
 
 def _shown(value: object) -> str:
     match value:
+        case Address():
+            scheme, is_url, _ = value.get_secret_value().partition("://")
+            return f"{scheme}://***" if is_url else ""
         case SecretStr():
             secret = value.get_secret_value()
             return safe_url(secret) if "://" in secret else "***" if secret else ""
@@ -864,7 +962,7 @@ def _shown(value: object) -> str:
         case tuple():
             return ", ".join(value)
         case dict():
-            return ", ".join(f"{key}={each}" for key, each in value.items())
+            return ", ".join(f"{key}={_shown(each)}" for key, each in value.items())
         case None:
             return "(automatic)"
     return str(value)

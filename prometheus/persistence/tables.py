@@ -32,6 +32,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from prometheus.actors import Role
 from prometheus.core.holidays import HolidayKind, HolidayState
 from prometheus.core.overrides import OverrideKind
+from prometheus.orchestration.alerts import AlertKind, Severity, Told
 from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus
 from prometheus.persistence.metadata import UtcDateTime, database_now, metadata
 
@@ -467,3 +468,77 @@ calendar_overrides = Table(
     CheckConstraint("(kind = 'withdrawn') = (withdraws IS NOT NULL)", name="withdraws"),
     comment="what people say of single sessions; no row is ever changed",
 )
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("alert_id", Integer, primary_key=True, autoincrement=True),
+    Column("key", String(300), nullable=False, comment="the same for the same trouble"),
+    Column("kind", String(30), nullable=False),
+    Column("severity", String(10), nullable=False),
+    Column("markets", Json, nullable=False, comment="those it is about; none: all"),
+    Column("pipeline", String(100)),
+    Column("dag_id", String(200), comment="no reference: it outlives the run"),
+    Column("priority", Integer, comment="1 CRITICAL, 2 STANDARD, 3 OPTIONAL"),
+    Column("summary", Text, nullable=False),
+    Column("details", Json, nullable=False, comment="lines"),
+    Column("subjects", Json, nullable=False, comment="what of it is wrong, such as jobs"),
+    Column("since", UtcDateTime, nullable=False, comment="when the trouble began"),
+    Column("raised_at", UtcDateTime, nullable=False, comment="when it was seen, the last time"),
+    Column("times", Integer, nullable=False, comment="how often it was raised"),
+    Column("resolved_at", UtcDateTime, comment="when it was seen that it is over"),
+    Column("told", String(10), comment="what recipients were told last"),
+    Column("told_at", UtcDateTime),
+    Column("told_subjects", Json, nullable=False),
+    Column("acknowledged_at", UtcDateTime, comment="from then on nothing is told"),
+    Column("acknowledged_by", String(200)),
+    Column("reason", Text, comment="why it was acknowledged"),
+    CheckConstraint(_one_of("kind", [kind.value for kind in AlertKind]), name="kind"),
+    CheckConstraint(_one_of("severity", [each.value for each in Severity]), name="severity"),
+    CheckConstraint(_one_of("told", [told.value for told in Told]), name="told"),
+    CheckConstraint("(told IS NULL) = (told_at IS NULL)", name="told_at"),
+    CheckConstraint(
+        "(acknowledged_at IS NULL) = (acknowledged_by IS NULL)"
+        " AND (acknowledged_at IS NULL) = (reason IS NULL)",
+        name="acknowledged",
+    ),
+    comment="what went wrong, and what recipients know of it",
+)
+_unresolved = "resolved_at IS NULL"
+Index(
+    "ux_alerts_open",
+    alerts.c.key,
+    unique=True,
+    postgresql_where=text(_unresolved),
+    sqlite_where=text(_unresolved),
+)
+Index("ix_alerts_resolved_at", alerts.c.resolved_at)
+
+alert_deliveries = Table(
+    "alert_deliveries",
+    metadata,
+    Column("delivery_id", Integer, primary_key=True, autoincrement=True),
+    Column("alert_id", ForeignKey("alerts.alert_id", ondelete="CASCADE"), nullable=False),
+    Column("channel", String(64), nullable=False),
+    Column("event", String(10), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_try_at", UtcDateTime, nullable=False),
+    Column("error", Text, comment="of the last try that failed"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime, comment="when it was taken, given up or replaced"),
+    CheckConstraint(_one_of("event", [told.value for told in Told]), name="event"),
+    CheckConstraint("state IN ('pending', 'sent', 'failed', 'replaced')", name="state"),
+    CheckConstraint("(state = 'pending') = (ended_at IS NULL)", name="ended"),
+    comment="messages of alerts, each written before it is sent",
+)
+_pending = "state = 'pending'"
+Index(
+    "ix_alert_deliveries_pending",
+    alert_deliveries.c.next_try_at,
+    postgresql_where=text(_pending),
+    sqlite_where=text(_pending),
+)
+Index("ix_alert_deliveries_alert_id", alert_deliveries.c.alert_id)

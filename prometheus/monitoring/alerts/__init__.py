@@ -1,0 +1,1 @@
+"""Alerts: what is wrong is read, kept as rows, and told."""

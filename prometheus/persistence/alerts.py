@@ -1,0 +1,386 @@
+"""
+Alerts and their messages, as rows: each is written before it is sent.
+
+A message that is taken while its sender dies is sent again: at least once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Text,
+    cast,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from prometheus.errors import nearest
+from prometheus.orchestration.alerts import (
+    REOPENS_WITHIN,
+    AlertKind,
+    Cause,
+    Change,
+    Kept,
+    Raise,
+    Resolve,
+    Severity,
+    Told,
+    Update,
+)
+from prometheus.orchestration.dag import JobPriority
+from prometheus.persistence.metadata import database_now
+from prometheus.persistence.operators import OperatorError, UnknownTargetError, record_audit
+from prometheus.persistence.tables import alert_deliveries, alerts
+
+_a, _d = alerts.c, alert_deliveries.c
+
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
+"""Before a message that was not taken is sent again; it doubles."""
+GIVEN_UP_AFTER = timedelta(hours=12)
+"""How old a message may be when it is tried a last time."""
+_LONGEST_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What one channel is to be told of an alert."""
+
+    channel: str
+    title: str
+    body: str
+
+
+Compose = Callable[[Row[Any], Told], Iterable[Message]]
+"""Writes the messages of an alert, from its row, for whichever channels it is for."""
+
+
+# --- what is wrong ------------------------------------------------------------------------------
+
+
+def read_kept(connection: Connection, now: datetime) -> list[Kept]:
+    """
+    Read what `decide` compares the causes with.
+
+    Args:
+        now: Wall time.
+    """
+    query = select(alerts).where(
+        or_(
+            _a.resolved_at.is_(None),
+            _a.resolved_at > now - REOPENS_WITHIN,
+            (_a.told == Told.RAISED.value) & _a.acknowledged_at.is_(None),
+        )
+    )
+    return [
+        Kept(
+            alert_id=row.alert_id,
+            key=row.key,
+            kind=AlertKind(row.kind),
+            summary=row.summary,
+            severity=Severity(row.severity),
+            details=tuple(row.details),
+            dag_id=row.dag_id,
+            subjects=tuple(row.subjects),
+            since=row.since,
+            resolved_at=row.resolved_at,
+            acknowledged=row.acknowledged_at is not None,
+            told=None if row.told is None else Told(row.told),
+            told_at=row.told_at,
+            told_subjects=tuple(row.told_subjects),
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def apply_changes(
+    connection: Connection, changes: Iterable[Change], now: datetime, compose: Compose
+) -> None:
+    """
+    Bring the rows to what was decided, and write the messages that are due.
+
+    Args:
+        now: Wall time, as for the decision.
+        compose: Called for each alert that is to be told.
+    """
+    for change in changes:
+        match change:
+            case Raise(cause):
+                alert_id = connection.execute(
+                    insert(alerts)
+                    .values(
+                        key=cause.key,
+                        kind=cause.kind.value,
+                        since=cause.since,
+                        raised_at=now,
+                        times=1,
+                        told_subjects=[],
+                        **_words(cause),
+                    )
+                    .returning(_a.alert_id)
+                ).scalar_one()
+                _tell(connection, alert_id, Told.RAISED, now, compose)
+            case Update(alert, cause, tell):
+                values: dict[str, Any] = _words(cause)
+                if not alert.is_open:
+                    again = {"since": cause.since, "raised_at": now, "times": _a.times + 1}
+                    values |= {"resolved_at": None, **again}
+                _change(connection, alert.alert_id, **values)
+                if tell:
+                    _tell(connection, alert.alert_id, Told.RAISED, now, compose)
+            case Resolve(alert, tell, silently):
+                values = {} if alert.resolved_at else {"resolved_at": now}
+                if silently and alert.told is not None:
+                    values["told"] = Told.RESOLVED.value
+                if values:
+                    _change(connection, alert.alert_id, **values)
+                if tell:
+                    _tell(connection, alert.alert_id, Told.RESOLVED, now, compose)
+
+
+def _words(cause: Cause) -> dict[str, Any]:
+    return {
+        "severity": cause.severity.value,
+        "markets": list(cause.markets),
+        "pipeline": cause.pipeline,
+        "dag_id": cause.dag_id,
+        "priority": None if cause.priority is None else int(cause.priority),
+        "summary": cause.summary,
+        "details": list(cause.details),
+        "subjects": list(cause.subjects),
+    }
+
+
+def _change(connection: Connection, alert_id: int, **values: Any) -> None:
+    connection.execute(update(alerts).where(_a.alert_id == alert_id).values(values))
+
+
+def _tell(
+    connection: Connection, alert_id: int, event: Told, now: datetime, compose: Compose
+) -> None:
+    row = connection.execute(select(alerts).where(_a.alert_id == alert_id)).one()
+    told = sorted({*row.told_subjects, *row.subjects})
+    _change(connection, alert_id, told=event.value, told_at=now, told_subjects=told)
+    # What has not been taken yet is not true any more.
+    connection.execute(
+        update(alert_deliveries)
+        .where(_d.alert_id == alert_id, _d.state == "pending")
+        .values(state="replaced", ended_at=now)
+    )
+    for message in compose(row, event):
+        connection.execute(
+            insert(alert_deliveries).values(
+                alert_id=alert_id,
+                channel=message.channel,
+                event=event.value,
+                title=message.title,
+                body=message.body,
+                state="pending",
+                tries=0,
+                next_try_at=now,
+                created_at=now,
+            )
+        )
+
+
+# --- messages -----------------------------------------------------------------------------------
+
+
+def due_messages(connection: Connection, now: datetime, *, limit: int) -> list[Row[Any]]:
+    """List the messages to be sent now, the first that was written first."""
+    query = (
+        select(alert_deliveries)
+        .where(_d.state == "pending", _d.next_try_at <= now)
+        .order_by(_d.delivery_id)
+        .limit(limit)
+    )
+    return list(connection.execute(query))
+
+
+def take_messages(
+    connection: Connection, messages: Collection[Row[Any]], now: datetime
+) -> list[Row[Any]]:
+    """
+    Take messages to send them, and return those that nobody else has taken or replaced.
+
+    Whoever does not say what became of them leaves them to be sent again after a pause.
+    """
+    taken = []
+    for each in messages:
+        pause = min(FIRST_PAUSE * 2 ** min(each.tries, 10), LONGEST_PAUSE)
+        changed = connection.execute(
+            update(alert_deliveries)
+            .where(
+                _d.delivery_id == each.delivery_id,
+                _d.state == "pending",
+                _d.tries == each.tries,
+            )
+            .values(tries=each.tries + 1, next_try_at=now + pause)
+        )
+        if changed.rowcount == 1:
+            taken.append(each)
+    return taken
+
+
+def note_sent(
+    connection: Connection, messages: Iterable[Row[Any]], now: datetime, error: str | None
+) -> list[int]:
+    """
+    Note what became of messages that were taken.
+
+    Args:
+        error: Why they were not accepted; ``None`` if they were.
+
+    Returns:
+        Those that are given up by this.
+    """
+    given_up = []
+    for each in messages:
+        values: dict[str, Any] = {"error": error[:_LONGEST_ERROR] if error else None}
+        if error is None:
+            values |= {"state": "sent", "ended_at": now}
+        elif now - each.created_at >= GIVEN_UP_AFTER:
+            values |= {"state": "failed", "ended_at": now}
+            given_up.append(each.delivery_id)
+        # One that was replaced meanwhile has reached its recipients before the other.
+        connection.execute(
+            update(alert_deliveries)
+            .where(_d.delivery_id == each.delivery_id, _d.state == "pending")
+            .values(values)
+        )
+    return given_up
+
+
+# --- who looks ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertFilter:
+    """Which alerts are meant; what is ``None`` does not matter."""
+
+    is_open: bool | None = None
+    kind: AlertKind | None = None
+    market_id: str | None = None
+    pipeline: str | None = None
+    dag_id: str | None = None
+
+
+def list_alerts(
+    connection: Connection, which: AlertFilter, *, before: int | None = None, limit: int
+) -> list[Row[Any]]:
+    """
+    List alerts, the last one first.
+
+    Args:
+        before: Number of the last alert of the page before.
+        limit: The most to return.
+
+    Returns:
+        Rows of ``alerts``, with ``undelivered``: messages that were not taken yet, or given up.
+    """
+    wanted: list[ColumnElement[bool]] = []
+    if which.is_open is not None:
+        wanted.append(_a.resolved_at.is_(None) if which.is_open else _a.resolved_at.is_not(None))
+    if which.market_id is not None:
+        wanted.append(cast(_a.markets, Text).contains(f'"{which.market_id}"', autoescape=True))
+    for column, value in (
+        (_a.kind, which.kind),
+        (_a.pipeline, which.pipeline),
+        (_a.dag_id, which.dag_id),
+    ):
+        if value is not None:
+            wanted.append(column == value)
+    if before is not None:
+        wanted.append(_a.alert_id < before)
+    failing = (
+        select(func.count())
+        .where(_d.alert_id == _a.alert_id, _d.error.is_not(None))
+        .where(_d.state.in_(("pending", "failed")))
+        .scalar_subquery()
+    )
+    query = select(alerts, failing.label("undelivered")).where(*wanted)
+    return list(connection.execute(query.order_by(_a.alert_id.desc()).limit(limit)))
+
+
+def read_deliveries(
+    connection: Connection, alert_ids: Collection[int]
+) -> dict[int, list[Row[Any]]]:
+    """Read the messages of alerts: alert -> its messages, the first one first."""
+    found: dict[int, list[Row[Any]]] = {each: [] for each in alert_ids}
+    query = (
+        select(alert_deliveries).where(_d.alert_id.in_(list(alert_ids))).order_by(_d.delivery_id)
+    )
+    for row in connection.execute(query):
+        found[row.alert_id].append(row)
+    return found
+
+
+def count_open(connection: Connection) -> int:
+    """Count the alerts that are open."""
+    query = select(func.count()).select_from(alerts).where(_a.resolved_at.is_(None))
+    return connection.execute(query).scalar_one()
+
+
+def acknowledge(connection: Connection, alert_id: int, *, actor: str, reason: str) -> Row[Any]:
+    """
+    Let nothing more be told of an alert, because somebody sees to it; audited.
+
+    Returns:
+        Its row as it is now.
+
+    Raises:
+        OperatorError: There is no such alert, or it is over or acknowledged already.
+    """
+    row = connection.execute(
+        select(alerts).where(_a.alert_id == alert_id).with_for_update()
+    ).first()
+    if row is None:
+        last = select(_a.alert_id).where(_a.resolved_at.is_(None)).order_by(_a.alert_id.desc())
+        known = [str(each) for each in connection.execute(last.limit(200)).scalars()]
+        raise UnknownTargetError(f"There is no alert {alert_id}.{nearest(str(alert_id), known)}")
+    if row.resolved_at is not None:
+        raise OperatorError(f"Alert {alert_id} is over since {row.resolved_at:%Y-%m-%d %H:%M} UTC.")
+    if row.acknowledged_at is not None:
+        raise OperatorError(
+            f"Alert {alert_id} was acknowledged by {row.acknowledged_by} already: {row.reason}"
+        )
+    connection.execute(
+        update(alert_deliveries)
+        .where(_d.alert_id == alert_id, _d.state == "pending")
+        .values(state="replaced", ended_at=database_now())
+    )
+    changed = connection.execute(
+        update(alerts)
+        .where(_a.alert_id == alert_id)
+        .values(acknowledged_at=database_now(), acknowledged_by=actor, reason=reason)
+        .returning(alerts)
+    ).one()
+    details = {"alert": row.key, "reason": reason}
+    record_audit(connection, actor, "alert_ack", row.dag_id or str(alert_id), details)
+    return changed
+
+
+def forget_alerts(connection: Connection, before: datetime) -> None:
+    """Let go of the alerts that were over before an instant of wall time."""
+    connection.execute(delete(alerts).where(_a.resolved_at < before))
+
+
+def facts_of(row: Row[Any]) -> Mapping[str, Collection[str]]:
+    """Return what a route asks of an alert."""
+    return {
+        "kind": [row.kind],
+        "severity": [row.severity],
+        "market": row.markets,
+        "pipeline": [row.pipeline] if row.pipeline else [],
+        "priority": [JobPriority(row.priority).name] if row.priority else [],
+    }
