@@ -39,6 +39,7 @@ _COMMANDS = {
     "calendar": ("calendars", "application", _LOOK),
     "dag": ("dag", "application", _LOOK),
     "logs": ("logs", "logs", _LOOK),
+    "alerts": ("alerts", "application", _LOOK),
     "audit": ("audit", "audit", _LOOK),
     "retry": ("operate", "retry", _OPERATE),
     "cancel": ("operate", "cancel", _OPERATE),

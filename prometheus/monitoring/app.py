@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from prometheus.monitoring.alerts.watching import Watcher
 from prometheus.monitoring.api import (
     actions,
+    alerts,
     executions,
     health,
     known,
@@ -50,18 +53,26 @@ operators do with them.
 All instants are UTC. Names are those of docs/glossary.md. Every error is a problem of RFC 9457."""
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, watches: bool = False) -> FastAPI:
     """
     Make the web app of an installation; nothing is connected yet.
+
+    Args:
+        watches: Whether it looks, while it runs, for what people have to be told.
 
     Raises:
         PrometheusError: The settings name something that does not exist.
     """
     installation = Installation(settings)
+    watcher = Watcher(installation) if watches else None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if watcher is not None:
+            watcher.start()
         yield
+        if watcher is not None:
+            await asyncio.to_thread(watcher.close)
         installation.close()
 
     app = FastAPI(
@@ -94,6 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
         executions,
         logs,
         operations,
+        alerts,
         known,
     )
     pages = (rendering, signing, world, run, day, history, calendar, operations_page, pulse)

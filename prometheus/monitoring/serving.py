@@ -58,7 +58,7 @@ def serve(settings: Settings) -> None:
         PrometheusError: The settings name something that does not exist.
     """
     web = settings.web
-    app = create_app(settings)
+    app = create_app(settings, watches=True)
     installation: Installation = app.state.installation
     if not web.only_here and not _anybody_known(installation):
         raise NoUsersError(", ".join([web.address, *web.hosts]))

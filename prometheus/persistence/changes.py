@@ -6,6 +6,7 @@ from sqlalchemy import Connection, func, select
 
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence.tables import (
+    alerts,
     attempt_logs,
     dag_runs,
     in_state,
@@ -16,6 +17,7 @@ from prometheus.persistence.tables import (
 
 _e = job_executions.c
 _running = is_live & in_state(job_executions, JobStatus.RUNNING)
+_open = alerts.c.resolved_at.is_(None)
 _CHANGES = select(
     select(func.count()).select_from(dag_runs).where(is_open).scalar_subquery(),
     select(func.max(dag_runs.c.created_at)).where(is_open).scalar_subquery(),
@@ -28,10 +30,13 @@ _CHANGES = select(
     .select_from(attempt_logs)
     .where(attempt_logs.c.execution_id.in_(select(_e.execution_id).where(_running)))
     .scalar_subquery(),
+    select(func.count()).select_from(alerts).where(_open).scalar_subquery(),
+    select(func.max(alerts.c.alert_id)).where(_open).scalar_subquery(),
+    select(func.max(alerts.c.acknowledged_at)).where(_open).scalar_subquery(),
 )
 """Each of them by an index: it is asked once a second."""
 
 
 def read_changes(connection: Connection) -> str:
-    """Return what is another text when a run, an execution or a log has changed."""
+    """Return what is another text when a run, an execution, a log or an alert has changed."""
     return str(tuple(connection.execute(_CHANGES).one()))

@@ -32,7 +32,7 @@ from prometheus.persistence.troubles import Ended
 log = logging.getLogger(__name__)
 
 LOOKS_BACK = timedelta(days=7)
-"""How old a failure may be that is found at the first look of a process."""
+"""How old a failure may be that is found at the first look of all."""
 OVERLAP = timedelta(minutes=10)
 """How long before the last look a failure found only now may be stamped: its transaction
 was not committed yet."""

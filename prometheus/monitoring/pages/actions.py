@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote
+
+from sqlalchemy import Row
 
 from prometheus.monitoring.api.runs import JobOfRun, RunGraph
 from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus, RunStatus, allowed_from
@@ -101,6 +104,14 @@ def of_market(market_id: str, pauses: Iterable[Pause]) -> list[Action]:
         return [end_of(whole)]
     told = f"No job of {market_id} starts until it is resumed. What runs goes on; windows pass."
     return [Action("Pause", told, "api/v1/pause", ("reason", "for"), {"market": market_id})]
+
+
+def of_alert(alert: Row[Any]) -> Action | None:
+    """Say how an alert is acknowledged, if it is not."""
+    if alert.acknowledged_at is not None:
+        return None
+    told = f"Nothing more is told of alert {alert.alert_id}. It stays open until it is over."
+    return Action("Acknowledge", told, f"api/v1/alerts/{alert.alert_id}/ack", ("reason",))
 
 
 def end_of(pause: Pause) -> Action:

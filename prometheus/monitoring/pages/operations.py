@@ -1,4 +1,4 @@
-"""The page of who is at work, what waits, what is paused, and who did what."""
+"""The page of what is wrong, who is at work, what waits, what is paused, and who did what."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.pauses import Pause
+from prometheus.persistence.alerts import AlertFilter, list_alerts
 from prometheus.persistence.listings import (
     AuditFilter,
     QueueLoad,
@@ -36,6 +37,7 @@ from prometheus.persistence.listings import (
 
 router = APIRouter(include_in_schema=False)
 
+_MOST_ALERTS = 50
 _MOST_AUDITED = 50
 _MOST_SHOWN = 100
 """Of workers, and of what is paused; the page says how many more there are."""
@@ -89,13 +91,22 @@ class ShownPause:
     action: Action
 
 
+@dataclass(frozen=True, slots=True)
+class ShownAlert:
+    """An alert, and how it is acknowledged."""
+
+    row: Row[Any]
+    action: Action | None
+
+
 @router.get("/operations")
 def operations_page(request: Request, here: Here, version: Version) -> HTMLResponse:
-    """Show schedulers, workers, queues, pauses, overrides and the audit."""
+    """Show alerts, schedulers, workers, queues, pauses, overrides and the audit."""
     with here.look() as look:
         standing = standing_of(look, here)
         crew = list_workers(look.connection)
         loads = read_loads(look.connection, look.now.wall_at)
+        alerts = list_alerts(look.connection, AlertFilter(is_open=True), limit=_MOST_ALERTS)
         audited = list_audit(look.connection, AuditFilter(), limit=_MOST_AUDITED)
         overrides = in_force()
     now, top = look.now.wall_at, top_of(request)
@@ -125,6 +136,7 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
     values = {
         "version": version,
         "standing": standing,
+        "alerts": [ShownAlert(row, actions.of_alert(row)) for row in alerts],
         "leader": look.leader,
         "workers": workers,
         "more_workers": len(crew) - len(workers),

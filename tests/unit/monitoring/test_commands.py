@@ -32,6 +32,8 @@ MISSING = {
 """Commands that act and that the API has no action for."""
 
 OF_COMMANDS_ONLY = {"folder", "as_json"}
+OTHER_ACTIONS = {"alerts ack": "ack"}
+"""Command -> action of the API, where that stands below what it acts on."""
 OTHER_NAMES = {"lasting": "for"}
 """Parameter of a command -> field of the API, where the word is one of Python's."""
 
@@ -39,7 +41,8 @@ OTHER_NAMES = {"lasting": "for"}
 def commands() -> dict[str, set[str]]:
     """All that are audited: name -> what they take."""
     return {
-        name: {OTHER_NAMES.get(each, each) for each in parameters} - OF_COMMANDS_ONLY
+        OTHER_ACTIONS.get(name, name): {OTHER_NAMES.get(each, each) for each in parameters}
+        - OF_COMMANDS_ONLY
         for name, parameters in _walk(make_application())
         if "actor" in parameters
     }

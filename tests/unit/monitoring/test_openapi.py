@@ -22,6 +22,7 @@ def test_every_path_is_told_in_the_page_about_it() -> None:
     for path in paths:
         example = path.replace("{market}", "US_EQ").replace("{dag_id}", "us_eq_daily_2026-11-20")
         example = example.replace("{job}", "run_signals").replace("{execution_id}", "ID")
+        example = example.replace("{alert}", "7")
         assert f"`{example}" in page, path
 
 

@@ -1,0 +1,91 @@
+"""What recipients read: what is wrong, where, since when, what happens next and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Row
+
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import PrometheusError
+from prometheus.masking import safe_text
+from prometheus.orchestration.alerts import Route, Told
+from prometheus.persistence.alerts import Compose, Message, facts_of
+from prometheus.settings import WebSettings
+
+_LONGEST_TITLE = 200
+
+
+def composer(routes: Mapping[str, Route], web: WebSettings) -> Compose:
+    """
+    Make what writes the messages of an alert.
+
+    Args:
+        routes: Channel -> which alerts it gets.
+        web: Where people find the pages.
+    """
+    at = public_address(web)
+
+    def compose(alert: Row[Any], event: Told) -> Iterator[Message]:
+        facts = facts_of(alert)
+        title, body = write(alert, event, at)
+        for channel, route in routes.items():
+            if route.takes(facts):
+                yield Message(channel, title, body)
+
+    return compose
+
+
+def public_address(web: WebSettings) -> str | None:
+    """Return where others than this machine find the pages; ``None`` where nobody does."""
+    if not web.hosts:
+        return None
+    return f"http{'s' if web.https else ''}://{web.hosts[0]}"
+
+
+def write(alert: Row[Any], event: Told, at: str | None) -> tuple[str, str]:
+    """
+    Write the title and the text of a message, without secrets.
+
+    Args:
+        at: Where people find the pages, if they do.
+    """
+    over = event is Told.RESOLVED
+    title = f"{'Over' if over else alert.severity.capitalize()}: {alert.summary}"
+    lines = [f"Alert {alert.alert_id}, {alert.kind}"]
+    lines += _line("markets", alert.markets)
+    lines += _line("run", [alert.dag_id])
+    lines += _line("about", alert.subjects)
+    lines.append(f"since: {_instant(alert.since, alert.markets)}")
+    if over:
+        lines.append(f"over: {_instant(alert.resolved_at, alert.markets)}")
+    else:
+        lines += ["", *alert.details]
+        lines += [
+            "",
+            f"Seen to by you? prometheus alerts ack {alert.alert_id} --reason TEXT",
+        ]
+    if at is not None:
+        page = f"runs/{quote(alert.dag_id, safe='')}" if alert.dag_id else "operations"
+        lines += ["", f"{at}/{page}"]
+    return safe_text(title)[:_LONGEST_TITLE], safe_text("\n".join(lines))
+
+
+def _line(name: str, values: Iterable[str | None]) -> list[str]:
+    words = ", ".join(each for each in values if each)
+    return [f"{name}: {words}"] if words else []
+
+
+def _instant(at: datetime, markets: Iterable[str]) -> str:
+    """Write an instant in UTC, and as the clocks of the market's first exchange show it."""
+    text = f"{at:%Y-%m-%d %H:%M} UTC"
+    for market_id in markets:
+        try:
+            zone = next(iter(TradingCalendar(market_id).zones.values()))
+        except PrometheusError:
+            return text
+        return f"{text} ({at.astimezone(zone):%Y-%m-%d %H:%M} {zone.key})"
+    return text
