@@ -36,6 +36,7 @@ class Look:
     """The scheduler that leads, or the last one that did."""
     pauses: tuple[Pause, ...]
     """What operators keep from starting."""
+    open_alerts: int
 
     def crew(self) -> Crew:
         """Read who is at work."""
@@ -84,13 +85,13 @@ class Installation:
             yield self._look(connection)
 
     def _look(self, connection: Connection) -> Look:
-        now, lease, pauses = read_look(connection, LEADERSHIP)
+        now, lease, pauses, open_alerts = read_look(connection, LEADERSHIP)
         with self._following:
             # A look that began earlier does not undo what a later one has seen.
             if now.wall_at >= self._followed_at and refresh(connection, now):
                 self._followed_at = now.wall_at
         leader = leader_of(lease, now.wall_at) if lease is not None else None
-        return Look(connection, now, leader, pauses)
+        return Look(connection, now, leader, pauses, open_alerts)
 
     def markets(self, now: Now) -> list[str]:
         """Name the markets that are served; in a replay, of those only its own."""

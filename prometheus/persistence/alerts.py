@@ -325,12 +325,6 @@ def read_deliveries(
     return found
 
 
-def count_open(connection: Connection) -> int:
-    """Count the alerts that are open."""
-    query = select(func.count()).select_from(alerts).where(_a.resolved_at.is_(None))
-    return connection.execute(query).scalar_one()
-
-
 def acknowledge(connection: Connection, alert_id: int, *, actor: str, reason: str) -> Row[Any]:
     """
     Let nothing more be told of an alert, because somebody sees to it; audited.

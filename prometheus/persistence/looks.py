@@ -1,22 +1,30 @@
-"""What every page and list is read beside: what time it is, who leads, and what is paused."""
+"""
+What every page and list is read beside: what time it is, who leads, what is paused, and whether
+something is wrong.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, bindparam
+from sqlalchemy import Connection, bindparam, func, select
 
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence.clock import READ_NOW, Now, now_of
 from prometheus.persistence.pauses import pause_of
-from prometheus.persistence.tables import leases, market_clock, pause_holds, pauses
+from prometheus.persistence.tables import alerts, leases, market_clock, pause_holds, pauses
 
 _l = leases.c
 _LOOK = (
     READ_NOW.add_columns(
         *(_l.owner, _l.epoch, _l.expires_at, _l.ticked_at),
         *(column for column in pauses.c if not column.name.startswith("ended_")),
+        select(func.count())
+        .select_from(alerts)
+        .where(alerts.c.resolved_at.is_(None))
+        .scalar_subquery()
+        .label("open_alerts"),
     )
     .select_from(
         market_clock.outerjoin(leases, _l.name == bindparam("leadership")).outerjoin(
@@ -30,9 +38,10 @@ _LOOK = (
 
 def read_look(
     connection: Connection, leadership: str
-) -> tuple[Now, Mapping[str, Any] | None, tuple[Pause, ...]]:
+) -> tuple[Now, Mapping[str, Any] | None, tuple[Pause, ...], int]:
     """
-    Read both clocks, the lease of a name, and what operators keep from starting, in one statement.
+    Read both clocks, the lease of a name, what operators keep from starting, and how many alerts
+    are open, in one statement.
 
     Returns:
         The lease has ``owner``, ``epoch``, ``expires_at`` and ``ticked_at``; ``None`` where nobody
@@ -44,4 +53,5 @@ def read_look(
         now_of(rows[0]),
         lease if lease["owner"] is not None else None,
         tuple(pause_of(row) for row in rows if row.pause_id is not None),
+        rows[0].open_alerts,
     )

@@ -19,7 +19,7 @@ from prometheus.errors import nearest
 from prometheus.monitoring.alerts.causes import read_causes
 from prometheus.monitoring.alerts.messages import composer
 from prometheus.monitoring.alerts.sending import Sender
-from prometheus.monitoring.installation import Installation, Look
+from prometheus.monitoring.installation import Installation
 from prometheus.orchestration.alerts import AlertKind, Cause, Kept, Route, decide, read_route
 from prometheus.persistence import alerts, leases
 from prometheus.persistence.engine import check_exists, writing
@@ -133,7 +133,7 @@ class Watcher:
             if not look.now.clock.is_live:
                 return False  # nothing of a replay is late or missed for anybody
             if at is not None:
-                look = Look(look.connection, replace(look.now, wall_at=at, market_at=at))
+                look = replace(look, now=replace(look.now, wall_at=at, market_at=at))
             now = look.now.wall_at
             kept = alerts.read_kept(look.connection, now)
             seen = read_causes(look, self._here, kept, self._looked_at)

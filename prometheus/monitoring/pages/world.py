@@ -26,7 +26,6 @@ from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.pauses import Pause
-from prometheus.persistence.alerts import count_open
 from prometheus.persistence.clock import Now
 from prometheus.persistence.runs import latest_statuses
 from prometheus.persistence.timelines import read_timelines
@@ -70,7 +69,6 @@ def world(request: Request, here: Here, version: Version) -> HTMLResponse:
             (now.market_at + AHEAD + _SESSIONS_AROUND).date(),
             limit=_MOST_RUNS,
         )
-        alerts = count_open(look.connection)
         statuses = latest_statuses(look.connection, [row.dag_id for row in rows])
     top = top_of(request)
     bars: dict[str, list[Bar]] = {market_id: [] for market_id in listed}
@@ -85,7 +83,7 @@ def world(request: Request, here: Here, version: Version) -> HTMLResponse:
     values = {
         "version": version,
         "standing": standing,
-        "alerts": alerts,
+        "alerts": look.open_alerts,
         "markets": markets,
         "no_runs": not any(bars.values()),
         "cut": len(rows) == _MOST_RUNS,

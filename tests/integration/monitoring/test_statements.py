@@ -17,7 +17,7 @@ from tests.integration.persistence.world import DAY, World, job
 MOST = 3
 """Besides the statement by which every request asks who makes it."""
 MORE: Mapping[str, int] = {
-    "/operations": 4,  # the moment, workers, queues and the audit have nothing in common
+    "/operations": 5,  # the moment, workers, queues, alerts and the audit have nothing in common
     "/metrics": 8,  # the revision (two), the moment, ends (two), workers, queues, open runs
     # It looks into whatever a job may wait for.
     "/why/{dag_id}": 18,
