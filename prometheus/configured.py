@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from prometheus.errors import PrometheusError, nearest
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.pipelines.loading import find_pipelines, load_pipelines
 from prometheus.settings import Settings
+
+
+class UnknownPipelineError(PrometheusError):
+    """No pipeline has this name, or it does not follow the market."""
 
 
 def configured_pipelines(settings: Settings) -> dict[str, Pipeline]:
@@ -32,3 +38,26 @@ def sound_pipelines(settings: Settings) -> tuple[dict[str, Pipeline], list[str]]
         folder=Path.cwd(),
         feed=settings.eodhd.feed(),
     )
+
+
+def scheduled_pipelines(settings: Settings) -> list[Pipeline]:
+    """Load those without faults, if the scheduler of the settings makes runs of pipelines."""
+    return list(sound_pipelines(settings)[0].values()) if settings.scheduler.create_runs else []
+
+
+def find_pipeline(pipelines: Mapping[str, Pipeline], name: str, market_id: str) -> Pipeline:
+    """
+    Find a pipeline that follows a market.
+
+    Raises:
+        UnknownPipelineError: There is none of that name, or it follows other markets.
+    """
+    if name not in pipelines:
+        raise UnknownPipelineError(f"There is no pipeline {name!r}.{nearest(name, pipelines)}")
+    pipeline = pipelines[name]
+    if market_id not in pipeline.markets:
+        raise UnknownPipelineError(
+            f"The pipeline {name!r} does not follow {market_id}, only "
+            f"{', '.join(pipeline.markets)} ({pipeline.where})."
+        )
+    return pipeline

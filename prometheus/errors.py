@@ -170,5 +170,13 @@ class OverrideError(PrometheusError):
         super().__init__(f"{what}: {count}; nothing was changed.{lines}")
 
 
+class OverridesChangedError(OverrideError):
+    """Others were recorded since somebody saw what this one would change."""
+
+
+class UnknownOverrideError(OverrideError):
+    """There is no override of that number."""
+
+
 class DatabaseError(PrometheusError):
     """The database can not be used; nothing was changed."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,10 +15,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from prometheus.cli.places import Place
-    from prometheus.core.market_state import MarketState
     from prometheus.core.overrides import Override, Overrides
-    from prometheus.core.trading_calendar import TradingCalendar
-    from prometheus.orchestration.following import RunChange
+    from prometheus.persistence.previews import Change
 
 application = typer.Typer(
     no_args_is_help=True, help="Correct single sessions: closed, other hours, or an extra one."
@@ -210,31 +206,25 @@ def _record(
     """Show what an override would change, ask, and record it as what it was shown as."""
     from prometheus.cli import output
     from prometheus.cli.places import find_place, opened
-    from prometheus.errors import OverrideError
     from prometheus.persistence.clock import read_now
     from prometheus.persistence.engine import reading, writing
-    from prometheus.persistence.overrides import lock_overrides, read_overrides, record
+    from prometheus.persistence.overrides import read_overrides, record_as_seen
 
     place = find_place(folder)
     with opened(place) as engine:
         with reading(engine) as connection:
             known = read_overrides(connection)
             override = read(known, read_now(connection).market_at)
-            (change,) = changes_of(connection, place, [override], known)
+            (change,) = foresee(connection, place, [override], known)
         if not as_json:
-            change.show()
+            show_change(change)
         recorded = yes or (not as_json and typer.confirm("Record it?"))
         if recorded:
             with writing(engine) as connection:
-                lock_overrides(connection)
-                latest = read_overrides(connection)
-                if not yes and latest.latest != known.latest:
-                    by = latest.rows[-1].author
-                    fault = f"{by} has recorded override {latest.latest} meanwhile: look again"
-                    what = f"override of {override.target} on {override.session}"
-                    raise OverrideError(what, [fault])
-                override = read(latest, read_now(connection).market_at)
-                record(connection, override)
+                what = f"override of {override.target} on {override.session}"
+                override = record_as_seen(
+                    connection, read, None if yes else known.latest, what=what
+                )
     if as_json:
         output.print_json(
             {
@@ -250,140 +240,20 @@ def _record(
         raise typer.Exit(1)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What an override would change."""
-
-    override: Override
-    states: dict[str, tuple[Any, Any]]
-    """Of what it is about and of each market it touches, before and after."""
-    others: dict[str, list[str]]
-    """Of each of these markets, the members that it is not about and that have a session."""
-    runs: tuple[RunChange, ...]
-    is_over: bool
-    """The session has ended, as it was and as it would be."""
-
-    def show(self) -> None:
-        """Print it for people."""
-        _print(self)
-
-    def document(self) -> dict[str, Any]:
-        """Return it for machines."""
-        return {
-            "states": {
-                name: {
-                    when: [
-                        {"from": start, "to": end, "state": state}
-                        for start, end, state in intervals
-                    ]
-                    for when, intervals in zip(("before", "after"), both, strict=True)
-                }
-                for name, both in self.states.items()
-            },
-            "runs": [_run_document(run) for run in self.runs],
-        }
-
-
-def changes_of(
+def foresee(
     connection: Connection, place: Place, overrides: Iterable[Override], known: Overrides
 ) -> list[Change]:
-    """Work out what overrides would change, each laid over those before it."""
-    from prometheus.persistence.clock import read_now
+    """Work out what overrides would change in an installation; see `changes_of`."""
+    from prometheus.configured import scheduled_pipelines
+    from prometheus.persistence.previews import changes_of
 
-    changes = []
-    now = read_now(connection).market_at
-    for override in overrides:
-        runs = _runs(connection, place, override, known)
-        states = _states(place, override, known)
-        ends = [both[-1][1] for pair in states.values() for both in pair]
-        others = {
-            name: _others(name, override, known) for name in states if name != override.target
-        }
-        changes.append(
-            Change(override, states, others, runs, is_over=bool(ends) and max(ends) <= now)
-        )
-        known = known.plus(override)
-    return changes
-
-
-def _runs(
-    connection: Connection, place: Place, override: Override, known: Overrides
-) -> tuple[RunChange, ...]:
-    from prometheus.configured import sound_pipelines
-    from prometheus.persistence.following import preview_override
-
-    pipelines, _ = sound_pipelines(place.settings)
-    makes_runs = place.settings.scheduler.create_runs
-    return preview_override(
+    return changes_of(
         connection,
-        override,
+        overrides,
         known,
-        pipelines=list(pipelines.values()) if makes_runs else [],
+        pipelines=scheduled_pipelines(place.settings),
         markets=place.settings.markets.enabled,
     )
-
-
-def _states(place: Place, override: Override, known: Overrides) -> dict[str, tuple[Any, Any]]:
-    """Return the states of the session's date of what it is about and each market it touches."""
-    from prometheus.core.markets import get_market
-    from prometheus.core.trading_calendar import TradingCalendar
-    from prometheus.errors import UnknownMarketError
-
-    touched = [
-        name for name in place.settings.markets.enabled if override.touches(get_market(name))
-    ]
-    states = {}
-    target = []
-    with suppress(UnknownMarketError):  # an override of what there is not can be withdrawn
-        target.append(get_market(override.target).market_id)
-    for name in dict.fromkeys([*target, *touched]):
-        calendars = [
-            TradingCalendar(name, overrides=each) for each in (known, known.plus(override))
-        ]
-        begin, end = _span(calendars, override.session)
-        before, after = (_intervals(each, begin, end) for each in calendars)
-        states[name] = before, after
-    return states
-
-
-def _others(name: str, override: Override, known: Overrides) -> list[str]:
-    """Return the members of a market that an override is not about, and that have a session."""
-    from prometheus.core.trading_calendar import TradingCalendar
-
-    calendar = TradingCalendar(name, overrides=known)
-    closed = calendar.closed_members(override.session)
-    return [mic for mic in calendar.members if mic != override.target and mic not in closed]
-
-
-def _span(calendars: list[TradingCalendar], day: date) -> tuple[datetime, datetime]:
-    """Find when a date begins and ends, and its session where that reaches further."""
-    begins = [calendar.midnight(day) for calendar in calendars]
-    ends = [
-        exchange.midnight(day + timedelta(days=1))
-        for calendar in calendars
-        for exchange in calendar.exchanges
-    ]
-    for calendar in calendars:
-        if calendar.is_trading_day(day):
-            phases = calendar.phases(day)
-            begins.append(phases.pre_open_at)
-            ends.append(phases.post_close_ends_at)
-    return min(begins), max(ends)
-
-
-def _intervals(
-    calendar: TradingCalendar, begin: datetime, end: datetime
-) -> list[tuple[datetime, datetime, MarketState]]:
-    from prometheus.core.market_state import iter_states
-
-    found: list[tuple[datetime, datetime, MarketState]] = []
-    for at, state in iter_states(calendar, begin):
-        if found:
-            found[-1] = (found[-1][0], min(at, end), found[-1][2])
-        if at >= end:
-            break
-        found.append((at, end, state))
-    return found
 
 
 # --- what is printed ----------------------------------------------------------------------------
@@ -436,34 +306,10 @@ def _document(override: Override) -> dict[str, Any]:
     }
 
 
-def _run_document(run: RunChange) -> dict[str, Any]:
-    return {
-        "dag_id": run.dag_id,
-        "market": run.market_id,
-        "effect": run.effect,
-        "status": run.status,
-        "jobs": [
-            {
-                "job": job.job_id,
-                "before": job.before,
-                "after": job.after,
-                "window_before": job.window_before
-                and [
-                    job.window_before.opens_at.isoformat(),
-                    job.window_before.closes_at.isoformat(),
-                ],
-                "window_after": job.window_after
-                and [job.window_after.opens_at.isoformat(), job.window_after.closes_at.isoformat()],
-                "gives_up_before": job.gives_up_before,
-                "gives_up_after": job.gives_up_after,
-            }
-            for job in run.jobs
-        ],
-    }
-
-
-def _print(change: Change) -> None:
+def show_change(change: Change) -> None:
+    """Print what an override would change."""
     from prometheus.cli import output
+    from prometheus.persistence.previews import EFFECTS
 
     override, runs = change.override, change.runs
     console = output.console()
@@ -493,24 +339,12 @@ def _print(change: Change) -> None:
         console.print("No run changes.")
     for run in runs:
         status = f", then {run.status}" if run.status is not None else ""
-        console.print(f"{run.dag_id}: {_EFFECTS[run.effect]}{status}")
+        console.print(f"{run.dag_id}: {EFFECTS[run.effect]}{status}")
         for job in run.jobs:
             line = _job_line(job)
             if line:
                 console.print(f"  {line}")
     console.print()
-
-
-_EFFECTS = {
-    "cancelled": "is cancelled",
-    "ends": "ends with what is running; the rest is cancelled",
-    "moves": "its times move",
-    "reopens": "goes on",
-    "starts": "is made at once",
-    "vanishes": "will not be made",
-    "appears": "will be made when its session opens",
-    "shifts": "will be made, with other times",
-}
 
 
 def _state_at(intervals: Any, at: datetime) -> str:

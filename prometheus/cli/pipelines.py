@@ -6,17 +6,13 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 
 from prometheus.cli import recorded
-from prometheus.configured import configured_pipelines
+from prometheus.configured import configured_pipelines, find_pipeline
 from prometheus.core.markets import get_market
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError, nearest
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import runs_on, session_of
-
-
-class UnknownPipelineError(PrometheusError):
-    """No pipeline has this name, or it does not follow the market."""
 
 
 class DagIdError(PrometheusError):
@@ -29,24 +25,6 @@ def session_choices(pipelines: Mapping[str, Pipeline]) -> dict[str, tuple[str, s
         pipeline.name: (str(pipeline.sessions), pipeline.sessions.short_sessions.value)
         for pipeline in pipelines.values()
     }
-
-
-def find_pipeline(pipelines: dict[str, Pipeline], name: str, market_id: str) -> Pipeline:
-    """
-    Find a pipeline that follows a market.
-
-    Raises:
-        UnknownPipelineError: There is none of that name, or it follows other markets.
-    """
-    if name not in pipelines:
-        raise UnknownPipelineError(f"There is no pipeline {name!r}.{nearest(name, pipelines)}")
-    pipeline = pipelines[name]
-    if market_id not in pipeline.markets:
-        raise UnknownPipelineError(
-            f"The pipeline {name!r} does not follow {market_id}, only "
-            f"{', '.join(pipeline.markets)} ({pipeline.where})."
-        )
-    return pipeline
 
 
 def find_dag(*, dag_id: str | None, market: str | None, day: date | None, pipeline: str) -> DAG:

@@ -16,24 +16,20 @@ from prometheus.cli.embedded import embedded_stack, stoppable
 from prometheus.cli.following import STALLED_AFTER, Lines, View, follow
 from prometheus.cli.living import folder_option, make_local_database
 from prometheus.cli.operate import actor_name
-from prometheus.cli.pipelines import find_pipeline
 from prometheus.cli.places import Place, find_place, opened
 from prometheus.cli.replaying import finished
 from prometheus.cli.stack import Stack
 from prometheus.cli.summary import Summary, make_summary, print_summary, program
-from prometheus.configured import configured_pipelines, sound_pipelines
+from prometheus.configured import configured_pipelines, find_pipeline, sound_pipelines
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import put_in_force
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.crew import Crew, read_crew
 from prometheus.errors import PipelineError, PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
-from prometheus.orchestration.pipeline import Pipeline
-from prometheus.orchestration.windows import run_opens_at
 from prometheus.persistence import operators
-from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import reading, writing
-from prometheus.persistence.runs import create_run
+from prometheus.persistence.operators import RunExistsError
 from prometheus.persistence.stored import StoredOverridesError, read_stored
 from prometheus.persistence.tables import dag_runs
 
@@ -72,13 +68,22 @@ def run_now(request: Request) -> bool:
     pipeline = find_pipeline(configured_pipelines(place.settings), request.pipeline, market_id)
     with suppress(StoredOverridesError):  # `opened` says what ails the database
         put_in_force(read_stored(place.url))
-    calendar = TradingCalendar(market_id)
-    calendar.session(request.day)  # says why there is none, and what is near
+    TradingCalendar(market_id).session(request.day)  # before anything is made for it
     make_local_database(place)
     with opened(place) as engine:
         with writing(engine) as connection:
             crew = read_crew(connection, paused=True)
-            dag_id = _record(connection, pipeline, calendar, place, request, crew)
+            try:
+                dag_id = operators.run_now(
+                    connection,
+                    pipeline,
+                    market_id,
+                    request.day,
+                    again=request.rerun,
+                    actor=actor_name(request.actor),
+                )
+            except RunExistsError as error:
+                raise RunRefusedError(_exists(error, place, request, crew)) from None
         if not request.wait and not is_unattended(place, crew):
             _tell_left(request, dag_id, crew)
             return True
@@ -96,52 +101,9 @@ def is_unattended(place: Place, crew: Crew) -> bool:
     return place.is_local and not crew.scheduled and place.stack is None
 
 
-def _record(
-    connection: Connection,
-    pipeline: Pipeline,
-    calendar: TradingCalendar,
-    place: Place,
-    request: Request,
-    crew: Crew,
-) -> str:
-    """Write the run, or new attempts of all its jobs, with the audit row, in one transaction."""
-    dag = pipeline.dag(calendar.market_id, request.day)
-    opens_at = run_opens_at(calendar.phases(request.day), dag)
-    if opens_at > read_now(connection).market_at:
-        raise RunRefusedError(
-            f"The session {request.day} of {calendar.market_id} has not begun: a run of it opens "
-            f"at {output.utc(opens_at)}, and the scheduler makes it then."
-        )
-    actor = actor_name(request.actor)
-    status = connection.execute(
-        select(dag_runs.c.status).where(dag_runs.c.dag_id == dag.dag_id)
-    ).scalar_one_or_none()
-    if status is None:
-        if request.rerun:
-            raise RunRefusedError(
-                f"There is no run {dag.dag_id} to run again. Leave --rerun out to make it."
-            )
-        made = create_run(
-            connection,
-            dag,
-            opens_at=opens_at,
-            trigger="operator",
-            calendar_version=calendar.version,
-            parameters=pipeline.parameters,
-            forced=True,
-        )
-        if made:
-            operators.record_run_now(connection, dag.dag_id, actor=actor)
-            return dag.dag_id
-        status = RunStatus.OPEN  # somebody made it a moment ago
-    if request.rerun:
-        operators.rerun(connection, dag.dag_id, actor=actor)
-        return dag.dag_id
-    raise RunRefusedError(_exists(dag.dag_id, status, place, request, crew))
-
-
-def _exists(dag_id: str, status: str, place: Place, request: Request, crew: Crew) -> str:
-    if status == RunStatus.OPEN:
+def _exists(error: RunExistsError, place: Place, request: Request, crew: Crew) -> str:
+    dag_id, status = error.dag_id, error.status
+    if status is RunStatus.OPEN:
         who = (
             "the scheduler works on it" if crew.scheduled else "no scheduler is running: start one"
         )

@@ -269,10 +269,10 @@ def _decide(
         ]
         confirmed = [each for each in shown if each.state is HolidayState.CONFIRMED]
         followed = overrides_for(confirmed, known, now)
-        changes = overrides.changes_of(connection, place, followed.values(), known)
+        changes = overrides.foresee(connection, place, followed.values(), known)
     if not as_json:
         for change in changes:
-            change.show()
+            overrides.show_change(change)
         for each in shown:
             if each.earlier is not None:
                 print(_told_before(each.earlier))

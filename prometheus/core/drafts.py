@@ -15,9 +15,15 @@ from prometheus.core.markets import Market, get_market, markets
 from prometheus.core.overrides import Override, OverrideKind, Overrides
 from prometheus.core.sessions import Session
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import OverrideError, PrometheusError, UnknownMarketError, nearest
+from prometheus.errors import (
+    OverrideError,
+    PrometheusError,
+    UnknownMarketError,
+    UnknownOverrideError,
+    nearest,
+)
 
-_TAKES: dict[OverrideKind, frozenset[str]] = {
+TAKES: dict[OverrideKind, frozenset[str]] = {
     OverrideKind.CLOSED: frozenset(),
     OverrideKind.EARLY_CLOSE: frozenset({"close"}),
     OverrideKind.LATE_OPEN: frozenset({"open"}),
@@ -75,9 +81,9 @@ class _Reading:
             return None
 
     def kind(self) -> OverrideKind | None:
-        if self.draft.kind in _TAKES:
+        if self.draft.kind in TAKES:
             return OverrideKind(self.draft.kind)
-        known = nearest(self.draft.kind, map(str, _TAKES))
+        known = nearest(self.draft.kind, map(str, TAKES))
         self.faults.append(f"{self.draft.kind!r} is no kind of override.{known}")
         return None
 
@@ -226,7 +232,7 @@ def read_draft(draft: Draft, overrides: Overrides, *, now: datetime) -> Override
 
 
 def _times_of_kind(kind: OverrideKind, given: set[str]) -> list[str]:
-    takes = _TAKES[kind]
+    takes = TAKES[kind]
     faults = [f"{kind} takes no --{name}" for name in sorted(given - takes)]
     if kind in (OverrideKind.EARLY_CLOSE, OverrideKind.LATE_OPEN):
         faults += [f"{kind} needs --{name}" for name in sorted(takes - given)]
@@ -394,7 +400,8 @@ def read_withdrawal(
     faults += text_faults("reason", reason) + text_faults("source", source)
     faults += text_faults("as", author, LONGEST_NAME)
     if faults or found is None:
-        raise OverrideError(f"withdrawal of {text}", faults)
+        kind = OverrideError if found is not None else UnknownOverrideError
+        raise kind(f"withdrawal of {text}", faults)
     return Override(
         override_id=overrides.latest + 1,
         exchange=found.exchange,

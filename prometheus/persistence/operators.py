@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -19,14 +19,15 @@ from prometheus.orchestration.lifecycle import (
     RunStatus,
     allowed_from,
 )
+from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.sensor import Readiness
-from prometheus.orchestration.windows import Window
+from prometheus.orchestration.windows import Window, run_opens_at
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.overrides import read_overrides
-from prometheus.persistence.runs import close_run, load_dag, new_execution
+from prometheus.persistence.runs import close_run, create_run, load_dag, new_execution
 from prometheus.persistence.tables import audit, dag_runs, job_executions
 
 CANCEL_GRACE = timedelta(seconds=30)
@@ -41,6 +42,19 @@ class OperatorError(PrometheusError):
 
 class UnknownTargetError(OperatorError):
     """What an operator named is not there."""
+
+
+class RunExistsError(OperatorError):
+    """There is a run already, and it was not asked to run again."""
+
+    def __init__(self, dag_id: str, status: RunStatus) -> None:
+        self.dag_id = dag_id
+        self.status = status
+        if status is RunStatus.OPEN:
+            told = "and is not finished."
+        else:
+            told = f"and is {status}. To run all of it again, ask for a rerun."
+        super().__init__(f"The run {dag_id} exists already, {told}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,9 +364,68 @@ def _way_on(dag_id: str, row: Row[Any]) -> str:
     return f"To end it: prometheus cancel {dag_id} {row.job_id}"
 
 
-def record_run_now(connection: Connection, dag_id: str, *, actor: str) -> None:
-    """Leave the audit row of a run that an operator made."""
-    record_audit(connection, actor, "run", dag_id, {})
+def run_now(
+    connection: Connection,
+    pipeline: Pipeline,
+    market_id: str,
+    day: date,
+    *,
+    again: bool,
+    actor: str,
+) -> str:
+    """
+    Make the run of a session whose windows do not count, or give all jobs of one a new attempt.
+
+    Args:
+        pipeline: One that follows the market.
+        day: The session's date.
+        again: Run again one that has finished, by `rerun`, instead of making it.
+        actor: Who asks.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        NoSessionError: There is no session on that date.
+        HorizonError: It is not known whether there is.
+        RunExistsError: There is such a run.
+        OperatorError: The session has not begun; or there is no run to run again, or `rerun`
+            refuses it.
+    """
+    calendar = TradingCalendar(market_id)
+    calendar.session(day)  # says why there is none, and what is near
+    dag = pipeline.dag(calendar.market_id, day)
+    opens_at = run_opens_at(calendar.phases(day), dag)
+    if opens_at > read_now(connection).market_at:
+        raise OperatorError(
+            f"The session {day} of {calendar.market_id} has not begun: a run of it opens at "
+            f"{opens_at:%Y-%m-%d %H:%M} UTC, and the scheduler makes it then."
+        )
+    status = connection.execute(
+        select(dag_runs.c.status).where(dag_runs.c.dag_id == dag.dag_id)
+    ).scalar_one_or_none()
+    if again:
+        if status is None:
+            raise UnknownTargetError(
+                f"There is no run {dag.dag_id} to run again. Leave rerun out to make it."
+            )
+        rerun(connection, dag.dag_id, actor=actor)
+        return dag.dag_id
+    if status is not None:
+        raise RunExistsError(dag.dag_id, RunStatus(status))
+    made = create_run(
+        connection,
+        dag,
+        opens_at=opens_at,
+        trigger="operator",
+        calendar_version=calendar.version,
+        parameters=pipeline.parameters,
+        forced=True,
+    )
+    if not made:  # somebody made it a moment ago
+        raise RunExistsError(dag.dag_id, RunStatus.OPEN)
+    record_audit(connection, actor, "run", dag.dag_id, {})
+    return dag.dag_id
 
 
 def _locked(connection: Connection, dag_id: str) -> _Run:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from datetime import datetime
 
 from sqlalchemy import Connection, insert, select
 
 from prometheus.core.exchanges import Break
 from prometheus.core.overrides import Override, Overrides, in_force, put_in_force
-from prometheus.persistence.clock import Now
+from prometheus.errors import OverridesChangedError
+from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.stored import COLUMNS, override_of
 from prometheus.persistence.tables import audit, calendar_overrides
 
@@ -85,6 +88,38 @@ def record(connection: Connection, override: Override) -> None:
             actor=override.author, action="override", target=override.target, details=details
         )
     )
+
+
+def record_as_seen(
+    connection: Connection,
+    read: Callable[[Overrides, datetime], Override],
+    seen: int | None,
+    *,
+    what: str,
+) -> Override:
+    """
+    Record an override, unless others were since somebody saw what it would change.
+
+    Args:
+        read: Makes it of what has been recorded by now, and market time.
+        seen: The last one that was recorded then; ``None`` if that does not matter.
+        what: What would be recorded, for whoever is refused.
+
+    Raises:
+        OverridesChangedError: Others were recorded.
+        OverrideError: It does not hold as things stand.
+    """
+    lock_overrides(connection)
+    known = read_overrides(connection)
+    if seen is not None and seen != known.latest:
+        if seen < known.latest:
+            by = f"{known.rows[-1].author} has recorded override {known.latest} meanwhile"
+        else:
+            by = f"{seen} is not the last override that was recorded, but {known.latest}"
+        raise OverridesChangedError(what, [f"{by}: look again"])
+    override = read(known, read_now(connection).market_at)
+    record(connection, override)
+    return override
 
 
 def written_breaks(breaks: tuple[Break, ...] | None) -> str | None:

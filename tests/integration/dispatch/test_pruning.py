@@ -85,7 +85,7 @@ def removed(engine: Engine) -> Removed:
 
 def test_what_is_old_goes_whole_and_is_counted_before(engine: Engine, ended: Scheduler) -> None:
     with writing(engine) as connection:
-        operators.record_run_now(connection, "us_eq_chain_2012-09-17", actor="me")
+        operators.record_audit(connection, "me", "run", "us_eq_chain_2012-09-17", {})
     expected = Removed(5, 5 * len(chain.jobs), OLD[0], OLD[-1])
     assert count_old(engine, cutoff(engine)) == expected
     assert sessions(engine) == [*OLD, *KEPT]

@@ -499,7 +499,7 @@ class TestForceSuccess:
 def test_run_made_by_an_operator_is_audited(world: World) -> None:
     dag = world.run()
     with writing(world.engine) as connection:
-        operators.record_run_now(connection, dag.dag_id, actor="ann@desk")
+        operators.record_audit(connection, "ann@desk", "run", dag.dag_id, {})
     assert world.audited() == [("ann@desk", "run", dag.dag_id)]
 
 
