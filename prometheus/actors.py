@@ -17,7 +17,7 @@ class Role(StrEnum):
     VIEWER = "viewer"
     """Look at everything."""
     OPERATOR = "operator"
-    """Act: retry, cancel, skip, force, hold, pause."""
+    """Act: run, retry, cancel, skip, force, hold, pause, override."""
     ADMIN = "admin"
     """Administer."""
 

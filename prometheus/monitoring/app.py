@@ -21,6 +21,7 @@ from prometheus.monitoring.api import (
     markets,
     metrics,
     operations,
+    overrides,
     pipelines,
     reasons,
     runs,
@@ -109,7 +110,7 @@ def create_app(settings: Settings, *, watches: bool = False) -> FastAPI:
         known,
     )
     pages = (rendering, signing, world, run, day, history, calendar, operations_page, pulse)
-    for subject in (*looks, actions, session, *pages):
+    for subject in (*looks, actions, overrides, session, *pages):
         app.include_router(subject.router)
     _describe_problems(app)
     return app

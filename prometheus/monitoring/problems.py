@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -16,12 +17,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from prometheus.configured import UnknownPipelineError
 from prometheus.errors import (
     DatabaseError,
     HorizonError,
+    NoSessionError,
+    OverrideError,
+    OverridesChangedError,
     PrometheusError,
     SnapshotError,
     UnknownMarketError,
+    UnknownOverrideError,
 )
 from prometheus.masking import safe_text
 from prometheus.monitoring.installation import Installation
@@ -38,6 +44,8 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 _MOST_FAULTS = 20
 _LONGEST_FAULT = 200
+_OPTION = re.compile(r"--(open|close|breaks|zone|reason|source|announced-at|as)\b")
+"""How faults of an override name what was given, in the words of the command."""
 
 
 class QuestionError(PrometheusError):
@@ -46,6 +54,9 @@ class QuestionError(PrometheusError):
 
 _STATUS: Mapping[type[PrometheusError], HTTPStatus] = {
     UnknownMarketError: HTTPStatus.NOT_FOUND,
+    UnknownPipelineError: HTTPStatus.NOT_FOUND,
+    UnknownOverrideError: HTTPStatus.NOT_FOUND,
+    NoSessionError: HTTPStatus.NOT_FOUND,
     UnknownRunError: HTTPStatus.NOT_FOUND,
     UnknownJobError: HTTPStatus.NOT_FOUND,
     UnknownExecutionError: HTTPStatus.NOT_FOUND,
@@ -53,6 +64,8 @@ _STATUS: Mapping[type[PrometheusError], HTTPStatus] = {
     UnknownTargetError: HTTPStatus.NOT_FOUND,
     PauseEndError: HTTPStatus.UNPROCESSABLE_ENTITY,
     OperatorError: HTTPStatus.CONFLICT,
+    OverridesChangedError: HTTPStatus.CONFLICT,
+    OverrideError: HTTPStatus.UNPROCESSABLE_ENTITY,
     KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     QuestionError: HTTPStatus.UNPROCESSABLE_ENTITY,
     HorizonError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -184,7 +197,16 @@ async def _ours(request: Request, error: PrometheusError) -> Response:
     status = next(statuses, HTTPStatus.INTERNAL_SERVER_ERROR)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("request_failed", extra={"path": request.url.path, "error": str(error)})
+    if isinstance(error, OverrideError):
+        faults = [Fault(where="body", what=_as_fields(each)) for each in error.faults]
+        return _answer(request, status, _as_fields(str(error)), errors=faults)
     return _answer(request, status, safe_text(str(error)))
+
+
+def _as_fields(text: str) -> str:
+    """Name fields of a body where a command names its options."""
+    names = {"announced-at": "announced_at", "as": "actor"}
+    return safe_text(_OPTION.sub(lambda found: names.get(found[1], found[1]), text))
 
 
 def _of_database(request: Request, error: DBAPIError) -> Response:

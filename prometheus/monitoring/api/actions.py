@@ -20,13 +20,24 @@ from pydantic import (
 from sqlalchemy import Connection
 
 from prometheus.actors import LONGEST_REASON, Role, login, read_reason
+from prometheus.configured import UnknownPipelineError, find_pipeline
 from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.markets import get_market
 from prometheus.dispatch.crew import read_crew
+from prometheus.errors import HorizonError
 from prometheus.masking import safe_text
-from prometheus.monitoring.api.models import Instant, Interval, Model, Name, Reply, times
-from prometheus.monitoring.guard import Asking, role_of
+from prometheus.monitoring.api.models import (
+    Instant,
+    Interval,
+    IsoDate,
+    Model,
+    Name,
+    Reply,
+    times,
+)
+from prometheus.monitoring.guard import Asking, Visitor, role_of
 from prometheus.monitoring.installation import Here, Installation
+from prometheus.monitoring.problems import QuestionError
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence import operators, pauses, requests
 from prometheus.persistence.leases import wall_time
@@ -74,6 +85,17 @@ class Ask(Model):
     Who asks, for the audit; otherwise ``web (LOGIN)``, the login of the web process. Where there
     are users, whoever asks is known, and can be nobody else.
     """
+
+
+class RunNow(Ask):
+    """Which run is made, or run again."""
+
+    market: Name
+    date: IsoDate
+    """The session's date."""
+    pipeline: Name = "daily"
+    rerun: bool = False
+    """Give every job of a finished run a new attempt, instead of making one."""
 
 
 class RetryJob(Ask):
@@ -154,6 +176,12 @@ class Done(Reply):
     """Who is audited."""
     scheduler: bool
     """Whether a scheduler is at work, which sees to what follows."""
+
+
+class Started(Done):
+    """A run that was made, or whose jobs got new attempts; windows do not count."""
+
+    dag_id: str
 
 
 class Retried(Done):
@@ -258,6 +286,24 @@ Key = Annotated[
 ]
 
 
+def author_of(ask: Ask, visitor: Visitor | None) -> str:
+    """
+    Say who is audited.
+
+    Raises:
+        HTTPException: Somebody says that it is somebody else.
+    """
+    if visitor is None:
+        return ask.actor or f"web ({login()})"
+    if ask.actor not in (None, visitor.name):
+        raise HTTPException(
+            HTTPStatus.FORBIDDEN,
+            f"You are {visitor.name}, and actor names {ask.actor!r}. Leave it out. Nothing was "
+            f"done.",
+        )
+    return visitor.name
+
+
 class Desk:
     """Does what a request asks for, in one transaction with its key and its answer."""
 
@@ -281,15 +327,7 @@ class Desk:
         Raises:
             HTTPException: Somebody says that it is somebody else.
         """
-        if self._visitor is None:
-            return ask.actor or f"web ({login()})"
-        name = self._visitor.name
-        if ask.actor not in (None, name):
-            raise HTTPException(
-                HTTPStatus.FORBIDDEN,
-                f"You are {name}, and actor names {ask.actor!r}. Leave it out. Nothing was done.",
-            )
-        return name
+        return author_of(ask, self._visitor)
 
     def act(
         self, ask: Ask, do: Callable[[Connection], dict[str, Any]], reply: type[Done]
@@ -327,6 +365,29 @@ AtDesk = Annotated[Desk, Depends()]
 
 
 # --- runs and jobs ------------------------------------------------------------------------------
+
+
+@router.post("/runs", response_model=Started)
+def run_now(desk: AtDesk, here: Here, ask: RunNow) -> Response:
+    """Run a pipeline for one session now, or a finished run again; windows do not count."""
+
+    def do(connection: Connection) -> dict[str, Any]:
+        market_id = get_market(ask.market).market_id
+        pipelines, faults = here.pipelines
+        if ask.pipeline not in pipelines and faults:
+            raise UnknownPipelineError(
+                f"There is no pipeline {ask.pipeline!r} without faults: /api/v1/pipelines has them."
+            )
+        pipeline = find_pipeline(pipelines, ask.pipeline, market_id)
+        try:
+            dag_id = operators.run_now(
+                connection, pipeline, market_id, ask.date, again=ask.rerun, actor=desk.by(ask)
+            )
+        except HorizonError as error:  # of this date, whatever else is known
+            raise QuestionError(str(error)) from None
+        return {"dag_id": dag_id}
+
+    return desk.act(ask, do, Started)
 
 
 @router.post("/runs/{dag_id}/retry", response_model=Retried)

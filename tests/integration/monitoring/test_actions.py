@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 from sqlalchemy import func, select, update
+from typer.testing import CliRunner
 
 from prometheus.actors import login
+from prometheus.cli.application import make_application
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.persistence import leases, pauses, pruning
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.tables import audit, request_keys
-from tests.integration.monitoring.conftest import SECRET, Web
+from tests.integration.monitoring.conftest import SECRET, Web, check_problem
 from tests.integration.persistence.world import HOUR, World, at_once, job
 from tests.servers import Process, free_port, wait_until
 
@@ -140,6 +143,157 @@ class TestActing:
     def test_what_is_told_has_no_secrets(self, web: Web, world: World) -> None:
         done = web.post("/api/v1/pause", {"market": "US_EQ", "reason": f"it is {SECRET}"})
         assert done["pause"]["reason"] == "it is ***"
+
+
+class TestRuns:
+    """What ``prometheus run`` does without waiting."""
+
+    ASKED: ClassVar = {"market": "US_EQ", "date": "2012-11-21", "actor": "ada"}
+
+    def test_a_run_is_made_once_and_run_again_when_it_has_ended(
+        self, web: Web, world: World
+    ) -> None:
+        again = {**self.ASKED, "rerun": True}
+        assert "Leave rerun out" in web.problem_of_post("/api/v1/runs", again, 404)
+        made = web.post("/api/v1/runs", self.ASKED)
+        assert (made["dag_id"], made["scheduler"]) == ("us_eq_daily_2012-11-21", False)
+        run = web.get(f"/api/v1/runs/{made['dag_id']}")["run"]
+        assert (run["status"], run["trigger"], run["forced"]) == ("OPEN", "operator", True)
+        for body, words in ((self.ASKED, "exists already, and is not"), (again, "not finished")):
+            assert words in web.problem_of_post("/api/v1/runs", body, 409)
+        web.post(f"/api/v1/runs/{made['dag_id']}/cancel", {"actor": "ada"})
+        why = web.problem_of_post("/api/v1/runs", self.ASKED, 409)
+        assert "and is CANCELLED. To run all of it again, ask for a rerun." in why
+        assert web.post("/api/v1/runs", again)["dag_id"] == made["dag_id"]
+        assert {row.attempt_number for row in world.rows() if row.status == "PENDING"} == {2}
+        assert audited(world)[0] == ("ada", "run", made["dag_id"], {})
+        assert [action for _, action, _ in world.audited()] == ["run", "cancel", "rerun"]
+
+    def test_one_key_makes_one_run(self, web: Web, world: World) -> None:
+        body = json.dumps(self.ASKED).encode()
+        answers = at_once([lambda: web.send("/api/v1/runs", body, key="k")] * 4)
+        assert {(each.status_code, each.content) for each in answers} == {(200, answers[0].content)}
+        assert len(world.audited()) == 1
+
+    def test_what_can_not_be_run(self, web: Web, world: World) -> None:
+        for changed, status, words in (
+            ({"market": "US_QE"}, 404, "Did you mean 'US_EQ'?"),
+            ({"pipeline": "dialy"}, 404, "There is no pipeline 'dialy'. Did you mean 'daily'?"),
+            ({"market": "CRYPTO"}, 404, "does not follow CRYPTO, only"),
+            ({"date": "2012-11-22"}, 404, "The nearest sessions are 2012-11-21 and 2012-11-23."),
+            ({"date": "1912-11-22"}, 422, "is before the first date"),
+            ({"date": "22.11.2012"}, 422, "body.date: must be a date"),
+            ({"date": str(last_session())}, 409, "has not begun"),
+        ):
+            body = {**self.ASKED, **changed}
+            assert words in web.problem_of_post("/api/v1/runs", body, status)
+        assert (world.audited(), world.rows()) == ([], [])
+
+
+def last_session() -> date:
+    return TradingCalendar("US_EQ").previous_trading_day(TradingCalendar("US_EQ").horizon)
+
+
+class TestOverrides:
+    """What ``prometheus calendar override`` does."""
+
+    DAY: ClassVar = last_session().isoformat()
+    DRAFT: ClassVar = {
+        "target": "US_EQ",
+        "session": DAY,
+        "kind": "closed",
+        "reason": "a storm",
+        "source": "nyse.com",
+    }
+
+    def test_it_is_foreseen_recorded_and_taken_back(self, web: Web, world: World) -> None:
+        dag = world.run(job("a"), day=date.fromisoformat(self.DAY))
+        foreseen = web.post("/api/v1/overrides/preview", self.DRAFT)
+        states = foreseen["states"]["US_EQ"]
+        assert "SESSION" in {each["state"] for each in states["before"]}
+        assert {each["state"] for each in states["after"]} == {"HOLIDAY"}
+        (run,) = (each for each in foreseen["runs"] if each["dag_id"] == dag.dag_id)
+        assert (run["effect"], run["told"], run["status"]) == (
+            "cancelled", "is cancelled", "CANCELLED",
+        )  # fmt: skip
+        assert (run["jobs"][0]["before"], run["jobs"][0]["after"]) == ("PENDING", "CANCELLED")
+        assert (foreseen["latest"], foreseen["override"]["recorded_at"]) == (0, None)
+        assert web.get("/api/v1/overrides")["items"] == []
+        recorded = web.post("/api/v1/overrides", {**self.DRAFT, "latest": 0, "actor": "ada"})
+        made = recorded["override"]
+        assert (made["id"], made["market"], made["author"]) == (1, "US_EQ", "ada")
+        assert made["in_force"] is True
+        assert web.get("/api/v1/overrides")["items"] == [made]
+        path = "/api/v1/overrides/1/withdraw"
+        back = web.post(f"{path}/preview", {"reason": "it holds"})
+        assert back["latest"] == 1
+        assert back["states"]["US_EQ"] == {
+            "before": states["after"], "after": states["before"], "others": states["others"],
+        }  # fmt: skip
+        ended = web.post(path, {"reason": "it holds", "latest": 1, "actor": "bob"})["override"]
+        assert (ended["withdraws"], ended["in_force"]) == (1, False)
+        assert web.get("/api/v1/overrides")["items"] == []
+        assert world.audited() == [("ada", "override", "US_EQ"), ("bob", "override", "US_EQ")]
+
+    def test_it_foresees_what_the_command_does(
+        self, web: Web, world: World, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.run(job("a"), day=date.fromisoformat(self.DAY))
+        draft = {**self.DRAFT, "kind": "early_close", "close": "12:00"}
+        foreseen = web.post("/api/v1/overrides/preview", draft)
+        monkeypatch.setenv("PROMETHEUS__DATABASE__URL", database_url)
+        command = ["calendar", "override", "add", "US_EQ", self.DAY, "early_close", "--json"]
+        options = ["--close", "12:00", "--reason", "a storm", "--source", "nyse.com"]
+        shown = CliRunner().invoke(make_application(), [*command, *options]).stdout
+        told = json.loads(shown)
+        assert told["runs"]
+        for run in told["runs"]:
+            for each in run["jobs"]:
+                for when in ("window_before", "window_after"):
+                    if each[when]:
+                        each[when] = dict(zip(("opens_at", "closes_at"), each[when], strict=True))
+        for change in foreseen["states"].values():
+            del change["others"]
+        for run in foreseen["runs"]:
+            del run["told"]
+        for name in ("states", "runs"):
+            assert instants(foreseen[name]) == instants(told[name])
+
+    def test_one_that_came_meanwhile_is_looked_at_first(self, web: Web, world: World) -> None:
+        web.post("/api/v1/overrides", {**self.DRAFT, "target": "XLON", "actor": "bob"})
+        why = web.problem_of_post("/api/v1/overrides", {**self.DRAFT, "latest": 0}, 409)
+        assert "bob has recorded override 1 meanwhile: look again" in why
+        why = web.problem_of_post("/api/v1/overrides", {**self.DRAFT, "latest": 7}, 409)
+        assert "7 is not the last override" in why
+        why = web.problem_of_post(
+            "/api/v1/overrides/1/withdraw", {"reason": "no", "latest": 0}, 409
+        )
+        assert "look again" in why
+        assert len(world.audited()) == 1
+
+    def test_all_that_is_wrong_is_told_at_once(self, web: Web, world: World) -> None:
+        wrong = {**self.DRAFT, "kind": "erly_close", "close": "5 pm", "reason": " "}
+        for path in ("/api/v1/overrides", "/api/v1/overrides/preview"):
+            answer = web.send(path, json.dumps(wrong).encode())
+            assert "Did you mean 'early_close'?" in check_problem(answer, 422)
+            told = [each["what"] for each in answer.json()["errors"]]
+            assert "reason is empty: say why the session differs" in told
+            assert "close '5 pm' is not a local time such as 13:00 or 17:00-1d" in told
+        for path in ("withdraw", "withdraw/preview"):
+            why = web.problem_of_post(f"/api/v1/overrides/7/{path}", {"reason": "no"}, 404)
+            assert "There is no override '7'" in why
+        assert world.audited() == []
+
+
+def instants(document: Any) -> Any:
+    """Return a document with its instants in one way of writing."""
+    if isinstance(document, dict):
+        return {name: instants(value) for name, value in document.items()}
+    if isinstance(document, list):
+        return [instants(each) for each in document]
+    if isinstance(document, str) and document[10:11] == "T":
+        return datetime.fromisoformat(document)
+    return document
 
 
 class TestRefusing:

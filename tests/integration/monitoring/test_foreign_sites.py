@@ -75,8 +75,12 @@ def changing(web: Web) -> list[tuple[str, str]]:
 
 
 def acting(web: Web) -> list[tuple[str, str]]:
-    """Those of them that act on the installation: all but signing in and out."""
-    return [(method, path) for method, path in changing(web) if path != SESSION]
+    """Those of them that act on the installation: all but signing in and out, and previews."""
+    return [
+        (method, path)
+        for method, path in changing(web)
+        if path != SESSION and not path.endswith("/preview")
+    ]
 
 
 def send(web: Web, method: str, path: str, headers: dict[str, str]) -> httpx.Response:

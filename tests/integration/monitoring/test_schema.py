@@ -18,6 +18,7 @@ from prometheus.monitoring.app import create_app
 from prometheus.persistence.engine import create_engine
 from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import Web, served
+from tests.integration.monitoring.test_markets import say
 from tests.integration.persistence.world import World, job
 from tools.openapi import document
 
@@ -39,6 +40,7 @@ def filled(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     world = World(engine)
     dag = world.run(job("a", max_retries=0), job("b", "a"))
     world.fail_for_good(dag, "a", world.worker())
+    say(world, 1, "flood")
     engine.dispose()
     found = {"PROMETHEUS__DATABASE__URL": url, "PROMETHEUS__WEB__ACTIONS": "true"}
     with served(create_app(load_settings(found, folder))) as web:

@@ -13,9 +13,6 @@ from prometheus.cli.application import make_application
 from tools.openapi import document
 
 MISSING = {
-    "run": "it makes a run, and works on it where no scheduler does",
-    "calendar override add": "it shows what will change, and asks",
-    "calendar override withdraw": "it shows what will change, and asks",
     "calendar sync": "it asks a feed, shows what it says, and asks",
     **dict.fromkeys(
         (
@@ -31,18 +28,25 @@ MISSING = {
 }
 """Commands that act and that the API has no action for."""
 
-OF_COMMANDS_ONLY = {"folder", "as_json"}
-OTHER_ACTIONS = {"alerts ack": "ack"}
-"""Command -> action of the API, where that stands below what it acts on."""
-OTHER_NAMES = {"lasting": "for"}
+OF_COMMANDS_ONLY = {"folder", "as_json", "wait", "yes"}
+"""Where it is done, how it is shown, and what a command asks; the API tells by a preview."""
+OF_API_ONLY = {"latest"}
+"""What was seen by a preview; a command knows by itself."""
+OTHER_NAMES = {"lasting": "for", "day": "date", "opens": "open", "closes": "close"}
 """Parameter of a command -> field of the API, where the word is one of Python's."""
+COMMANDS = {
+    "runs": "run",
+    "overrides": "calendar override add",
+    "withdraw": "calendar override withdraw",
+    "ack": "alerts ack",
+}
+"""Last part of a path -> its command, where that has another name."""
 
 
 def commands() -> dict[str, set[str]]:
     """All that are audited: name -> what they take."""
     return {
-        OTHER_ACTIONS.get(name, name): {OTHER_NAMES.get(each, each) for each in parameters}
-        - OF_COMMANDS_ONLY
+        name: {OTHER_NAMES.get(each, each) for each in parameters} - OF_COMMANDS_ONLY
         for name, parameters in _walk(make_application())
         if "actor" in parameters
     }
@@ -61,7 +65,7 @@ def _walk(application: typer.Typer, above: str = "") -> Iterator[tuple[str, set[
 
 
 def actions() -> dict[str, set[str]]:
-    """All of the API: last part of the path -> what its routes take together."""
+    """All of the API: command -> what the routes that do the same take together."""
     described: dict[str, Any] = json.loads(document())
     found: dict[str, set[str]] = {}
     for path, operations in described["paths"].items():
@@ -72,7 +76,9 @@ def actions() -> dict[str, set[str]]:
         body = described["components"]["schemas"][content["$ref"].rpartition("/")[2]]
         names = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
         assert "Idempotency-Key" in {each["name"] for each in operation["parameters"]}, path
-        found.setdefault(path.rpartition("/")[2], set()).update(names, body["properties"])
+        last = path.rpartition("/")[2]
+        taken = {*names, *body["properties"]} - OF_API_ONLY
+        found.setdefault(COMMANDS.get(last, last), set()).update(taken)
     return found
 
 

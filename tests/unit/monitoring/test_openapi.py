@@ -23,6 +23,7 @@ def test_every_path_is_told_in_the_page_about_it() -> None:
         example = path.replace("{market}", "US_EQ").replace("{dag_id}", "us_eq_daily_2026-11-20")
         example = example.replace("{job}", "run_signals").replace("{execution_id}", "ID")
         example = example.replace("{alert}", "7")
+        example = example.replace("{override}", "3")
         assert f"`{example}" in page, path
 
 
@@ -31,8 +32,8 @@ def test_what_changes_something_is_posted_to_a_path_of_its_own() -> None:
         if path == "/api/v1/session":  # it is made and ended
             assert set(operations) == {"get", "post", "delete"}
             continue
-        assert len(operations) == 1, path
-        (method,) = operations
-        assert (method == "post") == ("actions" in operations[method]["tags"]) or (
-            path == "/api/v1/pauses"
-        )
+        is_list = path in ("/api/v1/runs", "/api/v1/overrides")  # one more of them is posted to it
+        assert len(operations) == (2 if is_list else 1), path
+        for method, operation in operations.items():
+            acts = method == "post" and not path.endswith("/preview")
+            assert acts == ("actions" in operation["tags"]) or path == "/api/v1/pauses"
