@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Row
 
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.monitoring.api.runs import JobOfRun, RunGraph
 from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus, RunStatus, allowed_from
 from prometheus.orchestration.pauses import Pause
+from prometheus.orchestration.pipeline import Pipeline
+from prometheus.orchestration.windows import run_opens_at
 
 _WAITING = frozenset({JobStatus.PENDING, JobStatus.QUEUED})
+_NO_WINDOWS = "Windows do not count."
 _ENDS = (
     "what waits is ended at once; what runs is asked to end, and killed if it has not by the time"
 )
@@ -31,9 +36,13 @@ class Action:
     path: str
     """Of the API, below the first page."""
     asks: tuple[str, ...] = ()
-    """Fields of the request to be filled in: reason, for, grace, downstream."""
-    fixed: Mapping[str, str] = field(default_factory=dict)
+    """Fields of the request to be filled in, such as reason, for, grace or downstream."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     """The rest of the request."""
+    targets: Sequence[str] = ()
+    """What it can be about, the first unless another is chosen: the field target."""
+    preview: str = ""
+    """Path of what says what would change, which is shown before anything is done."""
 
     @property
     def body(self) -> str:
@@ -41,8 +50,13 @@ class Action:
         return json.dumps(self.fixed)
 
 
-def of_run(graph: RunGraph) -> list[Action]:
-    """Say what can be done to a whole run."""
+def of_run(graph: RunGraph, pipelines: Mapping[str, Pipeline]) -> list[Action]:
+    """
+    Say what can be done to a whole run.
+
+    Args:
+        pipelines: Those that runs can be made of, by name.
+    """
     dag_id, path = graph.run.dag_id, _path(graph.run.dag_id)
     found = []
     failed = any(job.status in BLOCKING - {JobStatus.SKIPPED} for job in graph.jobs)
@@ -55,7 +69,51 @@ def of_run(graph: RunGraph) -> list[Action]:
     if graph.run.status is RunStatus.OPEN:
         told = f"Of all jobs of {dag_id}, {_ENDS}."
         found.append(Action("Cancel run", told, f"{path}/cancel", ("grace",)))
+    elif graph.closed is None:
+        pipeline = pipelines.get(graph.run.pipeline)
+        if pipeline is not None and graph.run.market in pipeline.markets:
+            told = f"Every job of {dag_id} gets a new attempt, whatever became of it. {_NO_WINDOWS}"
+            asked = _run(graph.run.pipeline, graph.run.market, graph.run.session_date)
+            found.append(Action("Run again", told, "api/v1/runs", fixed={**asked, "rerun": True}))
     return found
+
+
+def of_session(
+    calendar: TradingCalendar,
+    day: date,
+    pipelines: Iterable[Pipeline],
+    now: datetime,
+    made: Iterable[str],
+) -> list[tuple[Pipeline, Action]]:
+    """
+    Say of which pipelines a run of a session can be made.
+
+    Args:
+        calendar: Of a market that has this session.
+        now: Market time.
+        made: Pipelines that have a run of it.
+    """
+    market_id, phases = calendar.market_id, calendar.phases(day)
+    return [
+        (
+            pipeline,
+            Action(
+                "Run now",
+                f"A run of {pipeline.name} for the session {day} of {market_id} is made. "
+                f"{_NO_WINDOWS}",
+                "api/v1/runs",
+                fixed=_run(pipeline.name, market_id, day),
+            ),
+        )
+        for pipeline in pipelines
+        if market_id in pipeline.markets
+        and pipeline.name not in made
+        and run_opens_at(phases, pipeline.jobs.values()) <= now
+    ]
+
+
+def _run(pipeline: str, market_id: str, day: date) -> dict[str, Any]:
+    return {"market": market_id, "date": day.isoformat(), "pipeline": pipeline}
 
 
 def of_job(graph: RunGraph, job: JobOfRun, held: Pause | None) -> list[Action]:
@@ -112,6 +170,33 @@ def of_alert(alert: Row[Any]) -> Action | None:
         return None
     told = f"Nothing more is told of alert {alert.alert_id}. It stays open until it is over."
     return Action("Acknowledge", told, f"api/v1/alerts/{alert.alert_id}/ack", ("reason",))
+
+
+def of_calendar(calendar: TradingCalendar) -> Action:
+    """Say how it is recorded that a session of a market or of its exchanges differs."""
+    told = (
+        "A session is closed, has other hours, or is an extra one, because its exchange says so. "
+        "What that changes is shown first; runs follow with the scheduler's next tick."
+    )
+    asks = ("target", "session", "kind", "open", "close", "breaks", "zone", "reason", "source")
+    return Action(
+        "Add override",
+        told,
+        "api/v1/overrides",
+        asks,
+        targets=list(dict.fromkeys((calendar.market_id, *calendar.members))),
+        preview="api/v1/overrides/preview",
+    )
+
+
+def of_override(number: int) -> Action:
+    """Say how an override is taken back."""
+    told = (
+        f"Override {number} does not hold any more. What that changes is shown first; runs that "
+        f"were cancelled because of it go on."
+    )
+    path = f"api/v1/overrides/{number}/withdraw"
+    return Action("Withdraw", told, path, ("reason",), preview=f"{path}/preview")
 
 
 def end_of(pause: Pause) -> Action:

@@ -16,6 +16,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.masking import safe_text
 from prometheus.monitoring.api.models import Name
 from prometheus.monitoring.installation import Here
+from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import show
 from prometheus.monitoring.pages.standing import standing_of
@@ -64,6 +65,8 @@ def calendar_page(
         "version": version,
         "standing": standing,
         "calendar": found,
+        "add": actions.of_calendar(found),
+        "withdraw": actions.of_override,
         "year": year,
         "markets": [(name, _link(name, year), name == found.market_id) for name in listed],
         "years": [
@@ -132,4 +135,4 @@ def _draw_day(day: Day, week: int, weekday: int, *, is_today: bool) -> Markup:
         parts.append(element("polygon", class_=f"half {day.kind}", points=points))
     if day.overrides:
         parts.append(element("circle", class_="override", cx=x + side / 2, cy=y + side / 2, r=3))
-    return element("g", element("title", told), *parts)
+    return element("g", element("title", told), *parts, data_date=str(day.date))

@@ -17,7 +17,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError, UnknownMarketError
 from prometheus.monitoring.api.models import IsoDate, Name
 from prometheus.monitoring.installation import Here
-from prometheus.monitoring.pages import gantt
+from prometheus.monitoring.pages import actions, gantt
 from prometheus.monitoring.pages.lanes import Band, lay_bands
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
@@ -69,6 +69,15 @@ def day_page(
         "described": described,
         "zone": zone,
         "pictures": pictures,
+        "unmade": actions.of_session(
+            calendar,
+            day,
+            here.pipelines[0].values(),
+            look.now.market_at,
+            {run.pipeline for run in runs},
+        )
+        if calendar is not None and described is not None and described.session is not None
+        else [],
         "cut": len(rows) > _MOST_ATTEMPTS or len(runs) > _MOST_RUNS,
         "neighbours": _neighbours(calendar, day, top) if calendar is not None else [],
         "link_to": lambda dag_id: run_link(top, dag_id),

@@ -146,6 +146,7 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
             for each in standing.pauses[:_MOST_SHOWN]
         ],
         "more_pauses": len(standing.pauses[_MOST_SHOWN:]),
+        "withdraw": actions.of_override,
         "overrides": [tell_override(each, in_force=True) for each in coming],
         "audited": [tell_audited(row) for row in audited],
         "flower": _flower(request, here.settings.flower.port),

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prometheus.actors import LONGEST_REASON, Role
+from prometheus.core.drafts import LONGEST_TEXT, TAKES
 from prometheus.core.durations import format_duration
 from prometheus.masking import safe_text
 from prometheus.monitoring.guard import ASSETS, SIGN_IN_PAGE, role_of
@@ -49,6 +50,10 @@ _templates.globals.update(
     state_marks=words.STATE_MARKS,
     release=release(),
     longest_reason=LONGEST_REASON,
+    longest_text=LONGEST_TEXT,
+    override_kinds={
+        kind.value: sorted({*takes, "zone"} if takes else ()) for kind, takes in TAKES.items()
+    },
     cancel_grace=format_duration(CANCEL_GRACE),
     sign_in_page=SIGN_IN_PAGE.lstrip("/"),
 )

@@ -78,7 +78,7 @@ def run_page(
         "version": version,
         "standing": standing,
         "paused": paused,
-        "run_actions": actions.of_run(graph),
+        "run_actions": actions.of_run(graph, here.pipelines[0]),
         "job_actions": [
             action
             for each in graph.jobs

@@ -22,12 +22,14 @@ from playwright.sync_api import (
 )
 
 from prometheus.actors import Role
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.monitoring.pages.pulse import Pulse
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.passwords import hash_password
 from prometheus.persistence import operators, pauses, users
 from prometheus.persistence.engine import writing
 from tests.integration.monitoring.conftest import Web
+from tests.integration.monitoring.test_markets import say
 from tests.integration.monitoring.test_pages import lead, stand
 from tests.integration.persistence.world import World, job
 
@@ -164,6 +166,73 @@ def test_a_job_is_held_and_released_by_keyboard(page: Page, web: Web, world: Wor
     expect(page.locator("#chosen")).not_to_contain_text("vendor is late")
     assert [each[1] for each in world.audited()] == ["hold", "release"]
     assert was_not_loaded_again(page)
+
+
+def test_an_override_is_seen_before_it_is_recorded_and_withdrawn_by_keyboard(
+    page: Page, web: Web, world: World
+) -> None:
+    lead(world)
+    calendar = TradingCalendar("US_EQ")
+    day = calendar.previous_trading_day(calendar.horizon)
+    dag = world.run(job("a"), day=day)
+    page.goto(f"/calendar?market=US_EQ&year={day.year}")
+    mark(page)
+    dialog, done = page.get_by_role("dialog"), page.locator("#done")
+    changes, press = page.get_by_role("region", name="What changes"), "Enter"
+    page.locator(f"[data-date='{day}']").click()  # on the date, which the button asks for
+    expect(dialog.get_by_label("Date")).to_have_value(f"{day}")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Add override").focus()
+    page.keyboard.press(press)
+    expect(dialog.get_by_label("Exchange or market")).to_be_focused()
+    dialog.get_by_label("Date").fill(f"{day}")
+    expect(dialog.get_by_label("Closes")).to_be_hidden()
+    dialog.get_by_label("What it is").select_option("early_close")
+    dialog.get_by_label("Closes").fill("12:00")
+    dialog.get_by_label("Reason").fill("storm")
+    dialog.get_by_label("Who says so").fill("nyse.com")
+    expect(dialog.get_by_role("button", name="Show what changes")).to_be_enabled()
+    page.keyboard.press(press)
+    expect(changes).to_contain_text("SESSION → POST_CLOSE")
+    expect(changes).to_contain_text(f"us_eq_daily_{day}: will be made, with other times")
+    assert serious_faults(page) == []
+    # What is said anew is shown anew.
+    dialog.get_by_label("What it is").select_option("closed")
+    expect(changes).to_be_hidden()
+    dialog.get_by_label("Who says so").press(press)
+    expect(changes).to_contain_text(f"{dag.dag_id}: is cancelled, then CANCELLED")
+    expect(changes).to_be_focused()
+    assert world.audited() == []
+    expect(dialog.get_by_role("button", name="Add override")).to_be_enabled()
+    say(world, 1, "flood", exchange="XLON", session=day)  # meanwhile
+    page.keyboard.press("Tab")
+    page.keyboard.press(press)
+    expect(dialog.get_by_role("alert")).to_contain_text("ada has recorded override 1 meanwhile")
+    dialog.get_by_role("button", name="Show what changes").press(press)
+    expect(changes).to_be_focused()
+    submit(page)
+    expect(done).to_contain_text("Done by web (root). Add override: US_EQ.")
+    expect(page.locator("#live")).to_contain_text("storm")
+    page.get_by_role("button", name="Withdraw").click()
+    dialog.get_by_label("Reason").fill("it has passed")
+    submit(page)
+    expect(changes).to_contain_text("→ SESSION")
+    submit(page)
+    expect(done).to_contain_text("Withdraw: override 2")
+    expect(page.locator("#live")).not_to_contain_text("storm")
+    assert [each[0] for each in world.audited()] == ["ada", "web (root)", "web (root)"]
+    assert was_not_loaded_again(page)
+
+
+def test_a_run_is_made_for_a_session_that_has_none(page: Page, web: Web, world: World) -> None:
+    lead(world)
+    page.goto("/days/US_EQ/2012-11-21")
+    page.get_by_role("button", name="Run now").click()
+    submit(page)
+    expect(page.locator("#done")).to_contain_text("Run now: daily")
+    expect(page.get_by_role("link", name="us_eq_daily_2012-11-21", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Run now")).to_have_count(0)
+    assert [each[1] for each in world.audited()] == ["run"]
 
 
 def test_one_press_does_nothing(page: Page, web: Web, world: World) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, insert
 
 from prometheus.actors import Role
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.monitoring.app import create_app
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus
@@ -19,6 +20,7 @@ from prometheus.persistence.engine import writing
 from prometheus.persistence.tables import pipelines
 from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import SECRET, Web, served
+from tests.integration.monitoring.test_markets import say
 from tests.integration.monitoring.test_pages import Page, show
 from tests.integration.monitoring.test_users import add, browser
 from tests.integration.persistence.world import World, job
@@ -146,6 +148,81 @@ def test_what_is_offered_is_done_and_what_is_not_is_refused(
         assert done["actor"].startswith("web ("), path
 
 
+def of_yesterday(world: World) -> tuple[DAG, str]:
+    """A run of a pipeline that is configured, and its page."""
+    dag = world.run(job("a"), pipeline="daily", day=date(2012, 11, 21))
+    return dag, f"/runs/{dag.dag_id}"
+
+
+def test_a_run_is_run_again_when_it_has_ended(web: Web, world: World) -> None:
+    dag, path = of_yesterday(world)
+    asked = {"market": "US_EQ", "date": "2012-11-21", "pipeline": "daily", "rerun": True}
+    assert "/api/v1/runs" not in buttons(show(web, path))
+    web.problem_of_post("/api/v1/runs", asked, 409)
+    world.finish(dag, world.worker(), "a")
+    world.close(dag)
+    button = buttons(show(web, path))["/api/v1/runs"]
+    assert body_of(button) == asked
+    web.post("/api/v1/runs", asked)
+    assert world.statuses(dag) == {"a": "PENDING"}
+    assert "/api/v1/runs" not in buttons(show(web, path))
+
+
+def test_a_run_without_its_session_or_its_pipeline_is_not_run_again(web: Web, world: World) -> None:
+    dag, path = of_yesterday(world)
+    other = world.run(job("a"), pipeline="gone")
+    for each in (dag, other):
+        world.finish(each, world.worker(), "a")
+        world.close(each)
+    say(world, 1, "flood", exchange=None, market="US_EQ", session=dag.as_of_date)
+    for where, body in (
+        (path, {"date": "2012-11-21"}),
+        (f"/runs/{other.dag_id}", {"date": str(other.as_of_date), "pipeline": "gone"}),
+    ):
+        assert "/api/v1/runs" not in buttons(show(web, where))
+        web.problem_of_post("/api/v1/runs", {"market": "US_EQ", "rerun": True, **body}, 404)
+
+
+def test_a_session_without_a_run_gets_one(web: Web, world: World) -> None:
+    page = show(web, "/days/US_EQ/2012-11-21")
+    assert "daily (sessions: every) has no run of this session" in page.words
+    button = buttons(page)["/api/v1/runs"]
+    web.post("/api/v1/runs", body_of(button))
+    assert "/api/v1/runs" not in buttons(show(web, "/days/US_EQ/2012-11-21"))
+    web.problem_of_post("/api/v1/runs", body_of(button), 409)
+    calendar = TradingCalendar("US_EQ")
+    to_come = calendar.previous_trading_day(calendar.horizon)
+    for day, status in (("2012-11-22", 404), (to_come, 409)):
+        assert buttons(show(web, f"/days/US_EQ/{day}")) == {}
+        web.problem_of_post("/api/v1/runs", {"market": "US_EQ", "date": f"{day}"}, status)
+
+
+def test_an_override_is_added_and_withdrawn(web: Web, world: World) -> None:
+    add = buttons(show(web, "/calendar?market=US_EQ&year=2012"))["/api/v1/overrides"]
+    assert add["data-targets"].split() == ["US_EQ", "XNYS", "XNAS"]
+    draft = {
+        "target": "US_EQ", "session": "2012-11-21", "kind": "closed", "reason": "storm",
+        "source": "s",
+    }  # fmt: skip
+    assert draft.keys() <= set(add["data-asks"].split())
+    assert add["data-preview"] == "./api/v1/overrides/preview"
+    web.post("/api/v1/overrides", draft)
+    path = "/api/v1/overrides/1/withdraw"
+    withdraw = buttons(show(web, "/calendar?market=US_EQ&year=2012"))[path]
+    assert withdraw["data-preview"] == f".{path}/preview"
+    web.post(path, body_of(withdraw))
+    assert path not in buttons(show(web, "/calendar?market=US_EQ&year=2012"))
+    web.problem_of_post(path, body_of(withdraw), 422)
+
+
+def test_an_override_to_come_is_withdrawn_beside_its_name(web: Web, world: World) -> None:
+    calendar = TradingCalendar("US_EQ")
+    say(world, 1, "flood", session=calendar.previous_trading_day(calendar.horizon))
+    button = buttons(show(web, "/operations"))["/api/v1/overrides/1/withdraw"]
+    web.post("/api/v1/overrides/1/withdraw", body_of(button))
+    assert buttons(show(web, "/operations")) == {}
+
+
 def test_a_market_is_paused_or_resumed(web: Web, world: World) -> None:
     for name, words in (("Pause", "No job of US_EQ starts"), ("Resume", "start again")):
         page = show(web, "/")
@@ -188,9 +265,10 @@ def test_who_may_not_act_is_offered_nothing(web: Web, world: World, engine: Engi
     for role in (Role.VIEWER, Role.OPERATOR):
         add(engine, role.value, role)
         with browser(web, role.value) as client:
-            told = [client.get(path).text for path in ("/", f"/runs/{dag.dag_id}?job=a")]
+            pages = ("/", f"/runs/{dag.dag_id}?job=a", "/days/US_EQ/2012-11-21", "/calendar")
+            told = [client.get(path).text for path in pages]
         acts = role is Role.OPERATOR
-        assert [("data-do" in text, "<dialog" in text) for text in told] == [(acts, acts)] * 2
+        assert [("data-do" in text, "<dialog" in text) for text in told] == [(acts, acts)] * 4
         assert ("You are a viewer, and look." in told[1]) is not acts
 
 

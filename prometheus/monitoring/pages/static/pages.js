@@ -76,6 +76,9 @@
       signOut().catch((error) => alert(`You are still signed in. ${error.message}`));
     } else if (button?.dataset.do) {
       openAction(button);
+    } else if (event.target.closest("[data-date]")) {
+      const add = document.querySelector("[data-do][data-targets]");
+      if (add) openAction(add, event.target.closest("[data-date]").dataset.date);
     } else if (button && "close" in button.dataset) {
       button.closest("dialog").close();
     }
@@ -110,30 +113,57 @@
   // What a button does is told and asked for in one dialog, which no change of the page takes away.
   let opening = 0;
 
-  const openAction = (button) => {
+  const fieldsOf = (form) => form.querySelectorAll(":is(input, select):enabled");
+  const offer = (form, name, offered) => {
+    const label = form.querySelector(`[data-field=${name}]`);
+    label.hidden = !offered;
+    label.querySelector("input, select").disabled = !offered; // and so neither required nor sent
+  };
+  // An override of one kind has times that one of another has not.
+  const offerTimes = (form) => {
+    const kind = form.elements.kind;
+    if (kind.disabled) return;
+    const takes = kind.selectedOptions[0].dataset.takes.split(" ");
+    for (const name of ["open", "close", "breaks", "zone"]) offer(form, name, takes.includes(name));
+  };
+
+  // Where it is shown first what will change: the number of the last override that was seen so.
+  let seen = null;
+  const forget = (form) => {
+    seen = null;
+    document.getElementById("action-preview").hidden = true;
+    form.querySelector("[type=submit]").textContent = form.dataset.preview ? "Show what changes" : form.dataset.name;
+  };
+  const rest = (button, mine) => {
+    // Who presses twice has not read it.
+    button.disabled = true;
+    setTimeout(() => { if (mine === opening) button.disabled = false; }, 500);
+  };
+
+  const openAction = (button, session) => {
     const dialog = document.getElementById("action");
     const form = dialog.querySelector("form");
     const asks = button.dataset.asks.split(" ");
     const mine = ++opening;
     const doIt = form.querySelector("[type=submit]");
     form.reset();
-    // Who presses twice has not read it.
-    doIt.disabled = true;
-    setTimeout(() => { if (mine === opening) doIt.disabled = false; }, 500);
-    for (const label of form.querySelectorAll("[data-field]")) {
-      label.hidden = !asks.includes(label.dataset.field);
-      label.querySelector("input").disabled = label.hidden; // and so neither required nor sent
-    }
+    rest(doIt, mine);
+    for (const label of form.querySelectorAll("[data-field]")) offer(form, label.dataset.field, asks.includes(label.dataset.field));
+    form.elements.target.replaceChildren(...(button.dataset.targets ?? "").split(" ").map((each) => new Option(each)));
+    form.elements.session.value = session ?? "";
+    offerTimes(form);
     form.dataset.url = button.dataset.do;
+    form.dataset.preview = button.dataset.preview ?? "";
+    form.dataset.name = button.textContent;
     form.dataset.body = button.dataset.body;
     form.dataset.group = button.parentElement.getAttribute("aria-label");
     document.getElementById("action-name").textContent = `${button.textContent}: ${form.dataset.group}`;
     document.getElementById("action-told").textContent = button.dataset.told;
-    doIt.textContent = button.textContent;
+    forget(form);
     form.querySelector("[role=alert]").hidden = true;
     dialog.showModal();
     // Enter alone then does nothing, but where something has to be written first.
-    dialog.querySelector("input:enabled[name=reason], [data-close]").focus();
+    dialog.querySelector("select:enabled, input:enabled[name=reason], [data-close]").focus();
   };
 
   document.addEventListener("keydown", (event) => {
@@ -142,11 +172,93 @@
 
   const bodyOf = (form) => {
     const body = JSON.parse(form.dataset.body);
-    for (const input of form.querySelectorAll("input:enabled")) {
+    for (const input of fieldsOf(form)) {
       if (input.type === "checkbox") body[input.name] = input.checked;
       else if (input.value.trim()) body[input.name] = input.value.trim();
     }
+    if (seen !== null) body.latest = seen;
     return JSON.stringify(body);
+  };
+
+  document.addEventListener("input", (event) => {
+    const form = event.target.closest("form[data-action]");
+    if (!form) return;
+    if (event.target.name === "kind") offerTimes(form);
+    if (seen !== null) forget(form);
+  });
+
+  const made = (name, ...parts) => {
+    const element = document.createElement(name);
+    element.append(...parts);
+    return element;
+  };
+  const instant = (at) => {
+    const element = made("time");
+    Object.assign(element.dataset, { at, form: "stamp" });
+    return element;
+  };
+  const stateAt = (intervals, at) => intervals.find((each) => each.from <= at && at < each.to)?.state;
+  const windowOf = (window) => (window ? [instant(window.opens_at), " to ", instant(window.closes_at)] : ["none"]);
+  const differ = (one, other) => JSON.stringify(one) !== JSON.stringify(other);
+
+  const statesOf = (market, { before, after, others }) => {
+    const starts = [...new Set([...before, ...after].map((each) => each.from))].sort();
+    const changed = starts.filter((at) => stateAt(before, at) !== stateAt(after, at));
+    if (!changed.length) return [made("li", `${market} does not change${others.length ? `: open at ${others.join(", ")}` : ""}`)];
+    return changed.map((at) => made("li", `${market} from `, instant(at), `: ${stateAt(before, at)} → ${stateAt(after, at)}`));
+  };
+  const jobsOf = (run) => run.jobs.flatMap((job) => {
+    const told = [];
+    if (job.before !== job.after) told.push([`${job.before} → ${job.after}`]);
+    const waits = ["PENDING", "QUEUED", "RUNNING"].includes(job.after);
+    if (waits && job.window_after && differ(job.window_before, job.window_after)) {
+      told.push(["window ", ...windowOf(job.window_after), " instead of ", ...windowOf(job.window_before)]);
+    }
+    if (waits && job.gives_up_after && job.gives_up_before !== job.gives_up_after) told.push(["gives up at ", instant(job.gives_up_after)]);
+    return told.length ? [made("li", ...told.flatMap((each, at) => [at ? ", " : `${job.job}: `, ...each]))] : [];
+  });
+  const showChanges = (found) => {
+    const runs = found.runs.map((run) => {
+      const line = made("li", `${run.dag_id}: ${run.told}${run.status ? `, then ${run.status}` : ""}`);
+      const jobs = jobsOf(run);
+      if (jobs.length) line.append(made("ul", ...jobs));
+      return line;
+    });
+    const states = Object.entries(found.states).flatMap(([market, change]) => statesOf(market, change));
+    const over = found.is_over ? [made("p", "That session is over: runs that have finished stay as they are.")] : [];
+    const region = document.getElementById("action-preview");
+    region.replaceChildren(made("ul", ...states), ...over, runs.length ? made("ul", ...runs) : made("p", "No run changes."));
+    writeTimes();
+    region.hidden = false;
+    region.focus();
+  };
+
+  const preview = async (form) => {
+    const mine = opening;
+    const told = form.querySelector("[role=alert]");
+    const button = form.querySelector("[type=submit]");
+    const body = bodyOf(form);
+    let words = "The server is not heard.";
+    told.hidden = button.disabled = true;
+    try {
+      const answer = await send(form.dataset.preview, "POST", body);
+      const reply = await answer.json();
+      if (mine !== opening) return;
+      if (body !== bodyOf(form)) { // it was changed meanwhile, and is asked again
+        button.disabled = false;
+        return;
+      }
+      if (answer.ok) {
+        showChanges(reply);
+        seen = reply.latest;
+        button.textContent = form.dataset.name;
+        return rest(button, mine);
+      }
+      words = reply.detail;
+    } catch { /* as above */ }
+    if (mine !== opening) return;
+    told.textContent = words;
+    told.hidden = button.disabled = false;
   };
 
   const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (each) => each.toString(16).padStart(2, "0")).join("");
@@ -166,6 +278,7 @@
     const key = unanswered.get(asked) ?? newKey();
     unanswered.set(asked, key);
     told.hidden = button.disabled = true;
+    let refused = false;
     let words = "The server is not heard, so it is not known whether it was done. To press again does it once.";
     try {
       const answer = await send(url, "POST", body, { "Idempotency-Key": key });
@@ -177,8 +290,10 @@
         return tell(wordsOf(name, reply, answer.headers.has("Idempotency-Replayed")));
       }
       words = reply.detail;
+      refused = true;
     } catch { /* as above */ }
     if (!isOpen()) return tell(`${name}: ${words}`);
+    if (refused) forget(form);
     told.textContent = words;
     told.hidden = button.disabled = false;
   };
@@ -199,7 +314,7 @@
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if ("signIn" in form.dataset) signIn(form);
-    else if ("action" in form.dataset) act(form);
+    else if ("action" in form.dataset) (form.dataset.preview && seen === null ? preview : act)(form);
     else return;
     event.preventDefault();
   });
