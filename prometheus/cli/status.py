@@ -9,7 +9,7 @@ import typer
 from prometheus.cli.options import AsJson, Folder
 
 if TYPE_CHECKING:
-    from datetime import date
+    from datetime import date, datetime
 
     from rich.console import Console
     from sqlalchemy import Connection
@@ -288,7 +288,6 @@ def _print_runs(console: Console, overview: dict[str, Any]) -> None:
 
 def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]:
     from prometheus.cli import output
-    from prometheus.orchestration.lifecycle import RunStatus
     from prometheus.persistence.clock import read_now
     from prometheus.persistence.deadlines import deadlines_of
     from prometheus.persistence.listings import read_run
@@ -330,14 +329,13 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
             found = rows[-2]["result"] if len(rows) > 1 and job_id in dag.sensors else None
             if isinstance(found, dict) and found.get("why"):
                 waits[job_id] += f"; {found['why']}"
-    latest = {job_id: rows[-1] for job_id, rows in found_run.attempts.items()}
     due = {
         each.job_id: {
             "at": each.deadline_at,
             "done_at": each.done_at,
             "missed": each.missed,
         }
-        for each in deadlines_of(dag, RunStatus(run.status), latest, now)
+        for each in deadlines_of(run, dag, found_run.attempts, now)
     }
     return {
         "dag_id": dag_id,
@@ -470,12 +468,13 @@ def _session_words(market_id: str, day: date) -> str:
     return ", ".join(filter(None, [f"{day:%a} {day}", *words]))
 
 
-def _due(deadline: dict[str, Any]) -> str:
+def _due(deadline: dict[str, Any], market_at: datetime) -> str:
     from prometheus.cli import output
 
     at, done_at = output.utc(deadline["at"]), deadline["done_at"]
     if not deadline["missed"]:
-        return f"due by {at}" + (", done in time" if done_at else "")
+        left = output.in_words(deadline["at"] - market_at)
+        return f"due by {at}, " + ("done in time" if done_at else f"in {left}")
     if done_at is None:
         return f"deadline missed: it was due by {at}"
     return f"late: done {output.utc(done_at)}, due by {at}"
@@ -495,7 +494,7 @@ def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) ->
     )
     console.print(f"  calendar {found['calendar_version']}")
     if found["deadline"]:
-        console.print(f"  {_due(found['deadline'])}")
+        console.print(f"  {_due(found['deadline'], found['market_at'])}")
     market = found["market"]
     if found["status"] == RunStatus.OPEN and not (crew.scheduled and market in crew.queues()):
         _print_crew(console, crew, [market], now)
@@ -529,7 +528,7 @@ def _print_run(console: Console, found: dict[str, Any], crew: Crew, now: Now) ->
         if job["waits"]:
             notes.append(f"{job['job']} waits: {job['waits']}")
         if job["deadline"]:
-            notes.append(f"{job['job']}: {_due(job['deadline'])}")
+            notes.append(f"{job['job']}: {_due(job['deadline'], found['market_at'])}")
     console.print(table)
     if notes:
         console.print()

@@ -40,7 +40,7 @@ class Deadline:
         written = " ".join(text.split())
         if written[:1].isdigit():
             clock, _, place = written.partition(" ")
-            return cls(LocalTime.parse(clock), zone=find_zone(place) if place else None)
+            return cls(_time_of_day(clock), zone=find_zone(place) if place else None)
         if not written.removeprefix(_NEXT).startswith(("open", "close")):
             raise ValueError(f"it must be told by a session or a clock, such as {FORMS}")
         told = SessionTime.parse(written.removeprefix(_NEXT))
@@ -75,3 +75,10 @@ class Deadline:
             return self.at.on(bounds.phases.session_date, zone)
         phases = bounds.next_phases if self.following else bounds.phases
         return self.at.of(phases) if phases is not None else None
+
+
+def _time_of_day(text: str) -> LocalTime:
+    try:
+        return LocalTime.parse(text)
+    except ValueError:  # also of an hour that no clock shows, which it tells in its own words
+        raise ValueError(f"{text!r} is not a local time such as 22:30 or 06:00+1d") from None

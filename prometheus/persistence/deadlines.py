@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, or_, select
+from sqlalchemy import Connection, Row, Select, select
 
-from prometheus.core.clock import MarketClock
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import HorizonError, NoSessionError, SnapshotError, UnknownMarketError
-from prometheus.orchestration.dag import DAG, JobPriority
+from prometheus.errors import PrometheusError
+from prometheus.orchestration.dag import DAG, JobMetadata, JobPriority
 from prometheus.orchestration.deadlines import Deadline
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.planning import session_bounds
+from prometheus.orchestration.timeouts import RUN_TIMEOUT
 from prometheus.persistence.clock import Now
 from prometheus.persistence.runs import load_dags
 from prometheus.persistence.tables import dag_runs, is_open, job_executions
@@ -38,60 +38,86 @@ class Due:
     """Of a run, that of its most important job."""
     deadline_at: datetime
     done_at: datetime | None
-    """When it succeeded; ``None``: it has not."""
+    """When it succeeded first; ``None``: it has not."""
     missed: bool
 
 
 def deadlines_of(
-    dag: DAG, run_status: RunStatus, latest: Mapping[str, Row[Any]], now: Now
+    run: Row[Any], dag: DAG, attempts: Mapping[str, Sequence[Row[Any]]], now: Now
 ) -> list[Due]:
     """
     Say what became of a run's deadlines, by the calendar in force.
 
-    What was cancelled has none any more; nor does any of a session that the calendar does not have.
+    What succeeded in time stays so, whatever is run again later. What an operator has cancelled has
+    none any more; nor has a run of the past that one makes, nor any of a session that the calendar
+    does not have.
 
     Args:
-        latest: The last attempt of each job: ``status``, ``started_market_at``, ``completed_at``.
+        run: Its ``status``, ``trigger`` and ``created_at``.
+        attempts: Of each job, the first one first: ``status``, ``started_market_at``,
+            ``completed_at``, ``cancel_asked_by``.
     """
-    if not dag.has_deadlines or run_status is RunStatus.CANCELLED:
+    if not dag.has_deadlines:
+        return []
+    cancelled = {job_id for job_id, rows in attempts.items() if _was_cancelled(rows[-1])}
+    if cancelled and run.status == RunStatus.CANCELLED:
         return []
     try:
         calendar = TradingCalendar(dag.market_id)
         bounds = session_bounds(calendar, dag.as_of_date)
-    except (HorizonError, NoSessionError, SnapshotError, UnknownMarketError):
+    except PrometheusError:  # that market's alone, and said where its sessions are asked for
         return []
-    done = {
-        job_id: _done_at(row, now.clock)
-        for job_id, row in latest.items()
-        if row.status == JobStatus.SUCCESS
-    }
+    done = {job_id: _done_at(dag.jobs[job_id], rows, now) for job_id, rows in attempts.items()}
     found: list[Due] = []
 
     def tell(
         job_id: str | None, priority: JobPriority, told: Deadline | None, at: datetime | None
     ) -> None:
         deadline_at = told.of(calendar, bounds) if told is not None else None
-        if deadline_at is not None:
+        if deadline_at is not None and not _is_made_later(run, deadline_at, now):
             missed = deadline_at < (at or now.market_at)
             of = (dag.dag_id, dag.market_id, dag.pipeline)
             found.append(Due(*of, job_id, priority, deadline_at, at, missed))
 
-    succeeded = run_status is RunStatus.SUCCESS
     most = min((job.priority for job in dag), default=JobPriority.STANDARD)
-    tell(None, most, dag.deadline, max(done.values(), default=None) if succeeded else None)
+    tell(None, most, dag.deadline, _run_done_at(run, done))
     for job in dag:
-        row = latest.get(job.job_id)
-        if row is None or row.status != JobStatus.CANCELLED:
+        if job.job_id not in cancelled:
             tell(job.job_id, job.priority, job.deadline, done.get(job.job_id))
     return found
 
 
-def _done_at(row: Row[Any], clock: MarketClock) -> datetime:
-    """Return when an attempt had succeeded; a clock that leaps stood while it ran."""
-    if clock.stands and row.started_market_at is not None:
+def _was_cancelled(row: Row[Any]) -> bool:
+    """Say whether somebody cancelled an attempt; its run's having had its time is nobody."""
+    by_time = (row.cancel_asked_by or "").startswith(RUN_TIMEOUT)
+    return row.status == JobStatus.CANCELLED and not by_time
+
+
+def _done_at(job: JobMetadata, rows: Sequence[Row[Any]], now: Now) -> datetime | None:
+    """Return when a job succeeded first; a clock that leaps stood while it ran."""
+    # A poll that has found nothing is a success, too, and is followed by another one.
+    looked_at = rows if job.sensor is None else rows[-1:]
+    row = next((each for each in looked_at if each.status == JobStatus.SUCCESS), None)
+    if row is None:
+        return None
+    if now.jumps and row.started_market_at is not None:
         started: datetime = row.started_market_at
         return started
-    return clock.market_time(row.completed_at)
+    return now.clock.market_time(row.completed_at)
+
+
+def _run_done_at(run: Row[Any], done: Mapping[str, datetime | None]) -> datetime | None:
+    """Return when all jobs had succeeded; a run that is a SUCCESS does without what was skipped."""
+    ends = [at for at in done.values() if at is not None]
+    is_done = run.status == RunStatus.SUCCESS or len(ends) == len(done)
+    return max(ends, default=None) if is_done else None
+
+
+def _is_made_later(run: Row[Any], deadline_at: datetime, now: Now) -> bool:
+    """Say whether an operator made a run when its time was over already."""
+    # Where the clock leaps, what time it was then is not known.
+    by_operator = run.trigger == "operator" and not now.jumps
+    return by_operator and now.clock.market_time(run.created_at) > deadline_at
 
 
 def read_deadlines(
@@ -105,24 +131,36 @@ def read_deadlines(
     Args:
         since: The first session's date; of earlier ones only runs that are still open.
     """
-    runs = connection.execute(
-        select(_r.dag_id, _r.definition_hash, _r.status).where(
-            or_(is_open, _r.market_id.in_(markets) & (_r.as_of_date >= since))
-        )
-    ).all()
+    query: Select[Any] = select(_r.dag_id, _r.definition_hash, _r.status, _r.trigger, _r.created_at)
+    closed = _r.market_id.in_(markets) & (_r.as_of_date >= since) & ~is_open
+    # Not one condition with an OR: SQLite would read all runs there are.
+    runs = connection.execute(query.where(is_open).union_all(query.where(closed))).all()
+    return deadlines_of_runs(connection, runs, now)
+
+
+def deadlines_of_runs(connection: Connection, runs: Sequence[Row[Any]], now: Now) -> list[Due]:
+    """
+    Say what became of the deadlines of runs, in one statement more if any has one.
+
+    Args:
+        runs: What `deadlines_of` needs of them, ``dag_id`` and ``definition_hash``.
+    """
     dags = load_dags(connection, [(row.dag_id, row.definition_hash) for row in runs])
     due = [row for row in runs if row.dag_id in dags and dags[row.dag_id].has_deadlines]
-    latest: dict[str, dict[str, Row[Any]]] = defaultdict(dict)
+    attempts: dict[str, dict[str, list[Row[Any]]]] = defaultdict(lambda: defaultdict(list))
     if due:
-        query: Select[Any] = (
-            select(_e.dag_id, _e.job_id, _e.status, _e.started_market_at, _e.completed_at)
+        tries: Select[Any] = (
+            select(
+                *(_e.dag_id, _e.job_id, _e.status, _e.cancel_asked_by),
+                *(_e.started_market_at, _e.completed_at),
+            )
             .where(_e.dag_id.in_([row.dag_id for row in due]))
             .order_by(_e.attempt_number)
         )
-        for attempt in connection.execute(query):
-            latest[attempt.dag_id][attempt.job_id] = attempt
+        for attempt in connection.execute(tries):
+            attempts[attempt.dag_id][attempt.job_id].append(attempt)
     return [
         each
         for row in due
-        for each in deadlines_of(dags[row.dag_id], RunStatus(row.status), latest[row.dag_id], now)
+        for each in deadlines_of(row, dags[row.dag_id], attempts[row.dag_id], now)
     ]

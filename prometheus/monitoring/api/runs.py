@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query
 from pydantic import Field
@@ -32,7 +32,7 @@ from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.windows import SessionBounds
 from prometheus.persistence.clock import Now
-from prometheus.persistence.deadlines import deadlines_of
+from prometheus.persistence.deadlines import Due, deadlines_of
 from prometheus.persistence.listings import RunFilter, StoredRun, list_runs, read_run
 from prometheus.persistence.runs import latest_statuses
 
@@ -85,8 +85,13 @@ class Deadline(Model):
 
     at: Instant
     done_at: Instant | None
-    """When it succeeded."""
+    """When it succeeded first."""
     missed: bool
+
+    @classmethod
+    def of(cls, due: Due) -> Self:
+        """Make one of what the database says."""
+        return cls(at=due.deadline_at, done_at=due.done_at, missed=due.missed)
 
 
 class JobOfRun(Model):
@@ -173,8 +178,7 @@ def tell_run(found: StoredRun, now: Now) -> RunGraph:
     latest = {job_id: attempts[-1] for job_id, attempts in found.attempts.items()}
     calendar, bounds, closed = _bounds(dag)
     due = {
-        each.job_id: Deadline(at=each.deadline_at, done_at=each.done_at, missed=each.missed)
-        for each in deadlines_of(dag, RunStatus(found.row.status), latest, now)
+        each.job_id: Deadline.of(each) for each in deadlines_of(found.row, dag, found.attempts, now)
     }
     return RunGraph(
         **times(now),

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event, text
 
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence import endings, executions, leases, listings, runs
+from prometheus.persistence import deadlines, endings, executions, leases, listings, runs
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, writing
 from tests.integration.persistence.world import BOOM, DAY, World, job
@@ -80,7 +80,7 @@ def crowded(postgresql_url: str) -> Iterator[tuple[World, DAG]]:
                 """
             )
         )
-    dag = world.run(*(job(name) for name in "abcdef"), job("g", "f"))
+    dag = world.run(*(job(name) for name in "abcdef"), job("g", "f"), deadline="close+4h")
     worker = world.worker()
     world.running(dag, "a", worker)
     world.claim(world.starts(dag, "b", "c"))
@@ -131,6 +131,9 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "ended runs": lambda c: endings.read_ended_runs(c, [dag.dag_id]),
         "what jobs wait for": lambda c: endings.read_waits(c, [dag.dag_id]),
         "successes": lambda c: endings.read_successes(c, [dag.dag_id]),
+        "deadlines": lambda c: deadlines.read_deadlines(
+            c, read_now(c), markets=["US_EQ"], since=now.date()
+        ),
         "existing": lambda c: runs.sessions_with_runs(c, "old", "US_EQ", DAY),
     }
 
@@ -171,7 +174,7 @@ def test_failures_are_found_without_reading_what_went_well(crowded: tuple[World,
 
 def test_sqlite_reads_no_whole_table_either(sqlite_url: str) -> None:
     world = World(create_engine(sqlite_url))
-    dag = world.run(*(job(name) for name in "abcdef"), job("g", "f"))
+    dag = world.run(*(job(name) for name in "abcdef"), job("g", "f"), deadline="close+4h")
     world.running(dag, "a", world.worker())
     slow: list[str] = []
     for name, act in actions(world, dag).items():

@@ -100,8 +100,8 @@ def test_what_the_calendar_does_not_know_yet_has_no_deadline() -> None:
         ("next_", "it must be told by a session or a clock"),
         ("close+soon", "soon"),
         ("close+30h", "it must be at most 1d from its session's close"),
-        ("25:00", "hour must be in 0..23"),
-        ("9", "'9' is not a local time such as 09:30"),
+        ("25:00", "'25:00' is not a local time such as 22:30 or 06:00+1d"),
+        ("9", "'9' is not a local time such as 22:30"),
         ("09:30 Europe/Lndon", "Did you mean 'Europe/London'?"),
     ],
 )
