@@ -66,11 +66,12 @@ _RUN_COLUMNS = (
     _r.opens_at,
     _r.created_at,
     _r.completed_at,
+    _r.definition_hash,
 )
 
 
 _WITH_DEFINITION: Select[Any] = select(
-    *_RUN_COLUMNS, _r.definition_hash, cast(_r.definition, Text).label("definition")
+    *_RUN_COLUMNS, cast(_r.definition, Text).label("definition")
 ).where(_r.dag_id == bindparam("dag_id"))
 """What `stored_dag` needs, and the rest of a run."""
 

@@ -16,6 +16,7 @@ from prometheus.core.days import describe_day
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError, UnknownMarketError
 from prometheus.monitoring.api.models import IsoDate, Name
+from prometheus.monitoring.api.runs import Deadline
 from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import actions, gantt
 from prometheus.monitoring.pages.lanes import Band, lay_bands
@@ -23,6 +24,7 @@ from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.orchestration.lifecycle import FINAL, JobStatus
+from prometheus.persistence.deadlines import deadlines_of_runs
 from prometheus.persistence.listings import RunFilter, list_attempts_of, list_runs
 
 router = APIRouter(include_in_schema=False)
@@ -46,12 +48,14 @@ def day_page(
         standing = standing_of(look, here)
         which = RunFilter(market_id=market_id, first=day, last=day)
         runs = list_runs(look.connection, which, after=None, limit=_MOST_RUNS + 1)
+        due = deadlines_of_runs(look.connection, runs[:_MOST_RUNS], look.now)
         rows = list_attempts_of(look.connection, market_id, day, limit=_MOST_ATTEMPTS + 1)
         described = describe_day(calendar, day) if calendar is not None else None
     if calendar is None and not runs:
         raise unknown
     now = look.now.wall_at
     zone = next(iter(calendar.zones.values())).key if calendar is not None else "UTC"
+    deadlines = {each.dag_id: Deadline.of(each) for each in due if each.job_id is None}
     pictures = []
     for run in runs[:_MOST_RUNS][::-1]:
         of_run = [row for row in rows[:_MOST_ATTEMPTS] if row.dag_id == run.dag_id]
@@ -60,7 +64,10 @@ def day_page(
         if look.now.clock.is_live and calendar is not None:
             with contextlib.suppress(HorizonError):
                 bands = lay_bands(market_id, *gantt.span_of(jobs, now))
-        pictures.append((run, gantt.draw_gantt(jobs, bands, now, zone)))
+        deadline = deadlines.get(run.dag_id)
+        deadline_at = deadline.at if deadline and look.now.clock.is_live else None
+        picture = gantt.draw_gantt(jobs, bands, now, zone, deadline_at=deadline_at)
+        pictures.append((run, deadline, picture))
     values = {
         "version": version,
         "standing": standing,

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from prometheus.masking import safe_text
 from prometheus.monitoring.pages.lanes import WIDTH, Band, Scale
 from prometheus.monitoring.pages.svg import element
-from prometheus.monitoring.pages.words import MARKS, how_long
+from prometheus.monitoring.pages.words import DEADLINE, MARKS, how_long
 from prometheus.orchestration.lifecycle import JobStatus
 
 _LEFT = 200
@@ -71,7 +71,12 @@ def span_of(rows: Iterable[Row], now: datetime) -> tuple[datetime, datetime]:
 
 
 def draw_gantt(
-    rows: Sequence[Row], bands: Sequence[Band], now: datetime, zone: str = "UTC"
+    rows: Sequence[Row],
+    bands: Sequence[Band],
+    now: datetime,
+    zone: str = "UTC",
+    *,
+    deadline_at: datetime | None = None,
 ) -> Markup:
     """
     Draw jobs, a row each.
@@ -80,6 +85,7 @@ def draw_gantt(
         bands: States of the market meanwhile; empty where its time is not the wall's.
         now: Wall time.
         zone: Whose clocks are the exchange's.
+        deadline_at: Of the run, in wall time; drawn if it is in the time that the jobs take up.
     """
     begin, end = span_of(rows, now)
     scale = Scale(begin, end, _LEFT)
@@ -90,6 +96,8 @@ def draw_gantt(
     x = scale.x(now)
     if begin <= now <= end:
         parts.append(element("line", class_="now", x1=x, x2=x, y1=_AXIS, y2=height))
+    if deadline_at is not None and begin <= deadline_at <= end:
+        parts.append(_draw_deadline(deadline_at, scale, height))
     return element(
         "svg",
         *parts,
@@ -167,6 +175,14 @@ def _draw_row(row: Row, top: float, scale: Scale, now: datetime) -> Markup:
         parts.append(element("rect", class_=kind, **box))
         parts.append(_mark(each.status, begun + width + 2, top))
     return element("a", *parts, href=row.link, aria_label=f"{row.name}: {told}")
+
+
+def _draw_deadline(at: datetime, scale: Scale, height: float) -> Markup:
+    x = scale.x(at)
+    title = element("title", f"deadline, {at:%Y-%m-%d %H:%M:%S} UTC")
+    line = element("line", class_="deadline", x1=x, x2=x, y1=_AXIS, y2=height)
+    flag = element("text", DEADLINE, class_="mark", x=min(x + 3, WIDTH - 12), y=height - 4)
+    return element("g", title, line, flag)
 
 
 def _mark(status: JobStatus, x: float, top: float) -> Markup:

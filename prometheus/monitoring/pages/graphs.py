@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from prometheus.monitoring.pages.svg import element
-from prometheus.monitoring.pages.words import MARKS
+from prometheus.monitoring.pages.words import DEADLINE, MARKS
 from prometheus.orchestration.lifecycle import JobStatus
 
 _HEIGHT, _BETWEEN_ROWS, _BETWEEN_LAYERS, _MARGIN = 30, 12, 46, 6
@@ -29,6 +29,8 @@ class Node:
     """All that there is to say of it in a line."""
     link: str
     upstream: Sequence[str]
+    is_late: bool = False
+    """Whether it missed its deadline."""
 
 
 def lay_layers(upstream: Mapping[str, Sequence[str]]) -> list[list[str]]:
@@ -75,6 +77,7 @@ def draw_graph(nodes: Sequence[Node], chosen: str | None = None) -> Markup:
     """
     layers = lay_layers({node.job_id: node.upstream for node in nodes})
     letters = min(max((len(node.job_id) for node in nodes), default=0), _LONGEST) + 2
+    letters += 2 * any(node.is_late for node in nodes)
     width = _LETTER * letters + 12
     tallest = max(map(len, layers), default=0)
     step = _HEIGHT + _BETWEEN_ROWS
@@ -122,7 +125,8 @@ def _draw_node(node: Node, corner: tuple[float, float], width: float, chosen: bo
         name = f"{name[: _LONGEST - 1]}…"
     kind = node.status.lower()
     box = element("rect", class_="box", x=x, y=y, width=width, height=_HEIGHT, rx=5)
-    words = element("text", f"{MARKS[node.status]} {name}", x=x + 8, y=y + 19.5)
+    late = f" {DEADLINE}" if node.is_late else ""
+    words = element("text", f"{MARKS[node.status]} {name}{late}", x=x + 8, y=y + 19.5)
     return element(
         "a",
         element("title", node.told),

@@ -48,6 +48,7 @@ _templates.globals.update(
     assets={name: asset.hashed_name for name, asset in _ASSETS.items()},
     marks=words.MARKS,
     state_marks=words.STATE_MARKS,
+    deadline_mark=words.DEADLINE,
     release=release(),
     longest_reason=LONGEST_REASON,
     longest_text=LONGEST_TEXT,

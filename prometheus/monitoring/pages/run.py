@@ -149,6 +149,7 @@ def _picture(graph: RunGraph, now: Now, top: str, chosen: str | None) -> Any:
             _told(each, now),
             run_link(top, graph.run.dag_id, each.job),
             upstream[each.job],
+            is_late=each.deadline is not None and each.deadline.missed,
         )
         for each in graph.jobs
     ]
@@ -158,7 +159,8 @@ def _picture(graph: RunGraph, now: Now, top: str, chosen: str | None) -> Any:
 def _told(job: JobOfRun, now: Now) -> str:
     took = _took(job.execution, now)
     attempts = f", attempt {job.attempts}" if job.attempts > 1 else ""
-    return f"{job.job}: {job.status}{attempts}{f', {took}' if took else ''}"
+    late = ", deadline missed" if job.deadline and job.deadline.missed else ""
+    return f"{job.job}: {job.status}{attempts}{f', {took}' if took else ''}{late}"
 
 
 def _took(execution: Execution, now: Now) -> str:

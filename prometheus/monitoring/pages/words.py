@@ -21,6 +21,9 @@ MARKS: Mapping[str, str] = {
 }
 """A sign for each state of a job or run, for whoever can not tell their colours apart."""
 
+DEADLINE = "⚑"
+"""A sign for a deadline: of a job one that was missed, over time where it is."""
+
 STATE_MARKS: Mapping[str, str] = {
     MarketState.HOLIDAY: "▨",
     MarketState.OVERNIGHT: "☾",

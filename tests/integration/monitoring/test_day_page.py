@@ -68,15 +68,24 @@ def test_what_goes_on_does_so_until_now() -> None:
     assert span_of([], NOW) == (NOW - timedelta(seconds=1), NOW + timedelta(seconds=1))
 
 
+def test_a_deadline_is_marked_where_it_is_in_the_time_that_is_shown() -> None:
+    row = Row("a", "./a", [Attempt(1, JobStatus.SUCCESS, at(60), at(50), at(48), at(40))])
+    picture = draw_gantt([row], [], NOW, deadline_at=at(45))
+    assert "<title>deadline, 2025-12-02 20:15:00 UTC</title>" in picture
+    assert 'class="deadline"' not in draw_gantt([row], [], NOW, deadline_at=at(-60))
+
+
 def test_runs_of_a_session_are_drawn(web: Web, world: World) -> None:
-    dag = world.run(job("a", max_retries=1), job("b", "a"))
+    dag = world.run(job("a", max_retries=1), job("b", "a"), deadline="next_open-30m")
     other = world.run(job("c"), pipeline="other")
     worker = world.worker()
     first = world.running(dag, "a", worker)
     world.fail(first)
     world.change(first, scheduled_at=world.now() - 2 * HOUR, started_at=world.now() - HOUR)
+    show(web, "/days/US_EQ/2025-12-02")  # what runs were made of is kept
     page = show(web, "/days/US_EQ/2025-12-02")
-    assert len(web.statements) <= COMMON + 2
+    assert len(web.statements) <= COMMON + 3
+    assert page.words.count("Deadline missed: it was due by 2025-12-03 14:00:00") == 1
     told = {each["aria-label"]: each["href"] for each in page.all("a") if "aria-label" in each}
     (of_a,) = (label for label in told if label.startswith("a: "))
     assert "attempt 1 FAILED" in of_a

@@ -9,12 +9,14 @@ from sqlalchemy import update
 
 from prometheus.core.market_state import MarketState
 from prometheus.orchestration.deadlines import Deadline
+from prometheus.orchestration.planning import SessionRange
 from prometheus.persistence import logs
+from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import writing
 from prometheus.persistence.tables import dag_runs
 from tests.integration.monitoring.conftest import SECRET, Web
 from tests.integration.monitoring.test_pages import COMMON, Page, show
-from tests.integration.persistence.world import BOOM, World, job
+from tests.integration.persistence.world import BOOM, DAY, World, job
 
 HOSTILE = """</pre></td><script src="//x"></script>'"""
 
@@ -57,6 +59,8 @@ def test_deadlines_are_shown_and_what_became_of_them(web: Web, world: World) -> 
     page = show(web, f"/runs/{dag.dag_id}")
     assert "Deadline missed: it was due by 2025-12-03 14:00:00" in page.words
     assert "Deadline missed: it was due by 2025-12-02 21:30:00" in page.words
+    assert node(page, "a")["aria-label"] == "a: PENDING, deadline missed"
+    assert node(page, "b")["aria-label"] == "b: PENDING"
     worker = world.worker()
     world.succeed(world.running(dag, "a", worker), worker)
     assert ", due by 2025-12-02 21:30:00" in show(web, f"/runs/{dag.dag_id}").words
@@ -66,6 +70,17 @@ def test_deadlines_are_shown_and_what_became_of_them(web: Web, world: World) -> 
     assert of_jobs["b"] is None
     assert of_jobs["a"]["missed"]
     assert of_jobs["a"]["done_at"] is not None
+
+
+def test_the_time_that_is_left_is_counted_down(web: Web, world: World) -> None:
+    close, only = datetime(2025, 12, 2, 21, tzinfo=UTC), SessionRange(DAY, DAY)
+    with writing(world.engine) as connection:
+        start_replay(connection, market_at=close, speed=0, only=only, markets=["US_EQ"])
+    dag = world.run(job("a", deadline=Deadline.parse("close+4h")))
+    page = show(web, f"/runs/{dag.dag_id}")
+    assert "Due by 2025-12-03 01:00:00 , in 4 h 0 min" in page.words
+    (left,) = (each for each in page.all("span") if "data-until" in each)
+    assert left["data-until"] == "2025-12-03T01:00:00+00:00"
 
 
 def test_a_job_has_its_attempts_and_a_log_of_each(web: Web, world: World) -> None:
