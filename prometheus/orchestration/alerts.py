@@ -115,7 +115,7 @@ class Kept:
     details: tuple[str, ...]
     dag_id: str | None
     subjects: tuple[str, ...]
-    since: datetime
+    raised_at: datetime
     resolved_at: datetime | None
     acknowledged: bool
     told: Told | None
@@ -198,7 +198,7 @@ def decide(
     for key, alert in alerts.items():
         if key in current or alert.kind in unseen:
             continue
-        old = alert.kind in OF_RUNS and now - alert.since >= KEPT_OPEN
+        old = alert.kind in OF_RUNS and now - alert.raised_at >= KEPT_OPEN
         tell = alert.told is Told.RAISED and not old and _may_tell(alert, now, quiet)
         if tell or alert.is_open:
             changes.append(Resolve(alert, tell, silently=old))

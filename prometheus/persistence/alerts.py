@@ -92,7 +92,7 @@ def read_kept(connection: Connection, now: datetime) -> list[Kept]:
             details=tuple(row.details),
             dag_id=row.dag_id,
             subjects=tuple(row.subjects),
-            since=row.since,
+            raised_at=row.raised_at,
             resolved_at=row.resolved_at,
             acknowledged=row.acknowledged_at is not None,
             told=None if row.told is None else Told(row.told),

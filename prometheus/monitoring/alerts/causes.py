@@ -20,11 +20,12 @@ from prometheus.dispatch.crew import count_listeners, judge_leader, read_leader
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
 from prometheus.monitoring.installation import Installation, Look
-from prometheus.orchestration.alerts import OF_RUNS, AlertKind, Cause, Kept, Severity
+from prometheus.orchestration.alerts import AlertKind, Cause, Kept, Severity
 from prometheus.orchestration.dag import JobPriority
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.orchestration.planning import REACH, plan_runs
+from prometheus.orchestration.planning import REACH, plan_runs, session_of
 from prometheus.persistence import troubles
+from prometheus.persistence.deadlines import Due, read_deadlines
 from prometheus.persistence.leases import live_workers
 from prometheus.persistence.listings import read_first_seen
 from prometheus.persistence.troubles import Ended
@@ -174,6 +175,10 @@ def _workers(scene: _Scene) -> Iterator[Cause]:
         )
 
 
+_BY_ATTEMPTS = (AlertKind.JOB_FAILED, AlertKind.WINDOW_EXPIRED, AlertKind.MISSED_SESSION)
+"""What the last attempts of jobs say."""
+
+
 # --- runs ---------------------------------------------------------------------------------------
 
 
@@ -182,7 +187,7 @@ def _failures(scene: _Scene) -> Iterator[Cause]:
     open_ones = {
         (each.kind, each.dag_id): each
         for each in scene.kept
-        if each.is_open and each.kind in OF_RUNS and each.dag_id is not None
+        if each.is_open and each.kind in _BY_ATTEMPTS and each.dag_id is not None
     }
     ended = troubles.failed_since(connection, scene.since)
     ended += troubles.failed_or_unfinished(
@@ -195,14 +200,13 @@ def _failures(scene: _Scene) -> Iterator[Cause]:
             found[kind, each.dag_id][_subject(each)] = each
             continue
         # It is tried again, and not put right before that has succeeded.
-        for kind in OF_RUNS:
+        for kind in _BY_ATTEMPTS:
             alert = open_ones.get((kind, each.dag_id))
             for subject in alert.subjects if alert else ():
                 if subject.partition(" (")[0] == each.job_id:
                     found[kind, each.dag_id][subject] = each
     for (kind, dag_id), jobs in found.items():
-        if kind is not AlertKind.DEADLINE_MISSED:  # which jobs are done says nothing about it
-            yield _failure(kind, dag_id, jobs)
+        yield _failure(kind, dag_id, jobs)
 
 
 def _kind_of(job: Ended) -> AlertKind | None:
@@ -258,6 +262,57 @@ def _failure(kind: AlertKind, dag_id: str, jobs: Mapping[str, Ended]) -> Cause:
             f"Put right what is wrong, then: prometheus retry {dag_id} (or force-success, cancel)",
         ),
     )
+
+
+def _deadlines(scene: _Scene) -> Iterator[Cause]:
+    told = {
+        each.dag_id: each.is_open
+        for each in scene.kept
+        if each.kind is AlertKind.DEADLINE_MISSED and each.dag_id is not None
+    }
+    # Of an alert that is open, however old its session is.
+    opened = (session_of(dag_id) for dag_id, is_open in told.items() if is_open)
+    since = min([(scene.now - LOOKS_BACK).date(), *filter(None, opened)])
+    markets = scene.here.markets(scene.look.now)
+    missed: dict[str, list[Due]] = defaultdict(list)
+    for each in read_deadlines(scene.look.connection, scene.look.now, markets=markets, since=since):
+        # What was done too late while nobody looked is told all the same.
+        unseen = each.done_at is not None and each.done_at > scene.since and each.dag_id not in told
+        if each.missed and (each.done_at is None or unseen):
+            missed[each.dag_id].append(each)
+    # Who makes a run of a session that is long over knows that it is late.
+    made = troubles.made_by_operators(scene.look.connection, missed)
+    for dag_id, all_due in missed.items():
+        made_at = made.get(dag_id)
+        due = [each for each in all_due if made_at is None or made_at <= each.deadline_at]
+        if not due:
+            continue
+        priority = min(each.priority for each in due)
+        yield Cause(
+            key=f"{AlertKind.DEADLINE_MISSED}:{dag_id}",
+            kind=AlertKind.DEADLINE_MISSED,
+            severity=Severity.CRITICAL if priority is JobPriority.CRITICAL else Severity.ERROR,
+            summary=f"{dag_id}: {_listed([_what(each) for each in due])} missed the deadline",
+            since=min(each.deadline_at for each in due),
+            markets=(due[0].market_id,),
+            pipeline=due[0].pipeline,
+            dag_id=dag_id,
+            priority=priority,
+            subjects=tuple(sorted(_what(each) for each in due)),
+            details=(
+                *(
+                    f"{_what(each)} was due at {each.deadline_at:%Y-%m-%d %H:%M} UTC, and "
+                    + (f"succeeded at {each.done_at:%H:%M}." if each.done_at else "is not done.")
+                    for each in due
+                ),
+                "It goes on all the same.",
+                f"Ask what it waits for: prometheus why {dag_id}",
+            ),
+        )
+
+
+def _what(due: Due) -> str:
+    return due.job_id or "the run"
 
 
 def _listed(names: list[str], most: int = 4) -> str:
@@ -447,7 +502,8 @@ _QUESTIONS: Mapping[tuple[AlertKind, ...], Callable[[_Scene], Iterator[Cause]]] 
     (AlertKind.SCHEDULER_SILENT,): _scheduler,
     (AlertKind.QUEUE_WITHOUT_WORKERS,): _queues,
     (AlertKind.WORKER_LOST,): _workers,
-    (AlertKind.JOB_FAILED, AlertKind.WINDOW_EXPIRED, AlertKind.MISSED_SESSION): _failures,
+    _BY_ATTEMPTS: _failures,
+    (AlertKind.DEADLINE_MISSED,): _deadlines,
     (AlertKind.RUN_LATE,): _late,
     (AlertKind.CALENDAR_HORIZON,): _horizons,
     (AlertKind.FEED_DISAGREEMENT,): _feeds,

@@ -21,6 +21,7 @@ from prometheus.monitoring.alerts.sending import Sender
 from prometheus.monitoring.alerts.watching import Watcher
 from prometheus.monitoring.installation import Installation
 from prometheus.orchestration.dag import JobPriority
+from prometheus.orchestration.deadlines import Deadline
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence import alerts, leases, operators, pauses, pruning, runs
 from prometheus.persistence.clock import read_now
@@ -212,6 +213,25 @@ class TestKinds:
         act(world, operators.cancel, dag.dag_id, actor="ada")
         assert alarm.look(world.now() + HOUR) == [f"Over: {dag.dag_id}: the session was missed"]
 
+    @pytest.mark.promise("P7")
+    def test_a_deadline_that_was_missed_until_the_run_has_succeeded(self, alarm: Alarm) -> None:
+        world, worker = alarm.world, alarm.world.worker(lease=DAYS)
+        first = job("a", deadline=Deadline.parse("close+1h"))
+        dag = world.run(first, job("b", "a"), deadline="close+2h")
+        what = f"{dag.dag_id}: a, the run missed the deadline"
+        assert alarm.look() == [f"Error: {what}"]
+        assert "a was due at 2025-12-02 22:00 UTC, and is not done." in alarm.last
+        world.finish(dag, worker, "a", "b")
+        world.close(dag)
+        assert alarm.look() == []
+        # What is done too late while nobody looks is told all the same.
+        late = world.run(job("a"), deadline="close+1h", pipeline="late", day=_lately(world))
+        world.finish(late, worker, "a")
+        world.close(late)
+        assert alarm.look() == [f"Error: {late.dag_id}: the run missed the deadline"]
+        over = alarm.look(world.now() + HOUR)
+        assert over == [f"Over: {what}", f"Over: {late.dag_id}: the run missed the deadline"]
+
     def test_a_job_that_waits_for_a_worker_until_it_starts(self, alarm: Alarm) -> None:
         world = alarm.world
         dag, worker = world.run(job("a"), job("b")), world.worker(lease=DAYS)
@@ -332,6 +352,13 @@ class TestKinds:
             reason="no",
         )
         assert alarm.look(alarm.world.now() + HOUR) == [f"Over: {what}"]
+
+
+def _lately(world: World) -> date:
+    """The last session that is over for an hour and more."""
+    calendar, now = TradingCalendar("US_EQ"), world.now()
+    days = calendar.trading_days(*_days_before(now))
+    return max(day for day in days if calendar.phases(day).post_close_ends_at < now)
 
 
 def _days_before(now: datetime) -> tuple[date, date]:
