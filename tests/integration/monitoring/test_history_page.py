@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, timedelta
 
 import pytest
@@ -17,8 +18,12 @@ DAYS = [date(2025, 12, 2) + timedelta(days=each) for each in range(33)]
 
 
 def cells(page: Page) -> list[tuple[str, str]]:
-    """Title and link of each cell, line by line."""
-    return [(each["title"], each["href"]) for each in page.all("a") if "title" in each]
+    """Title and link of each cell, line by line; what has just begun is told to the minute."""
+    return [
+        (re.sub(r"(OPEN|FAILED), \d+ s$", r"\1, 0 s", each["title"]), each["href"])
+        for each in page.all("a")
+        if "title" in each
+    ]
 
 
 def test_sessions_are_shown_by_jobs(web: Web, world: World) -> None:
