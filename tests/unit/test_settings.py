@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prometheus.configuration import DATABASE_NAME
-from prometheus.masking import safe_url
+from prometheus.masking import safe_text, safe_url
 from prometheus.settings import (
     Settings,
     SettingsError,
@@ -546,3 +546,48 @@ def test_proxies_are_addresses_or_networks(tmp_path: Path) -> None:
     for wrong in ("*", "proxy.internal"):
         (fault,) = faults({"PROMETHEUS__WEB__PROXIES": wrong}, tmp_path)
         assert f"PROMETHEUS__WEB__PROXIES: '{wrong}' does not appear to be" in fault
+
+
+def test_a_channel_is_a_secret_wherever_it_is_said(tmp_path: Path) -> None:
+    token = "T0kenOfTheChannel"
+    write(tmp_path, f'[channels]\ndesk = "json://there/{token}"\n[routes]\ndesk = "market=US_EQ"\n')
+    file = write(tmp_path, f"slack://{token}/B0BBBBBBB/abcDEF123ghi\n", "oncall")
+    environ = {
+        "PROMETHEUS__CHANNELS__DESK": f"json://here/{token}",  # a variable is stronger
+        "PROMETHEUS__CHANNELS__ONCALL_FILE": str(file),
+        "PROMETHEUS__ALERTS__PING_URL": f"https://there/{token}",
+    }
+    settings = load_settings(environ, tmp_path)
+    assert settings.channels["desk"].get_secret_value() == f"json://here/{token}"
+    assert settings.channels["oncall"].get_secret_value().endswith("ghi")
+    shown = {line.name: line.value for line in listing(settings)}
+    assert shown["channels"] == "desk=json://***, oncall=slack://***"
+    assert shown["alerts.ping_url"] == "https://***"
+    assert safe_text(f"POST /{token} of json://here/{token}: abcDEF123ghi") == (
+        "POST /*** of json://here/***: ***"
+    )
+
+
+def test_faults_of_channels_and_routes_are_told_together_and_give_nothing_away(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "[channels]\nDesk = 'json://there'\n[routes]\ndesk = 'kind=job_faild'\n")
+    environ = {
+        "PROMETHEUS__CHANNELS__ONCALL": "T0kenOfTheChannel",
+        "PROMETHEUS__ALERTS__PING_URL": "T0kenOfTheChannel",
+    }
+    text = "\n".join(faults(environ, tmp_path))
+    for words in (
+        "'Desk' is no name of a channel",
+        "oncall must be a URL",
+        "there is no kind 'job_faild'. Did you mean 'job_failed'?",
+        "PROMETHEUS__ALERTS__PING_URL: must look like https://host/path",
+    ):
+        assert words in text
+    assert "T0ken" not in text
+    write(tmp_path, "[channels]\ndesk = 86753\n")
+    (text,) = faults({}, tmp_path)
+    assert "86753" not in text
+    write(tmp_path, "[channels]\ndesk = 'json://there'\n[routes]\ndeck = 'market=US_EQ'\n")
+    (text,) = faults({}, tmp_path)
+    assert "deck: there is no such channel. Did you mean 'desk'?" in text

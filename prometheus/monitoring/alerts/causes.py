@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,8 +29,6 @@ from prometheus.persistence.leases import live_workers
 from prometheus.persistence.listings import read_first_seen
 from prometheus.persistence.troubles import Ended
 
-log = logging.getLogger(__name__)
-
 LOOKS_BACK = timedelta(days=7)
 """How old a failure may be that is found at the first look of all."""
 OVERLAP = timedelta(minutes=10)
@@ -55,6 +52,8 @@ class Seen:
     causes: tuple[Cause, ...]
     unseen: frozenset[AlertKind]
     """Kinds of which it could not be seen what is wrong."""
+    faults: Mapping[str, Exception]
+    """Kinds, by commas -> why not, where nobody foresaw it."""
 
 
 @dataclass(slots=True)
@@ -94,15 +93,16 @@ def read_causes(
         since = max(since, looked_at - OVERLAP)
     scene = _Scene(look, here, tuple(kept), since)
     causes: list[Cause] = []
+    faults: dict[str, Exception] = {}
     for kinds, find in _QUESTIONS.items():
         try:
             causes += find(scene)
         except DBAPIError:
             raise
-        except Exception:  # what one question can not answer takes nothing from the others
-            log.exception("alerts_not_seen", extra={"kinds": ",".join(kinds)})
+        except Exception as error:  # noqa: BLE001  what one can not answer takes nothing from others
+            faults[",".join(kinds)] = error
             scene.unseen.update(kinds)
-    return Seen(tuple(causes), frozenset(scene.unseen))
+    return Seen(tuple(causes), frozenset(scene.unseen), faults)
 
 
 # --- who is at work -----------------------------------------------------------------------------

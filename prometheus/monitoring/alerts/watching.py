@@ -16,13 +16,13 @@ import httpx
 
 from prometheus.configuration import SettingsError
 from prometheus.errors import nearest
-from prometheus.monitoring.alerts.causes import read_causes
+from prometheus.monitoring.alerts.causes import Seen, read_causes
 from prometheus.monitoring.alerts.messages import composer
 from prometheus.monitoring.alerts.sending import Sender
 from prometheus.monitoring.installation import Installation
 from prometheus.orchestration.alerts import AlertKind, Cause, Kept, Route, decide, read_route
 from prometheus.persistence import alerts, leases
-from prometheus.persistence.engine import check_exists, writing
+from prometheus.persistence.engine import check_exists, first_line, writing
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ class Watcher:
         self._looked_at: datetime | None = None
         self._first_seen: dict[str, datetime] = {}
         """Causes of which nobody is told yet: key -> wall time of the look that found it."""
+        self._faults: frozenset[str] = frozenset()
+        """Kinds whose faults were logged at the last look."""
         self._pinged_at: datetime | None = None
         self._pinging: threading.Thread | None = None
         self._leads = False
@@ -95,7 +97,7 @@ class Watcher:
                 self.look()
             except Exception as error:  # the web app goes on without
                 if not failed:
-                    log.warning("alerts_not_watched", extra={"error": str(error)})
+                    log.warning("alerts_not_watched", extra={"error": first_line(error)})
                 log.debug("alerts_not_watched", exc_info=True)
                 failed, pause = True, min(2 * pause, _LONGEST_PAUSE)
             else:
@@ -137,6 +139,7 @@ class Watcher:
             now = look.now.wall_at
             kept = alerts.read_kept(look.connection, now)
             seen = read_causes(look, self._here, kept, self._looked_at)
+        self._say(seen)
         causes = self._settled(seen.causes, kept, now)
         quiet = self._here.settings.alerts.quiet
         changes = decide(causes, kept, now, quiet, unseen=seen.unseen)
@@ -158,6 +161,13 @@ class Watcher:
         self._sender.wait(timeout)
         if self._pinging is not None:
             self._pinging.join(timeout)
+
+    def _say(self, seen: Seen) -> None:
+        """Log what nobody foresaw, once for as long as it goes on."""
+        for kinds in seen.faults.keys() - self._faults:
+            facts = {"kinds": kinds}
+            log.error("alerts_not_seen", extra=facts, exc_info=seen.faults[kinds])
+        self._faults = frozenset(seen.faults)
 
     def _settled(self, causes: Iterable[Cause], kept: Iterable[Kept], now: datetime) -> list[Cause]:
         """Leave out what may pass by itself, and has not been seen for long enough."""

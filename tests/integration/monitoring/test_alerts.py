@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, func, select, text, update
 
 from prometheus.configuration import SettingsError
 from prometheus.core.holidays import Holiday, HolidayKind, HolidayState
@@ -28,7 +28,7 @@ from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import Failure
 from prometheus.persistence.holidays import decide_holidays, propose_holidays
-from prometheus.persistence.tables import alert_deliveries
+from prometheus.persistence.tables import alert_deliveries, worker_incarnations
 from prometheus.persistence.tables import alerts as alerts_table
 from prometheus.settings import load_settings
 from tests.conftest import StartProcess
@@ -187,6 +187,7 @@ class TestKinds:
             f"Over: {dag.dag_id}: a (attempt 2) failed for good"
         ]
         assert [row.times for row in alarm.rows()] == [1]
+        assert SECRET not in str([alarm.rows(), alarm.deliveries()])
 
     @pytest.mark.promise("P7")
     def test_jobs_that_could_not_start_in_time_until_they_are_forced(self, alarm: Alarm) -> None:
@@ -544,6 +545,23 @@ def test_the_watcher_goes_on_after_whatever_it_could_not_do(
     wait_until(lambda: len(one_alarm.recipients.posts) == 1, timeout=30)
     watcher.close()
     assert [each.message for each in caplog.records].count("alerts_not_watched") == 1
+
+
+def test_a_question_without_an_answer_takes_nothing_from_the_others(
+    one_alarm: Alarm, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is what it asks about over: nobody knows. Here somebody has written what can not be."""
+    world = one_alarm.world
+    world.worker(name="lost@h", lease=-SECOND)
+    act(world, leases.give_up_workers, world.now())
+    assert one_alarm.look() == ["Error: worker lost@h was lost"]
+    act(world, lambda connection: connection.execute(update(worker_incarnations).values(queues=7)))
+    dag = world.run(job("a", max_retries=0))
+    world.fail_for_good(dag, "a", world.worker(lease=DAYS, name="other@h"))
+    later = world.now() + HOUR
+    assert one_alarm.look(later) == [f"Error: {dag.dag_id}: a failed for good"]
+    assert one_alarm.look(later) == []
+    assert [each.message for each in caplog.records].count("alerts_not_seen") == 1
 
 
 def rename(engine: Engine, table: str, other: str) -> None:
