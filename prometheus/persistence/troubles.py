@@ -208,17 +208,6 @@ def late_sensors(connection: Connection) -> list[Row[Any]]:
     ]
 
 
-def made_by_operators(connection: Connection, dag_ids: Collection[str]) -> dict[str, datetime]:
-    """Return when those of some runs were made that operators have made, in wall time."""
-    found = {}
-    for some in _chunks(dag_ids):
-        query = select(_r.dag_id, _r.created_at).where(
-            _r.dag_id.in_(some), _r.trigger == "operator"
-        )
-        found.update({row.dag_id: row.created_at for row in connection.execute(query)})
-    return found
-
-
 def sessions_with_runs_since(connection: Connection, day: date) -> dict[tuple[str, str], set[date]]:
     """Return the sessions from a date on that have runs: pipeline and market -> dates."""
     found: dict[tuple[str, str], set[date]] = {}

@@ -280,13 +280,7 @@ def _deadlines(scene: _Scene) -> Iterator[Cause]:
         unseen = each.done_at is not None and each.done_at > scene.since and each.dag_id not in told
         if each.missed and (each.done_at is None or unseen):
             missed[each.dag_id].append(each)
-    # Who makes a run of a session that is long over knows that it is late.
-    made = troubles.made_by_operators(scene.look.connection, missed)
-    for dag_id, all_due in missed.items():
-        made_at = made.get(dag_id)
-        due = [each for each in all_due if made_at is None or made_at <= each.deadline_at]
-        if not due:
-            continue
+    for dag_id, due in missed.items():
         priority = min(each.priority for each in due)
         yield Cause(
             key=f"{AlertKind.DEADLINE_MISSED}:{dag_id}",
