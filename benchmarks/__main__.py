@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from collections.abc import Callable
+from typing import Any
 
 from benchmarks.chain import measure_chain
 from benchmarks.commands import measure_commands
+from benchmarks.pages import BIG, MOST_STATEMENTS, measure_pages
 from benchmarks.state import measure_states, measure_validate
 
 
@@ -15,21 +18,22 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--only", action="append", choices=list(_PARTS), help="may be repeated")
     options = parser.parse_args()
-    states = measure_states()
-    validate = measure_validate()
-    commands = measure_commands()
-    chain = measure_chain()
+    figures: dict[str, Any] = {}
+    if not options.json:
+        print(f"{platform.machine()}, Python {platform.python_version()}; medians")
+    for name in options.only or _PARTS:
+        key, measure, tell = _PARTS[name]
+        figures[key] = measure()
+        if not options.json:
+            print()
+            tell(figures[key])
     if options.json:
-        figures = {
-            "states": states,
-            "validate_us": validate,
-            "commands": commands,
-            "chain": chain,
-        }
         print(json.dumps(figures, indent=2))
-        return
-    print(f"{platform.machine()}, Python {platform.python_version()}; medians\n")
+
+
+def _tell_states(states: dict[str, float | None]) -> None:
     print("get_market_state, aware UTC at random instants of 2015-2026")
     for market in ("XNYS", "US_EQ", "ASIA_EQ"):
         print(f"  {market:<12} {states[market + '_ns']:8.0f} ns a call")
@@ -40,25 +44,31 @@ def main() -> None:
             f"  exchange_calendars is_open_on_minute {states['exchange_calendars_ns']:.0f} ns: "
             f"{states['ratio']:.1f} times as long"
         )
-    print("\nDAG.validate")
+
+
+def _tell_validate(validate: dict[int, float]) -> None:
+    print("DAG.validate")
     for size, microseconds in validate.items():
         print(f"  {size:>6} jobs {microseconds:10.0f} µs  {microseconds / size:6.2f} µs a job")
-    print("\ncommands, each a process of its own")
+
+
+def _tell_commands(commands: dict[str, dict[str, float]]) -> None:
+    print("commands, each a process of its own")
     for command, took in commands.items():
         print(
             f"  {command:<44} {took['wall_ms']:6.0f} ms, {took['cpu_ms']:.0f} ms of processor time"
         )
-    print("\nchain of 50 jobs, PostgreSQL and Redis: end of a job to the start of the next")
+
+
+def _tell_chain(chain: dict[str, Any]) -> None:
+    print("chain of 50 jobs, PostgreSQL and Redis: end of a job to the start of the next")
     for name in ("prometheus", "bare_celery"):
         row = chain[name]
-        assert isinstance(row, dict)
         print(
             f"  {name:<12} median {row['median_ms']:7.2f} ms  p99 {row['p99_ms']:7.2f} ms  "
             f"({row['gaps']} gaps)"
         )
     ours, bare = chain["prometheus"], chain["bare_celery"]
-    assert isinstance(ours, dict)
-    assert isinstance(bare, dict)
     print(
         f"  ratio        median {ours['median_ms'] / bare['median_ms']:7.2f}     "
         f"p99 {ours['p99_ms'] / bare['p99_ms']:7.2f}"
@@ -66,6 +76,31 @@ def main() -> None:
     print("\nresident memory")
     print(f"  beat         {chain['beat_rss_mb']:7.1f} MB")
     print(f"  worker child {chain['worker_child_rss_mb']:7.1f} MB")
+
+
+def _tell_pages(found: dict[str, Any]) -> None:
+    rows = ", ".join(f"{count:,} {table}" for table, count in found["rows"].items())
+    print(f"pages and lists, PostgreSQL with {rows} (filled in {found['filled_seconds']:.0f} s)")
+    print(f"  {'':<34}{'p50':>8}{'p95':>8}{'max':>8} ms  queries")
+    for name, page in found["pages"].items():
+        times = "".join(f"{page[key]:8.1f}" for key in ("p50_ms", "p95_ms", "max_ms"))
+        slow = f"  slower than {page['limit_ms']:.0f} ms" if not page["quick"] else ""
+        many = f"  more than {MOST_STATEMENTS} queries" if not page["few"] else ""
+        print(f"  {name:<34}{times}{page['statements']:>10}{slow}{many}")
+    print(
+        "  Queries are besides the one by which every request asks who makes it.\n"
+        f"  The first request is among the times. A run of {BIG:,} jobs may take a second."
+    )
+
+
+_PARTS: dict[str, tuple[str, Callable[[], Any], Callable[[Any], None]]] = {
+    "states": ("states", measure_states, _tell_states),
+    "validate": ("validate_us", measure_validate, _tell_validate),
+    "commands": ("commands", measure_commands, _tell_commands),
+    "chain": ("chain", measure_chain, _tell_chain),
+    "pages": ("pages", measure_pages, _tell_pages),
+}
+"""Name -> key in the document, what measures it, and what prints that."""
 
 
 if __name__ == "__main__":
