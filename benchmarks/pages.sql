@@ -112,6 +112,18 @@ SELECT now() - (50000 - n) * interval '1 hour',
 FROM (SELECT dag_id, row_number() OVER (ORDER BY opens_at, dag_id) AS n FROM dag_runs) AS r
 WHERE n <= 50000;
 
+-- What went wrong: of each run that failed, all of it over but in what is at work.
+INSERT INTO alerts (key, kind, severity, markets, dag_id, pipeline, summary, details, subjects, since,
+    raised_at, times, resolved_at, told, told_at, told_subjects)
+SELECT 'job_failed:' || dag_id, 'job_failed', 'error', jsonb_build_array(market_id), dag_id, pipeline,
+    'Jobs of ' || dag_id || ' failed', '["run_signals: the vendor does not answer"]',
+    '["run_signals"]', opens_at, opens_at, 1, completed_at, 'raised', opens_at, '["run_signals"]'
+FROM dag_runs WHERE status IN ('FAILED', 'OPEN');
+
+INSERT INTO alert_deliveries (alert_id, channel, event, title, body, state, tries, next_try_at,
+    created_at, ended_at)
+SELECT alert_id, 'desk', 'raised', summary, summary, 'sent', 1, since, since, since FROM alerts;
+
 -- What was paused once, and what is.
 INSERT INTO pauses (market_id, reason, author, paused_at, ended_at, ended_by)
 SELECT 'US_EQ', 'the vendor is late', 'ada', now() - n * interval '1 day',
