@@ -170,7 +170,7 @@ def read_progress(
 
 def _jobs(connection: Connection, dag_ids: Collection[str]) -> dict[str, tuple[JobProgress, ...]]:
     latest: dict[str, dict[str, JobProgress]] = defaultdict(dict)
-    for chunk in _chunks(list(dag_ids)):
+    for chunk in chunks(dag_ids):
         rows = connection.execute(
             select(
                 _e.dag_id,
@@ -201,9 +201,10 @@ def _jobs(connection: Connection, dag_ids: Collection[str]) -> dict[str, tuple[J
     return {dag_id: tuple(jobs.values()) for dag_id, jobs in latest.items()}
 
 
-def _chunks(items: list[str], size: int = 500) -> list[list[str]]:
-    # SQLite takes a limited number of parameters.
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def chunks(names: Collection[str], size: int = 500) -> list[list[str]]:
+    """Divide names among statements: SQLite takes a limited number of parameters."""
+    listed = list(names)
+    return [listed[start : start + size] for start in range(0, len(listed), size)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -13,6 +13,7 @@ from prometheus.core.holidays import HolidayState
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.orchestration.sensor import Readiness
 from prometheus.orchestration.timeouts import RUN_TIMEOUT
+from prometheus.persistence.progress import chunks
 from prometheus.persistence.tables import (
     dag_runs,
     has_failed,
@@ -40,8 +41,6 @@ _went_wrong = or_(
         _e.cancel_asked_by.startswith(RUN_TIMEOUT, autoescape=True),
     ),
 )
-_AT_ONCE = 500
-"""SQLite takes a limited number of parameters."""
 _MOST_LATE = 500
 
 
@@ -84,7 +83,7 @@ def failed_or_unfinished(connection: Connection, dag_ids: Collection[str]) -> li
     """List the jobs of some runs that have ended, and not well, or that have not ended (again)."""
     found = []
     unfinished = in_state(job_executions, JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING)
-    for some in _chunks(dag_ids):
+    for some in chunks(sorted(dag_ids)):
         query = _ENDED.where(_e.dag_id.in_(some), or_(_went_wrong, unfinished), _is_last)
         found += [_ended(row) for row in connection.execute(query)]
     return found
@@ -102,12 +101,6 @@ def _ended(row: Row[Any]) -> Ended:
         at=row.at,
         error=row.error_message or "",
     )
-
-
-def _chunks(names: Collection[str]) -> Iterator[list[str]]:
-    listed = sorted(names)
-    for start in range(0, len(listed), _AT_ONCE):
-        yield listed[start : start + _AT_ONCE]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from prometheus.core.horizons import HorizonLevel, horizon_level
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import in_force
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.dispatch.crew import count_listeners, judge_leader, read_leader
+from prometheus.dispatch.crew import count_listeners, judge_leader
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
 from prometheus.monitoring.installation import Installation, Look
@@ -109,7 +109,7 @@ def read_causes(
 
 
 def _scheduler(scene: _Scene) -> Iterator[Cause]:
-    leader = read_leader(scene.look.connection)
+    leader = scene.look.leader
     scheduled, told = judge_leader(leader, scene.here.settings.scheduler.lease)
     scene.silent = not scheduled
     if scheduled:
