@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import date
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
 from functools import partial
 
 from prometheus.sources import bundled
@@ -41,6 +41,7 @@ def build_sources(
     eodhd: EodhdFeed | None = None,
     members: Members = members,
     session_dates: SessionDates = session_dates,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> ConfiguredSources:
     """
     Make the feeds of all markets.
@@ -52,6 +53,7 @@ def build_sources(
         eodhd: What is configured of that feed.
         members: Market to its exchanges.
         session_dates: Sessions of an exchange or a market.
+        now: The wall clock, by which a feed has its hours and its quota.
 
     Raises:
         SourceConfigurationError: See `choose_sources`.
@@ -59,7 +61,7 @@ def build_sources(
     eodhd = eodhd or EodhdFeed()
     chosen = choose_sources(assignments or {}, members, eodhd)
     return ConfiguredSources(
-        chosen, seed=seed, eodhd=eodhd, members=members, session_dates=session_dates
+        chosen, seed=seed, eodhd=eodhd, members=members, session_dates=session_dates, now=now
     )
 
 
@@ -74,10 +76,16 @@ class ConfiguredSources:
         eodhd: EodhdFeed,
         members: Members,
         session_dates: SessionDates,
+        now: Callable[[], datetime],
     ) -> None:
         self._assignments = dict(assignments)
         self._remade = partial(
-            build_sources, seed=seed, eodhd=eodhd, members=members, session_dates=session_dates
+            build_sources,
+            seed=seed,
+            eodhd=eodhd,
+            members=members,
+            session_dates=session_dates,
+            now=now,
         )
         self._members = members
         self._synthetic = SyntheticPrices(seed=seed, members=members, session_dates=session_dates)
@@ -92,10 +100,13 @@ class ConfiguredSources:
 
             # One client, so that both feeds heed what one of them learns about limits.
             client = EodhdClient(
-                eodhd.token, url=eodhd.url, requests_per_minute=eodhd.requests_per_minute
+                eodhd.token,
+                url=eodhd.url,
+                requests_per_minute=eodhd.requests_per_minute,
+                now=now,
             )
             self._eodhd = EodhdPrices(
-                client, eodhd.listings, members=members, named_codes=eodhd.named_codes
+                client, eodhd.listings, members=members, named_codes=eodhd.named_codes, now=now
             )
             self._eodhd_readiness = EodhdReadiness(
                 client, eodhd.listings, members=members, depth=eodhd.readiness

@@ -520,7 +520,7 @@ class _Tables:
         with Imitation(NOW - timedelta(days=1)) as server:
             feed = EodhdFeed(SecretStr(TOKEN), url=server.url, symbols=SYMBOLS)
             before = date(2012, 11, 20)
-            sources = build_sources({"US_EQ": "eodhd"}, eodhd=feed)
+            sources = build_sources({"US_EQ": "eodhd"}, eodhd=feed, now=lambda: server.now)
             ingest_prices(context(engine, "US_EQ", before, sources=sources))
         self._before = everything(engine)
         engine.dispose()

@@ -209,7 +209,8 @@ def test_tickers_that_are_not_counted_are_no_reason(server: Imitation) -> None:
     assert (details.active_tickers, details.updated_tickers) == (None, None)
     symbols = ("XNAS:AAPL", "XNAS:MSFT", "XNYS:IBM")
     feed = EodhdFeed(SecretStr(TOKEN), url=server.url, symbols=symbols, readiness="tickers")
-    check = build_sources({"US_EQ": "eodhd"}, eodhd=feed).readiness("US_EQ")
+    sources = build_sources({"US_EQ": "eodhd"}, eodhd=feed, now=lambda: server.now)
+    check = sources.readiness("US_EQ")
     assert check is not None
     assert check("US_EQ", WEDNESDAY, last=None, earlier=()) == {"ready": True, "share:US": None}
 

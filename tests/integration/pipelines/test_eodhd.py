@@ -46,7 +46,7 @@ def server() -> Iterator[Imitation]:
 
 def sources(server: Imitation, market_id: str = "US_EQ", **given: Any) -> ConfiguredSources:
     feed = EodhdFeed(SecretStr(TOKEN), url=server.url, **{"symbols": US, **given})
-    return build_sources({market_id: "eodhd"}, eodhd=feed)
+    return build_sources({market_id: "eodhd"}, eodhd=feed, now=lambda: server.now)
 
 
 def job(engine: Engine, server: Imitation, day: date = WEDNESDAY, **given: Any) -> JobContext:

@@ -32,7 +32,7 @@ def server() -> Iterator[Imitation]:
 
 def look(server: Imitation, depth: str = "tickers", day: date = WEDNESDAY, **told: Any) -> Any:
     feed = EodhdFeed(SecretStr(TOKEN), url=server.url, symbols=US, readiness=depth)
-    sources = build_sources({"US_EQ": "eodhd"}, eodhd=feed)
+    sources = build_sources({"US_EQ": "eodhd"}, eodhd=feed, now=lambda: server.now)
     assert sources.readiness("EU_EQ") is None
     check = sources.readiness("US_EQ")
     assert check is not None
