@@ -41,6 +41,7 @@ _COMMANDS = {
     "logs": ("logs", "logs", _LOOK),
     "alerts": ("alerts", "application", _LOOK),
     "audit": ("audit", "audit", _LOOK),
+    "backfill": ("backfill", "application", _OPERATE),
     "retry": ("operate", "retry", _OPERATE),
     "cancel": ("operate", "cancel", _OPERATE),
     "skip": ("operate", "skip", _OPERATE),

@@ -16,6 +16,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 from prometheus.dispatch.canary import CANARY
 from prometheus.dispatch.names import BUSY_FOR, BUSY_KEY, CANARY_EXPIRES_SECONDS
 from prometheus.orchestration.dag import JobPriority
+from prometheus.orchestration.lifecycle import BACKGROUND_TRIGGERS
 from prometheus.persistence.executions import HARD_LIMIT_GRACE, Publication
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Publisher:
                 self._send(publication, producer)
 
     def _send(self, publication: Publication, producer: object) -> None:
-        background = publication.trigger == "catch_up"
+        background = publication.trigger in BACKGROUND_TRIGGERS
         self._app.send_task(
             task_name(publication.pipeline, publication.job_type),
             args=[publication.execution_id],

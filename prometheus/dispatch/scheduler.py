@@ -42,11 +42,19 @@ from prometheus.orchestration.decisions import (
     next_timeout,
 )
 from prometheus.orchestration.following import follow, is_behind
-from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus, RunStatus
+from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus, RunStatus, Trigger
 from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import REACH, next_opening, plan_runs, session_bounds
-from prometheus.persistence import clock, executions, following, leases, overrides, runs
+from prometheus.persistence import (
+    backfills,
+    clock,
+    executions,
+    following,
+    leases,
+    overrides,
+    runs,
+)
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.engine import is_contended, is_unavailable, reading, writing
 from prometheus.persistence.executions import NotOurs, Publication
@@ -118,6 +126,8 @@ class Pace:
     """How often, at most, orphans are looked for."""
     tell_failures_for: timedelta = timedelta(days=1)
     """How old a final failure may be when ``on_failure`` is called for it."""
+    backfill_wait: timedelta = timedelta(seconds=1)
+    """Longest pause between two ticks while there is a backfill, whose next run waits for one."""
     over_limit_by: timedelta = timedelta(seconds=60)
     """How long after its hard limit an execution is given up."""
 
@@ -194,6 +204,7 @@ class Scheduler:
         self._canaries = Canaries(broker)
         self._canaries_at: datetime | None = None
         self._not_rescued: set[str] = set()
+        self._not_backfilled: set[int] = set()
         self._told: dict[str, _Told] = {}
         self._overrides: int | None = None
         self._reopens = False
@@ -495,6 +506,8 @@ class Scheduler:
         self._reconcile(now)
         if self._create_runs:
             self._plan(now)
+        if now.open_backfills:
+            self._backfill()
         advanced = self.advance()
         self._tell_failures(now)
         self._look_for_deaf_queues(now)
@@ -684,7 +697,9 @@ class Scheduler:
                     connection,
                     planned.dag,
                     opens_at=planned.opens_at,
-                    trigger="catch_up" if planned.forced or planned.missed else "schedule",
+                    trigger=Trigger.CATCH_UP
+                    if planned.forced or planned.missed
+                    else Trigger.SCHEDULE,
                     calendar_version=calendar.version,
                     parameters=pipeline.parameters,
                     forced=planned.forced,
@@ -696,6 +711,35 @@ class Scheduler:
                 log.log(level, event, extra={"dag": planned.dag.dag_id, "reason": planned.missed})
         # All that have opened have their runs now: not looked at again, however many there are.
         self._planned_until[key] = (now.market_at - REACH).date()
+
+    def _backfill(self) -> None:
+        """Begin the sessions of backfills whose turn has come, and end those that are through."""
+        with reading(self._engine) as connection:
+            due = backfills.due_sessions(connection)
+        for session in due:
+            number = session.backfill_id
+            pipeline = self._pipelines.get(session.pipeline)
+            facts = {"backfill": number, "session": session.session_date}
+            if pipeline is None or session.market_id not in self._markets:
+                if number not in self._not_backfilled:  # once is enough
+                    self._not_backfilled.add(number)
+                    told = {"pipeline": session.pipeline, "market": session.market_id}
+                    log.warning("backfill_held", extra={**facts, **told})
+                continue
+            try:
+                with self._writing() as connection:
+                    refused = backfills.begin_session(connection, session, pipeline)
+            except Exception as error:  # one session's trouble never delays what is due
+                if _ends_tick(error):
+                    raise
+                _say("session_not_backfilled", error, backfill=str(number))
+                continue
+            if refused is not None:
+                log.warning("backfill_refused", extra={**facts, "reason": refused})
+        with self._writing() as connection:
+            ended = backfills.end_backfills(connection)
+        for number in ended:
+            log.info("backfill_ended", extra={"backfill": number})
 
     def _may_rescue(self, now: Now) -> bool:
         """Say whether orphans are looked for in this tick."""
@@ -909,7 +953,7 @@ class Scheduler:
         return timedelta(0)
 
     def _pause(self, now: Now, advanced: Advanced) -> timedelta:
-        waits = [self._pace.max_wait]
+        waits = [self._pace.backfill_wait if now.open_backfills else self._pace.max_wait]
         market_next = _earlier(advanced.next_at, self._opening_at)
         if market_next is not None:
             waits.append(now.clock.wall_delay(market_next - now.market_at))

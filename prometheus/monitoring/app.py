@@ -14,6 +14,7 @@ from prometheus.monitoring.alerts.watching import Watcher
 from prometheus.monitoring.api import (
     actions,
     alerts,
+    backfills,
     executions,
     health,
     known,
@@ -110,7 +111,7 @@ def create_app(settings: Settings, *, watches: bool = False) -> FastAPI:
         known,
     )
     pages = (rendering, signing, world, run, day, history, calendar, operations_page, pulse)
-    for subject in (*looks, actions, overrides, session, *pages):
+    for subject in (*looks, actions, backfills, overrides, session, *pages):
         app.include_router(subject.router)
     _describe_problems(app)
     return app

@@ -42,7 +42,7 @@ PUBLIC = frozenset(
 """What everybody may ask, whoever it is: method and path; and the files that pages are made of."""
 CSRF_HEADER = "X-CSRF-Token"
 
-_PREVIEW = re.compile(r"/api/v1/overrides/([^/]+/withdraw/)?preview")
+_PREVIEW = re.compile(r"/api/v1/(overrides/([^/]+/withdraw/)?|backfills/)preview")
 """What is posted and changes nothing; who may look may ask it."""
 _COOKIE = "prometheus_sign_in"
 _PORT = re.compile(r":([0-9]+)$")

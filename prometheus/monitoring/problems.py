@@ -31,6 +31,7 @@ from prometheus.errors import (
 )
 from prometheus.masking import safe_text
 from prometheus.monitoring.installation import Installation
+from prometheus.orchestration.backfill import BackfillRangeError
 from prometheus.persistence import migrate
 from prometheus.persistence.engine import is_unavailable, what_ails
 from prometheus.persistence.listings import UnknownExecutionError, UnknownJobError, UnknownRunError
@@ -62,6 +63,7 @@ _STATUS: Mapping[type[PrometheusError], HTTPStatus] = {
     UnknownExecutionError: HTTPStatus.NOT_FOUND,
     UnreadableRunError: HTTPStatus.CONFLICT,
     UnknownTargetError: HTTPStatus.NOT_FOUND,
+    BackfillRangeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PauseEndError: HTTPStatus.UNPROCESSABLE_ENTITY,
     OperatorError: HTTPStatus.CONFLICT,
     OverridesChangedError: HTTPStatus.CONFLICT,

@@ -47,6 +47,24 @@ class RunStatus(StrEnum):
     """At least one job was cancelled, and none failed."""
 
 
+class Trigger(StrEnum):
+    """Why a run was made."""
+
+    SCHEDULE = "schedule"
+    """Its session came."""
+    CATCH_UP = "catch_up"
+    """Its session had passed, in an outage."""
+    OPERATOR = "operator"
+    """Somebody asked for it."""
+    BACKFILL = "backfill"
+    """Somebody asked for all sessions of a range."""
+
+
+BACKGROUND_TRIGGERS: frozenset[str] = frozenset({Trigger.CATCH_UP, Trigger.BACKFILL})
+"""Of such runs, messages wait behind all others of their queue."""
+ASKED_FOR: frozenset[str] = frozenset({Trigger.OPERATOR, Trigger.BACKFILL})
+"""Such runs are there because somebody said so."""
+
 _S = JobStatus
 
 ALLOWED: Mapping[JobStatus, frozenset[JobStatus]] = {

@@ -42,7 +42,7 @@ from prometheus.orchestration.facts import (
     Worker,
 )
 from prometheus.orchestration.following import why_closed
-from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus, RunStatus
+from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus, RunStatus, Trigger
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange, plan_runs, session_bounds
 from prometheus.orchestration.sensor import Readiness
@@ -745,7 +745,10 @@ class _Case:
                 since=latest.created_at,
             )
         elif self._run.forced:
-            why = {"catch_up": "it catches up on a session that was missed"}
+            why: dict[str, str] = {
+                Trigger.CATCH_UP: "it catches up on a session that was missed",
+                Trigger.BACKFILL: "a backfill asked for its run",
+            }
             text = why.get(self._facts.trigger, "an operator asked for its run")
             yield Reason(
                 kind=ReasonKind.FORCED,

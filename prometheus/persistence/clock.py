@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, func, select, true, update
 from prometheus.core.clock import MarketClock
 from prometheus.orchestration.planning import SessionRange
 from prometheus.persistence.metadata import database_now
-from prometheus.persistence.tables import calendar_overrides, market_clock, pauses
+from prometheus.persistence.tables import backfills, calendar_overrides, market_clock, pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Now:
     """The last calendar override that was recorded by then; 0 if there is none."""
     unended_pauses: int = 0
     """How many pauses nobody has ended, those included whose time is over."""
+    open_backfills: int = 0
+    """How many backfills have not ended."""
 
     @property
     def jumps(self) -> bool:
@@ -53,6 +55,10 @@ READ_NOW = select(
     .where(pauses.c.ended_at.is_(None))
     .scalar_subquery()
     .label("unended_pauses"),
+    select(func.count())
+    .where(backfills.c.ended_at.is_(None))
+    .scalar_subquery()
+    .label("open_backfills"),
 ).where(true())
 
 
@@ -73,6 +79,7 @@ def now_of(row: Row[Any]) -> Now:
         markets=frozenset(row.markets) if row.markets is not None else None,
         latest_override=row.latest_override,
         unended_pauses=row.unended_pauses,
+        open_backfills=row.open_backfills,
     )
 
 

@@ -14,7 +14,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, JobMetadata, JobPriority
 from prometheus.orchestration.deadlines import Deadline
-from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.orchestration.lifecycle import ASKED_FOR, JobStatus, RunStatus
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.timeouts import RUN_TIMEOUT
 from prometheus.persistence.clock import Now
@@ -114,10 +114,10 @@ def _run_done_at(run: Row[Any], done: Mapping[str, datetime | None]) -> datetime
 
 
 def _is_made_later(run: Row[Any], deadline_at: datetime, now: Now) -> bool:
-    """Say whether an operator made a run when its time was over already."""
+    """Say whether somebody had a run made when its time was over already."""
     # Where the clock leaps, what time it was then is not known.
-    by_operator = run.trigger == "operator" and not now.jumps
-    return by_operator and now.clock.market_time(run.created_at) > deadline_at
+    asked_for = run.trigger in ASKED_FOR and not now.jumps
+    return asked_for and now.clock.market_time(run.created_at) > deadline_at
 
 
 def read_deadlines(

@@ -17,6 +17,7 @@ from prometheus.orchestration.lifecycle import (
     FINAL,
     JobStatus,
     RunStatus,
+    Trigger,
     allowed_from,
 )
 from prometheus.orchestration.pipeline import Pipeline
@@ -147,9 +148,15 @@ def ignored_windows(
     return {job_id: (window, now) for job_id, window in windows.items() if now not in window}
 
 
-def rerun(connection: Connection, dag_id: str, *, actor: str) -> list[str]:
+def rerun(
+    connection: Connection, dag_id: str, *, actor: str, backfill: int | None = None
+) -> list[str]:
     """
     Give every job of a finished run a new attempt, whatever became of it.
+
+    Args:
+        actor: Who asks.
+        backfill: Of which backfill it is.
 
     Raises:
         OperatorError: The run is not finished, or its session is closed.
@@ -161,7 +168,7 @@ def rerun(connection: Connection, dag_id: str, *, actor: str) -> list[str]:
             f"{dag_id} is not finished. Wait for it, or: prometheus cancel {dag_id}"
         )
     jobs = _new_attempts(connection, run, set(run.dag.jobs))
-    record_audit(connection, actor, "rerun", dag_id, {})
+    record_audit(connection, actor, "rerun", dag_id, _of(backfill))
     return jobs
 
 
@@ -372,6 +379,7 @@ def run_now(
     *,
     again: bool,
     actor: str,
+    backfill: int | None = None,
 ) -> str:
     """
     Make the run of a session whose windows do not count, or give all jobs of one a new attempt.
@@ -381,6 +389,7 @@ def run_now(
         day: The session's date.
         again: Run again one that has finished, by `rerun`, instead of making it.
         actor: Who asks.
+        backfill: Of which backfill it is.
 
     Returns:
         The run's id.
@@ -409,7 +418,7 @@ def run_now(
             raise UnknownTargetError(
                 f"There is no run {dag.dag_id} to run again. Leave rerun out to make it."
             )
-        rerun(connection, dag.dag_id, actor=actor)
+        rerun(connection, dag.dag_id, actor=actor, backfill=backfill)
         return dag.dag_id
     if status is not None:
         raise RunExistsError(dag.dag_id, RunStatus(status))
@@ -417,15 +426,19 @@ def run_now(
         connection,
         dag,
         opens_at=opens_at,
-        trigger="operator",
+        trigger=Trigger.OPERATOR if backfill is None else Trigger.BACKFILL,
         calendar_version=calendar.version,
         parameters=pipeline.parameters,
         forced=True,
     )
     if not made:  # somebody made it a moment ago
         raise RunExistsError(dag.dag_id, RunStatus.OPEN)
-    record_audit(connection, actor, "run", dag.dag_id, {})
+    record_audit(connection, actor, "run", dag.dag_id, _of(backfill))
     return dag.dag_id
+
+
+def _of(backfill: int | None) -> dict[str, int]:
+    return {} if backfill is None else {"backfill": backfill}
 
 
 def _locked(connection: Connection, dag_id: str) -> _Run:

@@ -12,6 +12,7 @@ from prometheus.errors import PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.planning import LOOKS_BACK
 from prometheus.persistence.alerts import forget_alerts
+from prometheus.persistence.backfills import forget_backfills
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.requests import forget_keys
@@ -100,7 +101,7 @@ def count_old(engine: Engine, cutoff: Cutoff) -> Removed:
 def prune(engine: Engine, cutoff: Cutoff) -> Iterator[Removed]:
     """
     Remove old runs with their executions, so many in a transaction, old keys of requests, and
-    alerts that were over by then; who did what stays in `audit`.
+    alerts and backfills that were over by then; who did what stays in `audit`.
 
     Safe beside schedulers, workers and operators: an open run is never touched, nor one that
     somebody holds at that moment.
@@ -112,6 +113,7 @@ def prune(engine: Engine, cutoff: Cutoff) -> Iterator[Removed]:
     with writing(engine) as connection:
         forget_keys(connection, cutoff.completed_at)
         forget_alerts(connection, cutoff.completed_at)
+        forget_backfills(connection, cutoff.completed_at)
     while True:
         with writing(engine) as connection:
             # Whoever reopens a run holds it; when it is let go, its state is looked at anew.

@@ -26,7 +26,7 @@ from prometheus.orchestration.facts import (
     Worker,
 )
 from prometheus.orchestration.following import why_closed
-from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.orchestration.lifecycle import BACKGROUND_TRIGGERS, JobStatus
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import LOOKS_BACK, session_bounds
 from prometheus.orchestration.reasons import Unmade
@@ -380,7 +380,7 @@ def _waiting(connection: Connection, queue: str, now: datetime) -> tuple[Waiting
         Waiting(
             execution_id=row.execution_id,
             job=JobRef(row.dag_id, row.job_id),
-            background=row.trigger == "catch_up",
+            background=row.trigger in BACKGROUND_TRIGGERS,
             priority=row.priority,
             published_at=row.published_at,
         )

@@ -165,7 +165,7 @@ def create_run(
     Args:
         dag: What to run; stored as it is now.
         opens_at: When the run opens, in market time.
-        trigger: ``schedule``, ``catch_up`` or ``operator``.
+        trigger: Why it is made, a `Trigger`.
         calendar_version: The calendar its windows are first made of.
         parameters: Handed to every job.
         forced: Its windows do not count.

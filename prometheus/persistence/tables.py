@@ -33,6 +33,7 @@ from prometheus.actors import Role
 from prometheus.core.holidays import HolidayKind, HolidayState
 from prometheus.core.overrides import OverrideKind
 from prometheus.orchestration.alerts import AlertKind, Severity, Told
+from prometheus.orchestration.backfill import Reprocess
 from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus
 from prometheus.persistence.metadata import UtcDateTime, database_now, metadata
 
@@ -66,7 +67,12 @@ dag_runs = Table(
     Column("as_of_date", Date, nullable=False, comment="the session's date"),
     Column("status", String(10), nullable=False),
     Column("forced", Boolean, nullable=False, comment="windows do not count"),
-    Column("trigger", String(20), nullable=False, comment="schedule, catch_up or operator"),
+    Column(
+        "trigger",
+        String(20),
+        nullable=False,
+        comment="why it was made: schedule, catch_up, operator or backfill",
+    ),
     Column("definition", Json, nullable=False, comment="the DAG as it was when the run was made"),
     Column("definition_hash", String(64), nullable=False),
     Column("parameters", Json, nullable=False, comment="handed to every job"),
@@ -268,6 +274,48 @@ is_paused = exists().where(
     | ((pauses.c.dag_id == job_executions.c.dag_id) & (pauses.c.job_id == job_executions.c.job_id)),
 )
 """Whether an operator keeps an execution from starting; to be said of it and its run."""
+
+backfills = Table(
+    "backfills",
+    metadata,
+    Column("backfill_id", Integer, primary_key=True, autoincrement=True),
+    Column("pipeline", String(100), nullable=False),
+    Column("market_id", String(40), nullable=False),
+    Column("first_session", Date, nullable=False, comment="as asked: included"),
+    Column("last_session", Date, nullable=False, comment="as asked: included"),
+    Column("reprocess", String(10), nullable=False, comment="which runs it runs again"),
+    Column("max_active_runs", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("author", String(200), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("ended_at", UtcDateTime, comment="its last run ended, or somebody stopped it"),
+    Column("stopped_by", String(200)),
+    CheckConstraint(_one_of("reprocess", [each.value for each in Reprocess]), name="reprocess"),
+    CheckConstraint("max_active_runs > 0", name="max_active_runs"),
+    CheckConstraint("stopped_by IS NULL OR ended_at IS NOT NULL", name="stopped"),
+    comment="ranges of sessions whose runs are made or run again",
+)
+Index(
+    "ix_backfills_open",
+    backfills.c.backfill_id,
+    postgresql_where=text("ended_at IS NULL"),
+    sqlite_where=text("ended_at IS NULL"),
+)
+
+backfill_sessions = Table(
+    "backfill_sessions",
+    metadata,
+    Column(
+        "backfill_id", ForeignKey("backfills.backfill_id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("as_of_date", Date, primary_key=True),
+    Column("dag_id", String(200), nullable=False, comment="of its run, made or not"),
+    Column("again", Boolean, nullable=False, comment="its run was there and is run again"),
+    Column("begun_at", UtcDateTime, comment="when its turn came"),
+    Column("refused", Text, comment="why it could not be run then"),
+    CheckConstraint("refused IS NULL OR begun_at IS NOT NULL", name="refused"),
+    comment="what a backfill does, and has done",
+)
 
 worker_incarnations = Table(
     "worker_incarnations",

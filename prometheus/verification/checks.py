@@ -881,12 +881,12 @@ def successes_are_single(case: Case) -> Iterator[Violation]:
 
 
 def what_is_forced_was_asked_for(case: Case) -> Iterator[Violation]:
-    """No run or attempt is freed of its window but by an operator or a catch-up."""
+    """No run or attempt is freed of its window but by an operator, a backfill or a catch-up."""
     for each in case.runs:
         run = each.run
         if run.forced and run.trigger == "catch_up":
             yield from _early_catch_up(case, each)
-        elif run.forced and run.trigger != "operator":
+        elif run.forced and run.trigger not in ("operator", "backfill"):
             yield _of_run("forced", run, f"it is forced, but made by {run.trigger}")
         for rows in each.attempts.values():
             if rows[0].attempt_number == 1 and rows[0].forced:

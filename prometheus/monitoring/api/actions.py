@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Self
@@ -39,6 +39,7 @@ from prometheus.monitoring.guard import Asking, Visitor, role_of
 from prometheus.monitoring.installation import Here, Installation
 from prometheus.monitoring.problems import QuestionError
 from prometheus.orchestration.pauses import Pause
+from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence import operators, pauses, requests
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.pauses import PauseEndError
@@ -367,18 +368,28 @@ AtDesk = Annotated[Desk, Depends()]
 # --- runs and jobs ------------------------------------------------------------------------------
 
 
+def sound_pipelines(here: Installation, name: str) -> Mapping[str, Pipeline]:
+    """
+    Return the pipelines that runs can be made of, among which one is looked for.
+
+    Raises:
+        UnknownPipelineError: It may be one of those that have faults.
+    """
+    pipelines, faults = here.pipelines
+    if name not in pipelines and faults:
+        raise UnknownPipelineError(
+            f"There is no pipeline {name!r} without faults: /api/v1/pipelines has them."
+        )
+    return pipelines
+
+
 @router.post("/runs", response_model=Started)
 def run_now(desk: AtDesk, here: Here, ask: RunNow) -> Response:
     """Run a pipeline for one session now, or a finished run again; windows do not count."""
 
     def do(connection: Connection) -> dict[str, Any]:
         market_id = get_market(ask.market).market_id
-        pipelines, faults = here.pipelines
-        if ask.pipeline not in pipelines and faults:
-            raise UnknownPipelineError(
-                f"There is no pipeline {ask.pipeline!r} without faults: /api/v1/pipelines has them."
-            )
-        pipeline = find_pipeline(pipelines, ask.pipeline, market_id)
+        pipeline = find_pipeline(sound_pipelines(here, ask.pipeline), ask.pipeline, market_id)
         try:
             dag_id = operators.run_now(
                 connection, pipeline, market_id, ask.date, again=ask.rerun, actor=desk.by(ask)

@@ -60,7 +60,7 @@ class Run(Model):
     session_date: date
     status: RunStatus
     trigger: str
-    """Why it exists: ``schedule``, ``catch_up`` or ``operator``."""
+    """Why it exists: ``schedule``, ``catch_up``, ``operator`` or ``backfill``."""
     forced: bool
     """Whether its windows do not count."""
     calendar_version: str

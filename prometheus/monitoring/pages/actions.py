@@ -189,6 +189,28 @@ def of_calendar(calendar: TradingCalendar) -> Action:
     )
 
 
+def of_history(pipeline: str, market_id: str) -> Action:
+    """Say how runs of a pipeline are made, or run again, for a range of sessions."""
+    told = (
+        f"Runs of {pipeline} are made for a range of sessions of {market_id}, the oldest first, "
+        f"and so many at a time. What becomes of each session is shown first. {_NO_WINDOWS}"
+    )
+    return Action(
+        "Backfill",
+        told,
+        "api/v1/backfills",
+        ("first", "last", "reprocess", "max_active_runs", "reason"),
+        {"market": market_id, "pipeline": pipeline},
+        preview="api/v1/backfills/preview",
+    )
+
+
+def of_backfill(number: int) -> Action:
+    """Say how a backfill is stopped."""
+    told = f"Backfill {number} makes no further run. Those that are open go on."
+    return Action("Stop", told, f"api/v1/backfills/{number}/stop", ("reason",))
+
+
 def of_override(number: int) -> Action:
     """Say how an override is taken back."""
     told = (

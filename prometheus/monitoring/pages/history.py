@@ -16,12 +16,14 @@ from sqlalchemy import Connection, Row
 
 from prometheus.monitoring.api.models import IsoDate, Name
 from prometheus.monitoring.installation import Here, Installation
+from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.svg import element
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence.backfills import Backfill, list_backfills
 from prometheus.persistence.clock import Now
 from prometheus.persistence.listings import RunFilter, Sitting, list_sittings, read_dag
 from prometheus.persistence.runs import UnreadableRunError
@@ -31,6 +33,8 @@ router = APIRouter(include_in_schema=False)
 _MOST_SESSIONS = 30
 _MOST_CELLS = 6000
 """Of runs with very many jobs fewer sessions are shown."""
+_MOST_BACKFILLS = 20
+"""Of those that go on."""
 _BAR, _GAP, _HEIGHT = 5, 1, 26
 
 
@@ -73,10 +77,12 @@ def history_page(
             each for each in pairs if market in (None, each[0]) and pipeline in (None, each[1])
         )
         market, pipeline = next(fitting, (market, pipeline))
+    configured = here.pipelines[0].get(pipeline or "") if (market, pipeline) in pairs else None
     top = top_of(request)
     sittings: list[Sitting] = []
     more = False
-    jobs: list[str] = []
+    jobs: Sequence[str] = ()
+    going_on: list[Backfill] = []
     with here.look() as look:
         standing = standing_of(look, here)
         last = before - timedelta(days=1) if before is not None else None
@@ -85,13 +91,23 @@ def history_page(
             sittings, more = list_sittings(
                 look.connection, which, limit=_MOST_SESSIONS, most_jobs=_MOST_CELLS
             )
-        if sittings:
+        if configured is None and sittings:
             jobs = _jobs(look.connection, sittings[0].run.dag_id)
-    jobs += sorted({job for each in sittings for job in each.jobs}.difference(jobs))
+        elif look.now.open_backfills:
+            going_on = list_backfills(
+                look.connection,
+                is_open=True,
+                market_id=market,
+                pipeline=pipeline,
+                limit=_MOST_BACKFILLS,
+            )
+    if configured is not None and market is not None and sittings:
+        jobs = configured.dag(market, sittings[0].run.as_of_date).topological_order()
+    others = {job for each in sittings for job in each.jobs}.difference(jobs)
     shown = sittings[::-1]
     run_cells = [_of_run(each, look.now, top) for each in shown]
     lines = [_line("run", run_cells)] if shown else []
-    for job in jobs:
+    for job in (*jobs, *sorted(others)):
         cells = [_of_job(each.jobs.get(job), look.now, top) for each in shown]
         if any(cells):
             lines.append(_line(job, cells))
@@ -103,6 +119,9 @@ def history_page(
         "pairs": [
             (f"{each[1]}, {each[0]}", _link(*each), each == (market, pipeline)) for each in pairs
         ],
+        "backfill": actions.of_history(configured.name, market) if configured and market else None,
+        "backfills": going_on,
+        "stop": actions.of_backfill,
         "sessions": [each.run.as_of_date for each in shown],
         "lines": lines,
         "older": _link(market, pipeline, shown[0].run.as_of_date) if more else None,
@@ -127,12 +146,12 @@ def _link(market: str | None, pipeline: str | None, before: date | None = None) 
     return "?" + urlencode({name: value for name, value in asked.items() if value is not None})
 
 
-def _jobs(connection: Connection, dag_id: str) -> list[str]:
+def _jobs(connection: Connection, dag_id: str) -> Sequence[str]:
     """Give the jobs of a run, upstream first; none of a run that can not be read."""
     try:
-        return list(read_dag(connection, dag_id).topological_order())
+        return read_dag(connection, dag_id).topological_order()
     except UnreadableRunError:
-        return []
+        return ()
 
 
 def _of_job(row: Row[Any] | None, now: Now, top: str) -> Cell | None:

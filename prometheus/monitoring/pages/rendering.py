@@ -19,6 +19,7 @@ from prometheus.monitoring.guard import ASSETS, SIGN_IN_PAGE, role_of
 from prometheus.monitoring.pages import words
 from prometheus.monitoring.pages.assets import read_assets
 from prometheus.monitoring.problems import Problem
+from prometheus.orchestration.backfill import MOST_ACTIVE_RUNS, Reprocess
 from prometheus.persistence.operators import CANCEL_GRACE
 from prometheus.release import release
 
@@ -52,6 +53,8 @@ _templates.globals.update(
     release=release(),
     longest_reason=LONGEST_REASON,
     longest_text=LONGEST_TEXT,
+    reprocess=[each.value for each in Reprocess],
+    most_active_runs=MOST_ACTIVE_RUNS,
     override_kinds={
         kind.value: sorted({*takes, "zone"} if takes else ()) for kind, takes in TAKES.items()
     },

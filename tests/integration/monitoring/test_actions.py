@@ -542,3 +542,95 @@ def test_a_database_of_another_release_is_left_alone(web: Web, world: World) -> 
     why = web.problem_of_post("/api/v1/pause", {"market": "US_EQ", "reason": "r"}, 503)
     assert "Install that release" in why
     assert world.audited() == []
+
+
+class TestBackfills:
+    DRAFT: ClassVar = {
+        "market": "US_EQ",
+        "first": "2012-11-19",
+        "last": "2012-11-23",
+        "max_active_runs": 2,
+        "reason": "new prices",
+    }
+
+    def test_it_is_foreseen_started_looked_at_and_stopped(self, web: Web, world: World) -> None:
+        made = web.post("/api/v1/runs", {"market": "US_EQ", "date": "2012-11-20"})["dag_id"]
+        foreseen = web.post("/api/v1/backfills/preview", self.DRAFT)
+        assert foreseen["counts"] == {"new": 3, "kept": 1}
+        kept = foreseen["sessions"][1]
+        assert (kept["dag_id"], kept["effect"], kept["why"]) == (
+            made, "kept", "its run is not finished",
+        )  # fmt: skip
+        assert web.get("/api/v1/backfills")["items"] == []
+        asked = {**self.DRAFT, "plan": foreseen["plan"], "actor": "ada"}
+        started = web.post("/api/v1/backfills", asked)
+        backfill = started["backfill"]
+        assert (backfill["backfill"], backfill["author"], backfill["waiting"]) == (1, "ada", 3)
+        assert started["counts"] == foreseen["counts"]
+        assert web.get("/api/v1/backfills", state="open")["items"] == [backfill]
+        assert web.get("/api/v1/backfills", market="EU_EQ")["items"] == []
+        report = web.get("/api/v1/backfills/1/sessions")
+        assert report["backfill"] == backfill
+        assert [each["session_date"] for each in report["sessions"]] == [
+            "2012-11-19", "2012-11-21", "2012-11-23",
+        ]  # fmt: skip
+        stopped = web.post("/api/v1/backfills/1/stop", {"reason": "enough", "actor": "bob"})
+        assert stopped["backfill"]["stopped_by"] == "bob"
+        assert web.get("/api/v1/backfills", state="open")["items"] == []
+        assert [each[:2] for each in world.audited()][1:] == [
+            ("ada", "backfill"), ("bob", "backfill_stop"),
+        ]  # fmt: skip
+        why = web.problem_of_post("/api/v1/backfills/1/stop", {"reason": "enough"}, 409)
+        assert "has ended already" in why
+
+    def test_a_list_of_several_pages_has_each_once(self, web: Web, world: World) -> None:
+        for day in ("2012-11-19", "2012-11-20", "2012-11-21"):
+            web.post("/api/v1/backfills", {**self.DRAFT, "first": day, "last": day})
+        first = web.get("/api/v1/backfills", limit=2)
+        second = web.get("/api/v1/backfills", limit=2, cursor=first["next"])
+        numbers = [each["backfill"] for page in (first, second) for each in page["items"]]
+        assert (numbers, second["next"]) == ([3, 2, 1], None)
+
+    def test_what_can_not_be_is_refused_and_nothing_is_done(self, web: Web, world: World) -> None:
+        def refused(status: int, **other: Any) -> str:
+            return web.problem_of_post("/api/v1/backfills", {**self.DRAFT, **other}, status)
+
+        assert "is after the last" in refused(422, last="2012-11-18")
+        assert "is before the first date" in refused(422, first="1900-01-01")
+        assert "a backfill may have" in refused(422, first="1990-01-01", last="2026-11-01")
+        assert "There is no pipeline" in refused(404, pipeline="dayly")
+        refused(404, market="US_EX")
+        refused(422, max_active_runs=0)
+        refused(422, reprocess="some")
+        assert "something else than it was shown" in refused(409, plan="0123456789abcdef")
+        web.problem_of_post("/api/v1/backfills/7/stop", {"reason": "no"}, 404)
+        assert world.audited() == []
+
+    def test_the_command_says_the_same(
+        self, web: Web, world: World, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        foreseen = web.post("/api/v1/backfills/preview", self.DRAFT)
+        monkeypatch.setenv("PROMETHEUS__DATABASE__URL", database_url)
+
+        def run(*command: str, told: str | None = None) -> str:
+            done = CliRunner().invoke(make_application(), ["backfill", *command], input=told)
+            assert done.exit_code == 0, done.output
+            return done.stdout
+
+        start = ("start", "US_EQ", "--from", "2012-11-19", "--to", "2012-11-23", "--reason", "why")
+        shown = json.loads(run(*start, "--json"))
+        assert (shown["backfill"], shown["counts"]) == (None, foreseen["counts"])
+        assert shown["sessions"] == foreseen["sessions"]
+        assert "No backfill is open." in run("list")
+        refused = CliRunner().invoke(make_application(), ["backfill", *start], input="n\n")
+        assert (refused.exit_code, "Nothing was started." in refused.stdout) == (1, True)
+        assert "Started as backfill 1" in run(*start, "--as", "ada", told="y\n")
+        assert "4 waiting" in run("list")
+        document = json.loads(run("show", "1", "--json"))
+        sessions = document.pop("sessions_of_it")
+        report = web.get("/api/v1/backfills/1/sessions")
+        assert instants(document) == instants(report["backfill"])
+        assert instants(sessions) == instants(report["sessions"])
+        assert "us_eq_daily_2012-11-19" in run("show", "1")
+        assert "4 were left" in run("stop", "1", "--reason", "enough")
+        assert "stopped by" in run("list", "--all")

@@ -235,6 +235,37 @@ def test_a_run_is_made_for_a_session_that_has_none(page: Page, web: Web, world: 
     assert [each[1] for each in world.audited()] == ["run"]
 
 
+def test_a_backfill_is_seen_before_it_is_started_and_stopped_by_keyboard(
+    page: Page, web: Web, world: World
+) -> None:
+    lead(world)
+    page.goto("/history?market=US_EQ&pipeline=daily")
+    mark(page)
+    dialog, done, press = page.get_by_role("dialog"), page.locator("#done"), "Enter"
+    changes = page.get_by_role("region", name="What changes")
+    page.get_by_role("button", name="Backfill").focus()
+    page.keyboard.press(press)
+    dialog.get_by_label("First date").fill("2012-11-19")
+    dialog.get_by_label("Last date").fill("2012-11-23")
+    dialog.get_by_label("open at a time").fill("2")
+    dialog.get_by_label("Reason").fill("new prices")
+    submit(page)
+    expect(changes).to_contain_text("4 new.")
+    expect(changes).to_contain_text("2012-11-23: new")
+    assert serious_faults(page) == []
+    assert world.audited() == []
+    submit(page)
+    expect(done).to_contain_text("Backfill: daily in US_EQ")
+    expect(page.locator("#live")).to_contain_text("Of 4 sessions 4 wait")
+    page.get_by_role("button", name="Stop").focus()
+    page.keyboard.press(press)
+    dialog.get_by_label("Reason").fill("enough")
+    submit(page)
+    expect(page.locator("#live")).not_to_contain_text("Of 4 sessions")
+    assert [each[1] for each in world.audited()] == ["backfill", "backfill_stop"]
+    assert was_not_loaded_again(page)
+
+
 def test_one_press_does_nothing(page: Page, web: Web, world: World) -> None:
     """Nor does a key that is held down, or a second press that comes too soon to have read."""
     lead(world)

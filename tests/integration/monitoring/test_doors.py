@@ -33,6 +33,7 @@ PUBLIC = {
 """All that nobody is answered: written here once more, so that no other is added unseen."""
 SIGN_OUT = ("DELETE", "/api/v1/session")
 PREVIEWS = {
+    ("POST", "/api/v1/backfills/preview"),
     ("POST", "/api/v1/overrides/preview"),
     ("POST", "/api/v1/overrides/override/withdraw/preview"),
 }

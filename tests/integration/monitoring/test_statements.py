@@ -53,6 +53,8 @@ def test_every_page_and_list_asks_few_things(web: Web, world: World) -> None:
         pauses.pause(connection, market_id="EU_EQ", reason="it rains", actor="ada")
         pauses.hold(connection, dag.dag_id, "b", reason="it rains", actor="ada")
         operators.skip(connection, dags[1].dag_id, "b", actor="eve", reason="not today")
+    range_of_it = {"market": "US_EQ", "first": "2012-11-19", "last": "2012-11-23"}
+    started = web.post("/api/v1/backfills", {**range_of_it, "reason": "new prices"})
     asked = []
     for method, path in walk(web.app.routes):
         if method != "GET" or path == ENDLESS or path.startswith(("/static/", "/api/openapi")):
@@ -63,6 +65,7 @@ def test_every_page_and_list_asks_few_things(web: Web, world: World) -> None:
             "market": "US_EQ",
             "day": DAY.isoformat(),
             "execution_id": running,
+            "backfill": started["backfill"]["backfill"],
         }
         web.statements.clear()
         answer = web.ask(path.format_map(values) + QUERIES.get(path, ""))

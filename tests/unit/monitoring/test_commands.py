@@ -30,7 +30,7 @@ MISSING = {
 
 OF_COMMANDS_ONLY = {"folder", "as_json", "wait", "yes"}
 """Where it is done, how it is shown, and what a command asks; the API tells by a preview."""
-OF_API_ONLY = {"latest"}
+OF_API_ONLY = {"latest", "plan"}
 """What was seen by a preview; a command knows by itself."""
 OTHER_NAMES = {"lasting": "for", "day": "date", "opens": "open", "closes": "close"}
 """Parameter of a command -> field of the API, where the word is one of Python's."""
@@ -39,6 +39,8 @@ COMMANDS = {
     "overrides": "calendar override add",
     "withdraw": "calendar override withdraw",
     "ack": "alerts ack",
+    "backfills": "backfill start",
+    "stop": "backfill stop",
 }
 """Last part of a path -> its command, where that has another name."""
 

@@ -23,7 +23,7 @@ def test_every_path_is_told_in_the_page_about_it() -> None:
         example = path.replace("{market}", "US_EQ").replace("{dag_id}", "us_eq_daily_2026-11-20")
         example = example.replace("{job}", "run_signals").replace("{execution_id}", "ID")
         example = example.replace("{alert}", "7")
-        example = example.replace("{override}", "3")
+        example = example.replace("{override}", "3").replace("{backfill}", "5")
         assert f"`{example}" in page, path
 
 
@@ -32,7 +32,8 @@ def test_what_changes_something_is_posted_to_a_path_of_its_own() -> None:
         if path == "/api/v1/session":  # it is made and ended
             assert set(operations) == {"get", "post", "delete"}
             continue
-        is_list = path in ("/api/v1/runs", "/api/v1/overrides")  # one more of them is posted to it
+        # One more of them is posted to it.
+        is_list = path in ("/api/v1/runs", "/api/v1/overrides", "/api/v1/backfills")
         assert len(operations) == (2 if is_list else 1), path
         for method, operation in operations.items():
             acts = method == "post" and not path.endswith("/preview")

@@ -127,7 +127,7 @@
     for (const name of ["open", "close", "breaks", "zone"]) offer(form, name, takes.includes(name));
   };
 
-  // Where it is shown first what will change: the number of the last override that was seen so.
+  // Where it is shown first what will change: by what the server knows whether that is still so.
   let seen = null;
   const forget = (form) => {
     seen = null;
@@ -176,7 +176,7 @@
       if (input.type === "checkbox") body[input.name] = input.checked;
       else if (input.value.trim()) body[input.name] = input.value.trim();
     }
-    if (seen !== null) body.latest = seen;
+    if (seen !== null) Object.assign(body, seen);
     return JSON.stringify(body);
   };
 
@@ -217,6 +217,18 @@
     if (waits && job.gives_up_after && job.gives_up_before !== job.gives_up_after) told.push(["gives up at ", instant(job.gives_up_after)]);
     return told.length ? [made("li", ...told.flatMap((each, at) => [at ? ", " : `${job.job}: `, ...each]))] : [];
   });
+  const showPreview = (...parts) => {
+    const region = document.getElementById("action-preview");
+    region.replaceChildren(...parts);
+    writeTimes();
+    region.hidden = false;
+    region.focus();
+  };
+  const showPlan = (found) => {
+    const counts = Object.entries(found.counts).map(([effect, count]) => `${count} ${effect}`);
+    const sessions = found.sessions.map((each) => made("li", `${each.session_date}: ${each.effect}${each.why ? `, ${each.why}` : ""}`));
+    showPreview(made("p", `${counts.join(", ")}.`), made("ul", ...sessions));
+  };
   const showChanges = (found) => {
     const runs = found.runs.map((run) => {
       const line = made("li", `${run.dag_id}: ${run.told}${run.status ? `, then ${run.status}` : ""}`);
@@ -226,11 +238,7 @@
     });
     const states = Object.entries(found.states).flatMap(([market, change]) => statesOf(market, change));
     const over = found.is_over ? [made("p", "That session is over: runs that have finished stay as they are.")] : [];
-    const region = document.getElementById("action-preview");
-    region.replaceChildren(made("ul", ...states), ...over, runs.length ? made("ul", ...runs) : made("p", "No run changes."));
-    writeTimes();
-    region.hidden = false;
-    region.focus();
+    showPreview(made("ul", ...states), ...over, runs.length ? made("ul", ...runs) : made("p", "No run changes."));
   };
 
   const preview = async (form) => {
@@ -249,8 +257,14 @@
         return;
       }
       if (answer.ok) {
-        showChanges(reply);
-        seen = reply.latest;
+        // What the action says that it was shown, which the server holds against how things stand.
+        if ("plan" in reply) {
+          showPlan(reply);
+          seen = { plan: reply.plan };
+        } else {
+          showChanges(reply);
+          seen = { latest: reply.latest };
+        }
         button.textContent = form.dataset.name;
         return rest(button, mine);
       }

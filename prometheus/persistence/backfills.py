@@ -1,0 +1,461 @@
+"""Backfills: a range of sessions whose runs are made or run again, so many at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
+
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import PrometheusError
+from prometheus.orchestration.backfill import (
+    BackfillEffect,
+    BackfillSession,
+    Reprocess,
+    plan_backfill,
+)
+from prometheus.orchestration.lifecycle import RunStatus
+from prometheus.orchestration.pipeline import Pipeline
+from prometheus.persistence.clock import read_now
+from prometheus.persistence.leases import wall_time
+from prometheus.persistence.operators import (
+    OperatorError,
+    UnknownTargetError,
+    record_audit,
+    run_now,
+)
+from prometheus.persistence.tables import backfill_sessions, backfills, dag_runs
+from prometheus.persistence.tables import is_open as run_is_open
+
+_b = backfills.c
+_s = backfill_sessions.c
+_r = dag_runs.c
+_TO_DO = frozenset({BackfillEffect.NEW, BackfillEffect.RERUN})
+
+
+class BackfillChangedError(OperatorError):
+    """A backfill would do something else than it was shown to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backfill:
+    """A backfill, and how far it has come."""
+
+    backfill_id: int
+    pipeline: str
+    market_id: str
+    first: date
+    last: date
+    reprocess: Reprocess
+    max_active_runs: int
+    reason: str
+    author: str
+    created_at: datetime
+    ended_at: datetime | None
+    """When its last run ended, or somebody stopped it."""
+    stopped_by: str | None
+    sessions: int
+    waiting: int
+    """Sessions whose turn has not come."""
+    active: int
+    """Runs that are open."""
+    succeeded: int
+    failed: int
+    """Runs that are FAILED or CANCELLED."""
+    refused: int
+    """Sessions that could not be run when their turn came."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueSession:
+    """A session of a backfill whose turn has come."""
+
+    backfill_id: int
+    pipeline: str
+    market_id: str
+    session_date: date
+    again: bool
+    author: str
+
+
+def plan(
+    connection: Connection,
+    pipeline: Pipeline,
+    market_id: str,
+    first: date,
+    last: date,
+    *,
+    reprocess: Reprocess,
+) -> tuple[BackfillSession, ...]:
+    """
+    Say what a backfill would do, as things stand.
+
+    Raises:
+        BackfillRangeError, HorizonError: See `plan_backfill`.
+    """
+    calendar = TradingCalendar(market_id)
+    existing = {
+        row.as_of_date: RunStatus(row.status)
+        for row in connection.execute(
+            select(_r.as_of_date, _r.status).where(
+                _r.pipeline == pipeline.name,
+                _r.market_id == calendar.market_id,
+                _r.as_of_date.between(first, last),
+            )
+        )
+    }
+    return plan_backfill(
+        pipeline,
+        calendar,
+        first,
+        last,
+        existing=existing,
+        reprocess=reprocess,
+        now=read_now(connection).market_at,
+    )
+
+
+def digest(planned: Iterable[BackfillSession]) -> str:
+    """Return the same text for the same plan, by which it is seen that it has changed."""
+    told = [(each.dag_id, each.effect) for each in planned]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def count_effects(planned: Iterable[BackfillSession]) -> dict[BackfillEffect, int]:
+    """Count what is done, by what it is; what is not done to any session is left out."""
+    found = Counter(each.effect for each in planned)
+    return {effect: found[effect] for effect in BackfillEffect if found[effect]}
+
+
+def start_backfill(
+    connection: Connection,
+    pipeline: Pipeline,
+    market_id: str,
+    first: date,
+    last: date,
+    *,
+    reprocess: Reprocess,
+    max_active_runs: int,
+    reason: str,
+    actor: str,
+    seen: str | None = None,
+) -> tuple[int, tuple[BackfillSession, ...]]:
+    """
+    Record a backfill: the scheduler makes its runs, the oldest first; windows do not count.
+
+    Args:
+        max_active_runs: How many of its runs may be open at a time.
+        seen: `digest` of the plan that somebody was shown; ``None`` if that does not matter.
+
+    Returns:
+        Its number, and what it does.
+
+    Raises:
+        BackfillChangedError: It would do something else than was seen.
+        OperatorError: There is nothing to do, or one that is not finished has some of its sessions.
+        BackfillRangeError, HorizonError: See `plan_backfill`.
+    """
+    planned = plan(connection, pipeline, market_id, first, last, reprocess=reprocess)
+    if seen is not None and seen != digest(planned):
+        raise BackfillChangedError(
+            "Runs have come, ended or opened meanwhile: it would do something else than it was "
+            "shown to do. Look again; nothing was done."
+        )
+    chosen = [each for each in planned if each.effect in _TO_DO]
+    if not chosen:
+        raise OperatorError(_nothing_to_do(planned, reprocess))
+    market_id = TradingCalendar(market_id).market_id
+    if other := _other(connection, pipeline.name, market_id, chosen):
+        raise OperatorError(
+            f"Backfill {other} has not ended and has sessions of this range. Wait for it, or: "
+            f"prometheus backfill stop {other}"
+        )
+    backfill_id: int = connection.execute(
+        insert(backfills)
+        .values(
+            pipeline=pipeline.name,
+            market_id=market_id,
+            first_session=first,
+            last_session=last,
+            reprocess=reprocess,
+            max_active_runs=max_active_runs,
+            reason=reason,
+            author=actor,
+        )
+        .returning(_b.backfill_id)
+    ).scalar_one()
+    connection.execute(
+        insert(backfill_sessions),
+        [
+            {
+                "backfill_id": backfill_id,
+                "as_of_date": each.session_date,
+                "dag_id": each.dag_id,
+                "again": each.effect is BackfillEffect.RERUN,
+            }
+            for each in chosen
+        ],
+    )
+    details = {
+        "pipeline": pipeline.name,
+        "market": market_id,
+        "first": first.isoformat(),
+        "last": last.isoformat(),
+        "reprocess": reprocess,
+        "max_active_runs": max_active_runs,
+        "sessions": len(chosen),
+        "reason": reason,
+    }
+    record_audit(connection, actor, "backfill", str(backfill_id), details)
+    return backfill_id, planned
+
+
+def _nothing_to_do(planned: Sequence[BackfillSession], reprocess: Reprocess) -> str:
+    whys = dict.fromkeys(each.why for each in planned)
+    hint = ""
+    if reprocess is not Reprocess.FINISHED and any(
+        each.effect is BackfillEffect.KEPT for each in planned
+    ):
+        hint = " To run finished runs again: reprocess finished."
+    return f"There is nothing to do for {len(planned)} sessions: {'; '.join(whys)}.{hint}"
+
+
+def _other(
+    connection: Connection, pipeline: str, market_id: str, chosen: Sequence[BackfillSession]
+) -> int | None:
+    """Find a backfill that has not ended and has sessions among these."""
+    days = [each.session_date for each in chosen]
+    return connection.execute(
+        select(_b.backfill_id)
+        .join_from(backfills, backfill_sessions)
+        .where(
+            _b.ended_at.is_(None),
+            _b.pipeline == pipeline,
+            _b.market_id == market_id,
+            _s.as_of_date.between(days[0], days[-1]),
+        )
+        .limit(1)
+    ).scalar()
+
+
+def stop_backfill(connection: Connection, backfill_id: int, *, reason: str, actor: str) -> Backfill:
+    """
+    Let a backfill make no further run; those that are open go on.
+
+    Raises:
+        UnknownTargetError: There is none of that number.
+        OperatorError: It has ended.
+    """
+    found = get_backfill(connection, backfill_id)
+    stopped = connection.execute(
+        update(backfills)
+        .where(_b.backfill_id == backfill_id, _b.ended_at.is_(None))
+        .values(ended_at=wall_time(connection), stopped_by=actor)
+    )
+    if stopped.rowcount == 0:
+        raise OperatorError(f"Backfill {backfill_id} has ended already: nothing is to be stopped.")
+    details = {"waiting": found.waiting, "reason": reason}
+    record_audit(connection, actor, "backfill_stop", str(backfill_id), details)
+    return get_backfill(connection, backfill_id)
+
+
+def get_backfill(connection: Connection, backfill_id: int) -> Backfill:
+    """
+    Read one backfill.
+
+    Raises:
+        UnknownTargetError: There is none of that number.
+    """
+    row = connection.execute(_TOLD.where(_b.backfill_id == backfill_id)).first()
+    if row is None:
+        raise UnknownTargetError(f"There is no backfill {backfill_id}.")
+    return _backfill(row)
+
+
+def list_backfills(
+    connection: Connection,
+    *,
+    is_open: bool | None = None,
+    market_id: str | None = None,
+    pipeline: str | None = None,
+    before: int | None = None,
+    limit: int,
+) -> list[Backfill]:
+    """
+    List backfills, the latest first.
+
+    Args:
+        is_open: Those that have not ended, or those that have.
+        before: Only those of a smaller number.
+    """
+    query = _TOLD.order_by(_b.backfill_id.desc()).limit(limit)
+    if is_open is not None:
+        query = query.where(_b.ended_at.is_(None) == is_open)
+    if market_id is not None:
+        query = query.where(_b.market_id == market_id)
+    if pipeline is not None:
+        query = query.where(_b.pipeline == pipeline)
+    if before is not None:
+        query = query.where(_b.backfill_id < before)
+    return [_backfill(row) for row in connection.execute(query)]
+
+
+_RUN_OF = and_(_r.dag_id == _s.dag_id, _s.begun_at.is_not(None), _s.refused.is_(None))
+_TOLD = (
+    select(
+        backfills,
+        func.count().label("sessions"),
+        func.count().filter(_s.begun_at.is_(None)).label("waiting"),
+        func.count().filter(run_is_open).label("active"),
+        func.count().filter(_r.status == RunStatus.SUCCESS).label("succeeded"),
+        func.count().filter(_r.status.in_([RunStatus.FAILED, RunStatus.CANCELLED])).label("failed"),
+        func.count().filter(_s.refused.is_not(None)).label("refused_sessions"),
+    )
+    .select_from(backfills.join(backfill_sessions).outerjoin(dag_runs, _RUN_OF))
+    .group_by(_b.backfill_id)
+)
+
+
+def _backfill(row: Row[tuple[object, ...]]) -> Backfill:
+    return Backfill(
+        backfill_id=row.backfill_id,
+        pipeline=row.pipeline,
+        market_id=row.market_id,
+        first=row.first_session,
+        last=row.last_session,
+        reprocess=Reprocess(row.reprocess),
+        max_active_runs=row.max_active_runs,
+        reason=row.reason,
+        author=row.author,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+        stopped_by=row.stopped_by,
+        sessions=row.sessions,
+        waiting=row.waiting,
+        active=row.active,
+        succeeded=row.succeeded,
+        failed=row.failed,
+        refused=row.refused_sessions,
+    )
+
+
+def list_sessions(connection: Connection, backfill_id: int) -> Sequence[Row[tuple[object, ...]]]:
+    """
+    List the sessions of a backfill, the oldest first.
+
+    Returns:
+        Of each its row and the ``status`` of its run, once its turn has come.
+    """
+    return connection.execute(
+        select(backfill_sessions, _r.status)
+        .select_from(backfill_sessions.outerjoin(dag_runs, _RUN_OF))
+        .where(_s.backfill_id == backfill_id)
+        .order_by(_s.as_of_date)
+    ).all()
+
+
+# --- what the scheduler does ----------------------------------------------------------------------
+
+
+def due_sessions(connection: Connection) -> list[DueSession]:
+    """List the sessions whose turn has come: of each backfill as many as may be open besides."""
+    due: list[DueSession] = []
+    active = (
+        select(func.count())
+        .select_from(backfill_sessions.join(dag_runs, _RUN_OF))
+        .where(_s.backfill_id == _b.backfill_id, run_is_open)
+        .correlate(backfills)
+        .scalar_subquery()
+    )
+    for backfill in connection.execute(
+        select(backfills, active.label("active"))
+        .where(_b.ended_at.is_(None))
+        .order_by(_b.backfill_id)
+    ):
+        room = backfill.max_active_runs - backfill.active
+        if room <= 0:
+            continue
+        rows = connection.execute(
+            select(backfill_sessions)
+            .where(_s.backfill_id == backfill.backfill_id, _s.begun_at.is_(None))
+            .order_by(_s.as_of_date)
+            .limit(room)
+        )
+        due += [
+            DueSession(
+                backfill.backfill_id,
+                backfill.pipeline,
+                backfill.market_id,
+                row.as_of_date,
+                row.again,
+                backfill.author,
+            )
+            for row in rows
+        ]
+    return due
+
+
+def begin_session(connection: Connection, session: DueSession, pipeline: Pipeline) -> str | None:
+    """
+    Make the run of a session, or run it again; once, whoever comes to it.
+
+    Returns:
+        Why that could not be, which is noted with the session.
+    """
+    # Whoever stops it waits for this, or is seen here.
+    standing = connection.execute(
+        select(_b.backfill_id)
+        .where(_b.backfill_id == session.backfill_id, _b.ended_at.is_(None))
+        .with_for_update(key_share=True)
+    ).first()
+    mine = and_(_s.backfill_id == session.backfill_id, _s.as_of_date == session.session_date)
+    begun = standing is not None and connection.execute(
+        update(backfill_sessions)
+        .where(mine, _s.begun_at.is_(None))
+        .values(begun_at=wall_time(connection))
+    )
+    if not begun or begun.rowcount == 0:
+        return None
+    try:
+        run_now(
+            connection,
+            pipeline,
+            session.market_id,
+            session.session_date,
+            again=session.again,
+            actor=session.author,
+            backfill=session.backfill_id,
+        )
+    except PrometheusError as error:
+        why = str(error)
+        connection.execute(update(backfill_sessions).where(mine).values(refused=why))
+        return why
+    return None
+
+
+def end_backfills(connection: Connection) -> list[int]:
+    """End those of which no session waits and no run is open; return their numbers."""
+    left = (
+        select(_s.backfill_id)
+        .select_from(backfill_sessions.outerjoin(dag_runs, _RUN_OF))
+        .where(_s.backfill_id == _b.backfill_id, _s.begun_at.is_(None) | run_is_open)
+        .correlate(backfills)
+        .exists()
+    )
+    ended = connection.execute(
+        update(backfills)
+        .where(_b.ended_at.is_(None), ~left)
+        .values(ended_at=wall_time(connection))
+        .returning(_b.backfill_id)
+    )
+    return sorted(ended.scalars())
+
+
+def forget_backfills(connection: Connection, before: datetime) -> None:
+    """Let go of what had ended before an instant of wall time; who did what stays in `audit`."""
+    connection.execute(delete(backfills).where(_b.ended_at < before))

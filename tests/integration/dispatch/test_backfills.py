@@ -1,0 +1,340 @@
+"""Backfills: a range of sessions, so many runs at a time, each of them once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
+
+import pytest
+from sqlalchemy import Engine, select, update
+
+from prometheus.core.overrides import Override, OverrideKind
+from prometheus.dispatch.scheduler import Scheduler
+from prometheus.errors import HorizonError
+from prometheus.orchestration.backfill import BackfillEffect, BackfillRangeError, Reprocess
+from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.orchestration.pipeline import Pipeline
+from prometheus.orchestration.planning import SessionRange
+from prometheus.persistence import clock, operators
+from prometheus.persistence.backfills import (
+    Backfill,
+    BackfillChangedError,
+    digest,
+    get_backfill,
+    list_sessions,
+    plan,
+    start_backfill,
+    stop_backfill,
+)
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.executions import Failure
+from prometheus.persistence.metadata import database_now
+from prometheus.persistence.operators import OperatorError
+from prometheus.persistence.overrides import record
+from prometheus.persistence.tables import audit, dag_runs, job_executions, market_clock
+from prometheus.verification import Expectation, check
+from tests.integration.dispatch.schedulers import (
+    RecordingBroker,
+    make_attempts,
+    make_scheduler,
+    register_worker,
+)
+
+FIRST, LAST = date(2012, 11, 19), date(2012, 11, 30)
+SESSIONS = [date(2012, 11, day) for day in (19, 20, 21, 23, 26, 27, 28, 29, 30)]
+"""Without Thanksgiving."""
+
+pages = Pipeline("pages", markets=["US_EQ"])
+pages.add("jobs:report", max_retries=0)
+
+
+class Desk:
+    """Schedulers on one database, a worker that the tests play, and an operator."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        with writing(engine) as connection:
+            clock.start_replay(
+                connection,
+                market_at=datetime(2012, 11, 30, 23, tzinfo=UTC),
+                speed=1,
+                only=SessionRange(FIRST, LAST),
+                markets=["US_EQ"],
+            )
+        self.broker = RecordingBroker()
+        self.attempts = make_attempts(engine)
+        self.worker = register_worker(engine)
+        self.scheduler = self.another()
+
+    def another(self) -> Scheduler:
+        return make_scheduler(self.engine, self.broker, pipelines={"pages": pages})
+
+    def start(
+        self,
+        *,
+        first: date = FIRST,
+        last: date = LAST,
+        reprocess: Reprocess = Reprocess.NONE,
+        at_once: int = 1,
+        seen: str | None = None,
+    ) -> int:
+        with writing(self.engine) as connection:
+            number, _ = start_backfill(
+                connection,
+                pages,
+                "US_EQ",
+                first,
+                last,
+                reprocess=reprocess,
+                max_active_runs=at_once,
+                reason="the vendor corrected its prices",
+                actor="ada",
+                seen=seen,
+            )
+        return number
+
+    def effects(self, reprocess: Reprocess, last: date = LAST) -> list[tuple[str, str]]:
+        with reading(self.engine) as connection:
+            planned = plan(connection, pages, "US_EQ", FIRST, last, reprocess=reprocess)
+        return [(str(each.effect), each.why) for each in planned]
+
+    def tick(self) -> list[str]:
+        """Tick once; return the sessions of which a job was published."""
+        self.broker.published.clear()
+        self.scheduler.tick()
+        return [each.dag_id.removeprefix("us_eq_pages_") for each in self.broker.published]
+
+    def work(self, *, fails: bool = False) -> None:
+        """Run all that is queued, as a worker does, which closes its run."""
+        with reading(self.engine) as connection:
+            queued = connection.execute(
+                select(job_executions.c.execution_id).where(
+                    job_executions.c.status == JobStatus.QUEUED
+                )
+            ).scalars()
+            for execution_id in queued.all():
+                self.attempts.start(execution_id, worker="test", incarnation=self.worker)
+                if fails:
+                    failure = Failure("no prices", {"type": "ValueError"})
+                    self.attempts.fail(execution_id, failure, incarnation=self.worker)
+                else:
+                    self.attempts.succeed(execution_id, incarnation=self.worker, result=None)
+        self.scheduler.advance()
+
+    def runs(self) -> dict[date, str]:
+        with reading(self.engine) as connection:
+            rows = connection.execute(select(dag_runs.c.as_of_date, dag_runs.c.status))
+            return {row.as_of_date: row.status for row in rows}
+
+    def told(self, number: int) -> Backfill:
+        with reading(self.engine) as connection:
+            return get_backfill(connection, number)
+
+
+@pytest.fixture
+def desk(engine: Engine) -> Desk:
+    """The evening of 30 November 2012, and no run yet."""
+    return Desk(engine)
+
+
+def test_no_more_runs_are_open_at_a_time_than_was_said_and_the_oldest_come_first(
+    desk: Desk,
+) -> None:
+    number = desk.start(at_once=2)
+    done: list[str] = []
+    while not desk.told(number).ended_at:
+        begun = desk.tick()
+        open_runs = [day for day, status in desk.runs().items() if status == RunStatus.OPEN]
+        assert len(open_runs) <= 2
+        assert desk.told(number).active == len(open_runs)
+        assert desk.tick() == []  # whatever else happens, until one has ended
+        done += begun
+        assert len(done) <= len(SESSIONS)
+        desk.work()
+    assert done == [str(day) for day in SESSIONS]
+    told = desk.told(number)
+    assert (told.sessions, told.succeeded, told.waiting, told.active) == (9, 9, 0, 0)
+    assert desk.runs() == dict.fromkeys(SESSIONS, RunStatus.SUCCESS)
+    with reading(desk.engine) as connection:
+        rows = connection.execute(select(audit).order_by(audit.c.audit_id)).all()
+        report = check(
+            connection,
+            expect=Expectation({"pages": ["US_EQ"]}, FIRST, LAST, {"pages": ("every", "run")}),
+        )
+    assert [(each.action, each.actor) for each in rows[:2]] == [("backfill", "ada"), ("run", "ada")]
+    assert [each.details for each in rows[1:]] == [{"backfill": number}] * 9
+    assert report.violations == ()
+
+
+def test_each_session_is_begun_once_whoever_ticks(desk: Desk) -> None:
+    """Two schedulers at a time that both think that they lead, again and again."""
+    number = desk.start(at_once=4)
+    both = (desk.scheduler, desk.another())
+    while not desk.told(number).ended_at:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda each: each.tick(), both))
+        desk.work()
+    told = desk.told(number)
+    assert (told.succeeded, told.refused) == (9, 0)
+    with reading(desk.engine) as connection:
+        attempts = connection.execute(select(job_executions.c.attempt_number)).scalars().all()
+    assert attempts == [1] * 9
+
+
+def test_what_is_there_is_kept_or_run_again_as_was_said(desk: Desk) -> None:
+    desk.start(last=SESSIONS[0])
+    desk.tick()
+    desk.work(fails=True)
+    desk.tick()
+    desk.start(first=SESSIONS[1], last=SESSIONS[2], at_once=2)
+    desk.tick()
+    with reading(desk.engine) as connection:
+        first, _ = connection.execute(
+            select(job_executions.c.execution_id)
+            .where(job_executions.c.status == JobStatus.QUEUED)
+            .order_by(job_executions.c.as_of_date)
+        ).scalars()
+    desk.attempts.start(first, worker="test", incarnation=desk.worker)
+    desk.attempts.succeed(first, incarnation=desk.worker, result=None)
+    desk.tick()
+    failed, succeeded, unfinished = (
+        ("kept", "its run is {}"),
+        ("kept", "its run is SUCCESS"),
+        (
+            "kept",
+            "its run is not finished",
+        ),
+    )
+    new, rerun = ("new", ""), ("rerun", "")
+    end = SESSIONS[3]
+    assert desk.effects(Reprocess.NONE, end) == [
+        (failed[0], "its run is FAILED"),
+        succeeded,
+        unfinished,
+        new,
+    ]
+    assert desk.effects(Reprocess.FAILED, end) == [rerun, succeeded, unfinished, new]
+    assert desk.effects(Reprocess.FINISHED, end) == [rerun, rerun, unfinished, new]
+
+
+def test_finished_runs_are_run_again_and_each_that_was_is_audited(desk: Desk) -> None:
+    desk.start(last=SESSIONS[1], at_once=2)
+    desk.tick()
+    desk.work(fails=True)
+    desk.tick()
+    number = desk.start(last=SESSIONS[1], reprocess=Reprocess.FAILED)
+    assert desk.tick() == [str(SESSIONS[0])]
+    desk.work()
+    assert desk.tick() == [str(SESSIONS[1])]
+    desk.work(fails=True)
+    desk.tick()
+    told = desk.told(number)
+    assert (told.succeeded, told.failed, told.ended_at is None) == (1, 1, False)
+    with reading(desk.engine) as connection:
+        rows = connection.execute(
+            select(audit.c.target, audit.c.details)
+            .where(audit.c.action == "rerun")
+            .order_by(audit.c.audit_id)
+        ).all()
+        assert not check(connection).violations
+    assert rows == [
+        ("us_eq_pages_2012-11-19", {"backfill": number}),
+        ("us_eq_pages_2012-11-20", {"backfill": number}),
+    ]
+
+
+def test_one_that_is_stopped_makes_no_further_run_and_what_is_open_goes_on(desk: Desk) -> None:
+    number = desk.start()
+    desk.tick()
+    with writing(desk.engine) as connection:
+        told = stop_backfill(connection, number, reason="enough", actor="bob")
+    assert (told.waiting, told.active, told.stopped_by) == (8, 1, "bob")
+    desk.work()
+    assert desk.tick() == []
+    assert desk.runs() == {SESSIONS[0]: RunStatus.SUCCESS}
+    with (
+        pytest.raises(OperatorError, match=f"Backfill {number} has ended already"),
+        writing(desk.engine) as connection,
+    ):
+        stop_backfill(connection, number, reason="enough", actor="bob")
+
+
+def test_session_that_is_gone_when_its_turn_comes_is_refused_and_the_others_go_on(
+    desk: Desk,
+) -> None:
+    number = desk.start(last=SESSIONS[2])
+    assert desk.tick() == ["2012-11-19"]
+    # Somebody else makes one, and another session turns out to have been none.
+    with writing(desk.engine) as connection:
+        operators.run_now(connection, pages, "US_EQ", SESSIONS[1], again=False, actor="bob")
+        for override_id, mic in enumerate(("XNYS", "XNAS"), 1):
+            record(
+                connection,
+                Override(
+                    override_id=override_id,
+                    exchange=mic,
+                    session=SESSIONS[2],
+                    kind=OverrideKind.CLOSED,
+                    reason="storm",
+                    source="test",
+                    announced_at=datetime(2012, 11, 20, tzinfo=UTC),
+                    author="bob",
+                ),
+            )
+    for _ in range(5):
+        desk.work()
+        desk.tick()
+    told = desk.told(number)
+    assert told.ended_at is not None
+    assert (told.sessions, told.succeeded, told.refused) == (3, 1, 2)
+    with reading(desk.engine) as connection:
+        _, made, closed = list_sessions(connection, number)
+    assert "exists already" in made.refused
+    assert "2012-11-21" in closed.refused
+    assert "storm" in closed.refused
+
+
+def test_what_can_not_be_done_is_refused_whole(desk: Desk) -> None:
+    with writing(desk.engine) as connection:
+        connection.execute(
+            update(market_clock).values(
+                anchor_market_at=datetime(2012, 11, 20, 9, tzinfo=UTC),
+                anchor_wall_at=database_now(),
+            )
+        )
+    begun = [effect for effect, _ in desk.effects(Reprocess.NONE)]
+    assert begun == [BackfillEffect.NEW, *[BackfillEffect.IMPOSSIBLE] * 8]
+    _, why = desk.effects(Reprocess.NONE)[1]
+    assert why == "its session has not begun: a run opens at 2012-11-20 13:30 UTC"
+    with pytest.raises(OperatorError, match=r"nothing to do for 1 sessions: its session has not"):
+        desk.start(first=LAST)
+    with pytest.raises(BackfillRangeError, match="is after the last"):
+        desk.start(first=LAST, last=FIRST)
+    with pytest.raises(BackfillRangeError, match=r"pages runs on every session of US_EQ.* none"):
+        desk.start(first=date(2012, 11, 22), last=date(2012, 11, 22))
+    with pytest.raises(BackfillRangeError, match="a backfill may have 5000"):
+        desk.start(first=date(1990, 1, 1))
+    with pytest.raises(HorizonError):
+        desk.start(first=date(1900, 1, 1))
+    desk.start()
+    with pytest.raises(OperatorError, match="has not ended and has sessions of this range"):
+        desk.start()
+
+
+def test_one_that_would_do_something_else_than_was_shown_is_not_begun(desk: Desk) -> None:
+    with reading(desk.engine) as connection:
+        shown = plan(connection, pages, "US_EQ", FIRST, LAST, reprocess=Reprocess.NONE)
+    with writing(desk.engine) as connection:
+        operators.run_now(connection, pages, "US_EQ", FIRST, again=False, actor="bob")
+    with pytest.raises(BackfillChangedError):
+        desk.start(seen=digest(shown))
+    with reading(desk.engine) as connection:
+        shown = plan(connection, pages, "US_EQ", FIRST, LAST, reprocess=Reprocess.NONE)
+    assert desk.told(desk.start(seen=digest(shown))).sessions == 8
+
+
+def test_one_of_a_pipeline_that_this_release_has_not_waits_for_one_that_has(desk: Desk) -> None:
+    number = desk.start(last=FIRST)
+    make_scheduler(desk.engine, desk.broker).tick()
+    assert desk.told(number).waiting == 1
+    assert desk.tick() == ["2012-11-19"]
