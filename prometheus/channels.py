@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import timedelta
+from typing import Literal, TypeAlias
 
 from pydantic import SecretStr
 
@@ -14,6 +15,7 @@ from prometheus.masking import safe_text
 
 PATIENCE = timedelta(seconds=30)
 """How long a channel may take to accept a message."""
+Tone: TypeAlias = Literal["info", "success", "warning", "failure"]
 _LOGGER = "apprise"
 _said = threading.local()
 """What apprise has logged in this thread, which alone tells why something was not accepted."""
@@ -29,12 +31,15 @@ class _Listener(logging.Handler):
             lines.append(record.getMessage())
 
 
-def send(url: SecretStr, title: str, body: str, *, patience: timedelta = PATIENCE) -> str | None:
+def send(
+    url: SecretStr, title: str, body: str, *, tone: Tone = "info", patience: timedelta = PATIENCE
+) -> str | None:
     """
     Send a message, and wait until it is accepted or not.
 
     Args:
         url: As apprise takes it: ``mailto://``, ``slack://``, ``json://`` and a hundred more.
+        tone: How grave it is, which services show, or open and close incidents by.
 
     Returns:
         What went wrong, without secrets; ``None`` if it was accepted.
@@ -43,7 +48,7 @@ def send(url: SecretStr, title: str, body: str, *, patience: timedelta = PATIENC
 
     def fulfil() -> None:
         try:
-            answer.set_result(_send(url.get_secret_value(), title, body))
+            answer.set_result(_send(url.get_secret_value(), title, body, tone))
         except Exception as error:  # noqa: BLE001  of a plugin: it says what there is to say
             answer.set_result(f"{type(error).__name__}: {error}")
 
@@ -56,7 +61,7 @@ def send(url: SecretStr, title: str, body: str, *, patience: timedelta = PATIENC
     return safe_text(error) if error is not None else None
 
 
-def _send(url: str, title: str, body: str) -> str | None:
+def _send(url: str, title: str, body: str, tone: Tone) -> str | None:
     import apprise  # takes a while, and most processes never send anything
 
     _listen()
@@ -67,7 +72,12 @@ def _send(url: str, title: str, body: str) -> str | None:
     )
     if plugin is None:
         return _last(lines) or "apprise can not use its URL"
-    if plugin.notify(title=title, body=body, body_format=apprise.NotifyFormat.TEXT):
+    # Services refuse what is longer than they take.
+    plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
+    kind = apprise.NotifyType(tone)
+    if plugin.notify(
+        title=title, body=body, notify_type=kind, body_format=apprise.NotifyFormat.TEXT
+    ):
         return None
     return _last(lines) or "it was not accepted"
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from prometheus.errors import PrometheusError, nearest
+from prometheus.errors import PipelineError, PrometheusError, nearest
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.pipelines.loading import find_pipelines, load_pipelines
 from prometheus.settings import Settings
@@ -13,6 +13,16 @@ from prometheus.settings import Settings
 
 class UnknownPipelineError(PrometheusError):
     """No pipeline has this name, or it does not follow the market."""
+
+
+class MarketDisabledError(PrometheusError):
+    """Nobody here would work on a run of a market."""
+
+    def __init__(self, market_id: str, enabled: Iterable[str]) -> None:
+        super().__init__(
+            f"This installation does not work for {market_id}: a run of it would wait for ever. "
+            f"markets.enabled has {', '.join(enabled)}."
+        )
 
 
 def configured_pipelines(settings: Settings) -> dict[str, Pipeline]:
@@ -38,6 +48,34 @@ def sound_pipelines(settings: Settings) -> tuple[dict[str, Pipeline], list[str]]
         folder=Path.cwd(),
         feed=settings.eodhd.feed(),
     )
+
+
+def runnable_pipeline(settings: Settings, name: str, market_id: str) -> Pipeline:
+    """
+    Find a pipeline of which a run of a market can be made; faults of others do not matter.
+
+    Raises:
+        UnknownPipelineError: There is none of that name, or it follows other markets.
+        PipelineError: It may be one of those that have faults.
+        MarketDisabledError: Nobody would work on it.
+    """
+    found, faults = sound_pipelines(settings)
+    if name not in found and faults:
+        raise PipelineError(f"the pipeline {name!r} is not among the sound ones", faults)
+    pipeline = find_pipeline(found, name, market_id)
+    check_enabled(settings, market_id)
+    return pipeline
+
+
+def check_enabled(settings: Settings, market_id: str) -> None:
+    """
+    Refuse a market that this installation does not work for.
+
+    Raises:
+        MarketDisabledError: It is one.
+    """
+    if market_id not in settings.markets.enabled:
+        raise MarketDisabledError(market_id, settings.markets.enabled)
 
 
 def scheduled_pipelines(settings: Settings) -> list[Pipeline]:

@@ -71,7 +71,7 @@ def start(
     from prometheus.cli import output
     from prometheus.cli.operate import actor_name
     from prometheus.cli.places import find_place, opened
-    from prometheus.configured import configured_pipelines, find_pipeline
+    from prometheus.configured import runnable_pipeline
     from prometheus.core.markets import get_market
     from prometheus.dispatch.crew import read_crew
     from prometheus.persistence import backfills
@@ -80,7 +80,7 @@ def start(
     place = find_place(folder)
     with opened(place) as engine:
         market_id = get_market(market).market_id
-        found = find_pipeline(configured_pipelines(place.settings), pipeline, market_id)
+        found = runnable_pipeline(place.settings, pipeline, market_id)
         with reading(engine) as connection:
             planned = backfills.plan(connection, found, market_id, first, last, reprocess=reprocess)
         if not as_json:

@@ -20,7 +20,7 @@ from prometheus.cli.places import Place, find_place, opened
 from prometheus.cli.replaying import finished
 from prometheus.cli.stack import Stack
 from prometheus.cli.summary import Summary, make_summary, print_summary, program
-from prometheus.configured import configured_pipelines, find_pipeline, sound_pipelines
+from prometheus.configured import runnable_pipeline, sound_pipelines
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import put_in_force
 from prometheus.core.trading_calendar import TradingCalendar
@@ -65,7 +65,7 @@ def run_now(request: Request) -> bool:
     """
     place = find_place(request.folder)
     market_id = get_market(request.market).market_id
-    pipeline = find_pipeline(configured_pipelines(place.settings), request.pipeline, market_id)
+    pipeline = runnable_pipeline(place.settings, request.pipeline, market_id)
     with suppress(StoredOverridesError):  # `opened` says what ails the database
         put_in_force(read_stored(place.url))
     TradingCalendar(market_id).session(request.day)  # before anything is made for it

@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from prometheus.configured import UnknownPipelineError
+from prometheus.configured import MarketDisabledError, UnknownPipelineError
 from prometheus.errors import (
     DatabaseError,
     HorizonError,
@@ -63,6 +63,7 @@ _STATUS: Mapping[type[PrometheusError], HTTPStatus] = {
     UnknownExecutionError: HTTPStatus.NOT_FOUND,
     UnreadableRunError: HTTPStatus.CONFLICT,
     UnknownTargetError: HTTPStatus.NOT_FOUND,
+    MarketDisabledError: HTTPStatus.CONFLICT,
     BackfillRangeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PauseEndError: HTTPStatus.UNPROCESSABLE_ENTITY,
     OperatorError: HTTPStatus.CONFLICT,

@@ -143,6 +143,8 @@ class Update:
     alert: Kept
     cause: Cause
     tell: bool
+    anew: bool = False
+    """Whether it is not what somebody sees to: it had been over, or has become worse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +193,17 @@ def decide(
         if alert is None or not (alert.is_open or _is_recent(alert, now)):
             changes.append(Raise(cause))
             continue
+        if alert.is_open and _is_old(alert, now):
+            continue  # closed below, whatever is still wrong
+        anew = alert.acknowledged and (not alert.is_open or _is_worse(cause, alert))
         new = alert.told is not Told.RAISED or not set(cause.subjects) <= set(alert.told_subjects)
-        tell = new and _may_tell(alert, now, quiet)
-        if tell or not alert.is_open or _says_otherwise(cause, alert):
-            changes.append(Update(alert, cause, tell))
+        tell = (anew or new) and _may_tell(alert, now, quiet, acknowledged=not anew)
+        if tell or anew or not alert.is_open or _says_otherwise(cause, alert):
+            changes.append(Update(alert, cause, tell, anew))
     for key, alert in alerts.items():
-        if key in current or alert.kind in unseen:
+        old = _is_old(alert, now)
+        if (key in current and not (old and alert.is_open)) or alert.kind in unseen:
             continue
-        old = alert.kind in OF_RUNS and now - alert.raised_at >= KEPT_OPEN
         tell = alert.told is Told.RAISED and not old and _may_tell(alert, now, quiet)
         if tell or alert.is_open:
             changes.append(Resolve(alert, tell, silently=old))
@@ -209,8 +214,20 @@ def _is_recent(alert: Kept, now: datetime) -> bool:
     return alert.resolved_at is not None and now - alert.resolved_at < REOPENS_WITHIN
 
 
-def _may_tell(alert: Kept, now: datetime, quiet: timedelta) -> bool:
-    return not alert.acknowledged and (alert.told_at is None or now - alert.told_at >= quiet)
+def _is_old(alert: Kept, now: datetime) -> bool:
+    return alert.kind in OF_RUNS and now - alert.raised_at >= KEPT_OPEN
+
+
+def _is_worse(cause: Cause, alert: Kept) -> bool:
+    order = list(Severity)
+    return order.index(cause.severity) > order.index(alert.severity)
+
+
+def _may_tell(alert: Kept, now: datetime, quiet: timedelta, *, acknowledged: bool = True) -> bool:
+    """Say whether anything may be told of it, where an acknowledgement still counts, or not."""
+    if acknowledged and alert.acknowledged:
+        return False
+    return alert.told_at is None or now - alert.told_at >= quiet
 
 
 def _says_otherwise(cause: Cause, alert: Kept) -> bool:

@@ -24,6 +24,7 @@ from prometheus.orchestration.decisions import (
     decide,
 )
 from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus, run_status
+from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.windows import SessionBounds, Window, run_opens_at
 
@@ -197,6 +198,7 @@ def preview(
     *,
     now: datetime,
     wall_at: datetime,
+    pauses: tuple[Pause, ...],
     previous_run: Callable[[DAG], str | None],
 ) -> tuple[RunChange, ...]:
     """
@@ -210,6 +212,7 @@ def preview(
         after: Market -> its calendar as it would be.
         now: Market time.
         wall_at: Wall time.
+        pauses: What operators keep from starting.
         previous_run: Of a DAG, that of the session before, as ``after`` has it.
 
     Returns:
@@ -224,7 +227,10 @@ def preview(
             was[run.dag.dag_id] = run_before
     states = [_with_previous(run, followed, previous_run) for run in followed.values()]
     still_open = [run for run in was.values() if run.status is RunStatus.OPEN]
-    ends = _ends(still_open, before, now, wall_at), _ends(states, after, now, wall_at)
+    ends = (
+        _ends(still_open, before, now, wall_at, pauses),
+        _ends(states, after, now, wall_at, pauses),
+    )
     changes = [
         _change(run, followed[dag_id], before, after, ends) for dag_id, run in sorted(was.items())
     ]
@@ -240,6 +246,7 @@ def _ends(
     calendars: Mapping[str, TradingCalendar],
     now: datetime,
     wall_at: datetime,
+    pauses: tuple[Pause, ...],
 ) -> _Ends:
     there = [run for run in runs if calendars[run.dag.market_id].is_trading_day(run.dag.as_of_date)]
     bounds = {
@@ -249,7 +256,7 @@ def _ends(
         for run in there
     }
     ends: dict[tuple[str, str], JobStatus] = {}
-    for decision in decide(Snapshot(tuple(there), bounds, wall_at), now, holds=False):
+    for decision in decide(Snapshot(tuple(there), bounds, wall_at, pauses), now, holds=False):
         key = decision.dag_id, decision.job.job_id
         match decision:
             case Start():

@@ -79,6 +79,9 @@ ALLOWED: Mapping[JobStatus, frozenset[JobStatus]] = {
 }
 """State of an execution -> the states it may change to. A finished row never changes."""
 
+SKIPPED_BY = "skipped by "
+"""How the message of an execution begins that an operator has skipped."""
+
 FINAL: frozenset[JobStatus] = frozenset(status for status, to in ALLOWED.items() if not to)
 LIVE: frozenset[JobStatus] = frozenset({_S.QUEUED, _S.RUNNING})
 BLOCKING: frozenset[JobStatus] = FINAL - {_S.SUCCESS}

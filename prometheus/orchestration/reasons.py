@@ -42,7 +42,14 @@ from prometheus.orchestration.facts import (
     Worker,
 )
 from prometheus.orchestration.following import why_closed
-from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus, RunStatus, Trigger
+from prometheus.orchestration.lifecycle import (
+    BLOCKING,
+    FINAL,
+    SKIPPED_BY,
+    JobStatus,
+    RunStatus,
+    Trigger,
+)
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange, plan_runs, session_bounds
 from prometheus.orchestration.sensor import Readiness
@@ -290,6 +297,8 @@ class _Case:
         status = self._status[job_id]
         upstream = sorted(self._dag.jobs[job_id].dependencies)
         if status is JobStatus.SKIPPED:
+            if (self._attempt(job_id).error or "").startswith(SKIPPED_BY):
+                return []
             return [each for each in upstream if self._status[each] in BLOCKING]
         if status is JobStatus.PENDING and job_id in self._decisions:
             return [each for each in upstream if self._status[each] is not JobStatus.SUCCESS]

@@ -61,8 +61,11 @@ class Message:
     body: str
 
 
-Compose = Callable[[Row[Any], Told], Iterable[Message]]
-"""Writes the messages of an alert, from its row, for whichever channels it is for."""
+Compose = Callable[[Row[Any], Told, frozenset[str]], Iterable[Message]]
+"""
+Writes the messages of an alert, from its row, for whichever channels it is for; given those that
+have been told of it, which are all that hear that it is over.
+"""
 
 
 # --- what is wrong ------------------------------------------------------------------------------
@@ -130,8 +133,12 @@ def apply_changes(
                     .returning(_a.alert_id)
                 ).scalar_one()
                 _tell(connection, alert_id, Told.RAISED, now, compose)
-            case Update(alert, cause, tell):
+            case Update(alert, cause, tell, anew):
                 values: dict[str, Any] = _words(cause)
+                if anew:
+                    seen_to = dict.fromkeys(("acknowledged_at", "acknowledged_by", "reason"))
+                    told = Told.RESOLVED.value if alert.told_at is not None else None
+                    values |= {**seen_to, "told": told, "told_subjects": []}
                 if not alert.is_open:
                     again = {"since": cause.since, "raised_at": now, "times": _a.times + 1}
                     values |= {"resolved_at": None, **again}
@@ -171,13 +178,21 @@ def _tell(
     row = connection.execute(select(alerts).where(_a.alert_id == alert_id)).one()
     told = sorted({*row.told_subjects, *row.subjects})
     _change(connection, alert_id, told=event.value, told_at=now, told_subjects=told)
-    # What has not been taken yet is not true any more.
+    known = connection.execute(
+        select(_d.channel).where(_d.alert_id == alert_id).distinct()
+    ).scalars()
+    messages = list(compose(row, event, frozenset(known)))
+    # What has not been taken yet is not true any more, where something else is told.
     connection.execute(
         update(alert_deliveries)
-        .where(_d.alert_id == alert_id, _d.state == "pending")
+        .where(
+            _d.alert_id == alert_id,
+            _d.state == "pending",
+            _d.channel.in_([message.channel for message in messages]),
+        )
         .values(state="replaced", ended_at=now)
     )
-    for message in compose(row, event):
+    for message in messages:
         connection.execute(
             insert(alert_deliveries).values(
                 alert_id=alert_id,
@@ -197,9 +212,10 @@ def _tell(
 
 
 def due_messages(connection: Connection, now: datetime, *, limit: int) -> list[Row[Any]]:
-    """List the messages to be sent now, the first that was written first."""
+    """List the messages to be sent now with ``severity``, the first that was written first."""
     query = (
-        select(alert_deliveries)
+        select(alert_deliveries, _a.severity)
+        .join(alerts)
         .where(_d.state == "pending", _d.next_try_at <= now)
         .order_by(_d.delivery_id)
         .limit(limit)

@@ -25,6 +25,8 @@ _CHANGES = select(
     select(func.count()).select_from(job_executions).where(_running).scalar_subquery(),
     select(func.max(_e.scheduled_at)).where(is_live).scalar_subquery(),
     select(func.max(_e.started_at)).where(_running).scalar_subquery(),
+    select(func.max(_e.cancel_at)).where(_running).scalar_subquery(),
+    select(func.max(_e.cancel_asked_at)).where(_running).scalar_subquery(),
     select(func.max(_e.completed_at)).scalar_subquery(),
     select(func.count())
     .select_from(attempt_logs)

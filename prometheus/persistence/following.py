@@ -30,6 +30,7 @@ from prometheus.orchestration.planning import PlannedRun, plan_runs, session_bou
 from prometheus.orchestration.windows import run_opens_at
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.metadata import database_now
+from prometheus.persistence.pauses import read_pauses
 from prometheus.persistence.runs import (
     close_run,
     end_waiting,
@@ -122,6 +123,7 @@ def preview_override(
         after,
         now=now.market_at,
         wall_at=now.wall_at,
+        pauses=read_pauses(connection),
         previous_run=_previous_run(after),
     )
     made = [

@@ -15,6 +15,7 @@ from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import (
     BLOCKING,
     FINAL,
+    SKIPPED_BY,
     JobStatus,
     RunStatus,
     Trigger,
@@ -276,7 +277,7 @@ def skip(connection: Connection, dag_id: str, job_id: str, *, actor: str, reason
     """
     run = _locked(connection, dag_id)
     row = run.latest[_known(run, job_id)]
-    if not _skip_waiting(connection, row, f"skipped by {actor}: {reason}"):
+    if not _skip_waiting(connection, row, f"{SKIPPED_BY}{actor}: {reason}"):
         raise OperatorError(
             f"{job_id} is {_status(connection, row)}: only a job that has not started can be "
             f"skipped. {_way_on(dag_id, row)}"
@@ -405,7 +406,7 @@ def run_now(
     calendar.session(day)  # says why there is none, and what is near
     dag = pipeline.dag(calendar.market_id, day)
     opens_at = run_opens_at(calendar.phases(day), dag)
-    if opens_at > read_now(connection).market_at:
+    if not again and opens_at > read_now(connection).market_at:
         raise OperatorError(
             f"The session {day} of {calendar.market_id} has not begun: a run of it opens at "
             f"{opens_at:%Y-%m-%d %H:%M} UTC, and the scheduler makes it then."
@@ -502,11 +503,17 @@ def _new_attempts(connection: Connection, run: _Run, jobs: set[str]) -> list[str
 
 
 def _skipped_because_of(run: _Run, jobs: set[str]) -> set[str]:
-    """Add to some jobs those that were skipped, and would not be if these succeeded."""
+    """
+    Add to some jobs those that were skipped, and would not be if these succeeded.
+
+    What an operator has skipped stays so, whatever becomes of what it depends on.
+    """
     again = set(jobs)
     for job in run.dag.topological_order():
         waits = any(upstream in again for upstream in run.dag.jobs[job].dependencies)
-        skipped = waits and run.latest[job].status == JobStatus.SKIPPED
+        row = run.latest[job]
+        by_hand = (row.error_message or "").startswith(SKIPPED_BY)
+        skipped = waits and row.status == JobStatus.SKIPPED and not by_hand
         # One that another upstream job still blocks would only be skipped again.
         if skipped and not _blocking(run, job, again):
             again.add(job)

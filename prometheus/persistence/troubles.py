@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, or_, select
 
 from prometheus.core.holidays import HolidayState
-from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.orchestration.lifecycle import JobStatus, Trigger
 from prometheus.orchestration.sensor import Readiness
 from prometheus.orchestration.timeouts import RUN_TIMEOUT
 from prometheus.persistence.progress import chunks
@@ -192,6 +192,7 @@ def late_sensors(connection: Connection) -> list[Row[Any]]:
             ),
         )
         .where(is_live, is_open, _e.attempt_number > 1, last.c.result.is_not(None))
+        .where(~is_paused, _r.trigger == Trigger.SCHEDULE)
         .order_by(_e.dag_id, _e.job_id)
     )
     return [

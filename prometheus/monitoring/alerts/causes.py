@@ -150,6 +150,12 @@ def _queues(scene: _Scene) -> Iterator[Cause]:
             since=each.since,
             markets=(each.queue,),
             priority=JobPriority(each.priority),
+            # Graver work that comes later is told to those who are told of it alone.
+            subjects=tuple(
+                f"{priority.name} jobs"
+                for priority in sorted(JobPriority, reverse=True)
+                if priority >= each.priority
+            ),
             details=(
                 "It starts when a worker comes, unless its windows have closed by then.",
                 f"Start one: prometheus worker {each.queue}",

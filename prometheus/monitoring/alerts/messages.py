@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from prometheus.persistence.alerts import Compose, Message, facts_of
 from prometheus.settings import WebSettings
 
 _LONGEST_TITLE = 200
+_MOST_LISTED = 20
 
 
 def composer(routes: Mapping[str, Route], web: WebSettings) -> Compose:
@@ -29,11 +30,11 @@ def composer(routes: Mapping[str, Route], web: WebSettings) -> Compose:
     """
     at = public_address(web)
 
-    def compose(alert: Row[Any], event: Told) -> Iterator[Message]:
+    def compose(alert: Row[Any], event: Told, known: frozenset[str]) -> Iterator[Message]:
         facts = facts_of(alert)
         title, body = write(alert, event, at)
         for channel, route in routes.items():
-            if route.takes(facts):
+            if channel in known if event is Told.RESOLVED else route.takes(facts):
                 yield Message(channel, title, body)
 
     return compose
@@ -58,12 +59,12 @@ def write(alert: Row[Any], event: Told, at: str | None) -> tuple[str, str]:
     lines = [f"Alert {alert.alert_id}, {alert.kind}"]
     lines += _line("markets", alert.markets)
     lines += _line("run", [alert.dag_id])
-    lines += _line("about", alert.subjects)
+    lines += _line("about", _first(alert.subjects))
     lines.append(f"since: {_instant(alert.since, alert.markets)}")
     if over:
         lines.append(f"over: {_instant(alert.resolved_at, alert.markets)}")
     else:
-        lines += ["", *alert.details]
+        lines += ["", *_first(alert.details)]
         lines += [
             "",
             f"Seen to by you? prometheus alerts ack {alert.alert_id} --reason TEXT",
@@ -72,6 +73,12 @@ def write(alert: Row[Any], event: Told, at: str | None) -> tuple[str, str]:
         page = f"runs/{quote(alert.dag_id, safe='')}" if alert.dag_id else "operations"
         lines += ["", f"{at}/{page}"]
     return safe_text(title)[:_LONGEST_TITLE], safe_text("\n".join(lines))
+
+
+def _first(values: Sequence[str]) -> Sequence[str]:
+    """Return so many that a message stays one that people read, and say how many more there are."""
+    left = len(values) - _MOST_LISTED
+    return [*values[:_MOST_LISTED], f"and {left} more"] if left > 0 else values
 
 
 def _line(name: str, values: Iterable[str | None]) -> list[str]:

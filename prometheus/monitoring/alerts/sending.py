@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, Row
 
 from prometheus import channels
+from prometheus.orchestration.alerts import Severity, Told
 from prometheus.persistence import alerts
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.leases import wall_time
@@ -88,7 +89,7 @@ class Sender:
         if url is None:
             error: str | None = "there is no such channel in the settings any more"
         else:
-            error = channels.send(url, *_text(taken), patience=self._patience)
+            error = channels.send(url, *_text(taken), tone=_tone(taken), patience=self._patience)
         with writing(self._engine) as connection:
             now = at or wall_time(connection)
             given_up = alerts.note_sent(connection, taken, now, error)
@@ -101,10 +102,18 @@ class Sender:
         return error is None
 
 
+def _tone(messages: Sequence[Row[Any]]) -> channels.Tone:
+    """Return how grave it is, by which some services open and close incidents."""
+    raised = {each.severity for each in messages if each.event == Told.RAISED}
+    if not raised:
+        return "success"
+    return "warning" if raised == {Severity.WARNING} else "failure"
+
+
 def _text(messages: Sequence[Row[Any]]) -> tuple[str, str]:
     """Return the title and text of one message, or of many in one."""
     if len(messages) == 1:
         return messages[0].title, messages[0].body
     lines = [f"- {each.title}" for each in messages]
     lines += ["", "All of them: prometheus alerts"]
-    return f"{len(messages)} alerts: {messages[0].title}", "\n".join(lines)
+    return f"{len(messages)} messages: {messages[0].title}", "\n".join(lines)

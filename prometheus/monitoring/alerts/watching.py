@@ -152,7 +152,7 @@ class Watcher:
         self._looked_at = now
         self._sender.begin(at)
         silent = any(each.kind is AlertKind.SCHEDULER_SILENT for each in seen.causes)
-        if not silent and AlertKind.SCHEDULER_SILENT not in seen.unseen:
+        if not silent and not seen.unseen:  # nor what can not see what is wrong
             self._ping(now)
         return True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Self
@@ -20,7 +20,7 @@ from pydantic import (
 from sqlalchemy import Connection
 
 from prometheus.actors import LONGEST_REASON, Role, login, read_reason
-from prometheus.configured import UnknownPipelineError, find_pipeline
+from prometheus.configured import UnknownPipelineError, check_enabled, find_pipeline
 from prometheus.core.durations import format_duration, parse_duration
 from prometheus.core.markets import get_market
 from prometheus.dispatch.crew import read_crew
@@ -368,19 +368,22 @@ AtDesk = Annotated[Desk, Depends()]
 # --- runs and jobs ------------------------------------------------------------------------------
 
 
-def sound_pipelines(here: Installation, name: str) -> Mapping[str, Pipeline]:
+def runnable_pipeline(here: Installation, name: str, market_id: str) -> Pipeline:
     """
-    Return the pipelines that runs can be made of, among which one is looked for.
+    Find a pipeline of which a run of a market can be made.
 
     Raises:
-        UnknownPipelineError: It may be one of those that have faults.
+        UnknownPipelineError: There is none, or it may be one of those that have faults.
+        MarketDisabledError: Nobody would work on it.
     """
     pipelines, faults = here.pipelines
     if name not in pipelines and faults:
         raise UnknownPipelineError(
             f"There is no pipeline {name!r} without faults: /api/v1/pipelines has them."
         )
-    return pipelines
+    pipeline = find_pipeline(pipelines, name, market_id)
+    check_enabled(here.settings, market_id)
+    return pipeline
 
 
 @router.post("/runs", response_model=Started)
@@ -389,7 +392,7 @@ def run_now(desk: AtDesk, here: Here, ask: RunNow) -> Response:
 
     def do(connection: Connection) -> dict[str, Any]:
         market_id = get_market(ask.market).market_id
-        pipeline = find_pipeline(sound_pipelines(here, ask.pipeline), ask.pipeline, market_id)
+        pipeline = runnable_pipeline(here, ask.pipeline, market_id)
         try:
             dag_id = operators.run_now(
                 connection, pipeline, market_id, ask.date, again=ask.rerun, actor=desk.by(ask)

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 from sqlalchemy import Connection
 
-from prometheus.configured import find_pipeline
 from prometheus.core.markets import get_market
 from prometheus.errors import HorizonError
 from prometheus.masking import safe_text
@@ -16,7 +15,7 @@ from prometheus.monitoring.api.actions import (
     AskWithReason,
     AtDesk,
     Done,
-    sound_pipelines,
+    runnable_pipeline,
 )
 from prometheus.monitoring.api.models import Instant, IsoDate, Model, Name, Reply, times
 from prometheus.monitoring.api.paging import Page, read_number
@@ -208,7 +207,7 @@ def tell_backfill(found: backfills.Backfill) -> Backfill:
 
 def _named(here: Installation, ask: BackfillDraft) -> tuple[Pipeline, str]:
     market_id = get_market(ask.market).market_id
-    return find_pipeline(sound_pipelines(here, ask.pipeline), ask.pipeline, market_id), market_id
+    return runnable_pipeline(here, ask.pipeline, market_id), market_id
 
 
 @router.get("", tags=["operations"])

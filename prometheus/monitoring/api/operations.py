@@ -212,11 +212,13 @@ def overrides(here: Here, question: Annotated[OverrideQuestion, Query()]) -> Rec
     """List the overrides of calendars that hold, or all that were ever recorded."""
     with here.look() as look:
         known = in_force()
-    standing = known.standing()
-    told = known.rows if question.all else (*standing, *known.unreadable())
+    standing = {each.override_id for each in known.standing()}
+    told = standing | {each.override_id for each in known.unreadable()}
     return RecordedOverrides(
         **times(look.now),
         items=[
-            tell_override(each, in_force=each in standing) for each in known.rows if each in told
+            tell_override(each, in_force=each.override_id in standing)
+            for each in known.rows
+            if question.all or each.override_id in told
         ],
     )

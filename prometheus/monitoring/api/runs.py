@@ -134,6 +134,8 @@ class RunGraph(Reply):
     """As the calendar has it now; ``null`` where it has none on that date."""
     closed: str | None
     """Why there is no session any more."""
+    unknown: str | None
+    """Why it is not known what session there is, and so no window either."""
     deadline: Deadline | None
     """Of the whole run; ``null`` where it has none, or none any more."""
     jobs: list[JobOfRun]
@@ -176,7 +178,7 @@ def tell_run(found: StoredRun, now: Now) -> RunGraph:
     """Describe a run that was read."""
     dag = found.dag
     latest = {job_id: attempts[-1] for job_id, attempts in found.attempts.items()}
-    calendar, bounds, closed = _bounds(dag)
+    calendar, bounds, closed, unknown = _bounds(dag)
     due = {
         each.job_id: Deadline.of(each) for each in deadlines_of(found.row, dag, found.attempts, now)
     }
@@ -185,6 +187,7 @@ def tell_run(found: StoredRun, now: Now) -> RunGraph:
         run=_run(found.row, [JobStatus(row.status) for row in latest.values()]),
         session=SessionHours.of(calendar.session(dag.as_of_date)) if calendar and bounds else None,
         closed=closed,
+        unknown=unknown,
         deadline=due.get(None),
         jobs=[
             _job(dag.jobs[job_id], attempts, bounds, due.get(job_id))
@@ -216,15 +219,20 @@ def _run(row: Row[Any], statuses: Iterable[JobStatus]) -> Run:
     )
 
 
-def _bounds(dag: DAG) -> tuple[TradingCalendar | None, SessionBounds | None, str | None]:
-    """Return what its windows are made of, by the calendar as it is now, or why there are none."""
+def _bounds(
+    dag: DAG,
+) -> tuple[TradingCalendar | None, SessionBounds | None, str | None, str | None]:
+    """
+    Return what its windows are made of, by the calendar as it is now; or why there are none, its
+    session being closed; or why that is not known.
+    """
     try:
         calendar = TradingCalendar(dag.market_id)
-        return calendar, session_bounds(calendar, dag.as_of_date), None
+        return calendar, session_bounds(calendar, dag.as_of_date), None, None
     except NoSessionError as error:
-        return calendar, None, error.reason
+        return calendar, None, error.reason, None
     except (HorizonError, SnapshotError, UnknownMarketError) as error:
-        return None, None, str(error)
+        return None, None, None, str(error)
 
 
 def _job(

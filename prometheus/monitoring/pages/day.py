@@ -79,7 +79,7 @@ def day_page(
         "unmade": actions.of_session(
             calendar,
             day,
-            here.pipelines[0].values(),
+            here.pipelines[0].values() if market_id in here.settings.markets.enabled else (),
             look.now.market_at,
             {run.pipeline for run in runs},
         )

@@ -112,7 +112,7 @@ def pulse_of(here: Installation) -> Pulse:
                 # What markets do changes on whole minutes; in a replay whenever time leaps.
                 standing.market_at.replace(second=0, microsecond=0),
                 now.latest_override,
-                now.unended_pauses,
+                [each.pause_id for each in standing.pauses],
             )
         return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 

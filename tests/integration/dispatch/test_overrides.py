@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from prometheus.orchestration.following import Effect, JobChange, RunChange
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange
 from prometheus.orchestration.sensor import Readiness
-from prometheus.persistence import clock, executions, operators
+from prometheus.persistence import clock, executions, operators, pauses
 from prometheus.persistence import engine as product_engine
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading, writing
@@ -815,6 +816,7 @@ class Chance:
         """Runs whose jobs were shown with other windows before they were made."""
         self.held: dict[str, int] = {"windows": 0, "shifted windows": 0, "polls": 0}
         """How often what came was held against what was shown last."""
+        self.paused: set[str] = set()
         self.beats = [desk.new_scheduler(election=True) for _ in range(2)]
         self.first = 0
         """Which of them ticks first, and so takes a lead that is free."""
@@ -923,6 +925,7 @@ class Chance:
         """Work, record one override, and hold the tick against what was shown."""
         desk = self.desk
         self.work()
+        self.pause_or_resume()
         for _ in range(2):  # what has ended lets the same job of the next session start
             self.tick(now)
             self.hold_windows()
@@ -949,6 +952,18 @@ class Chance:
         for (dag_id, job_id), row in rows.items():
             if dag_id not in shown:
                 assert _told(row) == _told(rows_before[dag_id, job_id]), (override, row)
+
+    def pause_or_resume(self) -> None:
+        """Now and then keep a market from starting anything, until it may again."""
+        if self.chance.random() > 0.2:
+            return
+        market_id = self.chance.choice(self.desk.markets)
+        act: Callable[..., Any] = pauses.resume
+        if market_id not in self.paused:
+            act = partial(pauses.pause, reason="it rains")
+        self.paused ^= {market_id}
+        with writing(self.desk.engine) as connection:
+            act(connection, market_id=market_id, actor="ann")
 
     def end(self, now: datetime) -> None:
         """Let everything come to its time."""

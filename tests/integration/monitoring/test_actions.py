@@ -17,10 +17,12 @@ from prometheus.actors import login
 from prometheus.cli.application import make_application
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.names import LEADERSHIP
+from prometheus.monitoring.app import create_app
 from prometheus.persistence import leases, pauses, pruning
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.tables import audit, request_keys
-from tests.integration.monitoring.conftest import SECRET, Web, check_problem
+from prometheus.settings import load_settings
+from tests.integration.monitoring.conftest import SECRET, Web, check_problem, served
 from tests.integration.persistence.world import HOUR, World, at_once, job
 from tests.servers import Process, free_port, wait_until
 
@@ -582,6 +584,18 @@ class TestBackfills:
         ]  # fmt: skip
         why = web.problem_of_post("/api/v1/backfills/1/stop", {"reason": "enough"}, 409)
         assert "has ended already" in why
+
+    def test_a_market_that_nobody_works_for_is_refused(
+        self, world: World, variables: dict[str, str], database_url: str, tmp_path: Path
+    ) -> None:
+        given = {"PROMETHEUS__DATABASE__URL": database_url, "PROMETHEUS__WEB__ACTIONS": "true"}
+        given |= {**variables, "PROMETHEUS__MARKETS__ENABLED": "EU_EQ"}
+        with served(create_app(load_settings(given, tmp_path))) as web:
+            asked = {"market": "US_EQ", "date": "2012-11-20"}
+            why = web.problem_of_post("/api/v1/runs", asked, 409)
+            assert "a run of it would wait for ever. markets.enabled has EU_EQ." in why
+            web.problem_of_post("/api/v1/backfills", self.DRAFT, 409)
+        assert world.audited() == []
 
     def test_a_list_of_several_pages_has_each_once(self, web: Web, world: World) -> None:
         for day in ("2012-11-19", "2012-11-20", "2012-11-21"):

@@ -395,7 +395,7 @@ def test_very_much_at_once_comes_in_one_message(one_alarm: Alarm) -> None:
         dag = world.run(job("a", max_retries=0), pipeline=f"p{number}")
         world.fail_for_good(dag, "a", worker)
     (title,) = one_alarm.look()
-    assert title.startswith("12 alerts: Error: us_eq_p")
+    assert title.startswith("12 messages: Error: us_eq_p")
     assert one_alarm.last.count("failed for good") == 12
     assert one_alarm.look() == []
 
@@ -456,14 +456,86 @@ def test_what_an_operator_sees_to_is_told_no_more(one_alarm: Alarm) -> None:
     assert world.audited()[0] == ("ada", "alert_ack", dag.dag_id)
 
 
+def test_what_comes_back_after_somebody_has_seen_to_it_is_told_again(one_alarm: Alarm) -> None:
+    """And not before its quiet time is over."""
+    world = one_alarm.world
+    act(world, leases.resign, LEADERSHIP, "there:7:x")
+    now = world.now()
+    one_alarm.look(now)
+    assert len(one_alarm.look(now + MINUTE)) == 1
+    act(world, alerts.acknowledge, 1, actor="ada", reason="restarting it")
+    lead(world)
+    assert one_alarm.look(now + 2 * MINUTE) == []
+    act(world, leases.resign, LEADERSHIP, "there:7:x")
+    told = [one_alarm.look(now + minutes * MINUTE) for minutes in (3, 5, 30)]
+    assert told == [[], [], ["Critical: no scheduler is at work"]]
+    (row,) = one_alarm.rows()
+    assert (row.acknowledged_at, row.acknowledged_by, row.reason) == (None, None, None)
+
+
+def test_what_somebody_sees_to_is_told_again_once_it_is_worse(one_alarm: Alarm) -> None:
+    last = TradingCalendar("US_EQ").horizon
+    noon = datetime(last.year, last.month, last.day, 12, tzinfo=UTC)
+    assert len(one_alarm.look(noon - timedelta(days=80))) == 1
+    act(one_alarm.world, alerts.acknowledge, 1, actor="ada", reason="the upgrade is planned")
+    told = [one_alarm.look(noon - timedelta(days=left)) for left in (79, 30, 29)]
+    assert told == [[], [f"Error: the calendar of US_EQ ends on {last}"], []]
+
+
+def test_that_it_is_over_is_told_to_whoever_was_told_of_it(one_alarm: Alarm) -> None:
+    world, worker = one_alarm.world, one_alarm.world.worker(lease=DAYS)
+    one_alarm.watcher, _ = one_alarm.another({"PROMETHEUS__ROUTES__HOOK": "priority=CRITICAL"})
+    dag = world.run(job("a", max_retries=0, priority=JobPriority.CRITICAL), job("b", max_retries=0))
+    for name in ("a", "b"):
+        world.fail_for_good(dag, name, worker)
+    assert len(one_alarm.look()) == 1
+    for name, at in (("a", HOUR), ("b", 2 * HOUR)):
+        act(world, operators.force_success, dag.dag_id, name, actor="ada", reason="by hand")
+        titles = one_alarm.look(world.now() + at)
+    assert [title.partition(":")[0] for title in titles] == ["Over"]
+
+
+def test_graver_work_that_nobody_listens_for_is_told_to_those_it_is_for(one_alarm: Alarm) -> None:
+    world = one_alarm.world
+    one_alarm.watcher, _ = one_alarm.another({"PROMETHEUS__ROUTES__HOOK": "priority=CRITICAL"})
+    now = world.now() + MINUTE
+    for name, priority in (("p", JobPriority.OPTIONAL), ("q", JobPriority.CRITICAL)):
+        dag = world.run(job("a", priority=priority), pipeline=name)
+        world.claim(world.starts(dag))
+        for at in (now, now + HOUR):
+            one_alarm.watcher.look(at)
+            one_alarm.watcher.wait_for_sending()
+        now += 2 * HOUR
+    assert len(one_alarm.recipients.mails) == 2
+    (title,) = one_alarm.recipients.titles
+    assert title.startswith("Critical: work is due for US_EQ")
+
+
+def test_a_message_says_how_grave_it_is_and_stays_one_that_services_take(
+    one_alarm: Alarm,
+) -> None:
+    world, worker = one_alarm.world, one_alarm.world.worker(lease=DAYS)
+    dag = world.run(*(job(f"job{number:03}", max_retries=0) for number in range(60)))
+    for name in dag.jobs:
+        world.fail_for_good(dag, name, worker)
+    one_alarm.look()
+    post = one_alarm.recipients.posts[-1]
+    assert post["type"] == "failure"
+    assert "and 40 more" in post["message"]
+    assert len(post["message"]) < 4_000
+    for name in dag.jobs:
+        act(world, operators.force_success, dag.dag_id, name, actor="ada", reason="by hand")
+    one_alarm.look(world.now() + HOUR)
+    assert one_alarm.recipients.posts[-1]["type"] == "success"
+
+
 def test_an_alert_of_a_run_that_is_old_is_closed_without_a_word(one_alarm: Alarm) -> None:
+    """Whatever is still wrong with the run."""
     world = one_alarm.world
     dag = world.run(job("a", max_retries=0))
     world.fail_for_good(dag, "a", world.worker(lease=DAYS))
     assert len(one_alarm.look()) == 1
     old = world.now() + timedelta(days=31)
-    world.change(world.ids(dag)["a"], completed_at=None, status="PENDING", started_at=None)
-    act(world, operators.cancel, dag.dag_id, actor="ada")
     assert one_alarm.look(old) == []
     assert one_alarm.look(old + HOUR) == []
     (row,) = one_alarm.rows()

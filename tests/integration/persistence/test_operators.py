@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 
 import pytest
@@ -13,6 +13,7 @@ from sqlalchemy import update
 
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence import executions, operators, runs
 from prometheus.persistence.engine import create_engine, writing
 from prometheus.persistence.executions import NotOurs, Refused, Retried
@@ -497,10 +498,27 @@ class TestForceSuccess:
 
 
 def test_run_made_by_an_operator_is_audited(world: World) -> None:
-    dag = world.run()
+    daily = Pipeline("books", markets=["US_EQ"])
+    daily.add("jobs:report")
     with writing(world.engine) as connection:
-        operators.record_audit(connection, "ann@desk", "run", dag.dag_id, {})
-    assert world.audited() == [("ann@desk", "run", dag.dag_id)]
+        dag_id = operators.run_now(
+            connection, daily, "US_EQ", date(2012, 11, 21), again=False, actor="ann@desk"
+        )
+    assert world.audited() == [("ann@desk", "run", dag_id)]
+
+
+def test_what_an_operator_skipped_stays_so_when_its_upstream_runs_again(world: World) -> None:
+    """A book that must not be made is not made because a job before it was tried again."""
+    dag = world.run(job("a", max_retries=0), job("b", "a"), job("c", "a"))
+    with writing(world.engine) as connection:
+        operators.skip(connection, dag.dag_id, "c", actor="ann@desk", reason="no book today")
+    world.fail_for_good(dag, "a", world.worker())
+    world.end_waiting({world.ids(dag)["b"]: "upstream a is FAILED"}, JobStatus.SKIPPED)
+    with writing(world.engine) as connection:
+        assert operators.retry(connection, dag.dag_id, "a", actor="bob@desk") == ["a", "b"]
+    assert world.statuses(dag) == {"a": "PENDING", "b": "PENDING", "c": "SKIPPED"}
+    with writing(world.engine) as connection:  # who says so himself is heard
+        assert operators.retry(connection, dag.dag_id, "c", actor="bob@desk") == ["c"]
 
 
 @pytest.mark.promise("P5")

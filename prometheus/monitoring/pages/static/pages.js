@@ -297,7 +297,7 @@
     try {
       const answer = await send(url, "POST", body, { "Idempotency-Key": key });
       const reply = await answer.json();
-      unanswered.delete(asked);
+      if (answer.status < 500) unanswered.delete(asked); // of others it is not known
       if (answer.ok) {
         if (isOpen()) dialog.close();
         lastGroup = group;
