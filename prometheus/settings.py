@@ -70,6 +70,7 @@ _CHANNEL_SECTIONS = ("channels", "routes")
 _ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?", re.IGNORECASE)
 _UNDERSCORES = re.compile("_+")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:]+")
+_PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
 _TOKEN = re.compile(r"[A-Za-z0-9._-]*")
 _CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
@@ -356,6 +357,11 @@ class WebSettings(_Section):
         description="Addresses of proxies in front of it, such as 10.0.0.7 or 10.0.0.0/24: what "
         "they say of where a request comes from is believed, for the limits on signing in.",
     )
+    root_path: str = Field(
+        default="",
+        description="The path below which a proxy serves it, such as /prometheus; a proxy may take "
+        "it away or pass it on.",
+    )
     sign_in_lasts: Duration = Field(
         default=timedelta(hours=12),
         description="How long a browser stays signed in.",
@@ -378,6 +384,14 @@ class WebSettings(_Section):
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(ip_network(each, strict=False)) for each in value)
+
+    @field_validator("root_path")
+    @classmethod
+    def _of_plain_names(cls, value: str) -> str:
+        path = value.removesuffix("/")
+        if not _PREFIX_OF_PATHS.fullmatch(path):
+            raise ValueError("must look like /prometheus")
+        return path
 
     @property
     def only_here(self) -> bool:

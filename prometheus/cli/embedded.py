@@ -57,7 +57,9 @@ class Pages:
                 f"of them: --no-web."
             )
         name = _OF_ALL.get(host, host)
-        return cls(port, f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}")
+        if ":" in name:
+            name = f"[{name}]"
+        return cls(port, f"http://{name}:{port}{settings.web.root_path}")
 
 
 _OF_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104

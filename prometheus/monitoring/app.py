@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
+from prometheus.configuration import SettingsError
 from prometheus.monitoring.alerts.watching import Watcher
 from prometheus.monitoring.api import (
     actions,
@@ -45,6 +46,7 @@ from prometheus.monitoring.pages import (
 from prometheus.monitoring.pages import (
     operations as operations_page,
 )
+from prometheus.monitoring.prefix import Prefix
 from prometheus.monitoring.problems import MEDIA_TYPE, Problem, tell_problems
 from prometheus.settings import Settings
 
@@ -63,7 +65,8 @@ def create_app(settings: Settings, *, watches: bool = False) -> FastAPI:
         watches: Whether it looks, while it runs, for what people have to be told.
 
     Raises:
-        PrometheusError: The settings name something that does not exist.
+        PrometheusError: The settings name something that does not exist, or a path of the app's
+            own as the one below which a proxy serves it.
     """
     installation = Installation(settings)
     watcher = Watcher(installation) if watches else None
@@ -94,6 +97,7 @@ def create_app(settings: Settings, *, watches: bool = False) -> FastAPI:
     app.state.scraper = Scraper(installation)
     app.state.limits = session.Limits()
     tell_problems(app, rendering.show_problem)
+    app.add_middleware(Prefix, prefix=settings.web.root_path)
     app.add_middleware(Doorman, hosts=settings.web.hosts)
     # Inside of what makes problems of errors, and around all that is routed: nothing goes past it.
     app.router.middleware_stack = Guard(app.router.middleware_stack, installation)
@@ -111,10 +115,28 @@ def create_app(settings: Settings, *, watches: bool = False) -> FastAPI:
         known,
     )
     pages = (rendering, signing, world, run, day, history, calendar, operations_page, pulse)
-    for subject in (*looks, actions, backfills, overrides, session, *pages):
-        app.include_router(subject.router)
+    routers = [each.router for each in (*looks, actions, backfills, overrides, session, *pages)]
+    _check_prefix(settings.web.root_path, routers)
+    for router in routers:
+        app.include_router(router)
     _describe_problems(app)
     return app
+
+
+def _check_prefix(prefix: str, routers: Iterable[APIRouter]) -> None:
+    """
+    Check that nothing of the app's own begins like the prefix.
+
+    Raises:
+        SettingsError: Something does, and nobody could tell whether a proxy passed the prefix on.
+    """
+    routes = (route for router in routers for route in router.routes)
+    own = {route.path.split("/")[1] for route in routes if isinstance(route, APIRoute)}
+    first = prefix.removeprefix("/").partition("/")[0]
+    if first and first in own:
+        raise SettingsError(
+            [f"web.root_path: {prefix} begins like a path of the web app. Use /prometheus, say."]
+        )
 
 
 def _name(route: APIRoute) -> str:

@@ -21,6 +21,7 @@ from prometheus.errors import DatabaseError
 from prometheus.monitoring.doorman import LOOKS, host_name
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.patience import Shared
+from prometheus.monitoring.prefix import link, path_of
 from prometheus.passwords import csrf_token
 from prometheus.persistence.engine import check_exists, is_unavailable, reading
 from prometheus.persistence.users import anybody_known, find_sign_in, find_token
@@ -86,7 +87,7 @@ class Guard:
             return
         request = Request(scope)
         # Not of request.url, into which the Host header goes: what is routed is the scope's.
-        asked = (request.method, scope["path"])
+        asked = (request.method, path_of(request))
         if _is_public(*asked) or (self._web.public_metrics and asked == ("GET", METRICS)):
             request.state.visitor = None
         else:
@@ -112,7 +113,8 @@ class Guard:
                 return None
         if secret is not None:
             raise _nobody("You are no longer signed in.")
-        raise _nobody(f"Sign in (POST {SESSION}), or send Authorization: Bearer TOKEN.")
+        session = link(request, SESSION)
+        raise _nobody(f"Sign in (POST {session}), or send Authorization: Bearer TOKEN.")
 
     def _scraped(self, request: Request) -> Visitor | None:
         """Find who asks for metrics, which are told on this machine also without a database."""
@@ -155,9 +157,10 @@ def _check_may(visitor: Visitor, request: Request) -> None:
     ):
         raise HTTPException(
             HTTPStatus.FORBIDDEN,
-            f"Send {CSRF_HEADER} with the csrf_token of {SESSION}. Nothing was done.",
+            f"Send {CSRF_HEADER} with the csrf_token of {link(request, SESSION)}. "
+            f"Nothing was done.",
         )
-    path = request.scope["path"]
+    path = path_of(request)
     # Whoever is signed in may sign out.
     acts = path != SESSION and not _PREVIEW.fullmatch(path)
     if acts and not visitor.role.covers(Role.OPERATOR):
@@ -186,11 +189,13 @@ def cookie_name(request: Request) -> str:
     """
     Name the cookie of a sign-in.
 
-    With the prefix, no other host of the domain can set it. Browsers send what one port has set to
-    all others, where other installations may listen: so the port is in it.
+    With ``__Host-``, no other host of the domain can set it; it then is sent to all paths. Browsers
+    send what one port has set to all others, where other installations may listen, as they may
+    below other paths: so port and path are in it.
     """
     port = _PORT.search(request.headers.get("host", ""))
     name = f"{_COOKIE}_{port[1]}" if port else _COOKIE
+    name += link(request, "").replace("/", "+")  # which a name can not have
     return f"__Host-{name}" if is_secure(request) else name
 
 

@@ -65,10 +65,12 @@ def test_everything_comes_up_with_its_pages(start_command: StartCommand, home: P
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
-        process = start_command("up", env={"PROMETHEUS__WEB__PORT": str(taken)})
+        below = {"PROMETHEUS__WEB__PORT": str(taken), "PROMETHEUS__WEB__ROOT_PATH": "/desk"}
+        process = start_command("up", env=below)
         url = pages_of(process, "pages: ")
-    assert not url.endswith(f":{taken}")
-    world = httpx.get(url, headers={"Accept": "text/html"}, timeout=60)
+    assert url.endswith("/desk")
+    assert f":{taken}/" not in url
+    world = httpx.get(f"{url}/", headers={"Accept": "text/html"}, timeout=60)
     assert all(market in world.text for market in ("US_EQ", "EU_EQ", "ASIA_EQ"))
     (web,) = (each for each in process.family() if "prometheus.monitoring" in each.cmdline())
     web.kill()
@@ -127,7 +129,7 @@ def test_a_replay_stays_open_for_whoever_looks_at_it(
 def pages_of(process: Process, words: str) -> str:
     """Wait until a process says where its pages are."""
     process.wait_for(words, timeout=120)
-    found = re.findall(rf"{words}(http://127\.0\.0\.1:\d+)", process.output())
+    found = re.findall(rf"{words}(http://127\.0\.0\.1:\d+[/a-z]*)", process.output())
     return str(found[-1])
 
 

@@ -528,6 +528,15 @@ def test_names_of_the_web_api_are_written_without_ports(tmp_path: Path) -> None:
         assert f"{host!r} is no name or address" in fault
 
 
+def test_a_path_below_which_a_proxy_serves_it_is_a_plain_one(tmp_path: Path) -> None:
+    for given, meant in (("/desk/jobs/", "/desk/jobs"), ("/p-1.x", "/p-1.x"), ("/", "")):
+        found = load_settings({"PROMETHEUS__WEB__ROOT_PATH": given}, tmp_path)
+        assert found.web.root_path == meant
+    for path in ("desk", "//desk", "/desk//", "/a/../b", "/.", "/a b", "/%64", "https://x/y"):
+        (fault,) = faults({"PROMETHEUS__WEB__ROOT_PATH": path}, tmp_path)
+        assert "must look like /prometheus" in fault
+
+
 @pytest.mark.parametrize(
     ("address", "only_here"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False)]
 )

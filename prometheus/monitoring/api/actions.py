@@ -37,6 +37,7 @@ from prometheus.monitoring.api.models import (
 )
 from prometheus.monitoring.guard import Asking, Visitor, role_of
 from prometheus.monitoring.installation import Here, Installation
+from prometheus.monitoring.prefix import path_of
 from prometheus.monitoring.problems import QuestionError
 from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.pipeline import Pipeline
@@ -318,7 +319,7 @@ class Desk:
             )
         self._here: Installation = here
         self._visitor = visitor
-        self._path = request.url.path
+        self._path = path_of(request)
         self._key = key
 
     def by(self, ask: Ask) -> str:

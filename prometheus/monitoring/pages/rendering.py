@@ -18,6 +18,7 @@ from prometheus.masking import safe_text
 from prometheus.monitoring.guard import ASSETS, SIGN_IN_PAGE, role_of
 from prometheus.monitoring.pages import words
 from prometheus.monitoring.pages.assets import read_assets
+from prometheus.monitoring.prefix import path_of
 from prometheus.monitoring.problems import Problem
 from prometheus.orchestration.backfill import MOST_ACTIVE_RUNS, Reprocess
 from prometheus.persistence.operators import CANCEL_GRACE
@@ -35,7 +36,6 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    # A prefix is none of the server's business, so a link says how far up it goes.
     "Referrer-Policy": "same-origin",
 }
 _templates = Environment(
@@ -77,7 +77,7 @@ def show(
     web = request.app.state.installation.settings.web
     text = _templates.get_template(template).render(
         top=top_of(request),
-        page=_path(request).lstrip("/"),
+        page=path_of(request).lstrip("/"),
         asked=request.url.query,
         user=visitor.name if visitor is not None else None,
         role=role_of(visitor, web),
@@ -94,8 +94,8 @@ def top_of(request: Request) -> str:
     A browser follows it below whatever prefix a proxy has put before the path.
     """
     raw: bytes = request.scope["raw_path"]
-    prefix = request.scope.get("root_path", "").encode()
-    depth = raw.removeprefix(prefix).count(b"/") - 1  # a proxy may have taken it away already
+    prefix: str = request.scope.get("root_path", "")
+    depth = raw.count(b"/") - prefix.count("/") - 1
     return "../" * depth or "./"
 
 
@@ -111,14 +111,9 @@ def run_link(top: str, dag_id: str, job: str | None = None, attempt: int | None 
     return f"{top}runs/{quote(dag_id, safe='')}" + (f"?{query}" if query else "")
 
 
-def _path(request: Request) -> str:
-    prefix: str = request.scope.get("root_path", "")
-    return request.url.path.removeprefix(prefix)
-
-
 def _wants_page(request: Request) -> bool:
     """Say whether whoever asks is a browser, and not of the API."""
-    return not _path(request).startswith("/api/") and "text/html" in request.headers.get(
+    return not path_of(request).startswith("/api/") and "text/html" in request.headers.get(
         "accept", ""
     )
 

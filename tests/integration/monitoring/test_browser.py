@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -23,12 +24,15 @@ from playwright.sync_api import (
 
 from prometheus.actors import Role
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.monitoring.app import create_app
 from prometheus.monitoring.pages.pulse import Pulse
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.passwords import hash_password
 from prometheus.persistence import operators, pauses, users
 from prometheus.persistence.engine import writing
-from tests.integration.monitoring.conftest import Web
+from prometheus.settings import load_settings
+from tests.integration.monitoring.conftest import Web, served
+from tests.integration.monitoring.proxy import PREFIX, proxied
 from tests.integration.monitoring.test_markets import say
 from tests.integration.monitoring.test_pages import lead, stand
 from tests.integration.persistence.world import World, job
@@ -64,7 +68,14 @@ def database_url(sqlite_url: str) -> str:
 @pytest.fixture
 def page(browser: Browser, web: Web) -> Iterator[Page]:
     """A page on which nothing goes wrong, and that asks nobody else."""
-    context = browser.new_context(base_url=web.url, timezone_id="Asia/Kolkata")
+    with watched(browser, f"{web.url}/") as page:
+        yield page
+
+
+@contextlib.contextmanager
+def watched(browser: Browser, url: str) -> Iterator[Page]:
+    """Open a page, and see to it that nothing goes wrong on it, and that it asks below a URL."""
+    context = browser.new_context(base_url=url, timezone_id="Asia/Kolkata")
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     errors: list[str] = []
@@ -77,7 +88,7 @@ def page(browser: Browser, web: Web) -> Iterator[Page]:
             errors.append(message.text)
 
     def note_request(request: Request) -> None:
-        asked.add(urlsplit(request.url).netloc)
+        asked.add(request.url)
 
     page.on("console", note_console)
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -85,7 +96,8 @@ def page(browser: Browser, web: Web) -> Iterator[Page]:
     yield page
     context.close()
     assert errors == []
-    assert asked == {urlsplit(web.url).netloc}
+    assert asked
+    assert [each for each in asked if not each.startswith(url)] == []
 
 
 def mark(page: Page) -> None:
@@ -417,6 +429,57 @@ def test_whoever_signs_in_sees_the_markets_and_signs_out_again(
     page.wait_for_url("**/sign-in")
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     assert page.request.get("/").status == 401
+
+
+@pytest.mark.parametrize("taken_away", [True, False], ids=["taken away", "passed on"])
+def test_below_a_path_of_a_proxy_everything_works(
+    browser: Browser,
+    sqlite_url: str,
+    variables: dict[str, str],
+    world: World,
+    tmp_path: Path,
+    taken_away: bool,
+) -> None:
+    """Nothing leaves it: not what is loaded or clicked, live or done, nor signing in and out."""
+    lead(world)
+    dag = world.run(job("a"), day=datetime.now(UTC).date())
+    with writing(world.engine) as connection:
+        kept = hash_password("correct horse battery")
+        users.add_user(connection, "ada", Role.OPERATOR, kept, actor="root")
+    below = {"PROMETHEUS__DATABASE__URL": sqlite_url, "PROMETHEUS__WEB__ROOT_PATH": PREFIX}
+    app = create_app(load_settings({**variables, **below}, tmp_path))
+    with (
+        served(app) as web,
+        proxied(web.url, taken_away=taken_away) as proxy,
+        watched(browser, f"{proxy.url}/") as page,
+    ):
+        page.goto("sign-in")
+        page.get_by_label("Name").fill("ada")
+        page.get_by_label("Password").fill("correct horse battery")
+        page.keyboard.press("Enter")
+        expect(page.locator("svg.lane")).to_have_count(3)
+        assert page.url == f"{proxy.url}/"
+        for name in ("History", "Calendar", "Operations", "World"):
+            page.get_by_role("link", name=name, exact=True).click()
+            expect(page.get_by_role("link", name=name, exact=True)).to_have_attribute(
+                "aria-current", "page"
+            )
+        page.get_by_role("link", name=f"{dag.dag_id}: OPEN").click()
+        page.goto(f"days/US_EQ/{dag.as_of_date}")
+        page.get_by_role("link", name=dag.dag_id, exact=True).click()
+        page.get_by_role("link", name="a", exact=True).first.click()
+        expect(page.locator(".why li").first).to_be_visible()
+        mark(page)
+        world.running(dag, "a", world.worker())
+        expect(page.locator(".node.running")).to_have_count(1)
+        page.get_by_role("button", name="Cancel run", exact=True).click()
+        submit(page)
+        expect(page.locator("#done")).to_contain_text("Done by ada. Cancel run")
+        assert was_not_loaded_again(page)
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+        assert page.url == f"{proxy.url}/sign-in"
+        assert proxy.strays == []
 
 
 def test_a_page_that_hears_nothing_says_how_old_it_is(page: Page, web: Web, world: World) -> None:

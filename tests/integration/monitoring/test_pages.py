@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 from typing import Any
 
 import httpx
-import pytest
 from sqlalchemy import update
 
 from prometheus.monitoring.app import create_app
@@ -290,15 +289,3 @@ def test_while_nobody_watches_nobody_reads(web: Web) -> None:
     next(again)
     next(again)
     again.close()
-
-
-@pytest.mark.parametrize("path", ["/", "/nothing/at/all"])
-def test_below_a_prefix_links_lead_to_what_they_mean(web: Web, path: str) -> None:
-    """Also below one of which the server is told."""
-    plain = web.ask(path, headers=BROWSER)
-    web.app.root_path = "/desk/jobs"
-    below = web.ask(path, headers=BROWSER)
-    told = web.ask(f"/desk/jobs{path}", headers=BROWSER)
-    for answer in (below, told):
-        links = Page(answer.text).links()
-        assert links == Page(plain.text).links()

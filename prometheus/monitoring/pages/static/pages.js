@@ -2,8 +2,8 @@
 // What a page does by itself: light or dark, whose clocks its times are of, and its countdowns.
 (() => {
   const root = document.documentElement;
-  const kept = (key) => { try { return localStorage.getItem(key); } catch { return null; } };
-  const keep = (key, value) => { try { localStorage.setItem(key, value); } catch { /* then not */ } };
+  const kept = (key) => { try { return localStorage.getItem(`prometheus_${key}`); } catch { return null; } };
+  const keep = (key, value) => { try { localStorage.setItem(`prometheus_${key}`, value); } catch { /* then not */ } };
 
   const themes = ["light", "dark"];
   // At once, before anything is drawn in the other colours.
