@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    Select,
     Text,
     cast,
     delete,
@@ -304,6 +305,11 @@ def list_alerts(
     Returns:
         Rows of ``alerts``, with ``undelivered``: messages that were not taken yet, or given up.
     """
+    return list(connection.execute(alerts_query(which, before).limit(limit)))
+
+
+def alerts_query(which: AlertFilter, before: int | None = None) -> Select[Any]:
+    """Say what `list_alerts` asks for, however many there are."""
     wanted: list[ColumnElement[bool]] = []
     if which.is_open is not None:
         wanted.append(_a.resolved_at.is_(None) if which.is_open else _a.resolved_at.is_not(None))
@@ -324,8 +330,8 @@ def list_alerts(
         .where(_d.state.in_(("pending", "failed")))
         .scalar_subquery()
     )
-    query = select(alerts, failing.label("undelivered")).where(*wanted)
-    return list(connection.execute(query.order_by(_a.alert_id.desc()).limit(limit)))
+    query: Select[Any] = select(alerts, failing.label("undelivered")).where(*wanted)
+    return query.order_by(_a.alert_id.desc())
 
 
 def read_deliveries(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, select
@@ -138,27 +139,31 @@ def read_deadlines(
     return deadlines_of_runs(connection, runs, now)
 
 
-def deadlines_of_runs(connection: Connection, runs: Sequence[Row[Any]], now: Now) -> list[Due]:
+def deadlines_of_runs(
+    connection: Connection,
+    runs: Sequence[Row[Any]],
+    now: Now,
+    known: Iterable[Row[Any]] | None = None,
+) -> list[Due]:
     """
-    Say what became of the deadlines of runs, in one statement more if any has one.
+    Say what became of the deadlines of runs.
 
     Args:
         runs: What `deadlines_of` needs of them, ``dag_id`` and ``definition_hash``.
+        known: What it needs of all their attempts, ``dag_id``, ``job_id`` and ``attempt_number``,
+            if that was read already; otherwise it is, if any run has a deadline.
     """
     dags = load_dags(connection, [(row.dag_id, row.definition_hash) for row in runs])
     due = [row for row in runs if row.dag_id in dags and dags[row.dag_id].has_deadlines]
     attempts: dict[str, dict[str, list[Row[Any]]]] = defaultdict(lambda: defaultdict(list))
-    if due:
-        tries: Select[Any] = (
-            select(
-                *(_e.dag_id, _e.job_id, _e.status, _e.cancel_asked_by),
-                *(_e.started_market_at, _e.completed_at),
-            )
-            .where(_e.dag_id.in_([row.dag_id for row in due]))
-            .order_by(_e.attempt_number)
+    if due and known is None:
+        tries: Select[Any] = select(
+            *(_e.dag_id, _e.job_id, _e.attempt_number, _e.status, _e.cancel_asked_by),
+            *(_e.started_market_at, _e.completed_at),
         )
-        for attempt in connection.execute(tries):
-            attempts[attempt.dag_id][attempt.job_id].append(attempt)
+        known = connection.execute(tries.where(_e.dag_id.in_([row.dag_id for row in due])))
+    for attempt in sorted(known or (), key=attrgetter("attempt_number")):
+        attempts[attempt.dag_id][attempt.job_id].append(attempt)
     return [
         each
         for row in due

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -31,6 +31,7 @@ from sqlalchemy import (
 from prometheus.errors import PrometheusError, nearest
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.persistence.alerts import AlertFilter, alerts_query
 from prometheus.persistence.runs import stored_dag
 from prometheus.persistence.tables import (
     attempt_logs,
@@ -44,6 +45,7 @@ from prometheus.persistence.tables import (
     pipelines,
     worker_incarnations,
 )
+from prometheus.persistence.together import Together
 
 _r = dag_runs.c
 _e = job_executions.c
@@ -251,11 +253,14 @@ def list_audit(
     Returns:
         Rows of ``audit``.
     """
+    return list(connection.execute(_audit_query(which, before).limit(limit)))
+
+
+def _audit_query(which: AuditFilter, before: int | None = None) -> Select[Any]:
     wanted = _equal({_a.actor: which.actor, _a.action: which.action, _a.target: which.target})
     if before is not None:
         wanted.append(_a.audit_id < before)
-    query = select(audit).where(*wanted).order_by(_a.audit_id.desc()).limit(limit)
-    return list(connection.execute(query))
+    return select(audit).where(*wanted).order_by(_a.audit_id.desc())
 
 
 def _equal(values: Mapping[Column[Any], Any]) -> list[ColumnElement[bool]]:
@@ -334,42 +339,43 @@ def _with_log(attempts: Select[Any], job_id: str, attempt_number: int | None) ->
     return attempts.add_columns(_l.text).select_from(with_log).order_by(_l.part)
 
 
-def list_attempts_of(
-    connection: Connection, market_id: str, day: date, *, limit: int
-) -> list[Row[Any]]:
-    """List the attempts of all runs of a session, the job that was due first first."""
-    query: Select[Any] = (
-        select(
-            *(_e.dag_id, _e.job_id, _e.status, _e.attempt_number),
-            *(_e.scheduled_at, _e.started_at, _e.completed_at),
-        )
-        .where(_e.market_id == market_id, _e.as_of_date == day)
-        .order_by(_e.scheduled_at.nulls_last(), _e.started_at, _e.job_id, _e.attempt_number)
-        .limit(limit)
+_OF_DAY = Together(
+    select(*_RUN_COLUMNS)
+    .where(_r.market_id == bindparam("market"), _r.as_of_date == bindparam("day"))
+    .order_by(_r.dag_id.desc())
+    .limit(bindparam("most_runs")),
+    select(
+        *(_e.dag_id, _e.job_id, _e.status, _e.attempt_number, _e.cancel_asked_by),
+        *(_e.scheduled_at, _e.started_at, _e.started_market_at, _e.completed_at),
     )
-    return list(connection.execute(query))
+    .where(_e.market_id == bindparam("market"), _e.as_of_date == bindparam("day"))
+    .order_by(_e.scheduled_at.nulls_last(), _e.started_at, _e.job_id, _e.attempt_number)
+    .limit(bindparam("most_attempts")),
+)
 
 
-def list_workers(connection: Connection) -> list[tuple[Row[Any], list[Row[Any]]]]:
+def read_day(
+    connection: Connection, market_id: str, day: date, *, most_runs: int, most_attempts: int
+) -> tuple[list[Any], list[Any]]:
     """
-    List the workers that have not ended, nor been given up, each with what it runs.
+    Read all runs of a session and their attempts, in one statement.
 
     Returns:
-        Rows of ``worker_incarnations``; and ``dag_id``, ``job_id`` and ``begun_at`` of executions,
-        the oldest first.
+        Runs as `list_runs` has them; and of attempts what is drawn and `deadlines_of` needs, the
+        job that was due first first.
     """
-    running = is_live & in_state(job_executions, JobStatus.RUNNING)
-    query = (
-        select(worker_incarnations, _e.dag_id, _e.job_id, _e.started_at.label("begun_at"))
-        .outerjoin_from(
-            worker_incarnations, job_executions, (_e.incarnation == _w.incarnation) & running
+    asked = {"market": market_id, "day": day}
+    most = {"most_runs": most_runs, "most_attempts": most_attempts}
+    runs, attempts = _OF_DAY.read(connection, asked | most)
+    runs.sort(key=attrgetter("dag_id"), reverse=True)
+    never = datetime.max.replace(tzinfo=UTC)
+    attempts.sort(
+        key=lambda row: (
+            *(row.scheduled_at or never, row.started_at or never),
+            *(row.job_id, row.attempt_number),
         )
-        .where(_w.ended_at.is_(None))
-        .order_by(_w.worker, _w.incarnation, _e.started_at)
     )
-    by_worker = groupby(connection.execute(query), key=attrgetter("incarnation"))
-    found = (list(rows) for _, rows in by_worker)
-    return [(rows[0], [row for row in rows if row.dag_id is not None]) for rows in found]
+    return runs, attempts
 
 
 def read_dag(connection: Connection, dag_id: str) -> DAG:
@@ -400,6 +406,25 @@ class QueueLoad:
         return self.waiting + self.running
 
 
+def _count(which: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.sum(case((which, 1), else_=0), type_=Integer)
+
+
+_queued = in_state(job_executions, JobStatus.QUEUED)
+_due = _e.scheduled_at <= bindparam("now")
+_LOADS: Select[Any] = (
+    select(
+        _e.queue,
+        _count(_queued & _due).label("waiting"),
+        _count(_queued & ~_due).label("delayed"),
+        _count(in_state(job_executions, JobStatus.RUNNING)).label("running"),
+        func.min(case((_queued & _due, _e.scheduled_at))).label("waiting_since"),
+    )
+    .where(is_live)
+    .group_by(_e.queue)
+)
+
+
 def read_loads(connection: Connection, now: datetime) -> dict[str, QueueLoad]:
     """
     Read what is queued and runs: queue -> load; a queue with neither is left out.
@@ -407,23 +432,64 @@ def read_loads(connection: Connection, now: datetime) -> dict[str, QueueLoad]:
     Args:
         now: Wall time.
     """
-    queued = in_state(job_executions, JobStatus.QUEUED)
-    due = _e.scheduled_at <= now
-    rows = connection.execute(
-        select(
-            _e.queue,
-            _count(queued & due).label("waiting"),
-            _count(queued & ~due).label("delayed"),
-            _count(in_state(job_executions, JobStatus.RUNNING)).label("running"),
-            func.min(case((queued & due, _e.scheduled_at))).label("waiting_since"),
-        )
-        .where(is_live)
-        .group_by(_e.queue)
-    )
+    return _loads_of(connection.execute(_LOADS, {"now": now}))
+
+
+def _loads_of(rows: Iterable[Any]) -> dict[str, QueueLoad]:
     return {
         row.queue: QueueLoad(row.waiting, row.delayed, row.running, row.waiting_since)
         for row in rows
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Bustle:
+    """Who is at work and on what, and what was done and is wrong."""
+
+    workers: list[tuple[Any, list[Any]]]
+    """Rows of ``worker_incarnations`` that have not ended, nor been given up; and ``dag_id``,
+    ``job_id`` and ``begun_at`` of what each runs, the oldest first."""
+    loads: Mapping[str, QueueLoad]
+    """See `read_loads`."""
+    alerts: list[Any]
+    """Those that are open; see `list_alerts`."""
+    audited: list[Any]
+    """See `list_audit`."""
+
+
+_running = is_live & in_state(job_executions, JobStatus.RUNNING)
+_BUSTLE = Together(
+    select(worker_incarnations, _e.dag_id, _e.job_id, _e.started_at.label("begun_at"))
+    .outerjoin_from(
+        worker_incarnations, job_executions, (_e.incarnation == _w.incarnation) & _running
+    )
+    .where(_w.ended_at.is_(None)),
+    _LOADS,
+    alerts_query(AlertFilter(is_open=True)).limit(bindparam("most_alerts")),
+    _audit_query(AuditFilter()).limit(bindparam("most_audited")),
+)
+
+
+def read_bustle(
+    connection: Connection, now: datetime, *, most_alerts: int, most_audited: int
+) -> Bustle:
+    """
+    Read all of it in one statement.
+
+    Args:
+        now: Wall time.
+    """
+    asked = {"now": now, "most_alerts": most_alerts, "most_audited": most_audited}
+    crew, loads, alerts, audited = _BUSTLE.read(connection, asked)
+    # Of what runs it is known since when; of a worker without it there is one row.
+    crew.sort(key=lambda row: (row.worker, row.incarnation, row.begun_at))
+    by_worker = [list(rows) for _, rows in groupby(crew, key=attrgetter("incarnation"))]
+    return Bustle(
+        [(rows[0], [row for row in rows if row.dag_id is not None]) for rows in by_worker],
+        _loads_of(loads),
+        sorted(alerts, key=attrgetter("alert_id"), reverse=True),
+        sorted(audited, key=attrgetter("audit_id"), reverse=True),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,10 +531,6 @@ def read_open_work(connection: Connection) -> dict[tuple[str, str], OpenWork]:
         )
         for row in rows
     }
-
-
-def _count(which: ColumnElement[bool]) -> ColumnElement[int]:
-    return func.sum(case((which, 1), else_=0), type_=Integer)
 
 
 def read_first_seen(connection: Connection) -> dict[tuple[str, str], datetime]:

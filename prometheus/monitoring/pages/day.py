@@ -25,7 +25,7 @@ from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.orchestration.lifecycle import FINAL, JobStatus
 from prometheus.persistence.deadlines import deadlines_of_runs
-from prometheus.persistence.listings import RunFilter, list_attempts_of, list_runs
+from prometheus.persistence.listings import read_day
 
 router = APIRouter(include_in_schema=False)
 
@@ -46,10 +46,10 @@ def day_page(
     market_id = calendar.market_id if calendar is not None else market
     with here.look() as look:
         standing = standing_of(look, here)
-        which = RunFilter(market_id=market_id, first=day, last=day)
-        runs = list_runs(look.connection, which, after=None, limit=_MOST_RUNS + 1)
-        due = deadlines_of_runs(look.connection, runs[:_MOST_RUNS], look.now)
-        rows = list_attempts_of(look.connection, market_id, day, limit=_MOST_ATTEMPTS + 1)
+        most = {"most_runs": _MOST_RUNS + 1, "most_attempts": _MOST_ATTEMPTS + 1}
+        runs, rows = read_day(look.connection, market_id, day, **most)
+        known = rows if len(rows) <= _MOST_ATTEMPTS else None
+        due = deadlines_of_runs(look.connection, runs[:_MOST_RUNS], look.now, known)
         described = describe_day(calendar, day) if calendar is not None else None
     if calendar is None and not runs:
         raise unknown

@@ -26,14 +26,7 @@ from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.pauses import Pause
-from prometheus.persistence.alerts import AlertFilter, list_alerts
-from prometheus.persistence.listings import (
-    AuditFilter,
-    QueueLoad,
-    list_audit,
-    list_workers,
-    read_loads,
-)
+from prometheus.persistence.listings import QueueLoad, read_bustle
 
 router = APIRouter(include_in_schema=False)
 
@@ -104,12 +97,15 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
     """Show alerts, schedulers, workers, queues, pauses, overrides and the audit."""
     with here.look() as look:
         standing = standing_of(look, here)
-        crew = list_workers(look.connection)
-        loads = read_loads(look.connection, look.now.wall_at)
-        alerts = list_alerts(look.connection, AlertFilter(is_open=True), limit=_MOST_ALERTS)
-        audited = list_audit(look.connection, AuditFilter(), limit=_MOST_AUDITED)
+        bustle = read_bustle(
+            look.connection,
+            look.now.wall_at,
+            most_alerts=_MOST_ALERTS,
+            most_audited=_MOST_AUDITED,
+        )
         overrides = in_force()
     now, top = look.now.wall_at, top_of(request)
+    crew, loads = bustle.workers, bustle.loads
     # Those first that hold their lease.
     crew.sort(key=lambda each: each[0].expires_at <= now)
     workers = [
@@ -136,7 +132,7 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
     values = {
         "version": version,
         "standing": standing,
-        "alerts": [ShownAlert(row, actions.of_alert(row)) for row in alerts],
+        "alerts": [ShownAlert(row, actions.of_alert(row)) for row in bustle.alerts],
         "leader": look.leader,
         "workers": workers,
         "more_workers": len(crew) - len(workers),
@@ -148,7 +144,7 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
         "more_pauses": len(standing.pauses[_MOST_SHOWN:]),
         "withdraw": actions.of_override,
         "overrides": [tell_override(each, in_force=True) for each in coming],
-        "audited": [tell_audited(row) for row in audited],
+        "audited": [tell_audited(row) for row in bustle.audited],
         "flower": _flower(request, here.settings.flower.port),
         "link_to": lambda dag_id: run_link(top, dag_id),
         "written": lambda details: json.dumps(details, ensure_ascii=False) if details else "",

@@ -17,7 +17,6 @@ from tests.integration.persistence.world import DAY, World, job
 MOST = 3
 """Besides the statement by which every request asks who makes it."""
 MORE: Mapping[str, int] = {
-    "/operations": 5,  # the moment, workers, queues, alerts and the audit have nothing in common
     "/metrics": 8,  # the revision (two), the moment, ends (two), workers, queues, open runs
     # It looks into whatever a job may wait for.
     "/why/{dag_id}": 18,
@@ -40,7 +39,10 @@ def database_url(sqlite_url: str) -> str:
 
 def test_every_page_and_list_asks_few_things(web: Web, world: World) -> None:
     lead(world)
-    dags = [world.run(job("a"), job("b", "a"), day=DAY - timedelta(days=ago)) for ago in range(3)]
+    dags = [
+        world.run(job("a"), job("b", "a"), day=DAY - timedelta(days=ago), deadline="close+4h")
+        for ago in range(3)
+    ]
     dag = dags[0]
     worker = world.worker()
     world.worker(name="silent@h", lease=-timedelta(hours=1))

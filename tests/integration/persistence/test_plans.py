@@ -124,6 +124,7 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
             c, executions.Attempt(ids["a"], dag, dag.jobs["a"], 1, {}, worker), 20
         ),
         "loads": lambda c: listings.read_loads(c, now),
+        "bustle": lambda c: listings.read_bustle(c, now, most_alerts=50, most_audited=50),
         "open work": listings.read_open_work,
         "open ones": endings.read_open,
         "ended": lambda c: list(endings.read_ended(c, now - timedelta(minutes=1))),
