@@ -43,6 +43,7 @@ PUBLIC = frozenset(
 """What everybody may ask, whoever it is: method and path; and the files that pages are made of."""
 CSRF_HEADER = "X-CSRF-Token"
 
+_OF_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _PREVIEW = re.compile(r"/api/v1/(overrides/([^/]+/withdraw/)?|backfills/)preview")
 """What is posted and changes nothing; who may look may ask it."""
 _COOKIE = "prometheus_sign_in"
@@ -110,6 +111,7 @@ class Guard:
             if secret is not None and (found := find_sign_in(connection, secret)):
                 return Visitor(found.name, found.role, found.expires_at, csrf_token(secret))
             if self._web.only_here and not anybody_known(connection):
+                _check_direct(request)
                 return None
         if secret is not None:
             raise _nobody("You are no longer signed in.")
@@ -120,7 +122,10 @@ class Guard:
         """Find who asks for metrics, which are told on this machine also without a database."""
         with contextlib.suppress(Exception):  # as it was, then: the metrics tell what ails it
             self._closed = self._known.begin().result(_SCRAPE_WAITS_SECONDS)
-        return self._find(request) if self._closed else None
+        if self._closed:
+            return self._find(request)
+        _check_direct(request)
+        return None
 
     def _is_closed(self) -> bool:
         """Say whether only who is known is answered."""
@@ -136,6 +141,21 @@ class Guard:
             if is_unavailable(error):
                 raise
             return False  # its tables are of a release that knew no users
+
+
+def _check_direct(request: Request) -> None:
+    """
+    Refuse what a proxy has passed on while everybody is answered who is on this machine.
+
+    Raises:
+        HTTPException: It may have come from another one.
+    """
+    if passed := [name for name in _OF_PROXIES if name in request.headers]:
+        raise HTTPException(
+            HTTPStatus.FORBIDDEN,
+            f"A proxy has passed this on ({passed[0]}), and without users only this machine is "
+            f"answered. Make one: prometheus user add NAME --role viewer",
+        )
 
 
 def _is_public(method: str, path: str) -> bool:

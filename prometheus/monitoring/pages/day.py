@@ -39,12 +39,12 @@ def day_page(
 ) -> HTMLResponse:
     """Show the runs of a session of a market."""
     top = top_of(request)
-    try:
-        calendar = TradingCalendar(market)
-    except UnknownMarketError as error:  # of the settings no more, and of runs that there are
-        calendar, unknown = None, error
-    market_id = calendar.market_id if calendar is not None else market
     with here.look() as look:
+        try:
+            calendar = TradingCalendar(market)  # by the overrides that the look has found
+        except UnknownMarketError as error:  # of the settings no more, and of runs that there are
+            calendar, unknown = None, error
+        market_id = calendar.market_id if calendar is not None else market
         standing = standing_of(look, here)
         most = {"most_runs": _MOST_RUNS + 1, "most_attempts": _MOST_ATTEMPTS + 1}
         runs, rows = read_day(look.connection, market_id, day, **most)

@@ -99,6 +99,14 @@ class TestSignIn:
         assert status(web, {"Cookie": f"{web.cookie}=of-another"}) == 200
         assert "actions = true" in web.problem_of_post("/api/v1/pause", PAUSE, 403)
 
+    def test_without_users_nothing_is_answered_that_a_proxy_has_passed_on(self, web: Web) -> None:
+        """It says that it is of this machine, and may be anybody's."""
+        for header in ("Forwarded", "X-Forwarded-For", "X-Real-IP"):
+            passed = {header: "192.0.2.7"}
+            for path in ("/", "/api/v1/runs", "/metrics"):
+                assert status(web, passed, path) == 403, (header, path)
+            assert status(web, passed, "/healthz") == 200
+
     def test_from_the_first_user_on_nobody_else_is(self, web: Web, engine: Engine) -> None:
         assert status(web, {}) == 200
         add(engine, "ada", Role.VIEWER)
