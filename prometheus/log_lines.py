@@ -67,5 +67,5 @@ def configure(celery_level: int | str = "WARNING") -> None:
 
 
 def _plain(value: object) -> str:
-    text = str(value)
+    text = safe_text(str(value))  # before it is written as JSON
     return text if text and text.isprintable() and " " not in text else json.dumps(text)

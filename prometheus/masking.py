@@ -1,20 +1,26 @@
-"""Secrets out of what people see: passwords in URLs, and whatever the settings keep secret."""
+"""Secrets out of what people see: passwords in URLs, what settings and parameters keep secret."""
 
 from __future__ import annotations
 
+import html
+import json
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from pydantic import SecretStr
+if TYPE_CHECKING:
+    from pydantic import SecretStr  # takes a while, and some commands need nothing else of it
 
+TOKEN_PREFIX = "prometheus_"  # noqa: S105  by which those who look for leaked secrets know it
 _HIDDEN = "***"
 _SHORTEST = 4
 """A secret of fewer characters is part of too many words to be looked for in a text."""
-_SECRET_PARAMETER = re.compile(
-    r"(?i)([?&]\w*(?:password|passwd|secret|token|api_?key)\w*)=([^&\s'\"]*)"
-)
+_SECRET_NAME = r"(?i:password|passwd|secret|token|api_?key)"  # noqa: S105  names of secrets
+_SECRET_PARAMETER = re.compile(rf"([?&]\w*{_SECRET_NAME}\w*)=([^&\s'\"]*)")
+_API_TOKEN = re.compile(rf"\b{TOKEN_PREFIX}(?=[a-z0-9_-]*[A-Z])[\w-]{{43}}(?![\w-])")
+"""As `make_secret` makes them; what else begins so has no capitals."""
 _NEXT_URL = re.compile(r";(?=[\w+.-]+://)")
 """Between two URLs; any other semicolon may belong to a password."""
 _URL_IN_TEXT = re.compile(r"\b[A-Za-z][\w+.-]{0,40}://[^\s'\"<>]+")
@@ -23,8 +29,10 @@ _HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 _SHORTEST_TOKEN = 8
 _IN_TOKEN = re.compile(r"[A-Z0-9]")
 """Some of it is in every key."""
-_secrets: tuple[str, ...] = ()
-"""What this process keeps secret, the longest first: another may be a part of it."""
+_of_settings: frozenset[str] = frozenset()
+_of_parameters: frozenset[str] = frozenset()
+_pattern: re.Pattern[str] | None = None
+"""Finds what this process keeps secret."""
 
 
 def keep_secret(secrets: Iterable[SecretStr]) -> None:
@@ -34,9 +42,24 @@ def keep_secret(secrets: Iterable[SecretStr]) -> None:
     Args:
         secrets: URLs with their passwords, ``user:password`` pairs, passwords and tokens.
     """
-    global _secrets
-    words = {word for each in secrets for word in _words(each.get_secret_value())}
-    _secrets = tuple(sorted((w for w in words if len(w) >= _SHORTEST), key=len, reverse=True))
+    global _of_settings
+    _of_settings = frozenset(word for each in secrets for word in _words(each.get_secret_value()))
+    _look_for(_of_settings | _of_parameters)
+
+
+def keep_parameters(parameters: Mapping[str, Any]) -> None:
+    """
+    Have `safe_text` hide from now on the parameters whose names say that they are secret.
+
+    Args:
+        parameters: Name -> JSON value; below a name such as ``api_token`` all texts are secret.
+    """
+    global _of_parameters
+    texts = _secret_texts(parameters, secret=False)
+    words = frozenset(word for text in texts for word in _words(text))
+    if not words <= _of_parameters:
+        _of_parameters |= words
+        _look_for(_of_settings | _of_parameters)
 
 
 def safe_url(url: str | SecretStr) -> str:
@@ -46,20 +69,19 @@ def safe_url(url: str | SecretStr) -> str:
     Takes what Celery and SQLAlchemy take, also several URLs joined by ``;``, and passwords whose
     special characters were not quoted.
     """
-    text = url.get_secret_value() if isinstance(url, SecretStr) else url
+    text = url if isinstance(url, str) else url.get_secret_value()
     return ";".join(_without_password(part) for part in _NEXT_URL.split(text))
 
 
 def safe_text(text: str) -> str:
     """
-    Hide the passwords of the URLs in a text, and all secrets of the settings.
+    Hide the passwords of the URLs in a text, tokens of the web API, and all that is kept secret.
 
     Libraries like to put them into their errors, and jobs print what they work with.
     """
     text = _URL_IN_TEXT.sub(lambda match: safe_url(match[0]), text)
-    for secret in _secrets:
-        text = text.replace(secret, _HIDDEN)
-    return text
+    text = _API_TOKEN.sub(_HIDDEN, text)
+    return _pattern.sub(_HIDDEN, text) if _pattern is not None else text
 
 
 def tokens(url: str) -> tuple[str, ...]:
@@ -88,9 +110,45 @@ def safe_value(value: Any) -> Any:
     return value
 
 
+def _look_for(words: Iterable[str]) -> None:
+    global _pattern
+    known = {word for word in words if len(word) >= _SHORTEST}
+    # The longest first: another may be a part of it.
+    spelt = ["".join(map(_spelt, word)) for word in sorted(known, key=len, reverse=True)]
+    _pattern = re.compile("|".join(spelt)) if spelt else None
+
+
+def _spelt(character: str) -> str:
+    """Match a character however URLs, JSON, Python and HTML write it, one inside another too."""
+    if character.isascii() and character.isalnum():
+        return character
+    escapes = {json.dumps(character)[1:-1], ascii(character)[1:-1]}
+    ways = {
+        re.escape(character),
+        f"(?i:{re.escape(quote(character, safe=''))})",
+        re.escape(html.escape(character)),
+        f"&#{ord(character)};",
+        *(re.escape(each.lstrip("\\")).replace(r"\\", r"\\+") for each in escapes - {r"\\"}),
+        *([r"\+"] if character == " " else []),
+    }
+    return rf"\\{{0,15}}(?:{'|'.join(sorted(ways))})"
+
+
+def _secret_texts(value: Any, *, secret: bool) -> Iterator[str]:
+    if isinstance(value, str) and secret:
+        yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _secret_texts(each, secret=secret)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            named = re.search(_SECRET_NAME, str(name)) is not None
+            yield from _secret_texts(each, secret=secret or named)
+
+
 def _words(secret: str) -> Iterator[str]:
     """
-    Give the parts of a secret that are so by themselves, as they are and as URLs write them.
+    Give the parts of a secret that are so by themselves, as they are and as headers have them.
 
     A password that is also the user's name, or stands in the rest of its URL, is none: to hide
     such a word makes texts unreadable.
@@ -98,14 +156,26 @@ def _words(secret: str) -> Iterator[str]:
     for part in _NEXT_URL.split(secret):
         _, is_url, rest = part.partition("://")
         found = [match[2] for match in _SECRET_PARAMETER.finditer(rest)]
+        pairs = [] if is_url else part.split(",")
         if is_url:
             login, _, place = rest.rpartition("@")
             user, _, password = login.partition(":")
-            found += [password] if password != user and password not in place else []
+            if password != user and password not in place:
+                found.append(password)
+                pairs.append(login)
         else:
-            found += [part, *(pair.partition(":")[2] for pair in part.split(","))]
-        for word in found:
-            yield from (word, unquote(word), quote(word, safe=""))
+            found += [part, *(pair.partition(":")[2] for pair in pairs)]
+        for word in (*found, *(unquote(word) for word in found)):
+            if len(word) >= _SHORTEST:
+                yield from (word, *_in_base64(word))
+        for pair in pairs:
+            if len(pair.partition(":")[2]) >= _SHORTEST:
+                yield from _in_base64(unquote(pair))
+
+
+def _in_base64(text: str) -> Iterator[str]:
+    for encode in (b64encode, urlsafe_b64encode):
+        yield encode(text.encode("utf-8", "surrogateescape")).decode().rstrip("=")
 
 
 def _without_password(url: str) -> str:

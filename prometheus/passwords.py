@@ -14,7 +14,6 @@ from argon2.exceptions import InvalidHashError, VerificationError
 SHORTEST = 12
 LONGEST = 1000
 """Characters of a password."""
-TOKEN_PREFIX = "prometheus_"  # noqa: S105  by which those who look for leaked secrets know it
 
 # Each takes 64 MB for a moment, and whoever reaches the sign-in can ask for many at once.
 _at_once = Semaphore(2)

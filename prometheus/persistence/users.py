@@ -10,7 +10,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from prometheus.actors import Role
 from prometheus.errors import PrometheusError, nearest
-from prometheus.passwords import TOKEN_PREFIX, make_secret, secret_hash
+from prometheus.masking import TOKEN_PREFIX
+from prometheus.passwords import make_secret, secret_hash
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.operators import record_audit

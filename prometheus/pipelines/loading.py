@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from prometheus.errors import PipelineError, UnknownMarketError, nearest
+from prometheus.masking import keep_parameters
 from prometheus.orchestration.dag import dag_id_for
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.sources.choice import SOURCE_NAMES, choose_sources
@@ -87,6 +88,7 @@ def find_pipelines(
         of_place: list[str] = []
         of_pipelines: list[str] = []
         for pipeline in _load(name, folder, of_place):
+            keep_parameters(pipeline.parameters)
             try:
                 own = [
                     *pipeline.faults(visibility_timeout=visibility_timeout),

@@ -6,7 +6,7 @@ import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from prometheus.passwords import TOKEN_PREFIX
+from prometheus.masking import TOKEN_PREFIX
 from tests.acceptance.conftest import COMMAND, RunCommand, environment, rows
 
 PASSWORD = "correct horse battery staple"

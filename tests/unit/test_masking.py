@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import re
 from collections.abc import Iterator
+from urllib.parse import quote, quote_plus
 
 import pytest
+from markupsafe import escape
 from pydantic import SecretStr
 
-from prometheus.masking import keep_secret, safe_text, safe_value
+from prometheus.masking import TOKEN_PREFIX, keep_parameters, keep_secret, safe_text, safe_value
+from prometheus.passwords import make_secret
 
 SECRETS = [
     SecretStr(secret)
@@ -53,3 +60,42 @@ def test_secrets_are_hidden_as_they_are_and_as_urls_write_them(text: str, shown:
 def test_all_texts_of_a_value_are_looked_through() -> None:
     value = {"a-token": ["first", 1, None, {"x": "second"}], "y": True}
     assert safe_value(value) == {"***": ["***", 1, None, {"x": "***"}], "y": True}
+
+
+ODD = """a"b'c\\d/e ö<&>"""
+WRITTEN = {
+    "JSON": json.dumps(ODD)[1:-1],
+    "JSON with all letters": json.dumps(ODD, ensure_ascii=False)[1:-1],
+    "JSON in JSON": json.dumps(json.dumps([ODD])),
+    "Python": repr(ODD)[1:-1],
+    "Python without other letters": ascii([ODD]),
+    "Python in JSON": json.dumps(repr([ODD])),
+    "a page": html.escape(ODD),
+    "a page of Jinja": str(escape(ODD)),
+    "a path": quote(ODD),
+    "a part of a path": quote(ODD, safe=""),
+    "a form": quote_plus(ODD),
+    "base64": base64.b64encode(ODD.encode()).decode(),
+    "a header": f"Basic {base64.b64encode(f'me:{ODD}'.encode()).decode()}",
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
+def test_secrets_are_hidden_however_they_are_written(text: str) -> None:
+    keep_secret([SecretStr(f"me:{ODD}")])
+    shown = safe_text(f"it is {text}, you see")
+    assert re.fullmatch(r"""it is (Basic )?[\\"'\[]*\*\*\*[\\"'\]=]*, you see""", shown)
+    assert safe_text("it is nothing, you see") == "it is nothing, you see"
+
+
+def test_parameters_with_names_of_secrets_are_hidden_beside_the_settings() -> None:
+    keep_parameters({"feed": {"api_token": ["in-a-list"]}, "PASSWORD": "plain-one", "x": "shown"})
+    keep_parameters({"my_secret": {"deep": "in-a-table"}, "size": 7})
+    assert safe_text("in-a-list plain-one in-a-table a-token") == "*** *** *** ***"
+    assert safe_text("shown size api_token") == "shown size api_token"
+
+
+def test_tokens_of_the_web_api_are_hidden() -> None:
+    assert safe_text(f"as {TOKEN_PREFIX}{make_secret()}.") == "as ***."
+    name = f"{TOKEN_PREFIX}{'x' * 43}"
+    assert safe_text(name) == name
