@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from prometheus.cli.options import Actor, AsJson, Folder, Market, Reason, read_date
+from prometheus.masking import safe_text
 from prometheus.orchestration.backfill import MOST_ACTIVE_RUNS, Reprocess
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def show_all(
             f"{each.first} to {each.last}",
             _state(each),
             each.author,
-            output.shortened(each.reason),
+            output.shortened(safe_text(each.reason)),
         )
     output.console().print(table)
 
@@ -181,7 +182,7 @@ def show(backfill: _Number, folder: Folder = None, as_json: AsJson = False) -> N
         return
     print(
         f"Backfill {backfill} of {found.pipeline} in {found.market_id}, {found.first} to "
-        f"{found.last}, by {found.author}: {found.reason}. {_state(found)}."
+        f"{found.last}, by {found.author}: {safe_text(found.reason)}. {_state(found)}."
     )
     table = output.table("RUN", "WHAT", "STATE")
     for row in rows:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prometheus.core.states import MarketState
+from prometheus.masking import safe_value
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.sensor import Readiness
 
@@ -74,14 +75,17 @@ def coloured(word: str) -> Text:
     return Text(str(word), style=STYLES.get(word, ""))
 
 
-def print_json(document: Any, *, line: bool = False) -> None:
+def print_json(document: Any, *, line: bool = False, safe: bool = True) -> None:
     """
     Print one JSON document on standard output.
 
     Args:
         document: May hold instants and dates (ISO 8601), durations (seconds) and paths.
         line: On a single line, for streams.
+        safe: Whether secrets in it are hidden.
     """
+    if safe:
+        document = safe_value(json.loads(json.dumps(document, default=_as_json)))
     indent = None if line else 2
     print(json.dumps(document, indent=indent, default=_as_json, ensure_ascii=False), flush=True)
 

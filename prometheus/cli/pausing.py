@@ -17,6 +17,7 @@ from prometheus.cli.options import (
     read_duration,
     read_instant,
 )
+from prometheus.masking import safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +182,7 @@ def _start(
     if as_json:
         output.print_json({"pause": number, "since": made.since, "until": made.until})
     else:
-        print(f"Paused: {made}.")
+        print(f"Paused: {safe_text(str(made))}.")
 
 
 def _end(write: Callable[[Connection], Any], folder: Path | None, as_json: bool) -> None:
@@ -196,6 +197,6 @@ def _end(write: Callable[[Connection], Any], folder: Path | None, as_json: bool)
     if as_json:
         output.print_json({"pause": ended.pause_id, "scheduler": crew.scheduled})
         return
-    print(f"No longer paused: {ended}.")
+    print(f"No longer paused: {safe_text(str(ended))}.")
     for each in crew.pauses:
-        print(f"Paused still: {each}.")
+        print(f"Paused still: {safe_text(str(each))}.")

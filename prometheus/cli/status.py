@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prometheus.cli.options import AsJson, Folder
+from prometheus.masking import keep_parameters, safe_text, safe_value
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -199,7 +200,7 @@ def _print_crew(console: Console, crew: Crew, markets: list[str], now: Now) -> N
             markup=False,
         )
     for pause in crew.pauses:
-        console.print(Text(f"paused    {pause}", style="bold yellow"))
+        console.print(Text(f"paused    {safe_text(str(pause))}", style="bold yellow"))
     served = crew.queues()
     deserted = [market for market in markets if market not in served]
     if silent:
@@ -294,6 +295,7 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
 
     found_run = read_run(connection, dag_id)
     run, dag = found_run.row, found_run.dag
+    keep_parameters(run.parameters)  # this command knows no pipeline
     attempts: dict[str, list[dict[str, Any]]] = {job_id: [] for job_id in found_run.attempts}
     for row in (row for rows in found_run.attempts.values() for row in rows):
         # Nobody saw its end: how long it took is not known.
@@ -337,7 +339,7 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
         }
         for each in deadlines_of(run, dag, found_run.attempts, now)
     }
-    return {
+    document: dict[str, Any] = {
         "dag_id": dag_id,
         "pipeline": run.pipeline,
         "market": run.market_id,
@@ -363,6 +365,8 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
             for job_id, rows in attempts.items()
         ],
     }
+    hidden: dict[str, Any] = safe_value(document)
+    return hidden
 
 
 def _lasted(attempt: dict[str, Any]) -> str:

@@ -187,7 +187,7 @@ def add_token(
         token, expires_at = add_token(connection, name, role, span, actor=actor_name(actor))
     if as_json:
         document = {"name": name, "role": role, "expires_at": expires_at, "token": token}
-        output.print_json(document)
+        output.print_json(document, safe=False)  # nobody else has the token
         return
     until = output.utc(expires_at)
     print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus.cli.options import AsJson, Folder, Job, RunId
+from prometheus.masking import safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +60,8 @@ def _print(console: Console, found: Answer) -> None:
         of_another = reason.job_id not in (None, found.job_id)
         whose = f"{reason.job_id}: " if of_another and reason.job_id else ""
         style = "bold red" if reason.wrong else ""
-        console.print(f"{number}. {whose}{reason.text}", style=style, soft_wrap=True)
+        text = safe_text(reason.text)
+        console.print(f"{number}. {whose}{text}", style=style, soft_wrap=True)
         if reason.then:
             console.print(f"   {reason.then}", soft_wrap=True)
         if times := _times(reason, found.now):
@@ -72,7 +74,7 @@ def _print(console: Console, found: Answer) -> None:
             table.add_row(
                 each.job_id,
                 output.coloured(each.status),
-                Text(each.reason.text, style),
+                Text(safe_text(each.reason.text), style),
             )
         console.print(table)
 

@@ -118,7 +118,7 @@ def respond(
 
 def _problem(status: int, detail: str, errors: list[Fault] | None) -> Problem:
     title = HTTPStatus(status).phrase
-    return Problem(title=title, status=status, detail=detail, errors=errors or [])
+    return Problem(title=title, status=status, detail=safe_text(detail), errors=errors or [])
 
 
 def _as_document(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -203,7 +203,7 @@ async def _ours(request: Request, error: PrometheusError) -> Response:
     if isinstance(error, OverrideError):
         faults = [Fault(where="body", what=_as_fields(each)) for each in error.faults]
         return _answer(request, status, _as_fields(str(error)), errors=faults)
-    return _answer(request, status, safe_text(str(error)))
+    return _answer(request, status, str(error))
 
 
 def _as_fields(text: str) -> str:
@@ -218,7 +218,7 @@ def _of_database(request: Request, error: DBAPIError) -> Response:
     if is_unavailable(error):
         detail = f"The database {installation.shown_url} {what_ails(error)}"
         log.warning("request_failed", extra={"path": request.url.path, "error": detail})
-        return _answer(request, HTTPStatus.SERVICE_UNAVAILABLE, safe_text(detail))
+        return _answer(request, HTTPStatus.SERVICE_UNAVAILABLE, detail)
     try:
         migrate.check(installation.engine)
     except migrate.DatabaseRevisionError as other:
@@ -231,7 +231,7 @@ async def _of_pool(request: Request, _error: PoolTimeoutError) -> Response:
     """Say that all connections wait for a database that says nothing."""
     detail = f"The database {_installation(request).shown_url} does not answer."
     log.warning("request_failed", extra={"path": request.url.path, "error": detail})
-    return _answer(request, HTTPStatus.SERVICE_UNAVAILABLE, safe_text(detail))
+    return _answer(request, HTTPStatus.SERVICE_UNAVAILABLE, detail)
 
 
 async def _unforeseen(request: Request, _error: Exception) -> Response:

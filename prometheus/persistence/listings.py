@@ -73,7 +73,7 @@ _RUN_COLUMNS = (
 
 
 _WITH_DEFINITION: Select[Any] = select(
-    *_RUN_COLUMNS, cast(_r.definition, Text).label("definition")
+    *_RUN_COLUMNS, _r.parameters, cast(_r.definition, Text).label("definition")
 ).where(_r.dag_id == bindparam("dag_id"))
 """What `stored_dag` needs, and the rest of a run."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from prometheus.errors import PipelineError, UnknownMarketError, nearest
-from prometheus.masking import keep_parameters
+from prometheus.masking import keep_parameters, safe_text
 from prometheus.orchestration.dag import dag_id_for
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.sources.choice import SOURCE_NAMES, choose_sources
@@ -95,7 +95,7 @@ def find_pipelines(
                     *_unserved(pipeline, feed),
                 ]
             except Exception as error:  # noqa: BLE001  of values of kinds that nobody thought of
-                own = [f"{pipeline.where}: {type(error).__name__}: {error}"]
+                own = [f"{pipeline.where}: {type(error).__name__}: {safe_text(str(error))}"]
             if not own and not of_place:
                 own = _taken_names(pipeline, pipelines.values())
                 if not own:
@@ -258,4 +258,4 @@ def _described(error: BaseException, name: str) -> str:
     # Frames of importlib's own file alone mean that the module was not found at all.
     if own and "importlib" not in own[-1].filename:
         where = f"{own[-1].filename}:{own[-1].lineno}"
-    return f"{where}: {type(error).__name__}: {error}"
+    return f"{where}: {type(error).__name__}: {safe_text(str(error))}"

@@ -78,7 +78,7 @@ def show(
     text = _templates.get_template(template).render(
         top=top_of(request),
         page=path_of(request).lstrip("/"),
-        asked=request.url.query,
+        asked=safe_text(request.url.query),
         user=visitor.name if visitor is not None else None,
         role=role_of(visitor, web),
         acts=role_of(visitor, web).covers(Role.OPERATOR),
