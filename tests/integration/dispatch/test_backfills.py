@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 
 import pytest
 from sqlalchemy import Engine, select, update
 
-from prometheus.core.overrides import Override, OverrideKind
+from prometheus.core.overrides import Override, OverrideKind, Overrides, put_in_force
 from prometheus.dispatch.scheduler import Scheduler
 from prometheus.errors import HorizonError
 from prometheus.orchestration.backfill import BackfillEffect, BackfillRangeError, Reprocess
@@ -132,9 +133,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk(engine: Engine) -> Desk:
+def desk(engine: Engine) -> Iterator[Desk]:
     """The evening of 30 November 2012, and no run yet."""
-    return Desk(engine)
+    yield Desk(engine)
+    put_in_force(Overrides())
 
 
 def test_no_more_runs_are_open_at_a_time_than_was_said_and_the_oldest_come_first(

@@ -192,12 +192,12 @@ def test_an_override_is_seen_before_it_is_recorded_and_withdrawn_by_keyboard(
     dialog, done = page.get_by_role("dialog"), page.locator("#done")
     changes, press = page.get_by_role("region", name="What changes"), "Enter"
     page.locator(f"[data-date='{day}']").click()  # on the date, which the button asks for
-    expect(dialog.get_by_label("Date")).to_have_value(f"{day}")
+    expect(dialog.get_by_label("Date of the session")).to_have_value(f"{day}")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Add override").focus()
     page.keyboard.press(press)
     expect(dialog.get_by_label("Exchange or market")).to_be_focused()
-    dialog.get_by_label("Date").fill(f"{day}")
+    dialog.get_by_label("Date of the session").fill(f"{day}")
     expect(dialog.get_by_label("Closes")).to_be_hidden()
     dialog.get_by_label("What it is").select_option("early_close")
     dialog.get_by_label("Closes").fill("12:00")
@@ -211,6 +211,7 @@ def test_an_override_is_seen_before_it_is_recorded_and_withdrawn_by_keyboard(
     # What is said anew is shown anew.
     dialog.get_by_label("What it is").select_option("closed")
     expect(changes).to_be_hidden()
+    expect(dialog.get_by_role("button", name="Show what changes")).to_be_enabled()
     dialog.get_by_label("Who says so").press(press)
     expect(changes).to_contain_text(f"{dag.dag_id}: is cancelled, then CANCELLED")
     expect(changes).to_be_focused()
