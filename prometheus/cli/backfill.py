@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -106,15 +107,7 @@ def start(
         document: dict[str, Any] = {
             "backfill": number,
             "counts": backfills.count_effects(planned),
-            "sessions": [
-                {
-                    "session_date": each.session_date,
-                    "dag_id": each.dag_id,
-                    "effect": each.effect,
-                    "why": each.why,
-                }
-                for each in planned
-            ],
+            "sessions": [asdict(each) for each in planned],
         }
         output.print_json(document)
     elif number is None:
@@ -178,7 +171,7 @@ def show(backfill: _Number, folder: Folder = None, as_json: AsJson = False) -> N
         sessions = [{key: getattr(row, key) for key in keys} for row in rows]
         for each in sessions:
             each["session_date"] = each.pop("as_of_date")
-        output.print_json({**_document(found), "sessions_of_it": sessions})
+        output.print_json({"backfill": _document(found), "sessions": sessions})
         return
     print(
         f"Backfill {backfill} of {found.pipeline} in {found.market_id}, {found.first} to "
@@ -248,23 +241,6 @@ def _state(backfill: Backfill) -> str:
 
 
 def _document(backfill: Backfill) -> dict[str, Any]:
-    return {
-        "backfill": backfill.backfill_id,
-        "pipeline": backfill.pipeline,
-        "market": backfill.market_id,
-        "first": backfill.first,
-        "last": backfill.last,
-        "reprocess": backfill.reprocess,
-        "max_active_runs": backfill.max_active_runs,
-        "reason": backfill.reason,
-        "author": backfill.author,
-        "created_at": backfill.created_at,
-        "ended_at": backfill.ended_at,
-        "stopped_by": backfill.stopped_by,
-        "sessions": backfill.sessions,
-        "waiting": backfill.waiting,
-        "active": backfill.active,
-        "succeeded": backfill.succeeded,
-        "failed": backfill.failed,
-        "refused": backfill.refused,
-    }
+    document = asdict(backfill)
+    names = {"backfill": document.pop("backfill_id"), "market": document.pop("market_id")}
+    return {**names, **document}

@@ -16,7 +16,7 @@ import prometheus_client
 from prometheus_client import Counter, Histogram, Metric
 from sqlalchemy import Connection, Row
 
-from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus
+from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus, Trigger
 from prometheus.persistence import endings
 from prometheus.persistence.clock import Now
 from prometheus.persistence.endings import Waits
@@ -207,7 +207,7 @@ class Tally:
             self._counters[_RUNS].labels(*pair, row.status).inc()
             if row.again:
                 continue
-            if row.trigger == "catch_up" and not row.forced:
+            if row.trigger == Trigger.CATCH_UP and not row.forced:
                 self._counters[_MISSED].labels(*pair).inc()
             else:
                 self._observe(_RUN_TIME, pair, row.completed_at - row.created_at)

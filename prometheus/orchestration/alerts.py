@@ -149,7 +149,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
-    """What is over; or was over before, and is told only now."""
+    """What is over, or has been open for too long; or was over before, and is told only now."""
 
     alert: Kept
     tell: bool
@@ -187,26 +187,28 @@ def decide(
     for each in sorted(kept, key=lambda each: (each.is_open, each.alert_id)):
         alerts[each.key] = each  # the one that is open, otherwise the last one
     changes: list[Change] = []
-    current = {cause.key: cause for cause in causes}
+    old = {key for key, alert in alerts.items() if _is_old(alert, now)}
+    # What is open for so long is closed, whatever is still wrong.
+    current = {
+        cause.key: cause for cause in causes if not (cause.key in old and alerts[cause.key].is_open)
+    }
     for key, cause in current.items():
         alert = alerts.get(key)
         if alert is None or not (alert.is_open or _is_recent(alert, now)):
             changes.append(Raise(cause))
             continue
-        if alert.is_open and _is_old(alert, now):
-            continue  # closed below, whatever is still wrong
         anew = alert.acknowledged and (not alert.is_open or _is_worse(cause, alert))
         new = alert.told is not Told.RAISED or not set(cause.subjects) <= set(alert.told_subjects)
-        tell = (anew or new) and _may_tell(alert, now, quiet, acknowledged=not anew)
+        tell = (anew or (new and not alert.acknowledged)) and _is_quiet_over(alert, now, quiet)
         if tell or anew or not alert.is_open or _says_otherwise(cause, alert):
             changes.append(Update(alert, cause, tell, anew))
     for key, alert in alerts.items():
-        old = _is_old(alert, now)
-        if (key in current and not (old and alert.is_open)) or alert.kind in unseen:
+        if key in current or alert.kind in unseen:
             continue
-        tell = alert.told is Told.RAISED and not old and _may_tell(alert, now, quiet)
+        known = alert.told is Told.RAISED and not alert.acknowledged and key not in old
+        tell = known and _is_quiet_over(alert, now, quiet)
         if tell or alert.is_open:
-            changes.append(Resolve(alert, tell, silently=old))
+            changes.append(Resolve(alert, tell, silently=key in old))
     return tuple(changes)
 
 
@@ -223,10 +225,7 @@ def _is_worse(cause: Cause, alert: Kept) -> bool:
     return order.index(cause.severity) > order.index(alert.severity)
 
 
-def _may_tell(alert: Kept, now: datetime, quiet: timedelta, *, acknowledged: bool = True) -> bool:
-    """Say whether anything may be told of it, where an acknowledgement still counts, or not."""
-    if acknowledged and alert.acknowledged:
-        return False
+def _is_quiet_over(alert: Kept, now: datetime, quiet: timedelta) -> bool:
     return alert.told_at is None or now - alert.told_at >= quiet
 
 

@@ -169,7 +169,7 @@ def rerun(
             f"{dag_id} is not finished. Wait for it, or: prometheus cancel {dag_id}"
         )
     jobs = _new_attempts(connection, run, set(run.dag.jobs))
-    record_audit(connection, actor, "rerun", dag_id, _of(backfill))
+    record_audit(connection, actor, "rerun", dag_id, _part_of(backfill))
     return jobs
 
 
@@ -434,11 +434,11 @@ def run_now(
     )
     if not made:  # somebody made it a moment ago
         raise RunExistsError(dag.dag_id, RunStatus.OPEN)
-    record_audit(connection, actor, "run", dag.dag_id, _of(backfill))
+    record_audit(connection, actor, "run", dag.dag_id, _part_of(backfill))
     return dag.dag_id
 
 
-def _of(backfill: int | None) -> dict[str, int]:
+def _part_of(backfill: int | None) -> dict[str, int]:
     return {} if backfill is None else {"backfill": backfill}
 
 

@@ -161,7 +161,7 @@ def late_in_queues(connection: Connection, due_before: datetime) -> list[Row[Any
             *(_r.pipeline, _r.market_id),
         )
         .join_from(job_executions, dag_runs)
-        .where(_is_due(due_before), _r.trigger == "schedule")
+        .where(_is_due(due_before), _r.trigger == Trigger.SCHEDULE)
         .order_by(_e.scheduled_at, _e.dag_id, _e.job_id)
         .limit(_MOST_LATE)
     )
