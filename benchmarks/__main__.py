@@ -8,10 +8,13 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.chain import measure_chain
 from benchmarks.commands import measure_commands
+from benchmarks.figures import Figure
+from benchmarks.flows import REFERENCES, measure_flows
+from benchmarks.idle import measure_idle
 from benchmarks.pages import BIG, MOST_STATEMENTS, measure_pages
 from benchmarks.state import measure_states, measure_validate
+from benchmarks.ticks import measure_ticks
 
 
 def main() -> None:
@@ -60,22 +63,37 @@ def _tell_commands(commands: dict[str, dict[str, float]]) -> None:
         )
 
 
-def _tell_chain(chain: dict[str, Any]) -> None:
-    print("chain of 50 jobs, PostgreSQL and Redis: end of a job to the start of the next")
-    for name in ("prometheus", "bare_celery"):
-        row = chain[name]
+def _tell_flows(flows: dict[str, dict[str, Figure]]) -> None:
+    print("graphs of jobs, each worker of two processes, on PostgreSQL (or SQLite) and Redis")
+    for workload, subjects in flows.items():
+        print(f"  {workload}")
+        for name, figure in subjects.items():
+            reference = subjects.get(REFERENCES.get(name, ""))
+            ratio = f"  {figure['median'] / reference['median']:.2f} times" if reference else ""
+            if reference and "p99" in figure:
+                ratio += f", p99 {figure['p99'] / reference['p99']:.2f} times"
+            print(f"    {name:<28}{_line(figure)}{ratio}")
+    print("  Times: what Celery takes with three commits a job in the same database.")
+
+
+def _tell_ticks(ticks: dict[str, Figure]) -> None:
+    print("tick of the scheduler, PostgreSQL and Redis, ms")
+    for what, figure in ticks.items():
+        print(f"  {what:<20}{_line(figure)}")
+
+
+def _line(figure: Figure) -> str:
+    spread = f"{figure['median']:9.2f}  ({figure['least']:.2f} to {figure['most']:.2f})"
+    return spread + (f"  p99 {figure['p99']:.2f}" if "p99" in figure else "")
+
+
+def _tell_idle(kinds: dict[str, dict[str, float]]) -> None:
+    print("`prometheus up` with nothing to do: share of memory (PSS), time of one core")
+    for name, kind in kinds.items():
         print(
-            f"  {name:<12} median {row['median_ms']:7.2f} ms  p99 {row['p99_ms']:7.2f} ms  "
-            f"({row['gaps']} gaps)"
+            f"  {kind['count']:2.0f} {name:<16}{kind['pss_mb']:7.1f} MB"
+            f"{kind['core_percent']:7.2f} %"
         )
-    ours, bare = chain["prometheus"], chain["bare_celery"]
-    print(
-        f"  ratio        median {ours['median_ms'] / bare['median_ms']:7.2f}     "
-        f"p99 {ours['p99_ms'] / bare['p99_ms']:7.2f}"
-    )
-    print("\nresident memory")
-    print(f"  beat         {chain['beat_rss_mb']:7.1f} MB")
-    print(f"  worker child {chain['worker_child_rss_mb']:7.1f} MB")
 
 
 def _tell_pages(found: dict[str, Any]) -> None:
@@ -97,7 +115,9 @@ _PARTS: dict[str, tuple[str, Callable[[], Any], Callable[[Any], None]]] = {
     "states": ("states", measure_states, _tell_states),
     "validate": ("validate_us", measure_validate, _tell_validate),
     "commands": ("commands", measure_commands, _tell_commands),
-    "chain": ("chain", measure_chain, _tell_chain),
+    "flows": ("flows", measure_flows, _tell_flows),
+    "ticks": ("ticks_ms", measure_ticks, _tell_ticks),
+    "idle": ("idle", measure_idle, _tell_idle),
     "pages": ("pages", measure_pages, _tell_pages),
 }
 """Name -> key in the document, what measures it, and what prints that."""

@@ -258,11 +258,13 @@ class PostgresServer(_Server):
         """Return the URL of one of its databases that leads to it by a port, a gate's."""
         return f"postgresql+psycopg://{user}@127.0.0.1:{port}/{database}"
 
+    def conninfo(self, database: str = "postgres") -> str:
+        """Return what psycopg itself takes for one of its databases."""
+        return f"host={self.folder} user=postgres dbname={database}"
+
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         """Open a plain connection in autocommit mode."""
-        return psycopg.connect(
-            host=str(self.folder), user="postgres", dbname=database, autocommit=True
-        )
+        return psycopg.connect(self.conninfo(database), autocommit=True)
 
     def create_database(self, template: str = "template1") -> str:
         """Create a database as a copy of another and return its name."""
