@@ -67,8 +67,8 @@ def start(
     Run a pipeline for a range of sessions: shows first what that does, and asks.
 
     The scheduler makes the runs, the oldest first, and so many at a time. Windows do not count.
-    Their jobs wait at the broker until there are no others; those of runs that are run again have
-    the priority that they had. With --json and without --yes nothing is started, only shown.
+    Their jobs wait at the broker until there are no others. With --json and without --yes nothing
+    is started, only shown.
     """
     from prometheus.cli import output
     from prometheus.cli.operate import actor_name
@@ -77,7 +77,10 @@ def start(
     from prometheus.core.markets import get_market
     from prometheus.dispatch.crew import read_crew
     from prometheus.persistence import backfills
+    from prometheus.persistence.clock import read_now
     from prometheus.persistence.engine import reading, writing
+    from prometheus.persistence.operators import OperatorError
+    from prometheus.persistence.overrides import refresh
 
     place = find_place(folder)
     with opened(place) as engine:
@@ -88,8 +91,12 @@ def start(
         if not as_json:
             _show_plan(planned)
         number: int | None = None
+        nothing = not as_json and backfills.nothing_to_do(planned, reprocess)
+        if nothing and not yes:
+            raise OperatorError(nothing)
         if yes or (not as_json and typer.confirm("Start it?")):
             with writing(engine) as connection:
+                refresh(connection, read_now(connection))  # overrides that came meanwhile
                 number, planned = backfills.start_backfill(
                     connection,
                     found,
@@ -226,11 +233,12 @@ def _state(backfill: Backfill) -> str:
     told = [
         f"{count} {name}"
         for name, count in (
-            ("waiting", backfill.waiting),
+            ("waiting" if backfill.ended_at is None else "not begun", backfill.waiting),
             ("open", backfill.active),
             ("succeeded", backfill.succeeded),
             ("failed", backfill.failed),
             ("refused", backfill.refused),
+            ("removed", backfill.removed),
         )
         if count
     ]

@@ -65,6 +65,8 @@ log = logging.getLogger(__name__)
 
 PUBLISHED_AT_ONCE = 1_000
 """Messages sent in one round trip; a statement names so many rows, and no more than it may."""
+BEGUN_AT_ONCE = 10
+"""Sessions of backfills that one tick begins: live runs do not wait for more than these."""
 GIVEN_UP_FOR = timedelta(hours=1)
 """How long the mark names a worker that was given up: one that stood still with its whole machine
 may wake that late, still cut off."""
@@ -682,6 +684,8 @@ class Scheduler:
                 market_id,
                 max(first_seen_at.date() - timedelta(days=30), since),
             )
+            # Whose runs a backfill will make, which somebody has asked for: they are not missed.
+            existing |= backfills.waiting_sessions(connection, pipeline.name, market_id).keys()
         for planned in plan_runs(
             pipeline,
             calendar,
@@ -715,7 +719,7 @@ class Scheduler:
     def _backfill(self) -> None:
         """Begin the sessions of backfills whose turn has come, and end those that are through."""
         with reading(self._engine) as connection:
-            due = backfills.due_sessions(connection)
+            due = backfills.due_sessions(connection, BEGUN_AT_ONCE)
         for session in due:
             number = session.backfill_id
             pipeline = self._pipelines.get(session.pipeline)
@@ -732,7 +736,9 @@ class Scheduler:
             except Exception as error:  # one session's trouble never delays what is due
                 if _ends_tick(error):
                     raise
-                _say("session_not_backfilled", error, backfill=str(number))
+                if number not in self._not_backfilled:
+                    self._not_backfilled.add(number)
+                    _say("session_not_backfilled", error, backfill=str(number))
                 continue
             if refused is not None:
                 log.warning("backfill_refused", extra={**facts, "reason": refused})

@@ -65,6 +65,7 @@ def plan_backfill(
     last: date,
     *,
     existing: Mapping[date, RunStatus],
+    taken: Mapping[date, int],
     reprocess: Reprocess,
     now: datetime,
 ) -> tuple[BackfillSession, ...]:
@@ -75,6 +76,7 @@ def plan_backfill(
         first: First date, included.
         last: Last date, included.
         existing: Session date to the state of its run, where it has one.
+        taken: Session date to the number of another backfill that will come to it.
         now: Market time.
 
     Raises:
@@ -93,13 +95,15 @@ def plan_backfill(
     if len(sessions) > MOST_SESSIONS:
         raise BackfillRangeError(
             f"From {first} to {last} there are {len(sessions)} sessions, and a backfill may have "
-            f"{MOST_SESSIONS}. Make several of it."
+            f"{MOST_SESSIONS}. Give it shorter ranges, one after the other."
         )
     jobs = pipeline.jobs.values()
     planned = []
     for day in sessions:
         effect, why = BackfillEffect.NEW, ""
-        if (status := existing.get(day)) is not None:
+        if (other := taken.get(day)) is not None:
+            effect, why = BackfillEffect.IMPOSSIBLE, f"backfill {other} will come to it"
+        elif (status := existing.get(day)) is not None:
             effect, why = _of_existing(status, reprocess)
         elif (opens_at := run_opens_at(calendar.phases(day), jobs)) > now:
             effect = BackfillEffect.IMPOSSIBLE

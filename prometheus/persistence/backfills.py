@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import chain, zip_longest
 
 from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 
@@ -36,6 +37,7 @@ _b = backfills.c
 _s = backfill_sessions.c
 _r = dag_runs.c
 _TO_DO = frozenset({BackfillEffect.NEW, BackfillEffect.RERUN})
+_WHYS_TOLD = 3
 
 
 class BackfillChangedError(OperatorError):
@@ -69,6 +71,8 @@ class Backfill:
     """Runs that are FAILED or CANCELLED."""
     refused: int
     """Sessions that could not be run when their turn came."""
+    removed: int
+    """Sessions whose run is there no more: old runs are removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,7 @@ def plan(
         first,
         last,
         existing=existing,
+        taken=waiting_sessions(connection, pipeline.name, calendar.market_id),
         reprocess=reprocess,
         now=read_now(connection).market_at,
     )
@@ -157,24 +162,21 @@ def start_backfill(
 
     Raises:
         BackfillChangedError: It would do something else than was seen.
-        OperatorError: There is nothing to do, or one that is not finished has some of its sessions.
+        OperatorError: There is nothing to do.
         BackfillRangeError, HorizonError: See `plan_backfill`.
     """
+    if connection.dialect.name == "postgresql":  # of two that overlap the second sees the first
+        connection.exec_driver_sql("LOCK TABLE backfills IN SHARE ROW EXCLUSIVE MODE")
     planned = plan(connection, pipeline, market_id, first, last, reprocess=reprocess)
     if seen is not None and seen != digest(planned):
         raise BackfillChangedError(
             "Runs have come, ended or opened meanwhile: it would do something else than it was "
             "shown to do. Look again; nothing was done."
         )
+    if nothing := nothing_to_do(planned, reprocess):
+        raise OperatorError(nothing)
     chosen = [each for each in planned if each.effect in _TO_DO]
-    if not chosen:
-        raise OperatorError(_nothing_to_do(planned, reprocess))
     market_id = TradingCalendar(market_id).market_id
-    if other := _other(connection, pipeline.name, market_id, chosen):
-        raise OperatorError(
-            f"Backfill {other} has not ended and has sessions of this range. Wait for it, or: "
-            f"prometheus backfill stop {other}"
-        )
     backfill_id: int = connection.execute(
         insert(backfills)
         .values(
@@ -215,32 +217,20 @@ def start_backfill(
     return backfill_id, planned
 
 
-def _nothing_to_do(planned: Sequence[BackfillSession], reprocess: Reprocess) -> str:
-    whys = dict.fromkeys(each.why for each in planned)
+def nothing_to_do(planned: Sequence[BackfillSession], reprocess: Reprocess) -> str | None:
+    """Say why there is nothing to do, if there is nothing."""
+    if any(each.effect in _TO_DO for each in planned):
+        return None
+    whys = Counter(each.why for each in planned)
+    told = [f"{count} times, {why}" for why, count in whys.most_common(_WHYS_TOLD)]
+    if len(whys) > len(told):
+        told.append(f"and {len(whys) - len(told)} other reasons")
     hint = ""
     if reprocess is not Reprocess.FINISHED and any(
         each.effect is BackfillEffect.KEPT for each in planned
     ):
-        hint = " To run finished runs again: reprocess finished."
-    return f"There is nothing to do for {len(planned)} sessions: {'; '.join(whys)}.{hint}"
-
-
-def _other(
-    connection: Connection, pipeline: str, market_id: str, chosen: Sequence[BackfillSession]
-) -> int | None:
-    """Find a backfill that has not ended and has sessions among these."""
-    days = [each.session_date for each in chosen]
-    return connection.execute(
-        select(_b.backfill_id)
-        .join_from(backfills, backfill_sessions)
-        .where(
-            _b.ended_at.is_(None),
-            _b.pipeline == pipeline,
-            _b.market_id == market_id,
-            _s.as_of_date.between(days[0], days[-1]),
-        )
-        .limit(1)
-    ).scalar()
+        hint = " To run finished runs again, reprocess those that are finished."
+    return f"There is nothing to do for {len(planned)} sessions: {'; '.join(told)}.{hint}"
 
 
 def stop_backfill(connection: Connection, backfill_id: int, *, reason: str, actor: str) -> Backfill:
@@ -251,7 +241,7 @@ def stop_backfill(connection: Connection, backfill_id: int, *, reason: str, acto
         UnknownTargetError: There is none of that number.
         OperatorError: It has ended.
     """
-    found = get_backfill(connection, backfill_id)
+    get_backfill(connection, backfill_id)  # says if there is none
     stopped = connection.execute(
         update(backfills)
         .where(_b.backfill_id == backfill_id, _b.ended_at.is_(None))
@@ -259,9 +249,10 @@ def stop_backfill(connection: Connection, backfill_id: int, *, reason: str, acto
     )
     if stopped.rowcount == 0:
         raise OperatorError(f"Backfill {backfill_id} has ended already: nothing is to be stopped.")
+    found = get_backfill(connection, backfill_id)
     details = {"waiting": found.waiting, "reason": reason}
     record_audit(connection, actor, "backfill_stop", str(backfill_id), details)
-    return get_backfill(connection, backfill_id)
+    return found
 
 
 def get_backfill(connection: Connection, backfill_id: int) -> Backfill:
@@ -293,15 +284,17 @@ def list_backfills(
         is_open: Those that have not ended, or those that have.
         before: Only those of a smaller number.
     """
-    query = _TOLD.order_by(_b.backfill_id.desc()).limit(limit)
+    wanted = select(_b.backfill_id).order_by(_b.backfill_id.desc()).limit(limit)
     if is_open is not None:
-        query = query.where(_b.ended_at.is_(None) == is_open)
+        wanted = wanted.where(_b.ended_at.is_(None) == is_open)
     if market_id is not None:
-        query = query.where(_b.market_id == market_id)
+        wanted = wanted.where(_b.market_id == market_id)
     if pipeline is not None:
-        query = query.where(_b.pipeline == pipeline)
+        wanted = wanted.where(_b.pipeline == pipeline)
     if before is not None:
-        query = query.where(_b.backfill_id < before)
+        wanted = wanted.where(_b.backfill_id < before)
+    # Of no other are the sessions counted.
+    query = _TOLD.where(_b.backfill_id.in_(wanted)).order_by(_b.backfill_id.desc())
     return [_backfill(row) for row in connection.execute(query)]
 
 
@@ -315,6 +308,9 @@ _TOLD = (
         func.count().filter(_r.status == RunStatus.SUCCESS).label("succeeded"),
         func.count().filter(_r.status.in_([RunStatus.FAILED, RunStatus.CANCELLED])).label("failed"),
         func.count().filter(_s.refused.is_not(None)).label("refused_sessions"),
+        func.count()
+        .filter(_s.begun_at.is_not(None), _s.refused.is_(None), _r.dag_id.is_(None))
+        .label("removed"),
     )
     .select_from(backfills.join(backfill_sessions).outerjoin(dag_runs, _RUN_OF))
     .group_by(_b.backfill_id)
@@ -341,6 +337,7 @@ def _backfill(row: Row[tuple[object, ...]]) -> Backfill:
         succeeded=row.succeeded,
         failed=row.failed,
         refused=row.refused_sessions,
+        removed=row.removed,
     )
 
 
@@ -362,9 +359,14 @@ def list_sessions(connection: Connection, backfill_id: int) -> Sequence[Row[tupl
 # --- what the scheduler does ----------------------------------------------------------------------
 
 
-def due_sessions(connection: Connection) -> list[DueSession]:
-    """List the sessions whose turn has come: of each backfill as many as may be open besides."""
-    due: list[DueSession] = []
+def due_sessions(connection: Connection, most: int) -> list[DueSession]:
+    """
+    List the sessions whose turn has come: of each backfill as many as may be open besides.
+
+    Args:
+        most: How many at most; one of each backfill in turn.
+    """
+    due: list[list[DueSession]] = []
     active = (
         select(func.count())
         .select_from(backfill_sessions.join(dag_runs, _RUN_OF))
@@ -377,7 +379,7 @@ def due_sessions(connection: Connection) -> list[DueSession]:
         .where(_b.ended_at.is_(None))
         .order_by(_b.backfill_id)
     ):
-        room = backfill.max_active_runs - backfill.active
+        room = min(backfill.max_active_runs - backfill.active, most)
         if room <= 0:
             continue
         rows = connection.execute(
@@ -386,18 +388,36 @@ def due_sessions(connection: Connection) -> list[DueSession]:
             .order_by(_s.as_of_date)
             .limit(room)
         )
-        due += [
-            DueSession(
-                backfill.backfill_id,
-                backfill.pipeline,
-                backfill.market_id,
-                row.as_of_date,
-                row.again,
-                backfill.author,
-            )
-            for row in rows
-        ]
-    return due
+        due.append(
+            [
+                DueSession(
+                    backfill.backfill_id,
+                    backfill.pipeline,
+                    backfill.market_id,
+                    row.as_of_date,
+                    row.again,
+                    backfill.author,
+                )
+                for row in rows
+            ]
+        )
+    in_turn = chain.from_iterable(zip_longest(*due))
+    return [each for each in in_turn if each is not None][:most]
+
+
+def waiting_sessions(connection: Connection, pipeline: str, market_id: str) -> dict[date, int]:
+    """Return the sessions whose turn will come, each with its backfill: nobody else runs them."""
+    rows = connection.execute(
+        select(_s.as_of_date, _b.backfill_id)
+        .join_from(backfills, backfill_sessions)
+        .where(
+            _b.ended_at.is_(None),
+            _b.pipeline == pipeline,
+            _b.market_id == market_id,
+            _s.begun_at.is_(None),
+        )
+    )
+    return {row.as_of_date: row.backfill_id for row in rows}
 
 
 def begin_session(connection: Connection, session: DueSession, pipeline: Pipeline) -> str | None:
@@ -422,6 +442,7 @@ def begin_session(connection: Connection, session: DueSession, pipeline: Pipelin
     if not begun or begun.rowcount == 0:
         return None
     try:
+        _check_rule(session, pipeline)
         run_now(
             connection,
             pipeline,
@@ -436,6 +457,18 @@ def begin_session(connection: Connection, session: DueSession, pipeline: Pipelin
         connection.execute(update(backfill_sessions).where(mine).values(refused=why))
         return why
     return None
+
+
+def _check_rule(session: DueSession, pipeline: Pipeline) -> None:
+    """Refuse a new run of a session that an override has since taken from the pipeline's rule."""
+    day = session.session_date
+    calendar = TradingCalendar(session.market_id)
+    if (
+        not session.again
+        and calendar.is_trading_day(day)
+        and not pipeline.sessions.sessions(calendar, day, day)
+    ):
+        raise OperatorError(f"{day} is not among {pipeline.sessions.words} any more.")
 
 
 def end_backfills(connection: Connection) -> list[int]:
@@ -458,4 +491,6 @@ def end_backfills(connection: Connection) -> list[int]:
 
 def forget_backfills(connection: Connection, before: datetime) -> None:
     """Let go of what had ended before an instant of wall time; who did what stays in `audit`."""
-    connection.execute(delete(backfills).where(_b.ended_at < before))
+    # Not the last, on whose number SQLite goes on.
+    last = select(func.max(_b.backfill_id)).scalar_subquery()
+    connection.execute(delete(backfills).where(_b.ended_at < before, _b.backfill_id < last))

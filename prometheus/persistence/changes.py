@@ -8,6 +8,7 @@ from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence.tables import (
     alerts,
     attempt_logs,
+    backfills,
     dag_runs,
     in_state,
     is_live,
@@ -35,6 +36,11 @@ _CHANGES = select(
     select(func.count()).select_from(alerts).where(_open).scalar_subquery(),
     select(func.max(alerts.c.alert_id)).where(_open).scalar_subquery(),
     select(func.max(alerts.c.acknowledged_at)).where(_open).scalar_subquery(),
+    select(func.max(backfills.c.backfill_id)).scalar_subquery(),
+    select(func.count())
+    .select_from(backfills)
+    .where(backfills.c.ended_at.is_(None))
+    .scalar_subquery(),
 )
 """Each of them by an index: it is asked once a second."""
 

@@ -181,7 +181,7 @@ _CLAIMABLE = (
 )
 _CLAIM = (
     update(job_executions)
-    .where(_e.execution_id.in_(_CLAIMABLE), in_state(job_executions, JobStatus.PENDING))
+    .where(_e.execution_id.in_(_CLAIMABLE))  # which says that they are PENDING, and holds them
     .values(
         status=JobStatus.QUEUED,
         scheduled_at=database_now(),

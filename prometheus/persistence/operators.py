@@ -169,6 +169,10 @@ def rerun(
             f"{dag_id} is not finished. Wait for it, or: prometheus cancel {dag_id}"
         )
     jobs = _new_attempts(connection, run, set(run.dag.jobs))
+    if backfill is not None:  # its jobs yield to live ones, whatever made it
+        connection.execute(
+            update(dag_runs).where(dag_runs.c.dag_id == dag_id).values(trigger=Trigger.BACKFILL)
+        )
     record_audit(connection, actor, "rerun", dag_id, _part_of(backfill))
     return jobs
 
@@ -417,7 +421,7 @@ def run_now(
     if again:
         if status is None:
             raise UnknownTargetError(
-                f"There is no run {dag.dag_id} to run again. Leave rerun out to make it."
+                f"There is no run {dag.dag_id} to run again: make one instead."
             )
         rerun(connection, dag.dag_id, actor=actor, backfill=backfill)
         return dag.dag_id

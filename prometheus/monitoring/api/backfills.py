@@ -132,6 +132,8 @@ class Backfill(Model):
     """Runs that are FAILED or CANCELLED."""
     refused: int
     """Sessions that could not be run when their turn came."""
+    removed: int
+    """Sessions whose run is there no more: old runs are removed."""
 
 
 class SessionOfBackfill(Model):
@@ -144,7 +146,7 @@ class SessionOfBackfill(Model):
     begun_at: Instant | None
     """When its turn came."""
     status: RunStatus | None
-    """Of its run; ``null`` before its turn, or if it was refused."""
+    """Of its run as it is now; ``null`` before its turn, if it was refused or is there no more."""
     refused: str | None
     """Why it could not be run then."""
 
@@ -199,6 +201,7 @@ def tell_backfill(found: backfills.Backfill) -> Backfill:
         succeeded=found.succeeded,
         failed=found.failed,
         refused=found.refused,
+        removed=found.removed,
     )
 
 

@@ -13,7 +13,7 @@ from prometheus.core.overrides import Override, OverrideKind, Overrides, put_in_
 from prometheus.dispatch.scheduler import Scheduler
 from prometheus.errors import HorizonError
 from prometheus.orchestration.backfill import BackfillEffect, BackfillRangeError, Reprocess
-from prometheus.orchestration.lifecycle import JobStatus, RunStatus
+from prometheus.orchestration.lifecycle import JobStatus, RunStatus, Trigger
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange
 from prometheus.persistence import clock, operators
@@ -21,6 +21,7 @@ from prometheus.persistence.backfills import (
     Backfill,
     BackfillChangedError,
     digest,
+    forget_backfills,
     get_backfill,
     list_sessions,
     plan,
@@ -29,6 +30,7 @@ from prometheus.persistence.backfills import (
 )
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.executions import Failure
+from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.operators import OperatorError
 from prometheus.persistence.overrides import record
@@ -67,8 +69,17 @@ class Desk:
         self.worker = register_worker(engine)
         self.scheduler = self.another()
 
-    def another(self) -> Scheduler:
-        return make_scheduler(self.engine, self.broker, pipelines={"pages": pages})
+    def another(self, *, create_runs: bool = False) -> Scheduler:
+        return make_scheduler(
+            self.engine, self.broker, pipelines={"pages": pages}, create_runs=create_runs
+        )
+
+    def at(self, instant: datetime) -> None:
+        """Let it be another time on the market's clock."""
+        with writing(self.engine) as connection:
+            connection.execute(
+                update(market_clock).values(anchor_market_at=instant, anchor_wall_at=database_now())
+            )
 
     def start(
         self,
@@ -297,18 +308,12 @@ def test_session_that_is_gone_when_its_turn_comes_is_refused_and_the_others_go_o
 
 
 def test_what_can_not_be_done_is_refused_whole(desk: Desk) -> None:
-    with writing(desk.engine) as connection:
-        connection.execute(
-            update(market_clock).values(
-                anchor_market_at=datetime(2012, 11, 20, 9, tzinfo=UTC),
-                anchor_wall_at=database_now(),
-            )
-        )
+    desk.at(datetime(2012, 11, 20, 9, tzinfo=UTC))
     begun = [effect for effect, _ in desk.effects(Reprocess.NONE)]
     assert begun == [BackfillEffect.NEW, *[BackfillEffect.IMPOSSIBLE] * 8]
     _, why = desk.effects(Reprocess.NONE)[1]
     assert why == "its session has not begun: a run opens at 2012-11-20 13:30 UTC"
-    with pytest.raises(OperatorError, match=r"nothing to do for 1 sessions: its session has not"):
+    with pytest.raises(OperatorError, match=r"nothing to do for 1 sessions: 1 times, its session"):
         desk.start(first=LAST)
     with pytest.raises(BackfillRangeError, match="is after the last"):
         desk.start(first=LAST, last=FIRST)
@@ -318,9 +323,58 @@ def test_what_can_not_be_done_is_refused_whole(desk: Desk) -> None:
         desk.start(first=date(1990, 1, 1))
     with pytest.raises(HorizonError):
         desk.start(first=date(1900, 1, 1))
-    desk.start()
-    with pytest.raises(OperatorError, match="has not ended and has sessions of this range"):
+    number = desk.start()
+    with pytest.raises(OperatorError, match=f"backfill {number} will come to it"):
         desk.start()
+
+
+def test_of_two_that_are_started_at_once_one_gets_each_session(desk: Desk) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(desk.start, at_once=9) for _ in range(2)]
+    (refused,) = (each.exception() for each in asked if each.exception() is not None)
+    assert isinstance(refused, OperatorError)
+    assert "will come to it" in str(refused)
+    assert len(desk.tick()) == 9
+
+
+def test_sessions_that_it_will_come_to_are_not_missed(desk: Desk) -> None:
+    """One that is started while no scheduler is there to make the runs of the last days."""
+    desk.at(datetime(2012, 11, 19, 23, tzinfo=UTC))
+    desk.another(create_runs=True).tick()
+    desk.work()
+    desk.at(datetime(2012, 11, 30, 15, tzinfo=UTC))
+    number = desk.start(last=SESSIONS[-2])
+    desk.scheduler = desk.another(create_runs=True)
+    while not desk.told(number).ended_at:
+        desk.tick()
+        desk.work()
+    told = desk.told(number)
+    assert (told.sessions, told.succeeded, told.refused) == (7, 7, 0)
+
+
+def test_a_tick_begins_some_of_each_and_their_jobs_yield_to_live_ones(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prometheus.dispatch.scheduler.BEGUN_AT_ONCE", 4)
+    with writing(desk.engine) as connection:
+        operators.run_now(connection, pages, "US_EQ", FIRST, again=False, actor="bob")
+    desk.tick()
+    desk.work()
+    desk.start(last=SESSIONS[4], reprocess=Reprocess.FINISHED, at_once=5)
+    desk.start(first=SESSIONS[5], at_once=5)
+    days = [str(SESSIONS[number]) for number in (0, 1, 5, 6)]
+    assert sorted(desk.tick()) == days
+    assert {each.trigger for each in desk.broker.published} == {Trigger.BACKFILL}
+
+
+def test_those_that_are_forgotten_leave_their_numbers_to_nobody(desk: Desk) -> None:
+    first, second = desk.start(last=FIRST), desk.start(first=SESSIONS[1], last=SESSIONS[1])
+    for number in (first, second):
+        with writing(desk.engine) as connection:
+            stop_backfill(connection, number, reason="enough", actor="bob")
+    with writing(desk.engine) as connection:
+        forget_backfills(connection, wall_time(connection))
+    assert desk.start() == second + 1
 
 
 def test_one_that_would_do_something_else_than_was_shown_is_not_begun(desk: Desk) -> None:
