@@ -234,7 +234,11 @@ def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[P
 _MARK_PUBLISHED = (
     update(job_executions)
     .where(_e.execution_id.in_(_IDS), is_live)
-    .values(published_at=database_now(), publish_count=_e.publish_count + 1)
+    .values(
+        # One instant for all that were sent together: who comes first is not for a row's place.
+        published_at=select(database_now()).scalar_subquery(),
+        publish_count=_e.publish_count + 1,
+    )
 )
 
 
