@@ -113,6 +113,7 @@ class Kept:
     summary: str
     severity: Severity
     details: tuple[str, ...]
+    markets: tuple[str, ...]
     dag_id: str | None
     subjects: tuple[str, ...]
     raised_at: datetime
@@ -159,6 +160,9 @@ class Resolve:
 
 Change = Raise | Update | Resolve
 
+Unseen = tuple[AlertKind, str | None]
+"""A kind, and the market in which it could not be seen what of it is wrong; ``None``: in any."""
+
 
 def decide(
     causes: Iterable[Cause],
@@ -166,7 +170,7 @@ def decide(
     now: datetime,
     quiet: timedelta,
     *,
-    unseen: Collection[AlertKind] = (),
+    unseen: Collection[Unseen] = (),
 ) -> tuple[Change, ...]:
     """
     Say what has to change for the alerts to be what is wrong.
@@ -177,7 +181,7 @@ def decide(
             of which recipients do not know it yet.
         now: Wall time.
         quiet: How long after a message of an alert the next one of it may be sent.
-        unseen: Kinds of which it could not be seen what is wrong: their alerts stay as they are.
+        unseen: Of what it could not be seen whether it is wrong: its alerts stay as they are.
 
     Returns:
         At most one change for each key. To decide again after they have been applied, at the same
@@ -203,7 +207,7 @@ def decide(
         if tell or anew or not alert.is_open or _says_otherwise(cause, alert):
             changes.append(Update(alert, cause, tell, anew))
     for key, alert in alerts.items():
-        if key in current or alert.kind in unseen:
+        if key in current or any((alert.kind, each) in unseen for each in (None, *alert.markets)):
             continue
         known = alert.told is Told.RAISED and not alert.acknowledged and key not in old
         tell = known and _is_quiet_over(alert, now, quiet)

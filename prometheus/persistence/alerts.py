@@ -94,6 +94,7 @@ def read_kept(connection: Connection, now: datetime) -> list[Kept]:
             summary=row.summary,
             severity=Severity(row.severity),
             details=tuple(row.details),
+            markets=tuple(row.markets),
             dag_id=row.dag_id,
             subjects=tuple(row.subjects),
             raised_at=row.raised_at,

@@ -16,13 +16,13 @@ from prometheus.core.markets import get_market
 from prometheus.core.overrides import in_force
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.crew import count_listeners, judge_leader
-from prometheus.errors import PrometheusError
+from prometheus.errors import NoSessionError, PrometheusError
 from prometheus.masking import safe_text
 from prometheus.monitoring.installation import Installation, Look
-from prometheus.orchestration.alerts import AlertKind, Cause, Kept, Severity
+from prometheus.orchestration.alerts import AlertKind, Cause, Kept, Severity, Unseen
 from prometheus.orchestration.dag import JobPriority
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.orchestration.planning import REACH, plan_runs, session_of
+from prometheus.orchestration.planning import REACH, plan_runs, session_bounds, session_of
 from prometheus.persistence import troubles
 from prometheus.persistence.deadlines import Due, read_deadlines
 from prometheus.persistence.leases import live_workers
@@ -50,8 +50,7 @@ class Seen:
     """One look."""
 
     causes: tuple[Cause, ...]
-    unseen: frozenset[AlertKind]
-    """Kinds of which it could not be seen what is wrong."""
+    unseen: frozenset[Unseen]
     faults: Mapping[str, Exception]
     """Kinds, by commas -> why not, where nobody foresaw it."""
 
@@ -69,7 +68,7 @@ class _Scene:
     """Whether no scheduler is at work."""
     deserted: set[str] = field(default_factory=set)
     """Queues in which something waits, and to which nobody listens."""
-    unseen: set[AlertKind] = field(default_factory=set)
+    unseen: set[Unseen] = field(default_factory=set)
 
     @property
     def now(self) -> datetime:
@@ -101,7 +100,7 @@ def read_causes(
             raise
         except Exception as error:  # noqa: BLE001  what one can not answer takes nothing from others
             faults[",".join(kinds)] = error
-            scene.unseen.update(kinds)
+            scene.unseen.update((kind, None) for kind in kinds)
     return Seen(tuple(causes), frozenset(scene.unseen), faults)
 
 
@@ -271,14 +270,21 @@ def _failure(kind: AlertKind, dag_id: str, jobs: Mapping[str, Ended]) -> Cause:
 
 
 def _deadlines(scene: _Scene) -> Iterator[Cause]:
-    told = {
-        each.dag_id: each.is_open
-        for each in scene.kept
-        if each.kind is AlertKind.DEADLINE_MISSED and each.dag_id is not None
-    }
-    # Of an alert that is open, however old its session is.
-    opened = (session_of(dag_id) for dag_id, is_open in told.items() if is_open)
-    since = min([(scene.now - LOOKS_BACK).date(), *filter(None, opened)])
+    kept = [each for each in scene.kept if each.kind is AlertKind.DEADLINE_MISSED]
+    told = {each.dag_id for each in kept}
+    since = (scene.now - LOOKS_BACK).date()
+    for alert in kept:
+        session = session_of(alert.dag_id or "")
+        if not alert.is_open or session is None:
+            continue
+        since = min(since, session)  # however old it is
+        for market_id in alert.markets:
+            try:
+                session_bounds(TradingCalendar(market_id), session)
+            except NoSessionError:
+                continue  # it has no deadline any more
+            except PrometheusError:  # which is told as such; whether it is over, nobody knows
+                scene.unseen.add((alert.kind, market_id))
     markets = scene.here.markets(scene.look.now)
     missed: dict[str, list[Due]] = defaultdict(list)
     for each in read_deadlines(scene.look.connection, scene.look.now, markets=markets, since=since):
@@ -302,7 +308,11 @@ def _deadlines(scene: _Scene) -> Iterator[Cause]:
             details=(
                 *(
                     f"{_what(each)} was due at {each.deadline_at:%Y-%m-%d %H:%M} UTC, and "
-                    + (f"succeeded at {each.done_at:%H:%M}." if each.done_at else "is not done.")
+                    + (
+                        f"succeeded at {each.done_at:%Y-%m-%d %H:%M} UTC."
+                        if each.done_at
+                        else "is not done."
+                    )
                     for each in due
                 ),
                 "It goes on all the same.",
@@ -392,7 +402,9 @@ def _unmade(scene: _Scene, allowed: timedelta) -> Iterator[Cause]:
                     since=(now - _PLANS_BACK).date(),
                 )
             except PrometheusError:
-                scene.unseen.add(AlertKind.RUN_LATE)  # that there is no calendar is told as such
+                scene.unseen.add(
+                    (AlertKind.RUN_LATE, market_id)
+                )  # that there is no calendar is told as such
                 continue
             for each in planned:
                 if now - each.opens_at < allowed:

@@ -230,8 +230,20 @@ class TestKinds:
         world.finish(late, worker, "a")
         world.close(late)
         assert alarm.look() == [f"Error: {late.dag_id}: the run missed the deadline"]
+        done_at = world.latest(late)["a"].completed_at
+        assert f" UTC, and succeeded at {done_at:%Y-%m-%d %H:%M} UTC." in alarm.last
         over = alarm.look(world.now() + HOUR)
         assert over == [f"Over: {what}", f"Over: {late.dag_id}: the run missed the deadline"]
+
+    def test_a_missed_deadline_is_not_over_because_the_calendar_can_not_be_read(
+        self, one_alarm: Alarm, break_sessions: Callable[[str], None]
+    ) -> None:
+        dag = one_alarm.world.run(job("a"), deadline="close+2h")
+        assert one_alarm.look() == [f"Error: {dag.dag_id}: the run missed the deadline"]
+        break_sessions("XNYS")
+        later = one_alarm.world.now() + HOUR
+        assert one_alarm.look(later) == ["Critical: the calendar of US_EQ can not be read"]
+        assert [row.resolved_at for row in one_alarm.rows()] == [None, None]
 
     def test_a_job_that_waits_for_a_worker_until_it_starts(self, alarm: Alarm) -> None:
         world = alarm.world

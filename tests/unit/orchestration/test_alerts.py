@@ -36,6 +36,7 @@ def cause(subjects: tuple[str, ...] = FIRST) -> Cause:
         severity=Severity.WARNING,
         summary="late",
         since=START,
+        markets=("US_EQ",),
         subjects=subjects,
     )
 
@@ -76,6 +77,7 @@ def _new(found: Cause, number: int, now: datetime) -> Kept:
         summary=found.summary,
         severity=found.severity,
         details=found.details,
+        markets=found.markets,
         dag_id=None,
         subjects=found.subjects,
         raised_at=now,
@@ -113,8 +115,11 @@ def test_what_could_not_be_seen_is_not_over() -> None:
     recipient = Recipient()
     recipient.look([cause()], START)
     later = START + timedelta(hours=1)
-    assert decide([], recipient.kept, later, QUIET, unseen={AlertKind.RUN_LATE}) == ()
-    assert len(decide([], recipient.kept, later, QUIET)) == 1
+    late = AlertKind.RUN_LATE
+    for unseen in ({(late, None)}, {(late, "US_EQ")}):
+        assert decide([], recipient.kept, later, QUIET, unseen=unseen) == ()
+    for unseen in (set(), {(late, "EU_EQ")}, {(AlertKind.JOB_FAILED, "US_EQ")}):
+        assert len(decide([], recipient.kept, later, QUIET, unseen=unseen)) == 1
 
 
 FACTS = {
