@@ -19,10 +19,10 @@ from prometheus.persistence.leases import wall_time
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 500
 _SINGLY = 5
 """How many messages a channel gets one by one; more than that come in one."""
-_LISTED = 100
+_AT_ONCE = 100
+"""How many that one lists; further ones have their turn at the next look."""
 
 
 class Sender:
@@ -71,7 +71,7 @@ class Sender:
     def _go(self, channel: str, messages: Sequence[Row[Any]], at: datetime | None) -> None:
         try:
             if len(messages) > _SINGLY:
-                self._send(channel, messages[:_LISTED], at)
+                self._send(channel, messages, at)
                 return
             for each in messages:
                 if not self._send(channel, [each], at):

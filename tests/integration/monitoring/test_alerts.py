@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import Engine, func, insert, select, text, update
 
 from prometheus.configuration import SettingsError
 from prometheus.core.holidays import Holiday, HolidayKind, HolidayState
@@ -598,6 +598,29 @@ def test_what_is_not_accepted_is_sent_again_until_it_is(
     assert "alert_given_up" in caplog.text
     assert TOKEN not in str(one_alarm.deliveries())
     assert TOKEN not in str([vars(each) for each in caplog.records])
+
+
+def test_however_many_messages_wait_for_one_channel_the_others_have_theirs(
+    one_alarm: Alarm,
+) -> None:
+    world, worker = one_alarm.world, one_alarm.world.worker(lease=DAYS)
+
+    def fail(pipeline: str) -> str:
+        dag = world.run(job("a", max_retries=0), pipeline=pipeline)
+        world.fail_for_good(dag, "a", worker)
+        return dag.dag_id
+
+    fail("first")
+    assert len(one_alarm.look()) == 1
+    message = {**one_alarm.deliveries()[0]._mapping, "channel": "gone", "next_try_at": world.now()}
+    message |= {"state": "pending", "ended_at": None}
+    del message["delivery_id"]
+    many = [message] * 1000
+    act(world, lambda connection: connection.execute(insert(alert_deliveries), many))
+    dag_id = fail("second")
+    assert one_alarm.look() == [f"Error: {dag_id}: a failed for good"]
+    gone = [each for each in one_alarm.deliveries() if each.channel == "gone"]
+    assert [each.tries for each in gone] == [2] * 100 + [1] * 900
 
 
 def test_a_message_that_is_no_longer_true_is_not_sent(one_alarm: Alarm) -> None:
