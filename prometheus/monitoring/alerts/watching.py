@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
+from sqlalchemy import Connection
 
 from prometheus.configuration import SettingsError
 from prometheus.errors import nearest
@@ -119,15 +120,18 @@ class Watcher:
             Whether this one watches: otherwise another does, or there is nothing to watch.
         """
         check_exists(self._here.engine)
+        looked_at = self._looked_at
         with writing(self._here.engine) as connection:
             before: dict[str, Any] | None = leases.leader(connection, LEASE)
-            leadership = leases.lead(
-                connection, LEASE, self._owner, lease=_LEASE_FOR, ticked_at=self._looked_at
-            )
-        if leadership.leads != self._leads:
-            self._leads = leadership.leads
-            # Whoever watched before has told all until then.
-            self._looked_at = before["ticked_at"] if before is not None else None
+            leadership = self._lead(connection, looked_at)
+            changed = leadership.leads != self._leads
+            if changed:
+                # Whoever watched before has told all until then. Noted again at once, for whoever
+                # comes next may do so before this look is through.
+                looked_at = before["ticked_at"] if before is not None else None
+                leadership = self._lead(connection, looked_at)
+        if changed:
+            self._leads, self._looked_at = leadership.leads, looked_at
             self._first_seen.clear()
         if not self._leads:
             return False
@@ -155,6 +159,9 @@ class Watcher:
         if not silent and not seen.unseen:  # nor what can not see what is wrong
             self._ping(now)
         return True
+
+    def _lead(self, connection: Connection, looked_at: datetime | None) -> leases.Leadership:
+        return leases.lead(connection, LEASE, self._owner, lease=_LEASE_FOR, ticked_at=looked_at)
 
     def wait_for_sending(self, timeout: float = 60) -> None:
         """Wait until nothing is being sent."""

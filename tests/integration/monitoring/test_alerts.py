@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from prometheus.configuration import SettingsError
 from prometheus.core.holidays import Holiday, HolidayKind, HolidayState
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.monitoring.alerts.sending import Sender
-from prometheus.monitoring.alerts.watching import Watcher
+from prometheus.monitoring.alerts.watching import LEASE, Watcher
 from prometheus.monitoring.installation import Installation
 from prometheus.orchestration.dag import JobPriority
 from prometheus.orchestration.deadlines import Deadline
@@ -30,6 +31,7 @@ from prometheus.persistence.executions import Failure
 from prometheus.persistence.holidays import decide_holidays, propose_holidays
 from prometheus.persistence.tables import alert_deliveries, worker_incarnations
 from prometheus.persistence.tables import alerts as alerts_table
+from prometheus.persistence.tables import leases as leases_table
 from prometheus.settings import load_settings
 from tests.conftest import StartProcess
 from tests.integration.dispatch.conftest import SHORT_LEASE
@@ -431,6 +433,34 @@ def test_several_processes_watch_and_each_is_told_once(alarm: Alarm) -> None:
     assert len(alarm.recipients.posts) == 1
     for _, here in others:
         here.close()
+
+
+def test_who_watches_after_two_others_have_died_goes_on_from_the_last_complete_look(
+    one_alarm: Alarm,
+) -> None:
+    """The second of them in its first look; what was told and is over for long is told once."""
+    world, worker = one_alarm.world, one_alarm.world.worker(lease=DAYS)
+    now = world.now()
+    assert one_alarm.look(now) == []
+    late = world.run(job("a"), deadline="close+1h", day=_lately(world))
+    world.finish(late, worker, "a")
+    world.close(late)
+    told = [one_alarm.look(now + at * HOUR) for at in (0, 1, 3)]
+    assert [len(each) for each in told] == [1, 1, 0]
+
+    def end_lease() -> None:
+        ends = update(leases_table).where(leases_table.c.name == LEASE).values(expires_at=now)
+        act(world, lambda connection: connection.execute(ends))
+
+    end_lease()
+    dying, _ = one_alarm.another()
+    rename(world.engine, "alerts", "away")
+    with pytest.raises(DBAPIError):
+        dying.look(now + 3 * HOUR)
+    rename(world.engine, "away", "alerts")
+    end_lease()
+    one_alarm.watcher, _ = one_alarm.another()
+    assert one_alarm.look(now + 3 * HOUR) == []
 
 
 def test_senders_at_once_send_each_message_once(alarm: Alarm) -> None:
