@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
@@ -33,10 +33,12 @@ from prometheus.dispatch.broker import connected, read_depths
 from prometheus.dispatch.crew import Crew, count_listeners, judge_leader
 from prometheus.errors import HorizonError, PrometheusError
 from prometheus.masking import safe_text
+from prometheus.monitoring.alerts.watching import LEASE as WATCHING
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.patience import Shared
 from prometheus.monitoring.tally import Tally
-from prometheus.persistence import migrate
+from prometheus.persistence import leases, migrate
+from prometheus.persistence.alerts import Undelivered, read_undelivered
 from prometheus.persistence.clock import Now
 from prometheus.persistence.engine import check_exists, first_line
 from prometheus.persistence.listings import (
@@ -144,6 +146,22 @@ _OVERRIDES = Gauge(
     "Overrides of sessions from today on: in_force, or unreadable, which do not hold.",
     ("market", "state"),
 )
+_OPEN_ALERTS = Gauge("open_alerts", "Alerts that are open.")
+_LAST_LOOK = Gauge(
+    "alerts_last_look_timestamp_seconds",
+    "When a look at what is wrong was completed last, by whichever web process; as of the next.",
+)
+_ALERT_MESSAGES = Gauge(
+    "alert_messages",
+    "Messages of alerts: waiting have not been accepted yet; given_up are not sent any more, of "
+    "alerts that are open and not acknowledged.",
+    ("channel", "state"),
+)
+_OLDEST_MESSAGE = Gauge(
+    "alert_messages_oldest_seconds",
+    "For how long the first of those that wait for a channel has waited; 0 if none waits.",
+    ("channel",),
+)
 GAUGES = (
     _COMPONENT_UP,
     _CALENDAR_UP,
@@ -164,6 +182,10 @@ GAUGES = (
     _TRANSITION,
     _HORIZON,
     _OVERRIDES,
+    _OPEN_ALERTS,
+    _LAST_LOOK,
+    _ALERT_MESSAGES,
+    _OLDEST_MESSAGE,
 )
 
 # What celery-exporter tells, under its names and labels; no more than is known here as well.
@@ -212,6 +234,10 @@ class _Stored:
     crew: Crew
     loads: Mapping[str, QueueLoad]
     open_work: Mapping[tuple[str, str], OpenWork]
+    open_alerts: int
+    looked_at: datetime | None
+    """Wall time of the last complete look at what is wrong."""
+    undelivered: Mapping[str, Undelivered]
 
 
 class Scraper:
@@ -258,6 +284,7 @@ class Scraper:
         if isinstance(stored, _Stored):
             self._tell_queues(values, stored, markets)
             self._tell_runs(values, stored, markets)
+            self._tell_alerts(values, stored)
         _tell_calendars(values, markets, self._market_time(stored))
         depths = _outcome("broker", broker, ends)
         values.tell(_COMPONENT_UP, not isinstance(depths, Exception), "broker")
@@ -277,11 +304,15 @@ class Scraper:
             for pipeline, market_id in self._configured(self._installation.markets(now)):
                 self._tally.begin(market_id, pipeline)
             self._tally.look(connection, now)
+            watcher: dict[str, Any] | None = leases.leader(connection, WATCHING)
             return _Stored(
                 now,
                 look.crew(),
                 read_loads(connection, now.wall_at),
                 read_open_work(connection),
+                look.open_alerts,
+                watcher["ticked_at"] if watcher is not None else None,
+                read_undelivered(connection),
             )
 
     def _read_broker(self) -> dict[str, int]:
@@ -362,6 +393,19 @@ class Scraper:
             values.tell(_HELD, work.held, market_id, pipeline)
             paused = any(each.covers_all(market_id, pipeline) for each in stored.crew.pauses)
             values.tell(_PAUSED, paused, market_id, pipeline)
+
+    def _tell_alerts(self, values: _Values, stored: _Stored) -> None:
+        values.tell(_OPEN_ALERTS, stored.open_alerts)
+        if stored.looked_at is not None:
+            values.tell(_LAST_LOOK, stored.looked_at.timestamp())
+        configured, nothing = self._installation.settings.channels, Undelivered(0, None, 0)
+        # Others may have messages from before the settings were changed.
+        for channel in dict.fromkeys((*configured, *sorted(stored.undelivered))):
+            messages = stored.undelivered.get(channel, nothing)
+            values.tell(_ALERT_MESSAGES, messages.waiting, channel, "waiting")
+            values.tell(_ALERT_MESSAGES, messages.given_up, channel, "given_up")
+            since = messages.waiting_since or stored.now.wall_at
+            values.tell(_OLDEST_MESSAGE, (stored.now.wall_at - since).total_seconds(), channel)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,11 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
+    null,
     or_,
     select,
+    union_all,
     update,
 )
 
@@ -40,7 +43,7 @@ from prometheus.orchestration.alerts import (
     Update,
 )
 from prometheus.orchestration.dag import JobPriority
-from prometheus.persistence.metadata import database_now
+from prometheus.persistence.metadata import UtcDateTime, database_now
 from prometheus.persistence.operators import OperatorError, UnknownTargetError, record_audit
 from prometheus.persistence.tables import alert_deliveries, alerts
 
@@ -286,6 +289,46 @@ def note_sent(
             .values(values)
         )
     return given_up
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """Messages that a channel has not accepted."""
+
+    waiting: int
+    waiting_since: datetime | None
+    """When the first of those was written."""
+    given_up: int
+    """Of alerts that are open, and that nobody has acknowledged."""
+
+
+_UNDELIVERED = union_all(
+    select(
+        _d.channel,
+        func.count().label("waiting"),
+        func.min(_d.created_at).label("waiting_since"),
+        literal(0).label("given_up"),
+    )
+    .where(_d.state == "pending")
+    .group_by(_d.channel),
+    select(_d.channel, literal(0), cast(null(), UtcDateTime), func.count())
+    .join(alerts)
+    .where(_a.resolved_at.is_(None), _a.acknowledged_at.is_(None), _d.state == "failed")
+    .group_by(_d.channel),
+)
+
+
+def read_undelivered(connection: Connection) -> dict[str, Undelivered]:
+    """Count what has not reached anybody: channel -> its messages; one without is left out."""
+    found: dict[str, Undelivered] = {}
+    for row in connection.execute(_UNDELIVERED):
+        before = found.get(row.channel, Undelivered(0, None, 0))
+        found[row.channel] = Undelivered(
+            before.waiting + row.waiting,
+            before.waiting_since or row.waiting_since,
+            before.given_up + row.given_up,
+        )
+    return found
 
 
 # --- who looks ----------------------------------------------------------------------------------

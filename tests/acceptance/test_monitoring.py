@@ -19,14 +19,17 @@ from sqlalchemy import update
 from prometheus.core.overrides import Override, OverrideKind
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.names import LEADERSHIP
+from prometheus.monitoring.alerts.watching import LEASE as WATCHING
+from prometheus.orchestration.alerts import AlertKind, Cause, Raise, Severity
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.planning import SessionRange
-from prometheus.persistence import leases
+from prometheus.persistence import alerts, leases
+from prometheus.persistence.alerts import Message
 from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import create_engine, writing
 from prometheus.persistence.overrides import record
 from prometheus.persistence.runs import create_run
-from prometheus.persistence.tables import calendar_overrides
+from prometheus.persistence.tables import alert_deliveries, calendar_overrides
 from tests.acceptance.conftest import StartCommand
 from tests.deployments import DEPLOY
 from tests.integration.persistence.world import HOUR, LOST, World, dag_of, job
@@ -163,12 +166,18 @@ def has_data(server: MonitoringServer, query: str) -> bool:
     return any(math.isfinite(float(series["value"][1])) for series in result)
 
 
-def lead(world: World, *, ticked: timedelta = timedelta(0), lease: timedelta = HOUR) -> None:
-    """Lead as somebody whose last tick was some time ago."""
+def lead(
+    world: World,
+    name: str = LEADERSHIP,
+    *,
+    ticked: timedelta = timedelta(0),
+    lease: timedelta = HOUR,
+) -> None:
+    """Lead as somebody whose last tick, or look, was some time ago."""
     with writing(world.engine) as connection:
         at = leases.wall_time(connection) - ticked
         for tick in (None, at):  # who only begins to lead has no tick yet
-            leases.lead(connection, LEADERSHIP, "there:7:x", lease=lease, ticked_at=tick)
+            leases.lead(connection, name, "there:7:x", lease=lease, ticked_at=tick)
 
 
 def stand(world: World, at: date) -> None:
@@ -200,6 +209,20 @@ def break_overrides(world: World) -> None:
         connection.execute(update(calendar_overrides).values(opens="noon"))
 
 
+def tell_nobody(world: World) -> None:
+    """Raise an alert that one channel has not accepted for hours, and another never will."""
+    at = world.now() - 2 * HOUR
+    cause = Cause(
+        key="k", kind=AlertKind.JOB_FAILED, severity=Severity.ERROR, summary="failed", since=at
+    )
+    messages = [Message(channel, "failed", "") for channel in ("desk", "gone")]
+    gone = alert_deliveries.c.channel == "gone"
+    with writing(world.engine) as connection:
+        alerts.apply_changes(connection, [Raise(cause)], at, lambda *_: messages)
+        ended = update(alert_deliveries).where(gone).values(state="failed", ended_at=at)
+        connection.execute(ended)
+
+
 @pytest.mark.slow
 def test_every_panel_has_data_and_every_alert_its_case(
     start_command: StartCommand,
@@ -214,7 +237,9 @@ def test_every_panel_has_data_and_every_alert_its_case(
         "PROMETHEUS__BROKER__URL": spare_redis.url,
         "PROMETHEUS__WORKERS__CONCURRENCY": "2",
         "PROMETHEUS__WEB__PORT": str(port),
+        "PROMETHEUS__CHANNELS__DESK": "json://127.0.0.1:1",
     }
+    lead(world, WATCHING)  # so that what we say of it stays so
     web = start_command("web", env=env)
 
     # All is well.
@@ -253,10 +278,13 @@ def test_every_panel_has_data_and_every_alert_its_case(
             missed="missed: no scheduler was running",
         )
     break_overrides(world)
+    tell_nobody(world)
+    lead(world, WATCHING, ticked=2 * HOUR)
     lead(world, ticked=2 * HOUR)
     wrong = {
         *("MarketsJobFailed", "MarketsWindowExpired", "MarketsRunFailed", "MarketsWorkerLost"),
         *("MarketsQueueWithoutWorkers", "MarketsQueueOld", "MarketsSessionMissed"),
+        *("MarketsAlertsNotWatched", "MarketsAlertsNotDelivered", "MarketsAlertsGivenUp"),
         "MarketsOverridesUnreadable",
     }
     silent = "MarketsSchedulerSilent"

@@ -18,6 +18,7 @@ import redis
 from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 
 from prometheus.bootstrap import make_celery
 from prometheus.core.market_state import MarketState, describe_market
@@ -25,23 +26,27 @@ from prometheus.core.overrides import Override, OverrideKind
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.dispatch.publisher import Publisher
+from prometheus.monitoring.alerts.watching import Watcher
 from prometheus.monitoring.app import create_app
 from prometheus.monitoring.metrics import CELERY_GAUGES, GAUGES
 from prometheus.monitoring.tally import COUNTS, TIMES
 from prometheus.orchestration.dag import JobPriority
 from prometheus.orchestration.planning import SessionRange
-from prometheus.persistence import leases, migrate, pauses
+from prometheus.persistence import alerts, leases, migrate, pauses
 from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import create_engine, writing
 from prometheus.persistence.overrides import record
+from prometheus.persistence.tables import alert_deliveries
 from prometheus.release import release
 from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import SECRET, Web, served
-from tests.integration.persistence.world import HOUR, World, dag_of, job
+from tests.integration.persistence.world import HOUR, MINUTE, World, dag_of, job
 from tests.servers import PostgresServer, RedisServer, wait_until
 
 DAY_SECONDS = 86_400
 MARKETS = ("US_EQ", "EU_EQ", "ASIA_EQ")
+DESK = f"json://127.0.0.1:1/{SECRET}"
+"""A channel that accepts nothing."""
 OPENMETRICS = "application/openmetrics-text"
 
 Samples = dict[str, dict[frozenset[str], float]]
@@ -58,7 +63,12 @@ def working(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Web]:
 
 def serve(folder: Path, **given: str) -> contextlib.AbstractContextManager[Web]:
     # A leader is silent after three of them: long, so that a slow machine does not matter.
-    given = {"SCHEDULER__LEASE": "10m", "WORKERS__CONCURRENCY": "2", **given}
+    given = {
+        "SCHEDULER__LEASE": "10m",
+        "WORKERS__CONCURRENCY": "2",
+        "CHANNELS__DESK": DESK,
+        **given,
+    }
     variables = {f"PROMETHEUS__{name}": value for name, value in given.items()}
     return served(create_app(load_settings(variables, folder)))
 
@@ -112,16 +122,17 @@ def test_all_is_told_when_all_works(working: Web) -> None:
     gauges = {gauge.name for gauge in GAUGES} | {f"celery_{gauge.name}" for gauge in CELERY_GAUGES}
     times = {f"{time.name}_{end}" for time in TIMES for end in ("bucket", "sum", "count")}
     counts = {count.name for count in COUNTS}
-    # Of no host a worker is there.
-    assert gauges - {"celery_worker_up"} | times | counts | {"build_info"} == set(found)
+    # Of no host a worker is there, and nobody has looked for what is wrong.
+    untold = {"celery_worker_up", "alerts_last_look_timestamp_seconds"}
+    assert gauges - untold | times | counts | {"build_info"} == set(found)
     assert components(found) == ALL_UP
     assert found["calendar_up"] == {of(name): 1 for name in MARKETS}
     ((build, one),) = found["build_info"].items()
     assert one == 1
     assert {release() or "", migrate.head()} < build
-    # Revision, the moment, open runs, what has ended, workers, loads, open work; SQLite asks for
-    # the table first.
-    assert len(working.statements) <= 8
+    # Revision, the moment, open runs, what has ended, workers, loads, open work, the last look,
+    # messages; SQLite asks for the table first.
+    assert len(working.statements) <= 10
 
 
 def test_each_format_is_given_to_who_asks_for_it(working: Web) -> None:
@@ -263,6 +274,40 @@ def test_what_an_operator_keeps_from_starting(working: Web, world: World) -> Non
     assert (told("paused", "test"), told("executions_held", "test")) == (0, 0)
 
 
+def test_messages_of_alerts_that_reach_nobody(working: Web, world: World) -> None:
+    found = scrape(working)
+    assert found["open_alerts"] == {of(): 0}
+    nothing = {of("desk", "waiting"): 0, of("desk", "given_up"): 0}
+    assert found["alert_messages"] == nothing
+    assert found["alert_messages_oldest_seconds"] == {of("desk"): 0}
+
+    watcher = Watcher(working.app.state.installation)
+    dag = world.run(job("a", max_retries=0))
+    world.fail_for_good(dag, "a", world.worker(lease=24 * HOUR))
+    now = world.now()
+    for at in (now, now + MINUTE):  # the second notes the first
+        assert watcher.look(at)
+        watcher.wait_for_sending()
+    found = scrape(working)
+    assert found["open_alerts"] == {of(): 1}
+    assert found["alert_messages"] == nothing | {of("desk", "waiting"): 1}
+    (looked_at,) = found["alerts_last_look_timestamp_seconds"].values()
+    assert math.isclose(looked_at, now.timestamp(), rel_tol=0, abs_tol=1e-3)
+    with writing(world.engine) as connection:
+        connection.execute(update(alert_deliveries).values(created_at=now - HOUR))
+    assert 3600 <= scrape(working)["alert_messages_oldest_seconds"][of("desk")] < 7200
+
+    assert watcher.look(now + 13 * HOUR)
+    watcher.wait_for_sending()
+    found = scrape(working)
+    assert found["alert_messages"] == nothing | {of("desk", "given_up"): 1}
+    assert found["alert_messages_oldest_seconds"] == {of("desk"): 0}
+    watcher.close()
+    with writing(world.engine) as connection:
+        alerts.acknowledge(connection, 1, actor="ada", reason="seen on the page")
+    assert scrape(working)["alert_messages"] == nothing
+
+
 def test_calendars_say_state_transition_and_horizon(working: Web) -> None:
     found = scrape(working)
     (seconds,) = found["market_time_timestamp_seconds"].values()
@@ -374,6 +419,7 @@ OF_THE_DATABASE = {
     *("scheduler_leader", "scheduler_epoch", "scheduler_last_tick_timestamp_seconds"),
     *("workers", "desired_workers", "queue_executions", "queue_oldest_seconds"),
     *("open_runs", "executions", "executions_held", "paused"),
+    *("open_alerts", "alert_messages", "alert_messages_oldest_seconds"),
     "celery_active_worker_count",
 }
 
