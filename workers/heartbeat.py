@@ -226,6 +226,7 @@ class Heartbeat(bootsteps.StartStopStep):
                 pid=os.getpid(),
                 queues=self._queues,
                 lease=runtime.settings.workers.lease,
+                slots=self._worker.concurrency,
             )
         self._renewed = renewed_at, began
 

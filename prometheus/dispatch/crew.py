@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,6 +31,8 @@ class Leader:
     """Wall time of its last tick."""
     tick_age: timedelta | None
     """Wall time since then."""
+    figures: Mapping[str, int] = field(default_factory=dict)
+    """What this and all earlier leaders have done: see `prometheus.dispatch.figures`."""
 
     @property
     def process(self) -> str:
@@ -162,6 +164,7 @@ def leader_of(row: Mapping[str, Any], at: datetime) -> Leader:
         alive=row["expires_at"] > at,
         ticked_at=row["ticked_at"],
         tick_age=at - row["ticked_at"] if row["ticked_at"] else None,
+        figures=row["figures"] or {},
     )
 
 

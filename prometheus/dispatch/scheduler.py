@@ -8,6 +8,7 @@ reached a final state, for its own run.
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from prometheus.core.horizons import HorizonLevel, horizon_level
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import in_force
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch import figures
 from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.canary import Cage, Canaries
 from prometheus.dispatch.names import LEADERSHIP
@@ -221,7 +223,9 @@ class Scheduler:
         self._reached_at: datetime | None = None
         self._ticked_at: datetime | None = None
         self.totals: dict[str, int] = defaultdict(int)
-        """Counts of what this scheduler did: ticks, claimed, lost_claims, rescued, rung."""
+        """Counts of what this scheduler did: ticks, `figures.ACTS`, and how long ticks took."""
+        self._before: Mapping[str, int] = {}
+        """What those that led before did."""
 
     # --- one run, or all of them -----------------------------------------------------------------
 
@@ -446,6 +450,7 @@ class Scheduler:
             batch = ours[begin : begin + PUBLISHED_AT_ONCE]
             try:
                 self._broker.publish(batch)
+                self.totals["sent"] += len(batch)
             except BrokerUnavailableError as error:
                 self._lose_broker(error)
                 return
@@ -483,6 +488,7 @@ class Scheduler:
             return self._pace.max_wait
 
     def _tick(self) -> timedelta:
+        began = time.monotonic()
         self._broker_away = False
         if self._election and not self._lead():
             return self._pace.max_wait
@@ -517,6 +523,7 @@ class Scheduler:
             log.warning("broker_back")
             self._broker_lost_at = None
         self._ticked_at = now.wall_at
+        figures.note_tick(self.totals, time.monotonic() - began)
         if now.jumps:
             return self._jump(now, advanced)
         return self._pause(now, advanced)
@@ -546,6 +553,9 @@ class Scheduler:
             self._broker_lost_at = None
             self._marked_since = None
             self._overrides = None  # who led before may not have come to follow them
+        if leadership.leads and leadership.figures is not None:
+            kept = leadership.figures
+            self._before = {name: value - self.totals[name] for name, value in kept.items()}
         return leadership.leads
 
     def _ask_to_lead(self, *, instead_of: int | None = None) -> leases.Leadership:
@@ -557,8 +567,14 @@ class Scheduler:
                 lease=self._pace.lease,
                 ticked_at=self._ticked_at,
                 broker_lost_at=self._broker_lost_at,
+                figures=self._figures(),
                 instead_of=instead_of,
             )
+
+    def _figures(self) -> dict[str, int]:
+        """Add up what this scheduler and those that led before did."""
+        names = {**self._before, **self.totals}
+        return {name: self._before.get(name, 0) + self.totals[name] for name in names}
 
     def _should_replace(self, leadership: leases.Leadership) -> bool:
         """Say whether another leads that has had no broker for a lease, and this one has it."""

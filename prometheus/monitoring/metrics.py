@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -18,7 +19,12 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import DBAPIError
 
@@ -29,6 +35,7 @@ from prometheus.core.market_state import MarketState, get_market_state, get_next
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import Override, in_force
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch import figures
 from prometheus.dispatch.broker import connected, read_depths
 from prometheus.dispatch.crew import Crew, count_listeners, judge_leader
 from prometheus.errors import HorizonError, PrometheusError
@@ -36,7 +43,7 @@ from prometheus.masking import safe_text
 from prometheus.monitoring.alerts.watching import LEASE as WATCHING
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.patience import Shared
-from prometheus.monitoring.tally import Tally
+from prometheus.monitoring.tally import Count, Tally, Time
 from prometheus.persistence import leases, migrate
 from prometheus.persistence.alerts import Undelivered, read_undelivered
 from prometheus.persistence.clock import Now
@@ -44,6 +51,7 @@ from prometheus.persistence.engine import check_exists, first_line
 from prometheus.persistence.listings import (
     OpenWork,
     QueueLoad,
+    read_busy,
     read_loads,
     read_open_work,
 )
@@ -97,6 +105,13 @@ _DESIRED = Gauge(
     "that is not set.",
     ("queue",),
 )
+_WORKER_UP = Gauge(
+    "worker_up",
+    "Whether a worker holds its lease; not told of one that has ended or been given up.",
+    ("worker",),
+)
+_SLOTS = Gauge("worker_slots", "Jobs that a worker can run at once.", ("worker",))
+_BUSY = Gauge("worker_busy", "Jobs that a worker runs.", ("worker",))
 _MESSAGES = Gauge("queue_messages", "Messages that wait in Redis, canaries included.", ("queue",))
 _QUEUED = Gauge(
     "queue_executions",
@@ -170,6 +185,9 @@ GAUGES = (
     _LAST_TICK,
     _WORKERS,
     _DESIRED,
+    _WORKER_UP,
+    _SLOTS,
+    _BUSY,
     _MESSAGES,
     _QUEUED,
     _OLDEST,
@@ -187,6 +205,17 @@ GAUGES = (
     _ALERT_MESSAGES,
     _OLDEST_MESSAGE,
 )
+
+_ACTS = Count(
+    "scheduler_executions_total",
+    "What ticks did with executions: claimed them to be run, lost_claims that came too late, sent "
+    "messages, rung again for those whose message was gone, rescued those whose worker was.",
+    ("act", figures.ACTS),
+    of=(),
+)
+_TICKS = Time("scheduler_tick_seconds", "How long ticks took that were completed.", labels=())
+KEPT_COUNTS, KEPT_TIMES = (_ACTS,), (_TICKS,)
+"""What schedulers count, all of them together, and keep with the lead."""
 
 # What celery-exporter tells, under its names and labels; no more than is known here as well.
 _CELERY = "celery"
@@ -218,12 +247,23 @@ class _Values:
 
     def __init__(self) -> None:
         self._families = {gauge: gauge.family() for gauge in (*GAUGES, *CELERY_GAUGES)}
+        self._kept: list[Metric] = []
+
+    def tell_figures(self, found: Mapping[str, int]) -> None:
+        acts = CounterMetricFamily(f"{_PREFIX}_{_ACTS.name}", _ACTS.text, labels=_ACTS.labels)
+        for act in figures.ACTS:
+            acts.add_metric((act,), found.get(act, 0))
+        ticks = HistogramMetricFamily(f"{_PREFIX}_{_TICKS.name}", _TICKS.text, unit="seconds")
+        buckets, seconds = figures.histogram(found)
+        named = [("+Inf" if math.isinf(each) else str(each), count) for each, count in buckets]
+        ticks.add_metric((), named, seconds)
+        self._kept = [acts, ticks]
 
     def tell(self, gauge: Gauge, value: float, *labels: str) -> None:
         self._families[gauge].add_metric(labels, value)
 
-    def families(self) -> list[GaugeMetricFamily]:
-        return list(self._families.values())
+    def families(self) -> list[Metric]:
+        return [*self._families.values(), *self._kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +273,8 @@ class _Stored:
     now: Now
     crew: Crew
     loads: Mapping[str, QueueLoad]
+    busy: Mapping[str, int]
+    """Incarnation of a worker -> jobs that it runs."""
     open_work: Mapping[tuple[str, str], OpenWork]
     open_alerts: int
     looked_at: datetime | None
@@ -309,6 +351,7 @@ class Scraper:
                 now,
                 look.crew(),
                 read_loads(connection, now.wall_at),
+                read_busy(connection),
                 read_open_work(connection),
                 look.open_alerts,
                 watcher["ticked_at"] if watcher is not None else None,
@@ -347,6 +390,7 @@ class Scraper:
         values.tell(_LEADER, stored.crew.scheduled)
         if leader is not None:
             values.tell(_EPOCH, leader.epoch)
+            values.tell_figures(leader.figures)
             if leader.ticked_at is not None:
                 values.tell(_LAST_TICK, leader.ticked_at.timestamp())
 
@@ -367,10 +411,20 @@ class Scraper:
             values.tell(_OLDEST, (stored.now.wall_at - since).total_seconds(), queue)
             if concurrency is not None:
                 values.tell(_DESIRED, max(1, math.ceil(load.backlog / concurrency)), queue)
-        up = {each["host"]: False for each in crew.silent}
-        up |= {each["host"]: True for each in crew.workers}
-        for host, is_up in sorted(up.items()):
-            values.tell(_CELERY_UP, is_up, host)
+        for gauge, name in ((_CELERY_UP, "host"), (_WORKER_UP, "worker")):
+            up = {each[name]: False for each in crew.silent}
+            up |= {each[name]: True for each in crew.workers}
+            for named, is_up in sorted(up.items()):
+                values.tell(gauge, is_up, named)
+        slots: dict[str, int] = defaultdict(int)
+        busy: dict[str, int] = defaultdict(int)
+        for each in crew.workers:  # two may have one name, where the first is not given up yet
+            busy[each["worker"]] += stored.busy.get(each["incarnation"], 0)
+            if each["slots"] is not None:  # one of an earlier release does not say
+                slots[each["worker"]] += each["slots"]
+        for gauge, numbers in ((_SLOTS, slots), (_BUSY, busy)):
+            for worker, number in numbers.items():
+                values.tell(gauge, number, worker)
 
     def _configured(self, markets: Collection[str]) -> list[tuple[str, str]]:
         """Name the pipelines and markets that are to run."""

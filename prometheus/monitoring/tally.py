@@ -54,11 +54,12 @@ class Count:
     """Without the prefix."""
     text: str
     label: tuple[str, tuple[str, ...]] | None = None
-    """One more than market and pipeline, and all its values."""
+    """One more than those it is counted of, and all its values."""
+    of: tuple[str, ...] = _PAIR
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return (*_PAIR, self.label[0]) if self.label else _PAIR
+        return (*self.of, self.label[0]) if self.label else self.of
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Time:
     name: str
     """Without the prefix."""
     text: str
-    labels = _PAIR
+    labels: tuple[str, ...] = _PAIR
 
 
 _RUNS = Count("runs_total", "Runs that have ended.", ("result", _RUN_RESULTS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,6 +26,7 @@ from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence.metadata import UtcDateTime, database_later, database_now
 from prometheus.persistence.runs import insert_new, lock_in_order
 from prometheus.persistence.tables import (
+    Json,
     in_state,
     is_live,
     job_executions,
@@ -60,6 +61,7 @@ def register_worker(
     pid: int,
     queues: list[str],
     lease: timedelta,
+    slots: int | None = None,
 ) -> datetime:
     """Write the row of a worker process that has just started; return when its lease began."""
     now = wall_time(connection)
@@ -70,6 +72,7 @@ def register_worker(
             host=host,
             pid=pid,
             queues=queues,
+            slots=slots,
             expires_at=now + lease,
         )
     )
@@ -299,6 +302,8 @@ class Leadership:
     """Wall time of the answer."""
     broker_lost_at: datetime | None = None
     """Since when somebody else, who leads, can not reach the broker."""
+    figures: Mapping[str, int] | None = None
+    """What was kept with the lead when it passed on; ``None`` when it did not, or nothing was."""
 
 
 _KEEP_LEAD = (
@@ -308,6 +313,7 @@ _KEEP_LEAD = (
         expires_at=_UNTIL,
         ticked_at=bindparam("ticked"),
         broker_lost_at=bindparam("lost", type_=UtcDateTime),
+        figures=bindparam("did", type_=Json),
     )
     .returning(leases.c.epoch, database_now().label("at"))
 )
@@ -336,6 +342,7 @@ def lead(
     lease: timedelta,
     ticked_at: datetime | None = None,
     broker_lost_at: datetime | None = None,
+    figures: Mapping[str, int] | None = None,
     instead_of: int | None = None,
 ) -> Leadership:
     """
@@ -347,12 +354,12 @@ def lead(
     Args:
         ticked_at: When the one who asks last completed a tick; kept with the lead, if it is his.
         broker_lost_at: Since when he can not reach the broker; likewise.
+        figures: What he and those before him have done; likewise, and until another keeps his.
         instead_of: An epoch whose leader is replaced although its lease has not run out.
     """
     asked = {"what": name, "who": owner, "lease_seconds": lease.total_seconds()}
-    kept = connection.execute(
-        _KEEP_LEAD, {**asked, "ticked": ticked_at, "lost": broker_lost_at}
-    ).first()
+    told = {"ticked": ticked_at, "lost": broker_lost_at, "did": figures}
+    kept = connection.execute(_KEEP_LEAD, {**asked, **told}).first()
     if kept is not None:
         return Leadership(owner, kept.epoch, leads=True, at=kept.at)
     connection.execute(_TAKE_LEAD, {**asked, "instead_of": instead_of})
@@ -363,7 +370,8 @@ def lead(
             connection, leases, {"name": name, "owner": owner, "epoch": 1, "expires_at": until}
         )
         row = connection.execute(_LEADER_NOW, {"what": name}).one()
-    return Leadership(row.owner, row.epoch, row.owner == owner, row.at, row.broker_lost_at)
+    leads = row.owner == owner
+    return Leadership(row.owner, row.epoch, leads, row.at, row.broker_lost_at, row.figures)
 
 
 _KEEP_EPOCH = (

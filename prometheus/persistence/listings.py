@@ -411,6 +411,7 @@ def _count(which: ColumnElement[bool]) -> ColumnElement[int]:
 
 
 _queued = in_state(job_executions, JobStatus.QUEUED)
+_running = is_live & in_state(job_executions, JobStatus.RUNNING)
 _due = _e.scheduled_at <= bindparam("now")
 _LOADS: Select[Any] = (
     select(
@@ -442,6 +443,16 @@ def _loads_of(rows: Iterable[Any]) -> dict[str, QueueLoad]:
     }
 
 
+def read_busy(connection: Connection) -> dict[str, int]:
+    """Count what workers run: incarnation -> executions; one that runs nothing is left out."""
+    rows = connection.execute(
+        select(_e.incarnation, func.count().label("running"))
+        .where(_running)
+        .group_by(_e.incarnation)
+    )
+    return {row.incarnation: row.running for row in rows}
+
+
 @dataclass(frozen=True, slots=True)
 class Bustle:
     """Who is at work and on what, and what was done and is wrong."""
@@ -457,7 +468,6 @@ class Bustle:
     """See `list_audit`."""
 
 
-_running = is_live & in_state(job_executions, JobStatus.RUNNING)
 _BUSTLE = Together(
     select(worker_incarnations, _e.dag_id, _e.job_id, _e.started_at.label("begun_at"))
     .outerjoin_from(

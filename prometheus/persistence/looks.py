@@ -16,9 +16,10 @@ from prometheus.persistence.pauses import pause_of
 from prometheus.persistence.tables import alerts, leases, market_clock, pause_holds, pauses
 
 _l = leases.c
+_OF_LEASE = ("owner", "epoch", "expires_at", "ticked_at", "figures")
 _LOOK = (
     READ_NOW.add_columns(
-        *(_l.owner, _l.epoch, _l.expires_at, _l.ticked_at),
+        *(_l[name] for name in _OF_LEASE),
         *(column for column in pauses.c if not column.name.startswith("ended_")),
         select(func.count())
         .select_from(alerts)
@@ -44,11 +45,11 @@ def read_look(
     are open, in one statement.
 
     Returns:
-        The lease has ``owner``, ``epoch``, ``expires_at`` and ``ticked_at``; ``None`` where nobody
-        ever had it.
+        The lease has ``owner``, ``epoch``, ``expires_at``, ``ticked_at`` and ``figures``; ``None``
+        where nobody ever had it.
     """
     rows = connection.execute(_LOOK, {"leadership": leadership}).all()
-    lease = {name: getattr(rows[0], name) for name in ("owner", "epoch", "expires_at", "ticked_at")}
+    lease = {name: getattr(rows[0], name) for name in _OF_LEASE}
     return (
         now_of(rows[0]),
         lease if lease["owner"] is not None else None,

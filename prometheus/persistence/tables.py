@@ -330,6 +330,7 @@ worker_incarnations = Table(
     Column("previous_renewed_at", UtcDateTime, comment="the renewal before the last"),
     Column("expires_at", UtcDateTime, nullable=False, comment="end of its lease"),
     Column("ended_at", UtcDateTime, comment="it stopped by itself, or was given up"),
+    Column("slots", Integer, comment="jobs that it runs at once"),
 )
 Index(
     "ix_worker_incarnations_alive",
@@ -348,6 +349,7 @@ leases = Table(
     Column("expires_at", UtcDateTime, nullable=False),
     Column("ticked_at", UtcDateTime, comment="last complete tick of the owner"),
     Column("broker_lost_at", UtcDateTime, comment="since when the owner can not reach the broker"),
+    Column("figures", Json, comment="what all its owners have done, as counts that add up"),
 )
 
 market_clock = Table(

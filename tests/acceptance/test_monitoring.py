@@ -7,7 +7,8 @@ import math
 import shutil
 import signal
 import subprocess
-from collections.abc import Collection, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sqlalchemy import update
 
 from prometheus.core.overrides import Override, OverrideKind
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch.figures import note_tick
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.monitoring.alerts.watching import LEASE as WATCHING
 from prometheus.orchestration.alerts import AlertKind, Cause, Raise, Severity
@@ -172,12 +174,13 @@ def lead(
     *,
     ticked: timedelta = timedelta(0),
     lease: timedelta = HOUR,
+    figures: Mapping[str, int] | None = None,
 ) -> None:
     """Lead as somebody whose last tick, or look, was some time ago."""
     with writing(world.engine) as connection:
         at = leases.wall_time(connection) - ticked
         for tick in (None, at):  # who only begins to lead has no tick yet
-            leases.lead(connection, name, "there:7:x", lease=lease, ticked_at=tick)
+            leases.lead(connection, name, "there:7:x", lease=lease, ticked_at=tick, figures=figures)
 
 
 def stand(world: World, at: date) -> None:
@@ -243,8 +246,9 @@ def test_every_panel_has_data_and_every_alert_its_case(
     web = start_command("web", env=env)
 
     # All is well.
-    lead(world)
-    worker = world.worker()
+    did: dict[str, int] = defaultdict(int)
+    lead(world, figures=did)
+    worker = world.worker(slots=2)
     well = world.run(job("a"), job("b", "a"))
     bad = world.run(job("fails", max_retries=0), job("late"), pipeline="bad")
     lost = world.run(job("lost"), pipeline="lost")
@@ -252,6 +256,8 @@ def test_every_panel_has_data_and_every_alert_its_case(
     wait_until(lambda: has_data(server, counted), timeout=PATIENCE, interval=0.2)
     world.finish(well, worker, "a", "b")
     assert world.close(well) == RunStatus.SUCCESS
+    note_tick(did, 0.2)
+    lead(world, figures=did)
     wait_until(
         lambda: all(has_data(server, query) for query in queries()),
         timeout=PATIENCE,
@@ -280,16 +286,18 @@ def test_every_panel_has_data_and_every_alert_its_case(
     break_overrides(world)
     tell_nobody(world)
     lead(world, WATCHING, ticked=2 * HOUR)
-    lead(world, ticked=2 * HOUR)
+    for _ in range(9):
+        note_tick(did, 20)
+    lead(world, ticked=2 * HOUR, figures=did)
     wrong = {
         *("MarketsJobFailed", "MarketsWindowExpired", "MarketsRunFailed", "MarketsWorkerLost"),
         *("MarketsQueueWithoutWorkers", "MarketsQueueOld", "MarketsSessionMissed"),
         *("MarketsAlertsNotWatched", "MarketsAlertsNotDelivered", "MarketsAlertsGivenUp"),
-        "MarketsOverridesUnreadable",
+        *("MarketsOverridesUnreadable", "MarketsTicksSlow"),
     }
     silent = "MarketsSchedulerSilent"
     expect(server, *wrong, silent, none_of=all_but(server, *wrong, silent))
-    lead(world, ticked=2 * HOUR, lease=-HOUR)
+    lead(world, ticked=2 * HOUR, lease=-HOUR, figures=did)
     spare_redis.stop()
     gone = {"MarketsNoLeader", "MarketsComponentDown"}
     expect(server, *wrong, *gone, none_of=all_but(server, *wrong, *gone))

@@ -363,6 +363,7 @@ class Year:
         bounds = _remembered(lambda calendar, day: Bounds(session_bounds(calendar, day)))
         put: list[tuple[Any, str, Any]] = [
             (attempts_module, "time", clock),
+            (scheduler_module, "time", clock),
             (attempts_module, "os", types.SimpleNamespace(getpid=world.getpid)),
             (runs, "uuid", types.SimpleNamespace(uuid4=self.uuid4, UUID=uuid.UUID)),
             (executions, "claim", self._with_points("claim", executions.claim)),

@@ -14,13 +14,15 @@ import psutil
 import pytest
 from sqlalchemy import text
 
+from prometheus.dispatch import figures
+from prometheus.dispatch.crew import read_leader
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace
 from prometheus.persistence import leases, operators
 from prometheus.persistence.engine import reading, writing
 from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
-from tests.integration.dispatch.schedulers import celery_app, make_scheduler
+from tests.integration.dispatch.schedulers import RecordingBroker, celery_app, make_scheduler
 from tests.servers import Gate, Process, RedisServer, is_written, wait_until
 
 FREEZING_BEAT = Path(__file__).parent / "freezing_beat.py"
@@ -177,6 +179,25 @@ def test_standby_takes_over_from_a_leader_that_alone_has_lost_redis(
         wait_until(both_are_without, timeout=60, message="three leases pass")
         assert standby.totals["ticks"] > led
         assert leader.totals["ticks"] == ticks
+
+
+def test_what_ticks_did_adds_up_over_all_that_have_led(installation: Installation) -> None:
+    """But for the last of each, which nobody keeps any more."""
+    broker = RecordingBroker()
+    one, other = (make_scheduler(installation.engine, broker, election=True) for _ in range(2))
+    installation.make_run("joined")
+    kept = []
+    for scheduler, ticks in ((one, 3), (other, 2), (one, 4)):
+        for _ in range(ticks):
+            scheduler.tick()
+        scheduler.resign()
+        with reading(installation.engine) as connection:
+            leader = read_leader(connection)
+        assert leader is not None
+        buckets, seconds = figures.histogram(leader.figures)
+        kept.append((buckets[-1][1], leader.figures["claimed"], leader.figures["sent"]))
+        assert seconds > 0
+    assert kept == [(2, 2, 2), (3, 2, 2), (6, 2, 2)]
 
 
 def _queued(installation: Installation, dag_id: str) -> list[Any]:

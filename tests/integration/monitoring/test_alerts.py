@@ -834,8 +834,9 @@ def test_a_worker_that_is_killed_is_told_by_the_web_app(
     wait_until(lambda: recipients.asked, timeout=60)
     worker.kill()
     wait_until(lambda: recipients.posts, timeout=90)
-    (name,) = (row.worker for row in processes.workers())
-    assert recipients.titles == [f"Error: worker {name} was lost"]
+    (row,) = processes.workers()
+    assert recipients.titles == [f"Error: worker {row.worker} was lost"]
+    assert row.slots == 2
     web.send(15)
     assert web.wait(10) == 0
     assert TOKEN not in web.output()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import signal
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,11 +25,12 @@ from prometheus.bootstrap import make_celery
 from prometheus.core.market_state import MarketState, describe_market
 from prometheus.core.overrides import Override, OverrideKind
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.dispatch import figures
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.dispatch.publisher import Publisher
 from prometheus.monitoring.alerts.watching import Watcher
 from prometheus.monitoring.app import create_app
-from prometheus.monitoring.metrics import CELERY_GAUGES, GAUGES
+from prometheus.monitoring.metrics import CELERY_GAUGES, GAUGES, KEPT_COUNTS, KEPT_TIMES
 from prometheus.monitoring.tally import COUNTS, TIMES
 from prometheus.orchestration.dag import JobPriority
 from prometheus.orchestration.planning import SessionRange
@@ -120,19 +122,21 @@ ALL_UP = {"database": 1, "tables": 1, "scheduler": 1, "broker": 1}
 def test_all_is_told_when_all_works(working: Web) -> None:
     found = scrape(working)
     gauges = {gauge.name for gauge in GAUGES} | {f"celery_{gauge.name}" for gauge in CELERY_GAUGES}
-    times = {f"{time.name}_{end}" for time in TIMES for end in ("bucket", "sum", "count")}
-    counts = {count.name for count in COUNTS}
-    # Of no host a worker is there, and nobody has looked for what is wrong.
-    untold = {"celery_worker_up", "alerts_last_look_timestamp_seconds"}
+    of_times = ("bucket", "sum", "count")
+    times = {f"{time.name}_{end}" for time in (*TIMES, *KEPT_TIMES) for end in of_times}
+    counts = {count.name for count in (*COUNTS, *KEPT_COUNTS)}
+    # No worker is there, and nobody has looked for what is wrong.
+    untold = {"celery_worker_up", "worker_up", "worker_slots", "worker_busy"}
+    untold |= {"alerts_last_look_timestamp_seconds"}
     assert gauges - untold | times | counts | {"build_info"} == set(found)
     assert components(found) == ALL_UP
     assert found["calendar_up"] == {of(name): 1 for name in MARKETS}
     ((build, one),) = found["build_info"].items()
     assert one == 1
     assert {release() or "", migrate.head()} < build
-    # Revision, the moment, open runs, what has ended, workers, loads, open work, the last look,
-    # messages; SQLite asks for the table first.
-    assert len(working.statements) <= 10
+    # Revision, the moment, open runs, what has ended, workers, loads, what they run, open work, the
+    # last look, messages; SQLite asks for the table first.
+    assert len(working.statements) <= 11
 
 
 def test_each_format_is_given_to_who_asks_for_it(working: Web) -> None:
@@ -248,6 +252,47 @@ def test_a_scheduler_that_leads_stands_still_or_has_stopped(web: Web, database_u
     assert found["scheduler_leader"] == {of(): 0}
     assert found["scheduler_epoch"] == {of(): 1}
     assert components(found)["scheduler"] == 0
+
+
+def test_what_schedulers_did_is_told_of_all_of_them(web: Web, database_url: str) -> None:
+    engine = create_engine(database_url)
+    did: dict[str, int] = defaultdict(int, sent=7, claimed=3)
+    for seconds in (0.01, 0.02, 0.2, 45):
+        figures.note_tick(did, seconds)
+    with writing(engine) as connection:
+        leases.lead(connection, LEADERSHIP, "there:7:x", lease=-HOUR)
+        leases.lead(connection, LEADERSHIP, "there:7:x", lease=-HOUR, figures=did)
+        leases.lead(connection, LEADERSHIP, "here:8:y", lease=HOUR)  # has completed nothing yet
+    engine.dispose()
+    found = scrape(web)
+    acts = {"".join(labels): value for labels, value in found["scheduler_executions_total"].items()}
+    assert acts == {"claimed": 3, "lost_claims": 0, "sent": 7, "rung": 0, "rescued": 0}
+    assert found["scheduler_tick_seconds_count"] == {of(): 4}
+    assert found["scheduler_tick_seconds_sum"] == {of(): 45.23}
+    buckets = {"".join(le): value for le, value in found["scheduler_tick_seconds_bucket"].items()}
+    assert [buckets[le] for le in ("0.01", "0.03", "0.1", "0.3", "30.0", "+Inf")] == [
+        1,
+        2,
+        2,
+        3,
+        3,
+        4,
+    ]
+
+
+def test_each_worker_says_how_much_it_can_run_and_does(web: Web, world: World) -> None:
+    dag = world.run(job("a"), job("b"), job("c"))
+    busy, earlier = world.worker(name="busy@h", slots=4), world.worker(name="earlier@h")
+    for name in ("a", "b"):
+        world.running(dag, name, busy)
+    world.running(dag, "c", earlier)
+    world.worker(name="idle@h", slots=2)
+    world.worker(name="silent@h", slots=2, lease=-HOUR)
+    found = scrape(web)
+    up = {of("busy@h"): 1, of("earlier@h"): 1, of("idle@h"): 1, of("silent@h"): 0}
+    assert found["worker_up"] == up
+    assert found["worker_slots"] == {of("busy@h"): 4, of("idle@h"): 2}
+    assert found["worker_busy"] == {of("busy@h"): 2, of("earlier@h"): 1, of("idle@h"): 0}
 
 
 def test_what_an_operator_keeps_from_starting(working: Web, world: World) -> None:
@@ -421,6 +466,8 @@ OF_THE_DATABASE = {
     *("open_runs", "executions", "executions_held", "paused"),
     *("open_alerts", "alert_messages", "alert_messages_oldest_seconds"),
     "celery_active_worker_count",
+    *("scheduler_executions_total", "scheduler_tick_seconds_bucket"),
+    *("scheduler_tick_seconds_sum", "scheduler_tick_seconds_count"),
 }
 
 
@@ -569,5 +616,4 @@ def test_no_label_is_of_a_single_run(working: Web, world: World) -> None:
     answer = working.ask("/metrics").text
     assert dag_of(job("a")).dag_id not in answer
     assert "a_job_of_its_own" not in answer
-    assert "w@h" not in answer
     assert "there:7" not in answer

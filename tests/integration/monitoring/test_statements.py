@@ -17,7 +17,9 @@ from tests.integration.persistence.world import DAY, World, job
 MOST = 3
 """Besides the statement by which every request asks who makes it."""
 MORE: Mapping[str, int] = {
-    "/metrics": 8,  # the revision (two), the moment, ends (two), workers, queues, open runs
+    # The revision (two), the moment, ends (two), workers, what they run, queues, open runs; and of
+    # alerts the last look and messages.
+    "/metrics": 11,
     # It looks into whatever a job may wait for.
     "/why/{dag_id}": 18,
     "/api/v1/runs/{dag_id}/why": 18,

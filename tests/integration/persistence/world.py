@@ -168,7 +168,9 @@ class World:
         with writing(self.engine) as connection:
             return executions.claim(connection, list(starts), read_now(connection))
 
-    def worker(self, *, lease: timedelta = 10 * MINUTE, name: str = "w@h") -> str:
+    def worker(
+        self, *, lease: timedelta = 10 * MINUTE, name: str = "w@h", slots: int | None = None
+    ) -> str:
         incarnation = str(uuid.uuid4())
         with writing(self.engine) as connection:
             leases.register_worker(
@@ -179,6 +181,7 @@ class World:
                 pid=1,
                 queues=["US_EQ"],
                 lease=lease,
+                slots=slots,
             )
         return incarnation
 

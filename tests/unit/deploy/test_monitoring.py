@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from prometheus.monitoring.metrics import GAUGES
+from prometheus.monitoring.metrics import GAUGES, KEPT_COUNTS, KEPT_TIMES
 from prometheus.monitoring.tally import COUNTS, TIMES
 from tests.deployments import DEPLOY, parse
 
@@ -18,8 +18,9 @@ RULES = DEPLOY / "prometheus" / "alerts.yml"
 LABELS: dict[str, set[str]] = {
     "build_info": set(),
     **{gauge.name: set(gauge.labels) for gauge in GAUGES},
-    **{count.name: set(count.labels) for count in COUNTS},
-    **{f"{time.name}_bucket": {*time.labels, "le"} for time in TIMES},
+    **{count.name: set(count.labels) for count in (*COUNTS, *KEPT_COUNTS)},
+    **{f"{time.name}_bucket": {*time.labels, "le"} for time in (*TIMES, *KEPT_TIMES)},
+    **{f"{time.name}_{end}": set(time.labels) for time in KEPT_TIMES for end in ("sum", "count")},
 }
 ALERTS: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]

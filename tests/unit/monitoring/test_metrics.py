@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from prometheus.monitoring.metrics import CELERY_GAUGES, GAUGES
+from prometheus.monitoring.metrics import CELERY_GAUGES, GAUGES, KEPT_COUNTS, KEPT_TIMES
 from prometheus.monitoring.tally import COUNTS, TIMES
 from tests.servers import REPOSITORY
 
@@ -21,6 +21,8 @@ def test_the_page_has_every_name_with_its_labels_and_meaning() -> None:
         (name, kind, ", ".join(f"`{label}`" for label in labels), text)
         for name, kind, labels, text in (
             *((each.name, "gauge", each.labels, each.text) for each in GAUGES),
+            *((each.name, "counter", each.labels, each.text) for each in KEPT_COUNTS),
+            *((each.name, "histogram", each.labels, each.text) for each in KEPT_TIMES),
             *((each.name, "counter", each.labels, each.text) for each in COUNTS),
             *((each.name, "histogram", each.labels, each.text) for each in TIMES),
             *((f"celery_{each.name}", "gauge", each.labels, each.text) for each in CELERY_GAUGES),
@@ -29,7 +31,7 @@ def test_the_page_has_every_name_with_its_labels_and_meaning() -> None:
 
 
 def test_the_page_has_every_value_of_a_label_that_is_counted() -> None:
-    for count in COUNTS:
+    for count in (*COUNTS, *KEPT_COUNTS):
         for value in count.label[1] if count.label else ():
             assert f"`{value}`" in PAGE
 
@@ -42,4 +44,5 @@ def test_every_name_in_its_examples_is_one() -> None:
         *(gauge.name for gauge in GAUGES),
         *(count.name for count in COUNTS),
         *(f"{time.name}_bucket" for time in TIMES),
+        *(f"{time.name}_{end}" for time in KEPT_TIMES for end in ("sum", "count")),
     }
