@@ -592,9 +592,8 @@ def test_what_is_not_accepted_is_sent_again_until_it_is(
 ) -> None:
     caplog.set_level(logging.INFO)
     world, recipients = one_alarm.world, one_alarm.recipients
-    one_alarm.watcher, _ = one_alarm.another(
-        {"PROMETHEUS__CHANNELS__NOBODY": f"json://127.0.0.1:{free_port()}/{TOKEN}"}, patience=0.5
-    )
+    nobody = {"PROMETHEUS__CHANNELS__NOBODY": f"json://127.0.0.1:{free_port()}/{TOKEN}"}
+    one_alarm.watcher, _ = one_alarm.another(nobody)
     dag = world.run(job("a", max_retries=0))
     world.fail_for_good(dag, "a", world.worker(lease=DAYS))
     now = world.now()
@@ -602,9 +601,12 @@ def test_what_is_not_accepted_is_sent_again_until_it_is(
     one_alarm.watcher.look(now)
     one_alarm.watcher.wait_for_sending()
     assert (len(recipients.posts), len(recipients.mails)) == (0, 1)  # each for itself
+    one_alarm.watcher.close()
+    impatient, _ = one_alarm.another(nobody, patience=0.5)
     recipients.goes_on.clear()
-    one_alarm.watcher.look(now + 2 * MINUTE)
-    one_alarm.watcher.wait_for_sending()
+    impatient.look(now + 2 * MINUTE)
+    impatient.wait_for_sending()
+    impatient.close()
     by_channel = {each.channel: each for each in one_alarm.deliveries()}
     assert by_channel["hook"].error == "no answer within 0 s"
     assert (by_channel["hook"].state, by_channel["hook"].tries) == ("pending", 2)
@@ -613,6 +615,7 @@ def test_what_is_not_accepted_is_sent_again_until_it_is(
     recipients.status = 200
     recipients.goes_on.set()
     wait_until(lambda: len(recipients.posts) == 1)  # what was too slow has arrived after all
+    one_alarm.watcher, _ = one_alarm.another(nobody)
     one_alarm.watcher.look(now + 3 * MINUTE)  # not yet: the pause has doubled
     one_alarm.watcher.wait_for_sending()
     assert len(recipients.posts) == 1
