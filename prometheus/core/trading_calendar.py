@@ -269,6 +269,11 @@ class TradingCalendar:
         """MIC -> the member's zone, in the order of `members`."""
         return {exchange.mic: exchange.zone for exchange in self._exchanges}
 
+    @property
+    def zone(self) -> ZoneInfo:
+        """Whose clocks its times are shown by: the first member's."""
+        return self._exchanges[0].zone
+
     def in_week(self, day: date) -> bool:
         """
         Say whether a date is a day of any member's trading week.

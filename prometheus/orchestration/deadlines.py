@@ -71,7 +71,7 @@ class Deadline:
             ``None`` where it is the next session's and that is not known yet.
         """
         if isinstance(self.at, LocalTime):
-            zone = self.zone or next(iter(calendar.zones.values()))
+            zone = self.zone or calendar.zone
             return self.at.on(bounds.phases.session_date, zone)
         phases = bounds.next_phases if self.following else bounds.phases
         return self.at.of(phases) if phases is not None else None

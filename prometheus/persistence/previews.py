@@ -17,6 +17,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import UnknownMarketError
 from prometheus.orchestration.following import Effect, RunChange
 from prometheus.orchestration.pipeline import Pipeline
+from prometheus.orchestration.windows import Window
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.following import preview_override
 
@@ -43,6 +44,8 @@ class Change:
     override: Override
     states: dict[str, tuple[list[Interval], list[Interval]]]
     """Of what it is about and of each market it touches, before and after."""
+    zones: dict[str, str]
+    """Whose clocks each of these has."""
     others: dict[str, list[str]]
     """Of each of these markets, the members that it is not about and that have a session."""
     runs: tuple[RunChange, ...]
@@ -50,19 +53,19 @@ class Change:
     """The session has ended, as it was and as it would be."""
 
     def document(self) -> dict[str, Any]:
-        """Return it for machines."""
+        """Return it for machines, as the API has it."""
         return {
             "states": {
                 name: {
-                    when: [
-                        {"from": start, "to": end, "state": state}
-                        for start, end, state in intervals
-                    ]
-                    for when, intervals in zip(("before", "after"), both, strict=True)
+                    "before": _states_document(before),
+                    "after": _states_document(after),
+                    "others": self.others.get(name, []),
+                    "zone": self.zones[name],
                 }
-                for name, both in self.states.items()
+                for name, (before, after) in self.states.items()
             },
             "runs": [_run_document(run) for run in self.runs],
+            "is_over": self.is_over,
         }
 
 
@@ -91,9 +94,9 @@ def changes_of(
         others = {
             name: _others(name, override, known) for name in states if name != override.target
         }
-        changes.append(
-            Change(override, states, others, runs, is_over=bool(ends) and max(ends) <= now)
-        )
+        zones = {name: TradingCalendar(name).zone.key for name in states}
+        is_over = bool(ends) and max(ends) <= now
+        changes.append(Change(override, states, zones, others, runs, is_over=is_over))
         known = known.plus(override)
     return changes
 
@@ -151,27 +154,33 @@ def _intervals(calendar: TradingCalendar, begin: datetime, end: datetime) -> lis
     return found
 
 
+def _states_document(intervals: Iterable[Interval]) -> list[dict[str, Any]]:
+    return [{"from": start, "to": end, "state": state} for start, end, state in intervals]
+
+
 def _run_document(run: RunChange) -> dict[str, Any]:
     return {
         "dag_id": run.dag_id,
         "market": run.market_id,
         "effect": run.effect,
+        "told": EFFECTS[run.effect],
         "status": run.status,
         "jobs": [
             {
                 "job": job.job_id,
                 "before": job.before,
                 "after": job.after,
-                "window_before": job.window_before
-                and [
-                    job.window_before.opens_at.isoformat(),
-                    job.window_before.closes_at.isoformat(),
-                ],
-                "window_after": job.window_after
-                and [job.window_after.opens_at.isoformat(), job.window_after.closes_at.isoformat()],
+                "window_before": _window_document(job.window_before),
+                "window_after": _window_document(job.window_after),
                 "gives_up_before": job.gives_up_before,
                 "gives_up_after": job.gives_up_after,
             }
             for job in run.jobs
         ],
     }
+
+
+def _window_document(window: Window | None) -> dict[str, datetime] | None:
+    if window is None:
+        return None
+    return {"opens_at": window.opens_at, "closes_at": window.closes_at}

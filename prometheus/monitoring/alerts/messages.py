@@ -91,7 +91,7 @@ def _instant(at: datetime, markets: Iterable[str]) -> str:
     text = f"{at:%Y-%m-%d %H:%M} UTC"
     for market_id in markets:
         try:
-            zone = next(iter(TradingCalendar(market_id).zones.values()))
+            zone = TradingCalendar(market_id).zone
         except PrometheusError:
             return text
         return f"{text} ({at.astimezone(zone):%Y-%m-%d %H:%M} {zone.key})"

@@ -27,11 +27,10 @@ from prometheus.monitoring.api.models import (
 )
 from prometheus.monitoring.guard import Asking
 from prometheus.monitoring.installation import Here
-from prometheus.orchestration.following import Effect, JobChange, RunChange
+from prometheus.orchestration.following import Effect
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
-from prometheus.persistence import previews
 from prometheus.persistence.overrides import read_overrides, record_as_seen
-from prometheus.persistence.previews import EFFECTS, Change, changes_of
+from prometheus.persistence.previews import changes_of
 
 router = APIRouter(prefix="/api/v1/overrides")
 
@@ -123,12 +122,6 @@ class StateInterval(Model):
     end: Annotated[Instant, Field(alias="to")]
     state: MarketState
 
-    @classmethod
-    def of(cls, interval: previews.Interval) -> StateInterval:
-        """Make one of what the calendar says."""
-        start, end, state = interval
-        return cls.model_validate({"from": start, "to": end, "state": state})
-
 
 class MarketChange(Model):
     """The states of a market on the session's date, as they are and as they would be."""
@@ -137,6 +130,8 @@ class MarketChange(Model):
     after: list[StateInterval]
     others: list[str]
     """Its members that the override is not about and that have a session."""
+    zone: str
+    """Time zone of the exchange, of a market its first one."""
 
 
 class ChangedJob(Model):
@@ -152,19 +147,6 @@ class ChangedJob(Model):
     """Of a sensor."""
     gives_up_after: Instant | None
 
-    @classmethod
-    def of(cls, job: JobChange) -> ChangedJob:
-        """Make one of what the scheduler would do."""
-        return cls(
-            job=job.job_id,
-            before=job.before,
-            after=job.after,
-            window_before=Interval.of(job.window_before) if job.window_before else None,
-            window_after=Interval.of(job.window_after) if job.window_after else None,
-            gives_up_before=job.gives_up_before,
-            gives_up_after=job.gives_up_after,
-        )
-
 
 class ChangedRun(Model):
     """What becomes of a run."""
@@ -177,18 +159,6 @@ class ChangedRun(Model):
     status: RunStatus | None
     """Its state then; ``null`` of one that is not made, or not yet."""
     jobs: list[ChangedJob]
-
-    @classmethod
-    def of(cls, run: RunChange) -> ChangedRun:
-        """Make one of what the scheduler would do."""
-        return cls(
-            dag_id=run.dag_id,
-            market=run.market_id,
-            effect=run.effect,
-            told=EFFECTS[run.effect],
-            status=run.status,
-            jobs=[ChangedJob.of(job) for job in run.jobs],
-        )
 
 
 class OverridePreview(Reply):
@@ -240,25 +210,14 @@ def _foresee(here: Here, read: Read) -> OverridePreview:
             pipelines=here.pipelines[0].values() if makes_runs else (),
             markets=here.settings.markets.enabled,
         )
-    return OverridePreview(
-        **times(look.now),
-        latest=known.latest,
-        override=tell_override(override, in_force=False),
-        states=_states(change),
-        runs=[ChangedRun.of(run) for run in change.runs],
-        is_over=change.is_over,
+    return OverridePreview.model_validate(
+        {
+            **times(look.now),
+            "latest": known.latest,
+            "override": tell_override(override, in_force=False),
+            **change.document(),
+        }
     )
-
-
-def _states(change: Change) -> dict[str, MarketChange]:
-    return {
-        name: MarketChange(
-            before=[StateInterval.of(each) for each in before],
-            after=[StateInterval.of(each) for each in after],
-            others=change.others.get(name, []),
-        )
-        for name, (before, after) in change.states.items()
-    }
 
 
 @router.post("", tags=["actions"], response_model=Recorded)

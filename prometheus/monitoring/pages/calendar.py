@@ -81,7 +81,7 @@ def calendar_page(
             for day in days
             if day.overrides or day.kind in _NOTEWORTHY
         ],
-        "zone": next(iter(found.zones.values())).key,
+        "zone": found.zone.key,
         "kinds": KINDS,
     }
     return show(request, "calendar.html", values)
