@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 import re
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 LONGEST_REASON = 500
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
@@ -61,3 +64,11 @@ def read_reason(text: str) -> str:
     if not line or len(text) > LONGEST_REASON or not line.isprintable():
         raise ValueError(f"write a reason of at most {LONGEST_REASON} printable characters")
     return line
+
+
+def tell_details(details: Mapping[str, Any]) -> tuple[str, str]:
+    """Return why something was done, and what else its audit row says: the states at the end."""
+    states = ("before", "after")
+    rest = {name: value for name, value in details.items() if name not in ("reason", *states)}
+    rest |= {name: details[name] for name in states if name in details}
+    return details.get("reason") or "", json.dumps(rest, ensure_ascii=False) if rest else ""

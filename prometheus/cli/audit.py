@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -33,6 +32,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """List what operators did, and what the scheduler did for their overrides, the last first."""
+    from prometheus.actors import tell_details
     from prometheus.cli import output
     from prometheus.cli.places import find_place, opened
     from prometheus.masking import safe_text, safe_value
@@ -59,9 +59,9 @@ def audit(
     if not entries:
         print("Nothing of it was done.")
         return
-    table = output.table("AT", "BY", "ACTION", "TARGET", "DETAILS")
+    table = output.table("AT", "BY", "ACTION", "TARGET", "WHY", "DETAILS")
     for each in entries:
-        details = json.dumps(each["details"], ensure_ascii=False) if each["details"] else ""
         at = output.utc_seconds(each["at"])
-        table.add_row(at, each["actor"], each["action"], each["target"], details)
+        told = tell_details(each["details"])
+        table.add_row(at, each["actor"], each["action"], each["target"], *told)
     output.console().print(table)

@@ -11,6 +11,7 @@ from prometheus.cli.options import (
     AsJson,
     Folder,
     Job,
+    MaybeReason,
     Reason,
     RunId,
     TheJob,
@@ -31,6 +32,7 @@ def retry(
     downstream: Annotated[
         bool, typer.Option("--downstream", help="Run again also what depends on the job.")
     ] = False,
+    reason: MaybeReason = None,
     actor: Actor = None,
     folder: Folder = None,
     as_json: AsJson = False,
@@ -56,7 +58,12 @@ def retry(
     with opened(place) as engine:
         with writing(engine) as connection:
             jobs = operators.retry(
-                connection, dag_id, job, downstream=downstream, actor=actor_name(actor)
+                connection,
+                dag_id,
+                job,
+                downstream=downstream,
+                actor=actor_name(actor),
+                reason=reason,
             )
             crew = read_crew(connection, paused=True)
             if is_unattended(place, crew):
@@ -99,6 +106,7 @@ def cancel(
             metavar="DURATION",
         ),
     ] = "30s",
+    reason: MaybeReason = None,
     actor: Actor = None,
     folder: Folder = None,
     as_json: AsJson = False,
@@ -118,7 +126,7 @@ def cancel(
     patience = read_duration(grace)
     with opened(find_place(folder)) as engine, writing(engine) as connection:
         cancelled = operators.cancel(
-            connection, dag_id, job, actor=actor_name(actor), grace=patience
+            connection, dag_id, job, actor=actor_name(actor), reason=reason, grace=patience
         )
         crew = read_crew(connection, paused=True)
     if as_json:

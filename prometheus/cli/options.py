@@ -89,9 +89,12 @@ def _read_reason(text: str) -> str:
         raise typer.BadParameter(str(error)) from None
 
 
-Reason: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--reason", parser=_read_reason, metavar="TEXT", help="Why, for whoever looks later."
-    ),
-]
+_reason = typer.Option(
+    "--reason",
+    parser=_read_reason,
+    metavar="TEXT",
+    help="Why, for whoever looks later.",
+    show_default=False,
+)
+Reason: TypeAlias = Annotated[str, _reason]
+MaybeReason: TypeAlias = Annotated[str | None, _reason]

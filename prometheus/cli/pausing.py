@@ -11,6 +11,7 @@ from prometheus.cli.options import (
     Actor,
     AsJson,
     Folder,
+    MaybeReason,
     Reason,
     RunId,
     TheJob,
@@ -87,6 +88,7 @@ def pause(
 def resume(
     market: _Market = None,
     pipeline: _Pipeline = None,
+    reason: MaybeReason = None,
     actor: Actor = None,
     folder: Folder = None,
     as_json: AsJson = False,
@@ -97,7 +99,9 @@ def resume(
 
     target = _target(market, pipeline)
     _end(
-        lambda connection: pauses.resume(connection, **target, actor=actor_name(actor)),
+        lambda connection: pauses.resume(
+            connection, **target, actor=actor_name(actor), reason=reason
+        ),
         folder,
         as_json,
     )
@@ -135,6 +139,7 @@ def hold(
 def release(
     dag_id: RunId,
     job: TheJob,
+    reason: MaybeReason = None,
     actor: Actor = None,
     folder: Folder = None,
     as_json: AsJson = False,
@@ -144,7 +149,9 @@ def release(
     from prometheus.persistence import pauses
 
     _end(
-        lambda connection: pauses.release(connection, dag_id, job, actor=actor_name(actor)),
+        lambda connection: pauses.release(
+            connection, dag_id, job, actor=actor_name(actor), reason=reason
+        ),
         folder,
         as_json,
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prometheus.cli.options import AsJson, Folder, read_duration
+from prometheus.cli.options import Actor, AsJson, Folder, MaybeReason, read_duration
 
 
 def prune(
@@ -24,6 +24,8 @@ def prune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
     ] = False,
+    reason: MaybeReason = None,
+    actor: Actor = None,
     folder: Folder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -36,6 +38,7 @@ def prune(
     from sqlalchemy.exc import IntegrityError
 
     from prometheus.cli import output
+    from prometheus.cli.operate import actor_name
     from prometheus.cli.places import find_place, opened
     from prometheus.errors import DatabaseError
     from prometheus.persistence import pruning
@@ -50,7 +53,8 @@ def prune(
             removed = pruning.count_old(engine, cutoff)
         else:
             try:
-                for each in pruning.prune(engine, cutoff):
+                going = pruning.prune(engine, cutoff, actor=actor_name(actor), reason=reason)
+                for each in going:
                     removed += each
             except IntegrityError as error:
                 raise DatabaseError(
@@ -64,10 +68,7 @@ def prune(
                 "database": place.shown_url,
                 "dry_run": dry_run,
                 "sessions_before": cutoff.session,
-                "runs": removed.runs,
-                "executions": removed.executions,
-                "first_session": removed.first_session,
-                "last_session": removed.last_session,
+                **removed.document(),
             }
         )
         return

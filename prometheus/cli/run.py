@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prometheus.cli.options import Actor, AsJson, Folder, Market, read_date
+from prometheus.cli.options import Actor, AsJson, Folder, Market, MaybeReason, read_date
 
 
 def run(
@@ -26,6 +26,7 @@ def run(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run to its end.")
     ] = False,
+    reason: MaybeReason = None,
     actor: Actor = None,
     folder: Folder = None,
     as_json: AsJson = False,
@@ -45,6 +46,7 @@ def run(
             pipeline=pipeline,
             rerun=rerun,
             wait=wait,
+            reason=reason,
             actor=actor,
             folder=folder,
             as_json=as_json,

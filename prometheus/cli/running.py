@@ -47,6 +47,7 @@ class Request:
     pipeline: str
     rerun: bool
     wait: bool
+    reason: str | None
     actor: str | None
     folder: Path | None
     as_json: bool
@@ -81,6 +82,7 @@ def run_now(request: Request) -> bool:
                     request.day,
                     again=request.rerun,
                     actor=actor_name(request.actor),
+                    reason=request.reason,
                 )
             except RunExistsError as error:
                 raise RunRefusedError(_exists(error, place, request, crew)) from None

@@ -14,6 +14,11 @@ _CLOSE = 0.75
 """How alike two names are of which one was probably meant for the other, from 0 to 1."""
 
 
+def write_instant(value: datetime) -> str:
+    """Write an instant as the API has it: ISO 8601 in UTC, with a Z."""
+    return f"{value.astimezone(UTC).replace(tzinfo=None).isoformat()}Z"
+
+
 def as_utc(argument: str, value: datetime) -> datetime:
     """
     Convert an aware datetime to UTC.

@@ -439,9 +439,9 @@ def acknowledge(connection: Connection, alert_id: int, *, actor: str, reason: st
     return changed
 
 
-def forget_alerts(connection: Connection, before: datetime) -> None:
-    """Let go of the alerts that were over before an instant of wall time."""
-    connection.execute(delete(alerts).where(_a.resolved_at < before))
+def forget_alerts(connection: Connection, before: datetime) -> int:
+    """Let go of the alerts that were over before an instant of wall time; return how many."""
+    return connection.execute(delete(alerts).where(_a.resolved_at < before)).rowcount
 
 
 def facts_of(row: Row[Any]) -> Mapping[str, Collection[str]]:

@@ -85,6 +85,7 @@ class DueSession:
     session_date: date
     again: bool
     author: str
+    reason: str
 
 
 def plan(
@@ -397,6 +398,7 @@ def due_sessions(connection: Connection, most: int) -> list[DueSession]:
                     row.as_of_date,
                     row.again,
                     backfill.author,
+                    backfill.reason,
                 )
                 for row in rows
             ]
@@ -450,6 +452,7 @@ def begin_session(connection: Connection, session: DueSession, pipeline: Pipelin
             session.session_date,
             again=session.again,
             actor=session.author,
+            reason=session.reason,
             backfill=session.backfill_id,
         )
     except PrometheusError as error:
@@ -489,8 +492,9 @@ def end_backfills(connection: Connection) -> list[int]:
     return sorted(ended.scalars())
 
 
-def forget_backfills(connection: Connection, before: datetime) -> None:
-    """Let go of what had ended before an instant of wall time; who did what stays in `audit`."""
+def forget_backfills(connection: Connection, before: datetime) -> int:
+    """Let go of those that had ended before an instant of wall time; return how many."""
     # Not the last, on whose number SQLite goes on.
     last = select(func.max(_b.backfill_id)).scalar_subquery()
-    connection.execute(delete(backfills).where(_b.ended_at < before, _b.backfill_id < last))
+    forgotten = delete(backfills).where(_b.ended_at < before, _b.backfill_id < last)
+    return connection.execute(forgotten).rowcount

@@ -80,6 +80,7 @@ def retry(
     *,
     downstream: bool = False,
     actor: str,
+    reason: str | None = None,
 ) -> list[str]:
     """
     Give jobs a new attempt, and reopen what was skipped because of them.
@@ -91,6 +92,7 @@ def retry(
         job_id: The job; if not given, every job that failed, expired or was cancelled.
         downstream: Also run again what depends on the job, whatever became of it.
         actor: Who asks.
+        reason: Why, for the audit.
 
     Returns:
         The jobs that got a new attempt, in running order.
@@ -128,7 +130,8 @@ def retry(
                 f"prometheus retry {dag_id} {blocking[0]}"
             )
     jobs = _new_attempts(connection, run, again)
-    record_audit(connection, actor, "retry", dag_id, {"job": job_id, "new_attempts": jobs})
+    details = {"job": job_id, "new_attempts": jobs}
+    _record_change(connection, run, actor, "retry", jobs, details, reason)
     return jobs
 
 
@@ -150,13 +153,19 @@ def ignored_windows(
 
 
 def rerun(
-    connection: Connection, dag_id: str, *, actor: str, backfill: int | None = None
+    connection: Connection,
+    dag_id: str,
+    *,
+    actor: str,
+    reason: str | None = None,
+    backfill: int | None = None,
 ) -> list[str]:
     """
     Give every job of a finished run a new attempt, whatever became of it.
 
     Args:
         actor: Who asks.
+        reason: Why, for the audit.
         backfill: Of which backfill it is.
 
     Raises:
@@ -173,7 +182,7 @@ def rerun(
         connection.execute(
             update(dag_runs).where(dag_runs.c.dag_id == dag_id).values(trigger=Trigger.BACKFILL)
         )
-    record_audit(connection, actor, "rerun", dag_id, _part_of(backfill))
+    _record_change(connection, run, actor, "rerun", jobs, _part_of(backfill), reason)
     return jobs
 
 
@@ -194,6 +203,7 @@ def cancel(
     job_id: str | None = None,
     *,
     actor: str,
+    reason: str | None = None,
     grace: timedelta = CANCEL_GRACE,
 ) -> list[Cancelled]:
     """
@@ -205,6 +215,7 @@ def cancel(
     Args:
         job_id: The job; if not given, all of the run's.
         actor: Who asks.
+        reason: Why, for the audit.
         grace: How long a running job may take to end; nothing ends it at once.
 
     Raises:
@@ -264,7 +275,7 @@ def cancel(
         "jobs": [each.job_id for each in cancelled],
         "asked": [each.job_id for each in cancelled if each.cancel_at is not None],
     }
-    record_audit(connection, actor, "cancel", dag_id, details)
+    _record_change(connection, run, actor, "cancel", details["jobs"], details, reason)
     return cancelled
 
 
@@ -287,7 +298,7 @@ def skip(connection: Connection, dag_id: str, job_id: str, *, actor: str, reason
             f"skipped. {_way_on(dag_id, row)}"
         )
     close_run(connection, dag_id)
-    record_audit(connection, actor, "skip", dag_id, {"jobs": [job_id], "reason": reason})
+    _record_change(connection, run, actor, "skip", [job_id], {"jobs": [job_id]}, reason)
 
 
 def force_success(
@@ -338,8 +349,9 @@ def force_success(
     jobs = _new_attempts(connection, run, again)
     connection.execute(insert(job_executions), succeeded)
     close_run(connection, dag_id)
-    details = {"job": job_id, "new_attempts": [job_id, *jobs], "reason": reason}
-    record_audit(connection, actor, "force_success", dag_id, details)
+    changed = [job_id, *jobs]
+    details = {"job": job_id, "new_attempts": changed}
+    _record_change(connection, run, actor, "force_success", changed, details, reason)
     return jobs
 
 
@@ -384,6 +396,7 @@ def run_now(
     *,
     again: bool,
     actor: str,
+    reason: str | None = None,
     backfill: int | None = None,
 ) -> str:
     """
@@ -394,6 +407,7 @@ def run_now(
         day: The session's date.
         again: Run again one that has finished, by `rerun`, instead of making it.
         actor: Who asks.
+        reason: Why, for the audit.
         backfill: Of which backfill it is.
 
     Returns:
@@ -423,7 +437,7 @@ def run_now(
             raise UnknownTargetError(
                 f"There is no run {dag.dag_id} to run again: make one instead."
             )
-        rerun(connection, dag.dag_id, actor=actor, backfill=backfill)
+        rerun(connection, dag.dag_id, actor=actor, reason=reason, backfill=backfill)
         return dag.dag_id
     if status is not None:
         raise RunExistsError(dag.dag_id, RunStatus(status))
@@ -438,7 +452,9 @@ def run_now(
     )
     if not made:  # somebody made it a moment ago
         raise RunExistsError(dag.dag_id, RunStatus.OPEN)
-    record_audit(connection, actor, "run", dag.dag_id, _part_of(backfill))
+    details = {**_part_of(backfill), "reason": reason, "before": None}
+    after = {"run": RunStatus.OPEN, "jobs": dict.fromkeys(dag.jobs, JobStatus.PENDING)}
+    record_audit(connection, actor, "run", dag.dag_id, {**details, "after": after})
     return dag.dag_id
 
 
@@ -551,10 +567,31 @@ def run_with_job(connection: Connection, dag_id: str, job_id: str) -> str:
     return str(run.latest[_known(run, job_id)].status)
 
 
+def _record_change(
+    connection: Connection,
+    run: _Run,
+    actor: str,
+    action: str,
+    jobs: Collection[str],
+    details: Mapping[str, Any],
+    reason: str | None,
+) -> None:
+    """Write down what was done to jobs of a run, with their states and its own before and after."""
+    after = _locked(connection, run.dag_id)
+    states = {
+        when: {"run": each.status, "jobs": {job: each.latest[job].status for job in jobs}}
+        for when, each in (("before", run), ("after", after))
+    }
+    record_audit(connection, actor, action, run.dag_id, {**details, "reason": reason, **states})
+
+
 def record_audit(
     connection: Connection, actor: str, action: str, target: str, details: Mapping[str, Any]
-) -> None:
-    """Write down what an operator has done, in the transaction that does it."""
-    connection.execute(
-        insert(audit).values(actor=actor, action=action, target=target, details=dict(details))
-    )
+) -> int:
+    """Write down what an operator has done, in the transaction that does it; return its number."""
+    entry: int = connection.execute(
+        insert(audit)
+        .values(actor=actor, action=action, target=target, details=dict(details))
+        .returning(audit.c.audit_id)
+    ).scalar_one()
+    return entry

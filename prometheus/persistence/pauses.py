@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
+from prometheus.core.instants import write_instant
 from prometheus.errors import nearest
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence.leases import wall_time
@@ -87,15 +88,24 @@ def pause(
 
 
 def resume(
-    connection: Connection, *, market_id: str | None = None, pipeline: str | None = None, actor: str
+    connection: Connection,
+    *,
+    market_id: str | None = None,
+    pipeline: str | None = None,
+    actor: str,
+    reason: str | None = None,
 ) -> Pause:
     """
     End the pause of just this.
 
+    Args:
+        reason: Why, for the audit.
+
     Raises:
         OperatorError: There is none.
     """
-    return _end(connection, {"market_id": market_id, "pipeline": pipeline}, "resume", actor)
+    target = {"market_id": market_id, "pipeline": pipeline}
+    return _end(connection, target, "resume", actor, reason)
 
 
 def hold(
@@ -119,15 +129,21 @@ def hold(
     return _add(connection, {"dag_id": dag_id, "job_id": job_id}, reason, until, actor)
 
 
-def release(connection: Connection, dag_id: str, job_id: str, *, actor: str) -> Pause:
+def release(
+    connection: Connection, dag_id: str, job_id: str, *, actor: str, reason: str | None = None
+) -> Pause:
     """
     Let a job that is held start.
+
+    Args:
+        reason: Why, for the audit.
 
     Raises:
         OperatorError: There is no such job, or it is not held.
     """
     run_with_job(connection, dag_id, job_id)
-    return _end(connection, {"dag_id": dag_id, "job_id": job_id}, "release", actor)
+    target = {"dag_id": dag_id, "job_id": job_id}
+    return _end(connection, target, "release", actor, reason)
 
 
 def _lock(connection: Connection) -> None:
@@ -149,20 +165,21 @@ def _add(
     for found in read_pauses(connection):
         if _is_of(found, target):
             raise OperatorError(f"It is paused already: {found}.")
-    pause_id: int = connection.execute(
-        insert(pauses)
-        .values(**target, reason=reason, until=until, author=actor)
-        .returning(_p.pause_id)
-    ).scalar_one()
-    details: dict[str, Any] = {key: value for key, value in target.items() if value}
-    details |= {"reason": reason, "until": until and until.isoformat()}
+    row = connection.execute(
+        insert(pauses).values(**target, reason=reason, until=until, author=actor).returning(pauses)
+    ).one()
+    made = pause_of(row)
     action = "hold" if target.get("job_id") else "pause"
-    record_audit(connection, actor, action, _audited(target), details)
-    return pause_id
+    _record(connection, actor, action, target, reason, before=None, after=made)
+    return made.pause_id
 
 
 def _end(
-    connection: Connection, target: Mapping[str, str | None], action: str, actor: str
+    connection: Connection,
+    target: Mapping[str, str | None],
+    action: str,
+    actor: str,
+    reason: str | None,
 ) -> Pause:
     _lock(connection)
     holding = read_pauses(connection)
@@ -177,17 +194,41 @@ def _end(
         .where(_p.pause_id == found.pause_id, _p.ended_at.is_(None))
         .values(ended_at=wall_time(connection), ended_by=actor)
     )
-    record_audit(connection, actor, action, _audited(target), {"pause": found.pause_id})
+    _record(connection, actor, action, target, reason, before=found, after=None)
     return found
+
+
+def _record(
+    connection: Connection,
+    actor: str,
+    action: str,
+    target: Mapping[str, str | None],
+    reason: str | None,
+    *,
+    before: Pause | None,
+    after: Pause | None,
+) -> None:
+    """Write down that a pause began or ended: what kept the target from starting, and what does."""
+    details: dict[str, Any] = {key: value for key, value in target.items() if value}
+    details |= {"reason": reason, "before": _document(before), "after": _document(after)}
+    record_audit(connection, actor, action, target.get("dag_id") or _name(target), details)
+
+
+def _document(pause: Pause | None) -> dict[str, Any] | None:
+    if pause is None:
+        return None
+    return {
+        "pause": pause.pause_id,
+        "author": pause.author,
+        "reason": pause.reason,
+        "since": write_instant(pause.since),
+        "until": pause.until and write_instant(pause.until),
+    }
 
 
 def _is_of(pause: Pause, target: Mapping[str, str | None]) -> bool:
     keys = ("market_id", "pipeline", "dag_id", "job_id")
     return all(getattr(pause, key) == target.get(key) for key in keys)
-
-
-def _audited(target: Mapping[str, str | None]) -> str:
-    return target.get("dag_id") or _name(target)
 
 
 def _name(target: Mapping[str, str | None]) -> str:

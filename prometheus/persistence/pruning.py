@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, select, update
 
+from prometheus.core.instants import write_instant
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.planning import LOOKS_BACK
@@ -15,8 +17,9 @@ from prometheus.persistence.alerts import forget_alerts
 from prometheus.persistence.backfills import forget_backfills
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.operators import record_audit
 from prometheus.persistence.requests import forget_keys
-from prometheus.persistence.tables import dag_runs, job_executions, pipelines
+from prometheus.persistence.tables import audit, dag_runs, job_executions, pipelines
 
 _r = dag_runs.c
 _RUNS_AT_ONCE = 50
@@ -72,6 +75,15 @@ class Removed:
             max(lasts, default=None),
         )
 
+    def document(self) -> dict[str, Any]:
+        """Return it for machines."""
+        return {
+            "runs": self.runs,
+            "executions": self.executions,
+            "first_session": self.first_session and self.first_session.isoformat(),
+            "last_session": self.last_session and self.last_session.isoformat(),
+        }
+
 
 def find_cutoff(connection: Connection, age: timedelta) -> Cutoff:
     """
@@ -98,22 +110,39 @@ def count_old(engine: Engine, cutoff: Cutoff) -> Removed:
     return Removed(runs, executions, first, last)
 
 
-def prune(engine: Engine, cutoff: Cutoff) -> Iterator[Removed]:
+def prune(
+    engine: Engine, cutoff: Cutoff, *, actor: str, reason: str | None = None
+) -> Iterator[Removed]:
     """
     Remove old runs with their executions, so many in a transaction, old keys of requests, and
-    alerts and backfills that were over by then; who did what stays in `audit`.
+    alerts and backfills that were over by then; who did what stays in `audit`, this too.
 
     Safe beside schedulers, workers and operators: an open run is never touched, nor one that
     somebody holds at that moment.
+
+    Args:
+        actor: Who asks.
+        reason: Why, for the audit.
 
     Yields:
         What each transaction has removed, once it is committed.
     """
     _forget_sessions(engine, cutoff)
     with writing(engine) as connection:
-        forget_keys(connection, cutoff.completed_at)
-        forget_alerts(connection, cutoff.completed_at)
-        forget_backfills(connection, cutoff.completed_at)
+        forgotten = {
+            "request_keys": forget_keys(connection, cutoff.completed_at),
+            "alerts": forget_alerts(connection, cutoff.completed_at),
+            "backfills": forget_backfills(connection, cutoff.completed_at),
+        }
+        details = {
+            "sessions_before": cutoff.session.isoformat(),
+            "ended_before": write_instant(cutoff.completed_at),
+            "reason": reason,
+            **forgotten,
+        }
+        removed = Removed(0, 0)
+        target = f"sessions before {cutoff.session}"
+        entry = record_audit(connection, actor, "prune", target, {**details, **removed.document()})
     while True:
         with writing(engine) as connection:
             # Whoever reopens a run holds it; when it is let go, its state is looked at anew.
@@ -134,7 +163,15 @@ def prune(engine: Engine, cutoff: Cutoff) -> Iterator[Removed]:
                 delete(dag_runs).where(_r.dag_id.in_(found)).returning(_r.as_of_date)
             ).scalars()
             sessions = list(days)
-        yield Removed(len(sessions), executions, min(sessions), max(sessions))
+            batch = Removed(len(sessions), executions, min(sessions), max(sessions))
+            removed += batch
+            # With each of its transactions: one that is interrupted has said what is gone.
+            connection.execute(
+                update(audit)
+                .where(audit.c.audit_id == entry)
+                .values(details={**details, **removed.document()})
+            )
+        yield batch
 
 
 def _forget_sessions(engine: Engine, cutoff: Cutoff) -> None:

@@ -57,6 +57,6 @@ def keep_answer(connection: Connection, key: str, answer: str) -> None:
     connection.execute(update(request_keys).where(_k.key == key).values(answer=answer))
 
 
-def forget_keys(connection: Connection, before: datetime) -> None:
-    """Let go of the keys that were taken before an instant of wall time."""
-    connection.execute(delete(request_keys).where(_k.created_at < before))
+def forget_keys(connection: Connection, before: datetime) -> int:
+    """Let go of the keys that were taken before an instant of wall time; return how many."""
+    return connection.execute(delete(request_keys).where(_k.created_at < before)).rowcount

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, delete, insert, select, update
 
 from prometheus.actors import Role
+from prometheus.core.instants import write_instant
 from prometheus.errors import PrometheusError, nearest
 from prometheus.masking import TOKEN_PREFIX
 from prometheus.passwords import make_secret, secret_hash
@@ -162,7 +163,7 @@ def add_token(
     }
     if not insert_new(connection, api_tokens, kept):
         raise UserError(f"There is a token {name!r} already. Revoke it, or take another name.")
-    details = {"role": role.value, "expires_at": expires_at.isoformat()}
+    details = {"role": role.value, "expires_at": write_instant(expires_at)}
     record_audit(connection, actor, "token_add", name, details)
     return token, expires_at
 

@@ -240,7 +240,7 @@ def test_cancel_ends_what_is_running(
     run = start_command("run", "US_EQ", "--date", "2012-11-21", "--pipeline", "slow", env=env)
     wait_until(lambda: is_written(pid_file), timeout=60)
     pid = int(pid_file.read_text())
-    ask = ("cancel", "us_eq_slow_2012-11-21", "--as", "ada")
+    ask = ("cancel", "us_eq_slow_2012-11-21", "--as", "ada", "--reason", "it sleeps")
     run_command(*ask, "--grace", "soon", env=env).refused("'soon' is not a duration", status=2)
     asked = run_command(*ask, "--grace", "1h", env=env)
     assert asked.status == 0, asked.err
@@ -257,6 +257,7 @@ def test_cancel_ends_what_is_running(
         "sleep": "cancelled by ada: it had not ended in time",
         "dream": "cancelled by ada",
     }
+    assert reasons(home / ".prometheus")["cancel"] == "it sleeps"
 
 
 FAILING = """
@@ -280,13 +281,14 @@ def test_a_failed_run_fails_the_command_and_shows_the_error(
     (home / "fragile.py").write_text(FAILING)
     env = {"PROMETHEUS__PIPELINES__MODULES": "fragile.py"}
     command = ("run", "US_EQ", "--date", "2012-11-21", "--pipeline", "fragile")
-    ended = run_command(*command, env=env)
+    ended = run_command(*command, "--reason", "a look", env=env)
     assert ended.status == 1
     assert "1 run, 0 SUCCESS" in ended.out
     assert "no such thing as a free lunch" in ended.out
     assert "upstream work is FAILED" in ended.out
-    retried = run_command("retry", "us_eq_fragile_2012-11-21", env=env)
+    retried = run_command("retry", "us_eq_fragile_2012-11-21", "--reason", "a new day", env=env)
     assert retried.status == 1, "it was tried again at once, and failed again"
+    assert reasons(home / ".prometheus") == {"run": "a look", "retry": "a new day"}
     assert "a new attempt of work, dine" in retried.out
     assert "no scheduler is running: starting one" in retried.err + retried.out
     attempts = "SELECT attempt_number, status FROM job_executions WHERE job_id = 'work'"
@@ -352,7 +354,7 @@ def test_what_is_paused_is_shown_and_starts_when_it_is_not(
     assert f"paused    run_books of {DAG_ID}, since 20" in status.out
     shown = run_command("status", DAG_ID, *on)
     assert "paused: US_EQ, since 20" in shown.out
-    resumed = run_command("resume", "--market", "US_EQ", *on)
+    resumed = run_command("resume", "--market", "US_EQ", "--reason", "it is back", *on)
     assert "No longer paused: US_EQ" in resumed.out
     assert f"Paused still: run_books of {DAG_ID}" in resumed.out
     wait_until(
@@ -361,7 +363,8 @@ def test_what_is_paused_is_shown_and_starts_when_it_is_not(
         message=lambda: f"all others run: {_statuses(live)}",
     )
     assert ("PENDING", 1) in _statuses(live)
-    assert run_command("release", DAG_ID, "run_books", *on).status == 0
+    assert run_command("release", DAG_ID, "run_books", "--reason", "seen", *on).status == 0
+    assert reasons(live).items() >= {"resume": "it is back", "release": "seen"}.items()
     wait_until(lambda: _statuses(live) == [("SUCCESS", 9)], timeout=60)
     assert run_command("verify", *on).status == 0
     run_command("resume", "--market", "US_EQ", *on).refused("US_EQ is not paused", "Nothing is.")
@@ -381,6 +384,12 @@ def test_a_date_without_a_session_names_the_nearest(run_command: RunCommand, hom
 
 def test_rerun_of_nothing_is_refused(run_command: RunCommand) -> None:
     run_command(*RUN, "--rerun").refused(f"There is no run {DAG_ID} to run again")
+
+
+def reasons(folder: Path) -> dict[str, str | None]:
+    """Why what was done was done, by what it was."""
+    found = rows(folder, "SELECT action, details FROM audit ORDER BY audit_id")
+    return {action: json.loads(details)["reason"] for action, details in found}
 
 
 def _statuses(folder: Path) -> list[tuple[str, int]]:

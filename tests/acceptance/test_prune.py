@@ -14,7 +14,7 @@ from prometheus.orchestration.planning import SessionRange
 from prometheus.persistence import clock, leases, runs
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.metadata import database_now
-from prometheus.persistence.tables import dag_runs
+from prometheus.persistence.tables import audit, dag_runs
 from tests.acceptance.conftest import RunCommand, StartCommand
 from tests.servers import Process, wait_until
 
@@ -72,8 +72,11 @@ def test_a_beat_at_work_and_its_successor_make_nothing_again(
     asked = run_command(*PRUNE, "--dry-run", env=env)
     assert asked.document.items() >= {**expected, "dry_run": True}.items(), asked
     assert sessions(rows) == [*OLD, *KEPT]
-    done = run_command(*PRUNE, env=env)
+    done = run_command(*PRUNE, "--reason", "the disk is full", "--as", "ada", env=env)
     assert done.document.items() >= {**expected, "dry_run": False}.items(), done
+    with reading(rows) as connection:
+        actor, details = connection.execute(select(audit.c.actor, audit.c.details)).one()
+    assert (actor, details["reason"], details["runs"]) == ("ada", "the disk is full", 5)
     wait_for_tick(rows, beat)
     beat.end()
     wait_for_tick(rows, start_command("beat", env=env))

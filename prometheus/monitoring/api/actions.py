@@ -89,7 +89,21 @@ class Ask(Model):
     """
 
 
-class RunNow(Ask):
+class AskWithReason(Ask):
+    """What an action takes of which it must be said why."""
+
+    reason: Reason
+    """Why, for whoever looks later."""
+
+
+class AskMaybeWithReason(Ask):
+    """What an action takes of which it may be said why."""
+
+    reason: Reason | None = None
+    """Why, for whoever looks later."""
+
+
+class RunNow(AskMaybeWithReason):
     """Which run is made, or run again."""
 
     market: Name
@@ -100,27 +114,20 @@ class RunNow(Ask):
     """Give every job of a finished run a new attempt, instead of making one."""
 
 
-class RetryJob(Ask):
+class RetryJob(AskMaybeWithReason):
     """How a job is tried again."""
 
     downstream: bool = False
     """Run again also what depends on the job."""
 
 
-class Cancel(Ask):
+class Cancel(AskMaybeWithReason):
     """How something is ended."""
 
     grace: Annotated[
         Duration, Field(json_schema_extra={"default": format_duration(operators.CANCEL_GRACE)})
     ] = operators.CANCEL_GRACE
     """How long a running job may take to end before it is killed; ``0s`` kills it now."""
-
-
-class AskWithReason(Ask):
-    """What an action takes of which it must be said why."""
-
-    reason: Reason
-    """Why, for whoever looks later."""
 
 
 class Hold(AskWithReason):
@@ -164,7 +171,7 @@ class StartPause(Hold, Target):
     """What is paused, why, and for how long."""
 
 
-class EndPause(Ask, Target):
+class EndPause(AskMaybeWithReason, Target):
     """What is no longer paused."""
 
 
@@ -396,7 +403,13 @@ def run_now(desk: AtDesk, here: Here, ask: RunNow) -> Response:
         pipeline = runnable_pipeline(here, ask.pipeline, market_id)
         try:
             dag_id = operators.run_now(
-                connection, pipeline, market_id, ask.date, again=ask.rerun, actor=desk.by(ask)
+                connection,
+                pipeline,
+                market_id,
+                ask.date,
+                again=ask.rerun,
+                actor=desk.by(ask),
+                reason=ask.reason,
             )
         except HorizonError as error:  # of this date, whatever else is known
             raise QuestionError(str(error)) from None
@@ -406,7 +419,7 @@ def run_now(desk: AtDesk, here: Here, ask: RunNow) -> Response:
 
 
 @router.post("/runs/{dag_id}/retry", response_model=Retried)
-def retry_run(desk: AtDesk, dag_id: Name, ask: Ask) -> Response:
+def retry_run(desk: AtDesk, dag_id: Name, ask: AskMaybeWithReason) -> Response:
     """Give all jobs of a finished run that did not succeed a new attempt; windows do not count."""
     return _retry(desk, ask, dag_id, None)
 
@@ -418,10 +431,17 @@ def retry_job(desk: AtDesk, dag_id: Name, job: Name, ask: RetryJob) -> Response:
 
 
 def _retry(
-    desk: Desk, ask: Ask, dag_id: str, job: str | None, *, downstream: bool = False
+    desk: Desk, ask: AskMaybeWithReason, dag_id: str, job: str | None, *, downstream: bool = False
 ) -> Response:
     def do(connection: Connection) -> dict[str, Any]:
-        jobs = operators.retry(connection, dag_id, job, downstream=downstream, actor=desk.by(ask))
+        jobs = operators.retry(
+            connection,
+            dag_id,
+            job,
+            downstream=downstream,
+            actor=desk.by(ask),
+            reason=ask.reason,
+        )
         ignored = operators.ignored_windows(connection, dag_id, jobs)
         windows = {name: Interval.of(window) for name, (window, _) in ignored.items()}
         return {"dag_id": dag_id, "jobs": jobs, "ignored_windows": windows}
@@ -443,7 +463,9 @@ def cancel_job(desk: AtDesk, dag_id: Name, job: Name, ask: Cancel) -> Response:
 
 def _cancel(desk: Desk, ask: Cancel, dag_id: str, job: str | None) -> Response:
     def do(connection: Connection) -> dict[str, Any]:
-        cancelled = operators.cancel(connection, dag_id, job, actor=desk.by(ask), grace=ask.grace)
+        cancelled = operators.cancel(
+            connection, dag_id, job, actor=desk.by(ask), reason=ask.reason, grace=ask.grace
+        )
         jobs = [
             CancelledJob(
                 job=each.job_id,
@@ -495,11 +517,13 @@ def hold_job(desk: AtDesk, dag_id: Name, job: Name, ask: Hold) -> Response:
 
 
 @router.post("/runs/{dag_id}/jobs/{job}/release", response_model=Paused)
-def release_job(desk: AtDesk, dag_id: Name, job: Name, ask: Ask) -> Response:
+def release_job(desk: AtDesk, dag_id: Name, job: Name, ask: AskMaybeWithReason) -> Response:
     """Let a job that is held start when its time comes."""
-    return _end(
-        desk, ask, lambda connection: pauses.release(connection, dag_id, job, actor=desk.by(ask))
-    )
+
+    def end(connection: Connection) -> Pause:
+        return pauses.release(connection, dag_id, job, actor=desk.by(ask), reason=ask.reason)
+
+    return _end(desk, ask, end)
 
 
 # --- markets and pipelines ----------------------------------------------------------------------
@@ -527,9 +551,11 @@ def pause(desk: AtDesk, ask: StartPause) -> Response:
 @router.post("/resume", response_model=Paused)
 def resume(desk: AtDesk, ask: EndPause) -> Response:
     """End the pause of a market, of a pipeline, or of a pipeline in a market."""
-    return _end(
-        desk, ask, lambda connection: pauses.resume(connection, **ask.names(), actor=desk.by(ask))
-    )
+
+    def end(connection: Connection) -> Pause:
+        return pauses.resume(connection, **ask.names(), actor=desk.by(ask), reason=ask.reason)
+
+    return _end(desk, ask, end)
 
 
 def _start(desk: Desk, ask: Hold, start: Callable[[Connection, datetime | None], int]) -> Response:

@@ -36,7 +36,7 @@ class Action:
     path: str
     """Of the API, below the first page."""
     asks: tuple[str, ...] = ()
-    """Fields of the request to be filled in, such as reason, for, grace or downstream."""
+    """Fields to be filled in; ``why`` is a reason that may be left out."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """The rest of the request."""
     targets: Sequence[str] = ()
@@ -65,16 +65,17 @@ def of_run(graph: RunGraph, pipelines: Mapping[str, Pipeline]) -> list[Action]:
             f"Each job of {dag_id} that failed, expired or was cancelled gets a new attempt, and "
             f"so does what was skipped because of it. Windows do not count."
         )
-        found.append(Action("Retry run", told, f"{path}/retry"))
+        found.append(Action("Retry run", told, f"{path}/retry", ("why",)))
     if graph.run.status is RunStatus.OPEN:
         told = f"Of all jobs of {dag_id}, {_ENDS}."
-        found.append(Action("Cancel run", told, f"{path}/cancel", ("grace",)))
+        found.append(Action("Cancel run", told, f"{path}/cancel", ("grace", "why")))
     elif graph.closed is None:
         pipeline = pipelines.get(graph.run.pipeline)
         if pipeline is not None and graph.run.market in pipeline.markets:
             told = f"Every job of {dag_id} gets a new attempt, whatever became of it. {_NO_WINDOWS}"
             asked = _run(graph.run.pipeline, graph.run.market, graph.run.session_date)
-            found.append(Action("Run again", told, "api/v1/runs", fixed={**asked, "rerun": True}))
+            fixed = {**asked, "rerun": True}
+            found.append(Action("Run again", told, "api/v1/runs", ("why",), fixed))
     return found
 
 
@@ -102,7 +103,8 @@ def of_session(
                 f"A run of {pipeline.name} for the session {day} of {market_id} is made. "
                 f"{_NO_WINDOWS}",
                 "api/v1/runs",
-                fixed=_run(pipeline.name, market_id, day),
+                ("why",),
+                _run(pipeline.name, market_id, day),
             ),
         )
         for pipeline in pipelines
@@ -131,7 +133,7 @@ def of_job(graph: RunGraph, job: JobOfRun, held: Pause | None) -> list[Action]:
             f"{what} gets a new attempt, and so does what was skipped because of it. Windows do "
             f"not count."
         )
-        found.append(Action("Retry", told, f"{path}/retry", ("downstream",)))
+        found.append(Action("Retry", told, f"{path}/retry", ("downstream", "why")))
     if held is not None:
         found.append(end_of(held))
     elif job.status in _WAITING:
@@ -151,7 +153,7 @@ def of_job(graph: RunGraph, job: JobOfRun, held: Pause | None) -> list[Action]:
         found.append(Action("Force success", told, f"{path}/force-success", ("reason",)))
     if job.status in allowed_from(JobStatus.CANCELLED):
         told = f"Of {what}, {_ENDS}."
-        found.append(Action("Cancel", told, f"{path}/cancel", ("grace",)))
+        found.append(Action("Cancel", told, f"{path}/cancel", ("grace", "why")))
     return found
 
 
@@ -225,10 +227,11 @@ def end_of(pause: Pause) -> Action:
     """Say how a pause or hold is ended."""
     if pause.dag_id is not None and pause.job_id is not None:
         told = f"{named(pause)} may start when its time comes."
-        return Action("Release", told, f"{_path(pause.dag_id, pause.job_id)}/release")
+        return Action("Release", told, f"{_path(pause.dag_id, pause.job_id)}/release", ("why",))
     fixed = {"market": pause.market_id, "pipeline": pause.pipeline}
     told = f"Jobs of {named(pause)} start again when their time comes, but for what else is paused."
-    return Action("Resume", told, "api/v1/resume", fixed={k: v for k, v in fixed.items() if v})
+    fixed = {name: value for name, value in fixed.items() if value}
+    return Action("Resume", told, "api/v1/resume", ("why",), fixed)
 
 
 def named(pause: Pause) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from sqlalchemy import Row
 
+from prometheus.actors import tell_details
 from prometheus.addresses import is_loopback
 from prometheus.core.overrides import in_force
 from prometheus.monitoring.api.markets import tell_override
@@ -144,10 +144,11 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
         "more_pauses": len(standing.pauses[_MOST_SHOWN:]),
         "withdraw": actions.of_override,
         "overrides": [tell_override(each, in_force=True) for each in coming],
-        "audited": [tell_audited(row) for row in bustle.audited],
+        "audited": [
+            (each, *tell_details(each.details)) for each in map(tell_audited, bustle.audited)
+        ],
         "flower": _flower(request, here.settings.flower.port),
         "link_to": lambda dag_id: run_link(top, dag_id),
-        "written": lambda details: json.dumps(details, ensure_ascii=False) if details else "",
     }
     return show(request, "operations.html", values)
 

@@ -80,7 +80,7 @@ def cutoff(engine: Engine) -> Cutoff:
 
 
 def removed(engine: Engine) -> Removed:
-    return sum(prune(engine, cutoff(engine)), Removed(0, 0))
+    return sum(prune(engine, cutoff(engine), actor="bob", reason="disk"), Removed(0, 0))
 
 
 def test_what_is_old_goes_whole_and_is_counted_before(engine: Engine, ended: Scheduler) -> None:
@@ -94,7 +94,12 @@ def test_what_is_old_goes_whole_and_is_counted_before(engine: Engine, ended: Sch
     with reading(engine) as connection:
         left = connection.execute(select(func.count()).select_from(job_executions)).scalar_one()
         assert left == 2 * len(chain.jobs)
-        assert connection.execute(select(audit.c.actor)).scalars().all() == ["me"]
+        kept, entry = connection.execute(select(audit).order_by(audit.c.audit_id)).all()
+    assert kept.actor == "me"
+    assert (entry.actor, entry.action, entry.target) == (
+        "bob", "prune", "sessions before 2012-09-22",
+    )  # fmt: skip
+    assert entry.details.items() >= {**expected.document(), "reason": "disk", "alerts": 0}.items()
     assert removed(engine) == Removed(0, 0)
 
 
@@ -125,7 +130,7 @@ def test_no_scheduler_makes_again_what_has_gone(engine: Engine, ended: Scheduler
 
 def test_sessions_are_forgotten_before_the_first_run_goes(engine: Engine, ended: Scheduler) -> None:
     """One that is interrupted has promised too much rather than too little."""
-    going = prune(engine, cutoff(engine))
+    going = prune(engine, cutoff(engine), actor="bob")
     with writing(engine) as connection:
         connection.execute(update(pipelines).values(first_seen_at=NOW - 2 * AGE))
     next(going)

@@ -44,14 +44,19 @@ class TestActing:
     def test_a_job_that_failed_is_tried_again(self, web: Web, world: World) -> None:
         dag = world.run(job("a", max_retries=0), job("b", "a"))
         world.fail_for_good(dag, "a", world.worker())
-        done = web.post(f"/api/v1/runs/{dag.dag_id}/jobs/a/retry", {})
+        done = web.post(f"/api/v1/runs/{dag.dag_id}/jobs/a/retry", {"reason": "new  prices"})
         assert (done["dag_id"], done["jobs"]) == (dag.dag_id, ["a"])
         assert done["ignored_windows"]["a"]["closes_at"] == "2025-12-03T13:30:00Z"
         assert (done["scheduler"], done["actor"]) == (False, f"web ({login()})")
         assert world.statuses(dag) == {"a": "PENDING", "b": "PENDING"}
-        assert audited(world) == [
-            (f"web ({login()})", "retry", dag.dag_id, {"job": "a", "new_attempts": ["a"]})
-        ]
+        details = {
+            "job": "a",
+            "new_attempts": ["a"],
+            "reason": "new prices",
+            "before": {"run": "OPEN", "jobs": {"a": "FAILED"}},
+            "after": {"run": "OPEN", "jobs": {"a": "PENDING"}},
+        }
+        assert audited(world) == [(f"web ({login()})", "retry", dag.dag_id, details)]
 
     def test_a_job_is_run_again_with_its_downstream(self, web: Web, world: World) -> None:
         dag = world.run(job("a"), job("b", "a"))
@@ -92,7 +97,12 @@ class TestActing:
         done = web.post(f"/api/v1/runs/{dag.dag_id}/jobs/a/skip", WHY)
         assert (done["job"], done["actor"]) == ("a", "ada")
         assert world.latest(dag)["a"].error_message == "skipped by ada: done by hand"
-        assert audited(world)[0][3] == {"jobs": ["a"], "reason": "done by hand"}
+        assert audited(world)[0][3] == {
+            "jobs": ["a"],
+            "reason": "done by hand",
+            "before": {"run": "OPEN", "jobs": {"a": "PENDING"}},
+            "after": {"run": "SUCCESS", "jobs": {"a": "SKIPPED"}},
+        }
 
     def test_a_job_counts_as_succeeded(self, web: Web, world: World) -> None:
         dag = world.run(job("a", max_retries=0), job("b", "a"))
@@ -115,10 +125,14 @@ class TestActing:
         # The database's clock goes on between the two stamps.
         assert timedelta(0) <= timedelta(minutes=90) - (standing.until - standing.since) < HOUR
         assert web.get("/api/v1/pauses")["items"] == [held]
-        ended = web.post(f"{path}/release", {})
+        ended = web.post(f"{path}/release", {"reason": "it came"})
         assert (ended["pause"], ended["others"]) == (held, [])
         assert web.get("/api/v1/pauses")["items"] == []
-        assert [action for _, action, _ in world.audited()] == ["hold", "release"]
+        (_, action, _, hold), (_, other, _, release) = audited(world)
+        assert (action, hold["reason"], hold["before"]) == ("hold", "done by hand", None)
+        assert (other, release["reason"], release["after"]) == ("release", "it came", None)
+        assert release["before"] == hold["after"]
+        assert hold["after"].items() >= {"author": "ada", "reason": "done by hand"}.items()
 
     def test_a_market_and_a_pipeline_are_paused_and_resumed(self, web: Web, world: World) -> None:
         until = "2125-12-02T21:00:00Z"
@@ -155,8 +169,8 @@ class TestRuns:
     def test_a_run_is_made_once_and_run_again_when_it_has_ended(
         self, web: Web, world: World
     ) -> None:
-        again = {**self.ASKED, "rerun": True}
-        assert "Leave rerun out" in web.problem_of_post("/api/v1/runs", again, 404)
+        again = {**self.ASKED, "rerun": True, "reason": "vendor"}
+        assert "make one instead" in web.problem_of_post("/api/v1/runs", again, 404)
         made = web.post("/api/v1/runs", self.ASKED)
         assert (made["dag_id"], made["scheduler"]) == ("us_eq_daily_2012-11-21", False)
         run = web.get(f"/api/v1/runs/{made['dag_id']}")["run"]
@@ -168,8 +182,13 @@ class TestRuns:
         assert "and is CANCELLED. To run all of it again, ask for a rerun." in why
         assert web.post("/api/v1/runs", again)["dag_id"] == made["dag_id"]
         assert {row.attempt_number for row in world.rows() if row.status == "PENDING"} == {2}
-        assert audited(world)[0] == ("ada", "run", made["dag_id"], {})
-        assert [action for _, action, _ in world.audited()] == ["run", "cancel", "rerun"]
+        run_entry, cancel_entry, rerun_entry = audited(world)
+        assert run_entry[:3] == ("ada", "run", made["dag_id"])
+        assert (run_entry[3]["before"], run_entry[3]["after"]["run"]) == (None, "OPEN")
+        assert (cancel_entry[1], cancel_entry[3]["after"]["run"]) == ("cancel", "CANCELLED")
+        assert (rerun_entry[1], rerun_entry[3]["reason"]) == ("rerun", "vendor")
+        assert rerun_entry[3]["before"] == cancel_entry[3]["after"]
+        assert rerun_entry[3]["after"] == run_entry[3]["after"]
 
     def test_one_key_makes_one_run(self, web: Web, world: World) -> None:
         body = json.dumps(self.ASKED).encode()
@@ -525,7 +544,7 @@ def test_old_keys_are_pruned(web: Web, world: World) -> None:
             .values(created_at=leases.wall_time(connection) - age - HOUR)
         )
         cutoff = pruning.find_cutoff(connection, age)
-    assert list(pruning.prune(world.engine, cutoff)) == []
+    assert list(pruning.prune(world.engine, cutoff, actor="ada")) == []
     with reading(world.engine) as connection:
         assert list(connection.execute(select(request_keys.c.key)).scalars()) == ["new"]
 

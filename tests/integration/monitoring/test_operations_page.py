@@ -61,7 +61,7 @@ def test_what_is_paused_is_ended_there_and_what_was_done_is_told(web: Web, world
     assert "market US_EQ since" in page.words
     assert "by ada: my ***" in page.words
     assert f"a of {dag.dag_id} since" in page.words
-    assert '{"jobs": ["b"], "reason": "<b>not today</b>"}' in page.words
+    assert '<b>not today</b> {"jobs": ["b"], "before": {' in page.words
     assert (
         page.words.index("eve skip") < page.words.index("bob hold") < page.words.index("ada pause")
     )
@@ -113,7 +113,8 @@ def test_the_audit_is_listed_page_after_page(web: Web, world: World) -> None:
             operators.skip(connection, dag.dag_id, name, actor=actor, reason=f"my {SECRET}")
     first = web.get("/api/v1/audit", limit=2)
     assert [each["actor"] for each in first["items"]] == ["ada", "bob"]
-    assert first["items"][0]["details"] == {"jobs": ["c"], "reason": "my ***"}
+    details = first["items"][0]["details"]
+    assert details.items() >= {"jobs": ["c"], "reason": "my ***"}.items()
     second = web.get("/api/v1/audit", limit=2, cursor=first["next"])
     assert ([each["actor"] for each in second["items"]], second["next"]) == (["ada"], None)
     assert len(web.statements) <= 3

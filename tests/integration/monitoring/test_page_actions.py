@@ -25,7 +25,7 @@ from tests.integration.monitoring.test_pages import Page, show
 from tests.integration.monitoring.test_users import add, browser
 from tests.integration.persistence.world import World, job
 
-FIELDS = {"reason": "seen to", "for": "1h", "grace": "10s", "downstream": False}
+FIELDS = {"reason": "seen to", "why": "seen to", "for": "1h", "grace": "10s", "downstream": False}
 OF_JOB = {"retry", "hold", "release", "skip", "force-success", "cancel"}
 OF_RUN = {"retry", "cancel"}
 
@@ -114,7 +114,8 @@ def buttons(page: Page) -> dict[str, dict[str, str]]:
 def body_of(button: dict[str, str]) -> dict[str, object]:
     """What the page sends when all of its fields are filled in."""
     asked = button["data-asks"].split()
-    return {**json.loads(button["data-body"]), **{name: FIELDS[name] for name in asked}}
+    filled = {"reason" if name == "why" else name: FIELDS[name] for name in asked}
+    return {**json.loads(button["data-body"]), **filled}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
@@ -162,7 +163,7 @@ def test_a_run_is_run_again_when_it_has_ended(web: Web, world: World) -> None:
     world.finish(dag, world.worker(), "a")
     world.close(dag)
     button = buttons(show(web, path))["/api/v1/runs"]
-    assert body_of(button) == asked
+    assert body_of(button) == {**asked, "reason": "seen to"}
     web.post("/api/v1/runs", asked)
     assert world.statuses(dag) == {"a": "PENDING"}
     assert "/api/v1/runs" not in buttons(show(web, path))

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from prometheus.actors import Role
+from prometheus.core.instants import write_instant
 from prometheus.passwords import hash_password, is_password, secret_hash
 from prometheus.persistence import users as store
 from prometheus.persistence.engine import reading, writing
@@ -105,7 +106,7 @@ def test_of_a_token_only_the_hash_is_kept_until_it_is_revoked(engine: Engine) ->
         details = connection.execute(select(audit.c.details)).scalar_one()
     assert kept == secret_hash(token)
     assert (found.name, found.role, found.expires_at) == ("ci", Role.OPERATOR, expires_at)
-    assert details == {"role": "operator", "expires_at": expires_at.isoformat()}
+    assert details == {"role": "operator", "expires_at": write_instant(expires_at)}
     with writing(engine) as connection:
         store.revoke_token(connection, "ci", actor="root")
         assert store.read_tokens(connection) == []

@@ -22,6 +22,7 @@ MISSING = {
             "user remove",
             "token add",
             "token revoke",
+            "prune",
         ),
         "it is for who has the machine, not for who was let in",
     ),

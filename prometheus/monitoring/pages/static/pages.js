@@ -163,7 +163,7 @@
     form.querySelector("[role=alert]").hidden = true;
     dialog.showModal();
     // Enter alone then does nothing, but where something has to be written first.
-    dialog.querySelector("select:enabled, input:enabled[name=reason], [data-close]").focus();
+    dialog.querySelector("select:enabled, input:enabled[name=reason]:required, [data-close]").focus();
   };
 
   document.addEventListener("keydown", (event) => {
