@@ -47,6 +47,7 @@ class Answer:
     """What a run, or a job of it, waits for, or what has become of it."""
 
     dag_id: str
+    market_id: str
     job_id: str | None
     now: Now
     status: str | None
@@ -67,6 +68,7 @@ class Answer:
             ]
         return {
             "dag_id": self.dag_id,
+            "market": self.market_id,
             "job": self.job_id,
             "wall_at": self.now.wall_at,
             "market_at": self.now.market_at,
@@ -158,7 +160,14 @@ def answer(question: Question, engine: Engine, broker: SecretStr) -> Answer:
         now, unmade = question.found
         unmade = replace(unmade, at_work=_seen_locked(unmade.at_work, engine))
         reasons = explain_unmade(unmade, job_id, now.market_at)
-        return Answer(dag_id=dag_id, job_id=job_id, now=now, status=None, reasons=reasons)
+        return Answer(
+            dag_id=dag_id,
+            market_id=unmade.market_id,
+            job_id=job_id,
+            now=now,
+            status=None,
+            reasons=reasons,
+        )
     case, now = question.found, question.found.now
     at_work = _with_broker(_seen_locked(case.facts.at_work, engine), broker)
     facts = replace(case.facts, at_work=at_work)
@@ -166,6 +175,7 @@ def answer(question: Question, engine: Engine, broker: SecretStr) -> Answer:
         told = explain_run(case.snapshot, now.market_at, facts)
         return Answer(
             dag_id=dag_id,
+            market_id=case.run.dag.market_id,
             job_id=None,
             now=now,
             status=told.status,
@@ -174,6 +184,7 @@ def answer(question: Question, engine: Engine, broker: SecretStr) -> Answer:
         )
     return Answer(
         dag_id=dag_id,
+        market_id=case.run.dag.market_id,
         job_id=job_id,
         now=now,
         status=case.run.jobs[job_id].status,

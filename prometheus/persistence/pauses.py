@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from prometheus.persistence.operators import (
     record_audit,
     run_with_job,
 )
-from prometheus.persistence.tables import pause_holds, pauses, pipelines
+from prometheus.persistence.tables import dag_runs, pause_holds, pauses, pipelines
 
 _p = pauses.c
 _LOCK = 7_218_540_173
@@ -35,6 +35,26 @@ _HOLDING = select(pauses).where(pause_holds).order_by(_p.pause_id)
 def read_pauses(connection: Connection) -> tuple[Pause, ...]:
     """Return what is paused now, in the order in which it was."""
     return tuple(map(pause_of, connection.execute(_HOLDING)))
+
+
+def pauses_of(
+    connection: Connection, dag_id: str, jobs: Collection[str] | None = None
+) -> list[Pause]:
+    """
+    Return what keeps jobs of a run from starting.
+
+    Args:
+        jobs: Those that are meant; all if not given.
+    """
+    run = connection.execute(
+        select(dag_runs.c.market_id, dag_runs.c.pipeline).where(dag_runs.c.dag_id == dag_id)
+    ).one()
+    return [
+        each
+        for each in read_pauses(connection)
+        if each.covers_all(run.market_id, run.pipeline)
+        or (each.dag_id == dag_id and (jobs is None or each.job_id in jobs))
+    ]
 
 
 def pause_of(row: Row[Any]) -> Pause:

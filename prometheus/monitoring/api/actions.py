@@ -187,16 +187,39 @@ class Done(Reply):
     """Whether a scheduler is at work, which sees to what follows."""
 
 
-class Started(Done):
+class StandingPause(Model):
+    """What an operator keeps from starting."""
+
+    pause: int
+    """Its number."""
+    market: str | None
+    pipeline: str | None
+    dag_id: str | None
+    """Of a job that is held: its run."""
+    job: str | None
+    reason: str
+    author: str
+    since: Instant
+    """Wall time."""
+    until: Instant | None
+    """When it ends by itself."""
+
+
+class Begun(Done):
+    """Something that starts, unless it is paused."""
+
+    dag_id: str
+    paused: list[StandingPause]
+    """What operators keep from starting, and so keeps it waiting."""
+
+
+class Started(Begun):
     """A run that was made, or whose jobs got new attempts; windows do not count."""
 
-    dag_id: str
 
-
-class Retried(Done):
+class Retried(Begun):
     """Jobs that got a new attempt."""
 
-    dag_id: str
     jobs: list[str]
     """In running order."""
     ignored_windows: dict[str, Interval]
@@ -234,24 +257,6 @@ class Forced(Done):
     job: str
     jobs: list[str]
     """Those that were skipped because of it, and got a new attempt."""
-
-
-class StandingPause(Model):
-    """What an operator keeps from starting."""
-
-    pause: int
-    """Its number."""
-    market: str | None
-    pipeline: str | None
-    dag_id: str | None
-    """Of a job that is held: its run."""
-    job: str | None
-    reason: str
-    author: str
-    since: Instant
-    """Wall time."""
-    until: Instant | None
-    """When it ends by itself."""
 
 
 class Paused(Done):
@@ -413,7 +418,7 @@ def run_now(desk: AtDesk, here: Here, ask: RunNow) -> Response:
             )
         except HorizonError as error:  # of this date, whatever else is known
             raise QuestionError(str(error)) from None
-        return {"dag_id": dag_id}
+        return {"dag_id": dag_id, "paused": _paused(connection, dag_id)}
 
     return desk.act(ask, do, Started)
 
@@ -444,9 +449,16 @@ def _retry(
         )
         ignored = operators.ignored_windows(connection, dag_id, jobs)
         windows = {name: Interval.of(window) for name, (window, _) in ignored.items()}
-        return {"dag_id": dag_id, "jobs": jobs, "ignored_windows": windows}
+        paused = _paused(connection, dag_id, jobs)
+        return {"dag_id": dag_id, "paused": paused, "jobs": jobs, "ignored_windows": windows}
 
     return desk.act(ask, do, Retried)
+
+
+def _paused(
+    connection: Connection, dag_id: str, jobs: list[str] | None = None
+) -> list[StandingPause]:
+    return [_tell(each) for each in pauses.pauses_of(connection, dag_id, jobs)]
 
 
 @router.post("/runs/{dag_id}/cancel", response_model=Cancelled)

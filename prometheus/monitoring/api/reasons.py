@@ -59,6 +59,7 @@ class Why(Reply):
     """What a run, or a job of it, waits for, as ``prometheus why --json`` has it."""
 
     dag_id: str
+    market: str
     job: str | None
     """The job that was asked about."""
     status: JobStatus | RunStatus | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -50,20 +50,24 @@ class Action:
         return json.dumps(self.fixed)
 
 
-def of_run(graph: RunGraph, pipelines: Mapping[str, Pipeline]) -> list[Action]:
+def of_run(
+    graph: RunGraph, pipelines: Mapping[str, Pipeline], pauses: Iterable[Pause]
+) -> list[Action]:
     """
     Say what can be done to a whole run.
 
     Args:
         pipelines: Those that runs can be made of, by name.
+        pauses: Those that keep it from starting.
     """
+    waits = _waits(pauses)
     dag_id, path = graph.run.dag_id, _path(graph.run.dag_id)
     found = []
     failed = any(job.status in BLOCKING - {JobStatus.SKIPPED} for job in graph.jobs)
     if failed and graph.closed is None:
         told = (
             f"Each job of {dag_id} that failed, expired or was cancelled gets a new attempt, and "
-            f"so does what was skipped because of it. Windows do not count."
+            f"so does what was skipped because of it. {_NO_WINDOWS}{waits}"
         )
         found.append(Action("Retry run", told, f"{path}/retry", ("why",)))
     if graph.run.status is RunStatus.OPEN:
@@ -72,7 +76,10 @@ def of_run(graph: RunGraph, pipelines: Mapping[str, Pipeline]) -> list[Action]:
     elif graph.closed is None:
         pipeline = pipelines.get(graph.run.pipeline)
         if pipeline is not None and graph.run.market in pipeline.markets:
-            told = f"Every job of {dag_id} gets a new attempt, whatever became of it. {_NO_WINDOWS}"
+            told = (
+                f"Every job of {dag_id} gets a new attempt, whatever became of it. "
+                f"{_NO_WINDOWS}{waits}"
+            )
             asked = _run(graph.run.pipeline, graph.run.market, graph.run.session_date)
             fixed = {**asked, "rerun": True}
             found.append(Action("Run again", told, "api/v1/runs", ("why",), fixed))
@@ -85,6 +92,7 @@ def of_session(
     pipelines: Iterable[Pipeline],
     now: datetime,
     made: Iterable[str],
+    pauses: Collection[Pause],
 ) -> list[tuple[Pipeline, Action]]:
     """
     Say of which pipelines a run of a session can be made.
@@ -93,6 +101,7 @@ def of_session(
         calendar: Of a market that has this session.
         now: Market time.
         made: Pipelines that have a run of it.
+        pauses: What operators keep from starting.
     """
     market_id, phases = calendar.market_id, calendar.phases(day)
     return [
@@ -101,7 +110,8 @@ def of_session(
             Action(
                 "Run now",
                 f"A run of {pipeline.name} for the session {day} of {market_id} is made. "
-                f"{_NO_WINDOWS}",
+                f"{_NO_WINDOWS}"
+                f"{_waits(covering(pauses, market_id, pipeline.name))}",
                 "api/v1/runs",
                 ("why",),
                 _run(pipeline.name, market_id, day),
@@ -118,20 +128,23 @@ def _run(pipeline: str, market_id: str, day: date) -> dict[str, Any]:
     return {"market": market_id, "date": day.isoformat(), "pipeline": pipeline}
 
 
-def of_job(graph: RunGraph, job: JobOfRun, held: Pause | None) -> list[Action]:
+def of_job(
+    graph: RunGraph, job: JobOfRun, held: Pause | None, pauses: Iterable[Pause]
+) -> list[Action]:
     """
     Say what can be done to a job of a run.
 
     Args:
         held: That it is held.
+        pauses: Those that keep it from starting.
     """
     what = f"{job.job} of {graph.run.dag_id}"
     path = _path(graph.run.dag_id, job.job)
     found = []
     if job.status in FINAL and graph.closed is None and not _is_blocked(graph, job):
         told = (
-            f"{what} gets a new attempt, and so does what was skipped because of it. Windows do "
-            f"not count."
+            f"{what} gets a new attempt, and so does what was skipped because of it. "
+            f"{_NO_WINDOWS}{_waits(pauses)}"
         )
         found.append(Action("Retry", told, f"{path}/retry", ("downstream", "why")))
     if held is not None:
@@ -157,11 +170,18 @@ def of_job(graph: RunGraph, job: JobOfRun, held: Pause | None) -> list[Action]:
     return found
 
 
-def of_market(market_id: str, pauses: Iterable[Pause]) -> list[Action]:
-    """Say what can be done to a market, of which there may be a pause as a whole."""
+def of_market(market_id: str, pauses: Iterable[Pause], *, has_runs: bool) -> list[Action]:
+    """
+    Say what can be done to a market, of which there may be a pause as a whole.
+
+    Args:
+        has_runs: There are runs of it, or may be: otherwise there is nothing to pause.
+    """
     whole = next((each for each in pauses if is_whole(each, market_id)), None)
     if whole is not None:
         return [end_of(whole)]
+    if not has_runs:
+        return []
     told = f"No job of {market_id} starts until it is resumed. What runs goes on; windows pass."
     return [Action("Pause", told, "api/v1/pause", ("reason", "for"), {"market": market_id})]
 
@@ -191,11 +211,12 @@ def of_calendar(calendar: TradingCalendar) -> Action:
     )
 
 
-def of_history(pipeline: str, market_id: str) -> Action:
-    """Say how runs of a pipeline are made, or run again, for a range of sessions."""
+def of_history(pipeline: str, market_id: str, pauses: Iterable[Pause]) -> Action:
+    """Say how runs of a pipeline are made, or run again, for a range of sessions; see `of_run`."""
     told = (
         f"Runs of {pipeline} are made for a range of sessions of {market_id}, the oldest first, "
         f"and so many at a time. What becomes of each session is shown first. {_NO_WINDOWS}"
+        f"{_waits(pauses)}"
     )
     return Action(
         "Backfill",
@@ -241,6 +262,17 @@ def named(pause: Pause) -> str:
     if pause.pipeline is None:
         return f"market {pause.market_id}"
     return f"pipeline {pause.pipeline}" + (f" in {pause.market_id}" if pause.market_id else "")
+
+
+def _waits(pauses: Iterable[Pause]) -> str:
+    """Say what keeps something from starting once it is asked for."""
+    names = "; ".join(map(named, pauses))
+    return f" Paused, so it waits: {names}." if names else ""
+
+
+def covering(pauses: Iterable[Pause], market_id: str, pipeline: str) -> list[Pause]:
+    """Return those that are of all runs of a pipeline in a market."""
+    return [each for each in pauses if each.covers_all(market_id, pipeline)]
 
 
 def is_whole(pause: Pause, market_id: str) -> bool:

@@ -54,8 +54,10 @@ def day_page(
     if calendar is None and not runs:
         raise unknown
     now = look.now.wall_at
-    zone = next(iter(calendar.zones.values())).key if calendar is not None else "UTC"
+    zone = calendar.zone.key if calendar is not None else "UTC"
     deadlines = {each.dag_id: Deadline.of(each) for each in due if each.job_id is None}
+    followed = {each.name for each in here.pipelines[0].values() if market_id in each.markets}
+    followed.update(run.pipeline for run in runs)
     pictures = []
     for run in runs[:_MOST_RUNS][::-1]:
         of_run = [row for row in rows[:_MOST_ATTEMPTS] if row.dag_id == run.dag_id]
@@ -75,6 +77,11 @@ def day_page(
         "day": day,
         "described": described,
         "zone": zone,
+        "pauses": [
+            each
+            for each in standing.pauses
+            if any(each.covers_all(market_id, pipeline) for pipeline in followed)
+        ],
         "pictures": pictures,
         "unmade": actions.of_session(
             calendar,
@@ -82,6 +89,7 @@ def day_page(
             here.pipelines[0].values() if market_id in here.settings.markets.enabled else (),
             look.now.market_at,
             {run.pipeline for run in runs},
+            standing.pauses,
         )
         if calendar is not None and described is not None and described.session is not None
         else [],

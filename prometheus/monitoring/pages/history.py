@@ -119,7 +119,11 @@ def history_page(
         "pairs": [
             (f"{each[1]}, {each[0]}", _link(*each), each == (market, pipeline)) for each in pairs
         ],
-        "backfill": actions.of_history(configured.name, market) if configured and market else None,
+        "backfill": actions.of_history(
+            configured.name, market, actions.covering(standing.pauses, market, configured.name)
+        )
+        if configured and market
+        else None,
         "backfills": going_on,
         "stop": actions.of_backfill,
         "sessions": [each.run.as_of_date for each in shown],

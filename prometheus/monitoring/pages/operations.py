@@ -22,7 +22,7 @@ from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.actions import Action
 from prometheus.monitoring.pages.pulse import Version
-from prometheus.monitoring.pages.rendering import run_link, show, top_of
+from prometheus.monitoring.pages.rendering import run_link, show, top_of, zone_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.pauses import Pause
@@ -82,6 +82,8 @@ class ShownPause:
     pause: Pause
     name: str
     action: Action
+    zone: str | None
+    """Of its market."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class ShownAlert:
 
     row: Row[Any]
     action: Action | None
+    zone: str | None
+    """Of its market, if it is about one."""
 
 
 @router.get("/operations")
@@ -132,17 +136,21 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
     values = {
         "version": version,
         "standing": standing,
-        "alerts": [ShownAlert(row, actions.of_alert(row)) for row in bustle.alerts],
+        "alerts": [
+            ShownAlert(row, actions.of_alert(row), _zone_of_one(row.markets))
+            for row in bustle.alerts
+        ],
         "leader": look.leader,
         "workers": workers,
         "more_workers": len(crew) - len(workers),
         "queues": queues,
         "pauses": [
-            ShownPause(each, actions.named(each), actions.end_of(each))
+            ShownPause(each, actions.named(each), actions.end_of(each), zone_of(each.market_id))
             for each in standing.pauses[:_MOST_SHOWN]
         ],
         "more_pauses": len(standing.pauses[_MOST_SHOWN:]),
         "withdraw": actions.of_override,
+        "zone_of": zone_of,
         "overrides": [tell_override(each, in_force=True) for each in coming],
         "audited": [
             (each, *tell_details(each.details)) for each in map(tell_audited, bustle.audited)
@@ -151,6 +159,10 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
         "link_to": lambda dag_id: run_link(top, dag_id),
     }
     return show(request, "operations.html", values)
+
+
+def _zone_of_one(markets: Sequence[str]) -> str | None:
+    return zone_of(markets[0]) if len(markets) == 1 else None
 
 
 def _job(row: Row[Any], now: datetime, top: str) -> ShownJob:

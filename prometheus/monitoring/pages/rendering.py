@@ -14,6 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from prometheus.actors import LONGEST_REASON, Role
 from prometheus.core.drafts import LONGEST_TEXT, TAKES
 from prometheus.core.durations import format_duration
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
 from prometheus.monitoring.guard import ASSETS, SIGN_IN_PAGE, role_of
 from prometheus.monitoring.pages import words
@@ -109,6 +111,16 @@ def run_link(top: str, dag_id: str, job: str | None = None, attempt: int | None 
     asked = {"job": job, "attempt": attempt}
     query = urlencode({name: value for name, value in asked.items() if value is not None})
     return f"{top}runs/{quote(dag_id, safe='')}" + (f"?{query}" if query else "")
+
+
+def zone_of(market_id: str | None) -> str | None:
+    """Name the zone of a market's or an exchange's clocks; ``None`` where it is not known."""
+    if market_id is None:  # a pause of a pipeline in all markets has none
+        return None
+    try:
+        return TradingCalendar(market_id).zone.key
+    except PrometheusError:
+        return None
 
 
 def _wants_page(request: Request) -> bool:

@@ -11,8 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from sqlalchemy import Row
 
-from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import PrometheusError, nearest
+from prometheus.errors import nearest
 from prometheus.masking import safe_text
 from prometheus.monitoring.api import reasons
 from prometheus.monitoring.api.executions import Execution, tell_execution
@@ -22,7 +21,7 @@ from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.graphs import Node, draw_graph
 from prometheus.monitoring.pages.pulse import Version
-from prometheus.monitoring.pages.rendering import run_link, show, top_of
+from prometheus.monitoring.pages.rendering import run_link, show, top_of, zone_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.lifecycle import FINAL
@@ -78,16 +77,16 @@ def run_page(
         "version": version,
         "standing": standing,
         "paused": paused,
-        "run_actions": actions.of_run(graph, here.pipelines[0]),
+        "run_actions": actions.of_run(graph, here.pipelines[0], paused),
         "job_actions": [
             action
             for each in graph.jobs
             if each.job == job
-            for action in actions.of_job(graph, each, held)
+            for action in actions.of_job(graph, each, held, paused)
         ],
         "run": graph.run,
         "graph": graph,
-        "zone": _zone(graph.run.market),
+        "zone": zone_of(graph.run.market) or "UTC",
         "picture": _picture(graph, look.now, top, job),
         "error_limit": _LONGEST_ERROR,
         "why": f"{top}why/{quote(dag_id, safe='')}",
@@ -108,6 +107,7 @@ def why_page(request: Request, here: Here, dag_id: Name, job: Name | None = None
     top = top_of(request)
     values = {
         "why": told,
+        "zone": zone_of(told.market),
         "link_to": lambda *chosen: run_link(top, *chosen),
     }
     return show(request, "why.html", values)
@@ -128,14 +128,6 @@ def _keeps(pause: Pause, graph: RunGraph, job: str | None) -> bool:
     if pause.dag_id is not None:
         return (pause.dag_id, pause.job_id) == (graph.run.dag_id, job)
     return pause.covers_all(graph.run.market, graph.run.pipeline)
-
-
-def _zone(market_id: str) -> str:
-    """Return whose clocks are the exchange's; those of UTC where its calendar can not be read."""
-    try:
-        return next(iter(TradingCalendar(market_id).zones.values())).key
-    except PrometheusError:
-        return "UTC"
 
 
 def _picture(graph: RunGraph, now: Now, top: str, chosen: str | None) -> Any:

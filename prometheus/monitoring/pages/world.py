@@ -76,8 +76,15 @@ def world(request: Request, here: Here, version: Version) -> HTMLResponse:
         bar = _bar(row, statuses.get(row.dag_id, {}), now, top)
         if bar.start < now.market_at + AHEAD and now.market_at - BACK < bar.end:
             bars[row.market_id].append(bar)
+    followed = {name for each in here.pipelines[0].values() for name in each.markets}
     markets = [
-        _market(market_id, now.market_at, found, standing.pauses)
+        _market(
+            market_id,
+            now.market_at,
+            found,
+            standing.pauses,
+            has_runs=market_id in followed or bool(found),
+        )
         for market_id, found in bars.items()
     ]
     values = {
@@ -92,16 +99,21 @@ def world(request: Request, here: Here, version: Version) -> HTMLResponse:
 
 
 def _market(
-    market_id: str, at: datetime, bars: list[Bar], pauses: Collection[Pause]
+    market_id: str,
+    at: datetime,
+    bars: list[Bar],
+    pauses: Collection[Pause],
+    *,
+    has_runs: bool,
 ) -> ShownMarket:
     whole = [each for each in pauses if actions.is_whole(each, market_id)]
-    acts = actions.of_market(market_id, pauses)
+    acts = actions.of_market(market_id, pauses, has_runs=has_runs)
     try:
         calendar = TradingCalendar(market_id)
         status = describe_market(market_id, at)
         lane = Lane(
             market_id=market_id,
-            zone=next(iter(calendar.zones.values())).key,
+            zone=calendar.zone.key,
             bands=lay_bands(market_id, at - BACK, at + AHEAD),
             breaks=[
                 pause

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -21,6 +22,7 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
+from sqlalchemy import select
 
 from prometheus.actors import Role
 from prometheus.core.trading_calendar import TradingCalendar
@@ -29,7 +31,8 @@ from prometheus.monitoring.pages.pulse import Pulse
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.passwords import hash_password
 from prometheus.persistence import operators, pauses, users
-from prometheus.persistence.engine import writing
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.tables import audit
 from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import Web, served
 from tests.integration.monitoring.proxy import PREFIX, proxied
@@ -239,13 +242,23 @@ def test_an_override_is_seen_before_it_is_recorded_and_withdrawn_by_keyboard(
 
 def test_a_run_is_made_for_a_session_that_has_none(page: Page, web: Web, world: World) -> None:
     lead(world)
+    with writing(world.engine) as connection:
+        pauses.pause(connection, market_id="US_EQ", reason="halted", actor="ada")
     page.goto("/days/US_EQ/2012-11-21")
+    expect(page.locator("#live")).to_contain_text("Paused (US_EQ)")
     page.get_by_role("button", name="Run now").click()
+    waits = "Paused, so it waits: market US_EQ."
+    expect(page.get_by_role("dialog")).to_contain_text(waits)
+    page.get_by_role("dialog").get_by_label("Why").fill("new prices")
     submit(page)
     expect(page.locator("#done")).to_contain_text("Run now: daily")
+    expect(page.locator("#done")).to_contain_text(waits)
     expect(page.get_by_role("link", name="us_eq_daily_2012-11-21", exact=True)).to_be_visible()
     expect(page.get_by_role("button", name="Run now")).to_have_count(0)
-    assert [each[1] for each in world.audited()] == ["run"]
+    assert [each[1] for each in world.audited()] == ["pause", "run"]
+    with reading(world.engine) as connection:
+        details = connection.execute(select(audit.c.details).order_by(audit.c.audit_id)).scalars()
+        assert [each["reason"] for each in details] == ["halted", "new prices"]
 
 
 def test_a_backfill_is_seen_before_it_is_started_and_stopped_by_keyboard(
@@ -503,8 +516,19 @@ def test_times_are_those_of_the_clocks_one_asks_for(page: Page, web: Web, world:
         page.keyboard.press("Enter")
         expect(change).to_have_text(told)
         expect(button).to_have_attribute("aria-pressed", "true")
-    page.goto("/?times=exchange")
-    expect(change).to_have_text("08:30")
+    with writing(world.engine) as connection:
+        pauses.pause(connection, market_id="US_EQ", reason="halted", actor="ada")
+        since = pauses.read_pauses(connection)[0].since
+    page.goto("/operations?times=exchange")
+    there = since.astimezone(ZoneInfo("America/New_York"))
+    paused = page.locator("#live .warning time")
+    expect(paused).to_have_text(f"{there:%Y-%m-%d %H:%M:%S}")
+    # Of no market, it says whose clocks it is of.
+    audited = page.get_by_role("row").filter(has_text="halted").locator("time")
+    expect(audited).to_have_text(re.compile(r"\d\d:\d\d:\d\d UTC$"))
+    dag = world.run(job("a"), forced=True)
+    page.goto(f"/why/{dag.dag_id}?job=a&times=exchange")
+    expect(page.locator("#why time").first).to_have_attribute("title", re.compile("New_York$"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

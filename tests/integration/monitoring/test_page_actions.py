@@ -15,7 +15,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.monitoring.app import create_app
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence import operators, pauses
+from prometheus.persistence import operators, pauses, runs
 from prometheus.persistence.engine import writing
 from prometheus.persistence.tables import pipelines
 from prometheus.settings import load_settings
@@ -237,6 +237,20 @@ def test_a_market_is_paused_or_resumed(web: Web, world: World) -> None:
     ]
 
 
+def test_a_market_that_no_pipeline_follows_is_not_paused(
+    database_url: str, variables: dict[str, str], tmp_path: Path, world: World
+) -> None:
+    given = {**variables, "PROMETHEUS__DATABASE__URL": database_url}
+    given |= {"PROMETHEUS__WEB__ACTIONS": "true", "PROMETHEUS__MARKETS__ENABLED": "US_EQ,CRYPTO"}
+    with writing(world.engine) as connection:
+        runs.first_seen(connection, "daily", "US_EQ", "every session", world.now())
+    with served(create_app(load_settings(given, tmp_path))) as web:
+        ids = {each["id"] for each in show(web, "/").all("button") if "data-do" in each}
+        assert ids == {"do-US_EQ-Pause"}
+        asked = {"market": "CRYPTO", "reason": "halted"}
+        assert "was ever due in CRYPTO" in web.problem_of_post("/api/v1/pause", asked, 409)
+
+
 def test_pauses_are_told_where_they_count(web: Web, world: World) -> None:
     dag = world.run(job("a"), job("b"))
     with writing(world.engine) as connection:
@@ -259,6 +273,10 @@ def test_pauses_are_told_where_they_count(web: Web, world: World) -> None:
     assert "new books" in run_page
     assert "vendor late" not in run_page
     assert "vendor late" in show(web, f"/runs/{dag.dag_id}?job=a").words
+    day_page = show(web, f"/days/US_EQ/{dag.as_of_date}").words
+    assert "exchange says ***" in day_page
+    assert "new books" in day_page
+    assert "Paused" not in show(web, f"/days/EU_EQ/{dag.as_of_date}").words
 
 
 def test_who_may_not_act_is_offered_nothing(web: Web, world: World, engine: Engine) -> None:

@@ -41,7 +41,10 @@
     for (const each of document.querySelectorAll("[data-at]")) {
       const zone = zoneOf(each);
       const text = format(zone, each.dataset.form).format(new Date(each.dataset.at));
-      if (each.textContent !== text) each.textContent = text;
+      // Of no exchange, where one asks for its clocks: it says whose it is; the page's own time does anyhow.
+      const strange = times === "exchange" && !each.dataset.zone && each.tagName === "TIME" && !each.closest("#clock");
+      const told = strange ? `${text} UTC` : text;
+      if (each.textContent !== told) each.textContent = told;
       if (each.tagName === "TIME") each.title = `${text} ${zone}`;
     }
     const zone = document.querySelector(".standing .zone");
@@ -192,29 +195,29 @@
     element.append(...parts);
     return element;
   };
-  const instant = (at) => {
+  const instant = (at, zone) => {
     const element = made("time");
-    Object.assign(element.dataset, { at, form: "stamp" });
+    Object.assign(element.dataset, { at, form: "stamp", ...(zone && { zone }) });
     return element;
   };
   const stateAt = (intervals, at) => intervals.find((each) => each.from <= at && at < each.to)?.state;
-  const windowOf = (window) => (window ? [instant(window.opens_at), " to ", instant(window.closes_at)] : ["none"]);
+  const windowOf = (window, zone) => (window ? [instant(window.opens_at, zone), " to ", instant(window.closes_at, zone)] : ["none"]);
   const differ = (one, other) => JSON.stringify(one) !== JSON.stringify(other);
 
-  const statesOf = (market, { before, after, others }) => {
+  const statesOf = (market, { before, after, others, zone }) => {
     const starts = [...new Set([...before, ...after].map((each) => each.from))].sort();
     const changed = starts.filter((at) => stateAt(before, at) !== stateAt(after, at));
     if (!changed.length) return [made("li", `${market} does not change${others.length ? `: open at ${others.join(", ")}` : ""}`)];
-    return changed.map((at) => made("li", `${market} from `, instant(at), `: ${stateAt(before, at)} → ${stateAt(after, at)}`));
+    return changed.map((at) => made("li", `${market} from `, instant(at, zone), `: ${stateAt(before, at)} → ${stateAt(after, at)}`));
   };
-  const jobsOf = (run) => run.jobs.flatMap((job) => {
+  const jobsOf = (run, zone) => run.jobs.flatMap((job) => {
     const told = [];
     if (job.before !== job.after) told.push([`${job.before} → ${job.after}`]);
     const waits = ["PENDING", "QUEUED", "RUNNING"].includes(job.after);
     if (waits && job.window_after && differ(job.window_before, job.window_after)) {
-      told.push(["window ", ...windowOf(job.window_after), " instead of ", ...windowOf(job.window_before)]);
+      told.push(["window ", ...windowOf(job.window_after, zone), " instead of ", ...windowOf(job.window_before, zone)]);
     }
-    if (waits && job.gives_up_after && job.gives_up_before !== job.gives_up_after) told.push(["gives up at ", instant(job.gives_up_after)]);
+    if (waits && job.gives_up_after && job.gives_up_before !== job.gives_up_after) told.push(["gives up at ", instant(job.gives_up_after, zone)]);
     return told.length ? [made("li", ...told.flatMap((each, at) => [at ? ", " : `${job.job}: `, ...each]))] : [];
   });
   const showPreview = (...parts) => {
@@ -232,7 +235,7 @@
   const showChanges = (found) => {
     const runs = found.runs.map((run) => {
       const line = made("li", `${run.dag_id}: ${run.told}${run.status ? `, then ${run.status}` : ""}`);
-      const jobs = jobsOf(run);
+      const jobs = jobsOf(run, found.states[run.market]?.zone);
       if (jobs.length) line.append(made("ul", ...jobs));
       return line;
     });
@@ -312,10 +315,16 @@
     told.hidden = button.disabled = false;
   };
 
+  const namedPause = ({ market, pipeline, dag_id, job }) => {
+    if (dag_id) return `${job} of ${dag_id}`;
+    return pipeline ? `pipeline ${pipeline}${market ? ` in ${market}` : ""}` : `market ${market}`;
+  };
   const wordsOf = (name, reply, before) => {
     const jobs = (reply.jobs ?? []).map((each) => each.job ?? each);
+    const paused = (reply.paused ?? []).map(namedPause);
     return `Done by ${reply.actor}${before ? ", when it was asked before and no answer was heard" : ""}. `
       + `${name}${jobs.length ? ` (${jobs.join(", ")})` : ""}.`
+      + (paused.length ? ` Paused, so it waits: ${paused.join("; ")}.` : "")
       + (reply.scheduler ? "" : " No scheduler is at work: nothing follows until one is.");
   };
 
