@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from prometheus.core.clock import MarketClock
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.orchestration.pauses import Pause
 
 
 class JobRef(NamedTuple):
@@ -143,6 +144,31 @@ class AtWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A session of a backfill, whose turn is to come or has come."""
+
+    backfill_id: int
+    author: str
+    reason: str
+    again: bool
+    """Whether its run was there, and is run again."""
+    begun: bool
+    """Whether its turn has come."""
+    refused: str | None
+    """Why it could not be run then."""
+    ahead: int
+    """Sessions of the backfill whose turn comes before."""
+    active: int
+    """Its runs that are open."""
+    max_active_runs: int
+    pause: Pause | None = None
+    """What keeps its runs from starting."""
+
+    def __str__(self) -> str:
+        return f"backfill {self.backfill_id} by {self.author} ({self.reason})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What is known of a run besides its `RunState`, read in the same transaction."""
 
@@ -169,4 +195,6 @@ class Facts:
     usual: Mapping[str, timedelta] = field(default_factory=dict)
     """Job id -> the median of how long its successes in the sessions before took."""
     asked_by: str | None = None
-    """The operator who last asked for attempts of the run."""
+    """The operator, or the backfill of one, who last asked for attempts of the run."""
+    turn: Turn | None = None
+    """Of the last backfill that has run it or will."""

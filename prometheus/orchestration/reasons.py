@@ -38,6 +38,7 @@ from prometheus.orchestration.facts import (
     Facts,
     JobRef,
     Running,
+    Turn,
     Waiting,
     Worker,
 )
@@ -50,6 +51,7 @@ from prometheus.orchestration.lifecycle import (
     RunStatus,
     Trigger,
 )
+from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange, plan_runs, session_bounds
 from prometheus.orchestration.sensor import Readiness
@@ -154,6 +156,10 @@ class ReasonKind(StrEnum):
     LIMIT = "limit"
     """Until when it may start."""
 
+    # Of a session that a backfill has.
+    BACKFILL = "backfill"
+    """A backfill makes its run, or runs it again, when its turn comes."""
+
     # Of a run that is not there.
     NOT_MADE = "not_made"
     """Its run will be made."""
@@ -256,7 +262,7 @@ class _Case:
     def of_job(self, job_id: str) -> tuple[Reason, ...]:
         own = self._own(job_id)
         below = self._of_upstream(job_id, own)
-        besides = (*self._forced(job_id), *self._limits(job_id))
+        besides = (*self._forced(job_id), *self._limits(job_id), *self._turn())
         return (*self._around_job(job_id, own), *own, *below, *besides)
 
     def of_run(self) -> RunReasons:
@@ -267,8 +273,9 @@ class _Case:
             and (reason := self._first(job_id)) is not None
         ]
         waits = self._run.status is RunStatus.OPEN
+        around = (*self._around, *self._backfilled()) if waits else ()
         return RunReasons(
-            status=self._run.status, around=self._around if waits else (), jobs=tuple(found)
+            status=self._run.status, around=(*around, *self._turn()), jobs=tuple(found)
         )
 
     def _first(self, job_id: str) -> Reason | None:
@@ -415,20 +422,7 @@ class _Case:
         pause = pause_of(self._pauses, self._dag, self._dag.jobs[job_id])
         if pause is None:
             raise ValueError(f"nothing pauses {job_id}")
-        if pause.dag_id is None:
-            named = (("--pipeline", pause.pipeline), ("--market", pause.market_id))
-            target = " ".join(f"{option} {name}" for option, name in named if name)
-            end = f"prometheus resume {target}"
-        else:
-            end = f"prometheus release {pause.dag_id} {pause.job_id}"
-        return Reason(
-            kind=ReasonKind.PAUSED,
-            job_id=job_id,
-            text=f"paused: {pause}",
-            then=f"it starts when that ends: {end}",
-            since=pause.since,
-            until=pause.until,
-        )
+        return _paused(pause, job_id)
 
     def _before_window(self, job_id: str) -> Reason:
         return _window_to_come(
@@ -759,12 +753,29 @@ class _Case:
                 Trigger.BACKFILL: "a backfill asked for its run",
             }
             text = why.get(self._facts.trigger, "an operator asked for its run")
+            turn = self._facts.turn
+            if self._facts.trigger == Trigger.BACKFILL and turn is not None and turn.begun:
+                text = f"{turn} asked for its run"
             yield Reason(
                 kind=ReasonKind.FORCED,
                 job_id=job_id,
                 text=f"{text}: windows do not count",
                 since=self._run.created_at,
             )
+
+    def _backfilled(self) -> Iterator[Reason]:
+        """Yield which backfill has begun a run that is open."""
+        turn = self._facts.turn
+        if turn is not None and turn.begun and turn.refused is None:
+            yield Reason(
+                kind=ReasonKind.FORCED, text=f"{turn} asked for its run: windows do not count"
+            )
+
+    def _turn(self) -> Iterator[Reason]:
+        """Yield when a backfill runs it again."""
+        turn = self._facts.turn
+        if turn is not None and not turn.begun:
+            yield from _turn_to_come(turn)
 
     def _limits(self, job_id: str) -> Iterator[Reason]:
         """Yield until when a job that has not started may do so."""
@@ -894,6 +905,36 @@ def _nobody_acts(at_work: AtWork, market_id: str) -> Iterator[Reason]:
         )
 
 
+def _paused(pause: Pause, job_id: str | None = None) -> Reason:
+    if pause.dag_id is None:
+        named = (("--pipeline", pause.pipeline), ("--market", pause.market_id))
+        target = " ".join(f"{option} {name}" for option, name in named if name)
+        end = f"prometheus resume {target}"
+    else:
+        end = f"prometheus release {pause.dag_id} {pause.job_id}"
+    return Reason(
+        kind=ReasonKind.PAUSED,
+        job_id=job_id,
+        text=f"paused: {pause}",
+        then=f"it starts when that ends: {end}",
+        since=pause.since,
+        until=pause.until,
+    )
+
+
+def _turn_to_come(turn: Turn) -> Iterator[Reason]:
+    does = "runs it again" if turn.again else "makes its run"
+    yield Reason(
+        kind=ReasonKind.BACKFILL,
+        text=f"{turn} {does} when its turn comes: {_count(turn.ahead, 'session')} before it, "
+        f"{turn.active} of at most {_count(turn.max_active_runs, 'run')} open",
+        then=f"its turn comes as runs of the backfill end: prometheus backfill show "
+        f"{turn.backfill_id}",
+    )
+    if turn.pause is not None:
+        yield _paused(turn.pause)
+
+
 def _market_held(market_id: str, why: str) -> Reason:
     return Reason(
         kind=ReasonKind.MARKET_HELD,
@@ -985,6 +1026,8 @@ class Unmade:
     """The sessions that a replay is bound to."""
     makes_runs: bool
     """Whether sessions make runs here, or operators alone."""
+    turn: Turn | None
+    """Of the last backfill that was to make it."""
 
 
 def explain_unmade(run: Unmade, job_id: str | None, now: datetime) -> tuple[Reason, ...]:
@@ -1011,6 +1054,13 @@ def _unmade(
     day, pipeline = run.session_date, run.pipeline
     by_hand = f"to make it all the same: prometheus run {run.market_id} --date {day}"
     by_hand += f" --pipeline {pipeline.name}"
+    turn = run.turn
+    if turn is not None and not turn.begun:
+        yield from _turn_to_come(turn)
+        if calendar.is_trading_day(day):
+            return
+    elif turn is not None and turn.refused is not None:
+        yield Reason(kind=ReasonKind.BACKFILL, text=f"{turn} could not run it: {turn.refused}")
     never = _why_never(run, calendar)
     if never is not None:
         then = by_hand if calendar.is_trading_day(day) else ""

@@ -20,7 +20,9 @@ from prometheus.orchestration.backfill import (
     Reprocess,
     plan_backfill,
 )
+from prometheus.orchestration.facts import Turn
 from prometheus.orchestration.lifecycle import RunStatus
+from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.leases import wall_time
@@ -357,7 +359,71 @@ def list_sessions(connection: Connection, backfill_id: int) -> Sequence[Row[tupl
     ).all()
 
 
+def read_turn(
+    connection: Connection, pipeline: str, market_id: str, day: date, pauses: Iterable[Pause]
+) -> Turn | None:
+    """
+    Return the turn of a session in the last backfill that has run it or will.
+
+    Args:
+        pauses: What operators keep from starting.
+    """
+    earlier = backfill_sessions.alias()
+    ahead = (
+        select(func.count())
+        .select_from(earlier)
+        .where(
+            earlier.c.backfill_id == _b.backfill_id,
+            earlier.c.as_of_date < day,
+            earlier.c.begun_at.is_(None),
+        )
+        .correlate(backfills)
+        .scalar_subquery()
+    )
+    row = connection.execute(
+        select(
+            *(_b.backfill_id, _b.author, _b.reason, _b.max_active_runs),
+            *(_s.again, _s.begun_at, _s.refused),
+            ahead.label("ahead"),
+            _ACTIVE.label("active"),
+        )
+        .select_from(backfills.join(backfill_sessions))
+        .where(
+            _b.pipeline == pipeline,
+            _b.market_id == market_id,
+            _s.as_of_date == day,
+            _b.ended_at.is_(None) | _s.begun_at.is_not(None),
+        )
+        .order_by(_b.backfill_id.desc())
+        .limit(1)
+    ).first()
+    if row is None:
+        return None
+    return Turn(
+        backfill_id=row.backfill_id,
+        author=row.author,
+        reason=row.reason,
+        again=row.again,
+        begun=row.begun_at is not None,
+        refused=row.refused,
+        ahead=row.ahead,
+        active=row.active,
+        max_active_runs=row.max_active_runs,
+        pause=next((each for each in pauses if each.covers_all(market_id, pipeline)), None),
+    )
+
+
 # --- what the scheduler does ----------------------------------------------------------------------
+
+
+_ACTIVE = (
+    select(func.count())
+    .select_from(backfill_sessions.join(dag_runs, _RUN_OF))
+    .where(_s.backfill_id == _b.backfill_id, run_is_open)
+    .correlate(backfills)
+    .scalar_subquery()
+)
+"""How many runs of a backfill are open."""
 
 
 def due_sessions(connection: Connection, most: int) -> list[DueSession]:
@@ -368,15 +434,8 @@ def due_sessions(connection: Connection, most: int) -> list[DueSession]:
         most: How many at most; one of each backfill in turn.
     """
     due: list[list[DueSession]] = []
-    active = (
-        select(func.count())
-        .select_from(backfill_sessions.join(dag_runs, _RUN_OF))
-        .where(_s.backfill_id == _b.backfill_id, run_is_open)
-        .correlate(backfills)
-        .scalar_subquery()
-    )
     for backfill in connection.execute(
-        select(backfills, active.label("active"))
+        select(backfills, _ACTIVE.label("active"))
         .where(_b.ended_at.is_(None))
         .order_by(_b.backfill_id)
     ):

@@ -32,6 +32,7 @@ from prometheus.orchestration.planning import LOOKS_BACK, session_bounds
 from prometheus.orchestration.reasons import Unmade
 from prometheus.orchestration.windows import SessionBounds
 from prometheus.persistence import leases
+from prometheus.persistence.backfills import read_turn
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.pauses import read_pauses
 from prometheus.persistence.runs import UnreadableRunError, read_runs, sessions_with_runs
@@ -113,6 +114,7 @@ def read_case(connection: Connection, dag_id: str, installation: Installation) -
     sitting = _look_at_session(connection, run)
     statuses = {state.status for state in run.jobs.values()}
     running = JobStatus.RUNNING in statuses
+    pauses = read_pauses(connection)
     facts = Facts(
         at_work=read_at_work(
             connection,
@@ -133,9 +135,10 @@ def read_case(connection: Connection, dag_id: str, installation: Installation) -
         orphans=_orphans(connection, now) if running else {},
         usual=_usual(connection, run) if running else {},
         asked_by=_asked_by(connection, dag_id),
+        turn=read_turn(connection, dag.pipeline, dag.market_id, dag.as_of_date, pauses),
     )
     bounds = {(dag.market_id, dag.as_of_date): sitting.bounds} if sitting.bounds else {}
-    snapshot = Snapshot((run,), bounds, now.wall_at, read_pauses(connection))
+    snapshot = Snapshot((run,), bounds, now.wall_at, pauses)
     return Case(now, snapshot, facts)
 
 
@@ -278,12 +281,16 @@ def _usual(connection: Connection, run: RunState) -> dict[str, timedelta]:
 
 def _asked_by(connection: Connection, dag_id: str) -> str | None:
     asked = (
-        select(audit.c.actor)
+        select(audit.c.actor, audit.c.details)
         .where(audit.c.target == dag_id, audit.c.action.in_(_ASKED_FOR))
         .order_by(audit.c.audit_id.desc())
         .limit(1)
     )
-    return connection.execute(asked).scalar_one_or_none()
+    row = connection.execute(asked).first()
+    if row is None:
+        return None
+    backfill = row.details.get("backfill")
+    return row.actor if backfill is None else f"backfill {backfill} by {row.actor}"
 
 
 # --- who is at work -----------------------------------------------------------------------------
@@ -422,5 +429,6 @@ def read_unmade(
         first_seen_at=first_seen_at,
         only=now.only,
         makes_runs=installation.makes_runs,
+        turn=read_turn(connection, pipeline.name, market_id, session_date, read_pauses(connection)),
     )
     return now, unmade

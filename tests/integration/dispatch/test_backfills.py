@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, select, update
@@ -16,7 +16,8 @@ from prometheus.orchestration.backfill import BackfillEffect, BackfillRangeError
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus, Trigger
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange
-from prometheus.persistence import clock, operators
+from prometheus.orchestration.reasons import explain, explain_run, explain_unmade
+from prometheus.persistence import clock, operators, pauses, reasons
 from prometheus.persistence.backfills import (
     Backfill,
     BackfillChangedError,
@@ -43,6 +44,9 @@ from tests.integration.dispatch.schedulers import (
     register_worker,
 )
 
+US_EQ = reasons.Installation(
+    markets=["US_EQ"], leadership="x", silent_after=timedelta(minutes=1), makes_runs=True
+)
 FIRST, LAST = date(2012, 11, 19), date(2012, 11, 30)
 SESSIONS = [date(2012, 11, day) for day in (19, 20, 21, 23, 26, 27, 28, 29, 30)]
 """Without Thanksgiving."""
@@ -137,6 +141,20 @@ class Desk:
         with reading(self.engine) as connection:
             rows = connection.execute(select(dag_runs.c.as_of_date, dag_runs.c.status))
             return {row.as_of_date: row.status for row in rows}
+
+    def why(self, day: date, job_id: str | None = None) -> list[tuple[str, str]]:
+        """What is said of the run of a session, or of its job, but that no scheduler leads."""
+        dag_id = f"us_eq_pages_{day}"
+        with reading(self.engine) as connection:
+            case = reasons.read_case(connection, dag_id, US_EQ)
+            if case is None:
+                now, unmade = reasons.read_unmade(connection, pages, "US_EQ", day, US_EQ)
+                told = explain_unmade(unmade, job_id, now.market_at)
+            elif job_id is None:
+                told = explain_run(case.snapshot, case.now.market_at, case.facts).around
+            else:
+                told = explain(case.snapshot, job_id, case.now.market_at, case.facts)
+        return [(str(each.kind), each.text) for each in told if each.kind != "no_scheduler"]
 
     def told(self, number: int) -> Backfill:
         with reading(self.engine) as connection:
@@ -376,6 +394,37 @@ def test_those_that_are_forgotten_leave_their_numbers_to_nobody(desk: Desk) -> N
     with writing(desk.engine) as connection:
         forget_backfills(connection, wall_time(connection))
     assert desk.start() == second + 1
+
+
+def test_why_tells_of_the_backfill_that_runs_it_or_will(desk: Desk) -> None:
+    by = "backfill 1 by ada (the vendor corrected its prices)"
+    waits = "makes its run when its turn comes: {} before it, {} of at most 1 run open"
+    desk.start(last=SESSIONS[2])
+    assert desk.why(SESSIONS[1]) == [("backfill", f"{by} {waits.format('1 session', 0)}")]
+    desk.tick()
+    assert desk.why(SESSIONS[1], "report") == [
+        ("backfill", f"{by} {waits.format('0 sessions', 1)}")
+    ]
+    begun = ("forced", f"{by} asked for its run: windows do not count")
+    assert desk.why(SESSIONS[0]) == [begun]
+    assert begun in desk.why(SESSIONS[0], "report")
+    desk.work()
+    assert desk.why(SESSIONS[0]) == []
+    for _ in range(2):
+        desk.tick()
+        desk.work()
+    desk.tick()
+    again = desk.start(last=SESSIONS[1], reprocess=Reprocess.FINISHED)
+    with writing(desk.engine) as connection:
+        pauses.pause(connection, market_id="US_EQ", reason="look first", actor="bob")
+    by = f"backfill {again} by ada (the vendor corrected its prices)"
+    waits = "runs it again when its turn comes: 1 session before it, 0 of at most 1 run open"
+    (turn, (kind, _)) = desk.why(SESSIONS[1])
+    assert (turn, kind) == (("backfill", f"{by} {waits}"), "paused")
+    assert turn in desk.why(SESSIONS[1], "report")
+    desk.tick()
+    asked = f"backfill {again} by ada asked for it: its window does not count"
+    assert ("forced", asked) in desk.why(SESSIONS[0], "report")
 
 
 def test_one_that_would_do_something_else_than_was_shown_is_not_begun(desk: Desk) -> None:
