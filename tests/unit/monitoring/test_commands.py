@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -88,6 +90,17 @@ def actions() -> dict[str, set[str]]:
 def test_commands_and_api_do_the_same() -> None:
     assert set(MISSING) <= set(commands())
     assert set(commands()) - set(MISSING) == set(actions())
+
+
+def test_each_is_explained() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operating.md").read_text(encoding="utf-8")
+    assert [name for name in actions() if f"`prometheus {name}`" not in page] == []
+    paths = [
+        re.sub(r"\{\w+\}", "NUMBER", path.replace("{dag_id}", "RUN").replace("{job}", "JOB"))
+        for path, operations in json.loads(document())["paths"].items()
+        if "actions" in operations.get("post", {"tags": []})["tags"]
+    ]
+    assert [path for path in paths if f"`{path}`" not in page] == []
 
 
 def test_they_take_the_same() -> None:
