@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +10,13 @@ import typer
 from prometheus.cli.options import Actor, AsJson, Folder, read_date
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from sqlalchemy import Engine
 
     from prometheus.cli.places import Place
-    from prometheus.core.holidays import Difference, Holiday, HolidayState
-    from prometheus.errors import PrometheusError
+    from prometheus.core.holidays import HolidayState
+    from prometheus.feeds import Synced
     from prometheus.persistence.holidays import StoredHoliday
     from prometheus.settings import Settings
     from prometheus.sources.eodhd.client import EodhdClient
@@ -25,19 +24,6 @@ if TYPE_CHECKING:
 
 _LONGEST_REASON = 900
 """Characters; the override that follows has it behind the name of the feed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """What came of asking about one exchange."""
-
-    exchange: str
-    listed: int
-    """Days that the feed lists."""
-    differences: tuple[tuple[Difference, HolidayState], ...]
-    """By date: where it and the calendar in force do not agree, and what was decided."""
-    error: PrometheusError | None = None
-    """Why nothing was stored."""
 
 
 def sync(
@@ -100,6 +86,8 @@ def sync(
             days = {HolidayState.CONFIRMED: confirmed, HolidayState.REJECTED: rejected}
             _decide(place, engine, name, days, words, yes=yes, as_json=as_json)
             return
+        from prometheus.feeds import exchanges, synchronize  # it takes time
+
         year = datetime.now(UTC).year
         client = _client(place.settings)
         if of_none := [name for name in names or () if not exchanges([name])]:
@@ -111,90 +99,14 @@ def sync(
         raise typer.Exit(1)
 
 
-def exchanges(names: Iterable[str]) -> list[str]:
-    """
-    Return the exchanges of markets, each once.
-
-    What is none is left out: markets with hours of their own or that never close, whose names are
-    nobody else's business.
-    """
-    from prometheus.core.exchanges import exchange_mics
-    from prometheus.core.markets import get_market
-
-    mics = dict.fromkeys(mic for name in names for mic in get_market(name).members)
-    return [mic for mic in mics if mic in exchange_mics() and mic.isupper()]
-
-
-def synchronize(
-    engine: Engine, client: EodhdClient, mics: Sequence[str], year: int
-) -> list[Synced]:
-    """Ask for the holidays of exchanges and store them; the trouble of one is not another's."""
-    import asyncio  # what only looks at calendars does without
-
-    from prometheus.core.holidays import Holiday, HolidayKind, find_differences
-    from prometheus.errors import PrometheusError
-    from prometheus.persistence.engine import writing
-    from prometheus.persistence.holidays import propose_holidays
-    from prometheus.sources.eodhd.errors import SOURCE
-
-    first, last = date(year, 1, 1), date(year, 12, 31)
-    synced = []
-    for mic, answer in asyncio.run(_ask(client, mics, year)).items():
-        try:
-            if isinstance(answer, PrometheusError):
-                raise answer
-            differences = find_differences(mic, answer, first, last)
-            listed = {each.day for each in answer}
-            unlisted = [
-                Holiday(each.day, each.name, HolidayKind.OPEN)
-                for each in differences
-                if each.day not in listed
-            ]
-            with writing(engine) as connection:
-                stored = propose_holidays(
-                    connection, mic, SOURCE, first, last, [*answer, *unlisted]
-                )
-        except PrometheusError as error:
-            synced.append(Synced(mic, 0, (), error))
-            continue
-        states = {each.holiday.day: each.state for each in stored}
-        synced.append(
-            Synced(mic, len(answer), tuple((each, states[each.day]) for each in differences))
-        )
-    return synced
-
-
-async def _ask(
-    client: EodhdClient, mics: Sequence[str], year: int
-) -> dict[str, tuple[Holiday, ...] | PrometheusError]:
-    from prometheus.errors import PrometheusError
-    from prometheus.sources.eodhd.holidays import fetch_holidays
-
-    answers: dict[str, tuple[Holiday, ...] | PrometheusError] = {}
-    async with client:
-        for mic in mics:
-            try:
-                answers[mic] = await fetch_holidays(client, mic, year)
-            except PrometheusError as error:
-                answers[mic] = error
-    return answers
-
-
 def _client(settings: Settings) -> EodhdClient:
     import logging
 
-    from prometheus.sources.eodhd.client import EodhdClient
-    from prometheus.sources.errors import SourceConfigurationError
+    from prometheus.feeds import make_client
 
-    feed = settings.eodhd.feed()
-    if not feed.token.get_secret_value():
-        raise SourceConfigurationError(
-            "eodhd.com answers nobody without a token. Set PROMETHEUS__EODHD__TOKEN, or "
-            "PROMETHEUS__EODHD__TOKEN_FILE to a file that has it."
-        )
     # The command says what happened; without a handler, warnings for workers would be on stderr.
     logging.getLogger("prometheus.sources.eodhd").addHandler(logging.NullHandler())
-    return EodhdClient(feed.token, url=feed.url, requests_per_minute=feed.requests_per_minute)
+    return make_client(settings)
 
 
 def _dates(texts: list[str] | None) -> list[date]:
@@ -233,67 +145,26 @@ def _decide(
 ) -> None:
     """Show what decisions would change, ask, and write them down as what they were shown as."""
     from prometheus.cli import output, overrides
-    from prometheus.core.holidays import HolidayState
-    from prometheus.core.markets import get_market
-    from prometheus.persistence.clock import read_now
     from prometheus.persistence.engine import reading, writing
-    from prometheus.persistence.holidays import (
-        DecisionError,
-        as_decided,
-        decide_holidays,
-        follow_confirmed,
-        last_said,
-        nothing_proposed,
-        overrides_for,
-    )
+    from prometheus.persistence.holidays import decide_as_seen, plan_decisions
     from prometheus.persistence.overrides import read_overrides
 
     with reading(engine) as connection:
+        found = plan_decisions(connection, name, days, **words)
         known = read_overrides(connection)
-        now = read_now(connection).market_at
-        members = get_market(name).members
-        said = last_said(connection, members, [day for each in days.values() for day in each])
-        if none := [nothing_proposed(day) for day, of in said.items() if not of]:
-            raise DecisionError(name, none)
-        meant = {day: _waiting(of) or of.keys() for day, of in said.items()}
-        parts = [
-            (exchange, state, of_exchange)
-            for exchange in members
-            for state, of_state in days.items()
-            if (of_exchange := [day for day in of_state if exchange in meant[day]])
-        ]
-        shown = [
-            each
-            for exchange, state, of_exchange in parts
-            for each in as_decided(connection, exchange, of_exchange, state, **words)
-        ]
-        confirmed = [each for each in shown if each.state is HolidayState.CONFIRMED]
-        followed = overrides_for(confirmed, known, now)
-        changes = overrides.foresee(connection, place, followed.values(), known)
+        changes = overrides.foresee(connection, place, found.overrides.values(), known)
     if not as_json:
         for change in changes:
             overrides.show_change(change)
-        for each in shown:
+        for each in found.decided:
             if each.earlier is not None:
                 print(_told_before(each.earlier))
-    question = f"{'; '.join(map(_told, shown))}. Is that so?"
+    question = f"{'; '.join(map(_told, found.decided))}. Is that so?"
     decided = yes or (not as_json and typer.confirm(question))
     if decided:
         with writing(engine) as connection:
-            now_said = [
-                each
-                for exchange, state, of_exchange in parts
-                for each in decide_holidays(connection, exchange, of_exchange, state, **words)
-            ]
-            if [each.holiday for each in now_said] != [each.holiday for each in shown]:
-                raise DecisionError(name, ["the feed says something else meanwhile: look again"])
-            shown = now_said
-            confirmed = [each for each in shown if each.state is HolidayState.CONFIRMED]
-            now = read_now(connection).market_at
-            now_followed = follow_confirmed(connection, confirmed, now)
-            if not yes and now_followed.keys() != followed.keys():
-                raise DecisionError(name, ["overrides have changed meanwhile: look again"])
-            followed = now_followed
+            seen = None if yes else found.plan
+            found = decide_as_seen(connection, name, days, seen, **words)
     if as_json:
         output.print_json(
             [
@@ -316,14 +187,14 @@ def _decide(
                         "decided_by": each.earlier.decided_by,
                         "reason": each.earlier.reason,
                     },
-                    "override": followed[of].override_id if of in followed else None,
+                    "override": found.overrides[of].override_id if of in found.overrides else None,
                     "changes": [
                         change.document()
                         for change in changes
                         if (change.override.exchange, change.override.session) == of
                     ],
                 }
-                for each in shown
+                for each in found.decided
                 for day in [each.holiday.day]
                 for of in [(each.exchange, day)]
             ]
@@ -332,19 +203,12 @@ def _decide(
     if not decided:
         print("Nothing was decided.")
         raise typer.Exit(1)
-    for each in shown:
+    for each in found.decided:
         of = each.exchange, each.holiday.day
         told = f"{_told(each)} by {each.decided_by}."
-        if of in followed:
-            told += f" Override {followed[of].override_id}, in force with the next tick."
+        if of in found.overrides:
+            told += f" Override {found.overrides[of].override_id}, in force with the next tick."
         print(told)
-
-
-def _waiting(of_exchange: Mapping[str, StoredHoliday]) -> set[str]:
-    """Return the exchanges of which something is proposed."""
-    from prometheus.core.holidays import HolidayState
-
-    return {mic for mic, said in of_exchange.items() if said.state is HolidayState.PROPOSED}
 
 
 def _told(each: StoredHoliday) -> str:

@@ -117,9 +117,9 @@ def find_differences(
     holidays = sorted((each for each in listed if first <= each.day <= last), key=lambda h: h.day)
     found = []
     for holiday in holidays:
-        in_force = _in_force(calendar, holiday.day)
-        if not _agree(calendar, holiday, in_force):
-            found.append(Difference(mic, holiday.day, holiday.words, in_force, holiday.name))
+        difference = find_difference(calendar, holiday)
+        if difference is not None:
+            found.append(difference)
     spoken_of = {holiday.day for holiday in holidays}
     day = max(first, calendar.first)
     while day <= min(last, calendar.horizon):
@@ -128,6 +128,20 @@ def find_differences(
             found.append(Difference(mic, day, "open", "closed", reason))
         day += timedelta(days=1)
     return tuple(sorted(found, key=lambda difference: difference.day))
+
+
+def find_difference(calendar: TradingCalendar, holiday: Holiday) -> Difference | None:
+    """
+    Compare a feed's word on one day with a calendar.
+
+    Args:
+        calendar: Of the exchange; it may end before the day, which is a difference.
+        holiday: What the feed lists.
+    """
+    in_force = _in_force(calendar, holiday.day)
+    if _agree(calendar, holiday, in_force):
+        return None
+    return Difference(calendar.market_id, holiday.day, holiday.words, in_force, holiday.name)
 
 
 def is_followed(mic: str, holiday: Holiday, overrides: Overrides) -> bool:

@@ -18,6 +18,7 @@ from prometheus.monitoring.api import (
     backfills,
     executions,
     health,
+    holidays,
     known,
     logs,
     markets,
@@ -115,7 +116,9 @@ def create_app(settings: Settings, *, watches: bool = False) -> FastAPI:
         known,
     )
     pages = (rendering, signing, world, run, day, history, calendar, operations_page, pulse)
-    routers = [each.router for each in (*looks, actions, backfills, overrides, session, *pages)]
+    routers = [
+        each.router for each in (*looks, actions, backfills, overrides, holidays, session, *pages)
+    ]
     _check_prefix(settings.web.root_path, routers)
     for router in routers:
         app.include_router(router)

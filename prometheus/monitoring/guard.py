@@ -44,7 +44,7 @@ PUBLIC = frozenset(
 CSRF_HEADER = "X-CSRF-Token"
 
 _OF_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
-_PREVIEW = re.compile(r"/api/v1/(overrides/([^/]+/withdraw/)?|backfills/)preview")
+_PREVIEW = re.compile(r"/api/v1/(overrides/([^/]+/withdraw/)?|backfills/|holidays/decide/)preview")
 """What is posted and changes nothing; who may look may ask it."""
 _COOKIE = "prometheus_sign_in"
 _PORT = re.compile(r":([0-9]+)$")

@@ -34,11 +34,13 @@ from prometheus.monitoring.installation import Installation
 from prometheus.orchestration.backfill import BackfillRangeError
 from prometheus.persistence import migrate
 from prometheus.persistence.engine import is_unavailable, what_ails
+from prometheus.persistence.holidays import DecisionError
 from prometheus.persistence.listings import UnknownExecutionError, UnknownJobError, UnknownRunError
 from prometheus.persistence.operators import OperatorError, UnknownTargetError
 from prometheus.persistence.pauses import PauseEndError
 from prometheus.persistence.requests import KeyReusedError
 from prometheus.persistence.runs import UnreadableRunError
+from prometheus.sources.errors import SourceConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ _STATUS: Mapping[type[PrometheusError], HTTPStatus] = {
     OperatorError: HTTPStatus.CONFLICT,
     OverridesChangedError: HTTPStatus.CONFLICT,
     OverrideError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    DecisionError: HTTPStatus.CONFLICT,
+    SourceConfigurationError: HTTPStatus.CONFLICT,
     KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     QuestionError: HTTPStatus.UNPROCESSABLE_ENTITY,
     HorizonError: HTTPStatus.SERVICE_UNAVAILABLE,

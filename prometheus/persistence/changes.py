@@ -13,7 +13,9 @@ from prometheus.persistence.tables import (
     in_state,
     is_live,
     is_open,
+    is_proposed,
     job_executions,
+    market_holidays,
 )
 
 _e = job_executions.c
@@ -41,10 +43,16 @@ _CHANGES = select(
     .select_from(backfills)
     .where(backfills.c.ended_at.is_(None))
     .scalar_subquery(),
+    select(func.count()).select_from(market_holidays).where(is_proposed).scalar_subquery(),
+    select(func.max(market_holidays.c.fetched_at)).where(is_proposed).scalar_subquery(),
 )
 """Each of them by an index: it is asked once a second."""
 
 
 def read_changes(connection: Connection) -> str:
-    """Return what is another text when a run, an execution, a log or an alert has changed."""
+    """
+    Return what is another text when something has changed that has no number of its own.
+
+    A run, an execution, a log, an alert, a backfill, or what feeds propose.
+    """
     return str(tuple(connection.execute(_CHANGES).one()))

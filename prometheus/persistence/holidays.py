@@ -10,9 +10,12 @@ withdrawn, contradicts the feed again: that is a proposal, too. Deciding anew ad
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, text, update
@@ -20,18 +23,22 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from prometheus.core.drafts import read_draft
 from prometheus.core.holidays import (
+    Difference,
     Holiday,
     HolidayKind,
     HolidayState,
+    find_difference,
     is_followed,
     override_for,
 )
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import Override, Overrides
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError
+from prometheus.persistence.clock import read_now
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.overrides import lock_overrides, read_overrides, record
-from prometheus.persistence.tables import audit, market_holidays
+from prometheus.persistence.tables import audit, is_proposed, market_holidays
 
 _h = market_holidays.c
 
@@ -64,6 +71,27 @@ class StoredHoliday:
     reason: str | None
     earlier: StoredHoliday | None = None
     """The decision that was made before on what the same feed says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What is made of feeds' words, and how the calendar follows."""
+
+    decided: list[StoredHoliday]
+    """By exchange and decision, then by date."""
+    overrides: dict[tuple[str, date], Override]
+    """Exchange and date -> its override, of those that the calendar did not say already."""
+
+    @property
+    def plan(self) -> str:
+        """The same text for the same decisions, by which it is seen that they have changed."""
+        told = [
+            (each.exchange, str(said.day), each.state, said.words, said.name)
+            for each in self.decided
+            for said in [each.holiday]
+        ]
+        followed = [(exchange, str(day)) for exchange, day in self.overrides]
+        return hashlib.sha256(json.dumps([told, followed]).encode()).hexdigest()[:16]
 
 
 def propose_holidays(
@@ -142,6 +170,45 @@ def propose_holidays(
     return [_stored(newest[day]) for day in sorted(said)]
 
 
+def proposed_holidays(
+    connection: Connection,
+    exchanges: Collection[str] | None = None,
+    first: date | None = None,
+    last: date | None = None,
+) -> list[StoredHoliday]:
+    """
+    List what feeds propose and nobody has decided, whether or not the calendar says so already.
+
+    Args:
+        exchanges: Those that are meant; all by default.
+        first: First date that is meant.
+        last: Last one, included.
+    """
+    query = select(market_holidays).where(is_proposed)
+    if exchanges is not None:
+        query = query.where(_h.exchange.in_(list(exchanges)))
+    if first is not None:
+        query = query.where(_h.date >= first)
+    if last is not None:
+        query = query.where(_h.date <= last)
+    found = connection.execute(query.order_by(_h.exchange, _h.date, _h.source))
+    return [_stored(row) for row in found]
+
+
+def differing_holidays(
+    connection: Connection,
+    exchanges: Collection[str] | None = None,
+    first: date | None = None,
+    last: date | None = None,
+) -> list[tuple[StoredHoliday, Difference]]:
+    """List what waits for a person: proposals that are not what the calendar in force says."""
+    return [
+        (said, difference)
+        for said in proposed_holidays(connection, exchanges, first, last)
+        if (difference := find_difference(TradingCalendar(said.exchange), said.holiday)) is not None
+    ]
+
+
 def last_said(
     connection: Connection, exchanges: Collection[str], days: Collection[date]
 ) -> dict[date, dict[str, StoredHoliday]]:
@@ -170,18 +237,92 @@ def last_said(
     return found
 
 
-def as_decided(
+def plan_decisions(
     connection: Connection,
-    exchange: str,
-    days: Collection[date],
-    state: HolidayState,
+    target: str,
+    days: Mapping[HolidayState, Collection[date]],
     *,
     actor: str,
     reason: str,
-) -> list[StoredHoliday]:
-    """Return what `decide_holidays` would make of some dates, and raise what it would."""
-    said = _to_decide_on(connection, exchange, days, state)
-    return [replace(each, state=state, decided_by=actor, reason=reason) for each in said]
+) -> Decisions:
+    """
+    Say what `decide_as_seen` would do, and raise what it would.
+
+    Args:
+        target: An exchange, or a market: then of each date those of its exchanges are meant that
+            something is proposed of, otherwise those that something was decided of.
+        days: CONFIRMED and REJECTED -> dates, none of them both.
+    """
+    members = get_market(target).members
+    said = last_said(connection, members, [day for each in days.values() for day in each])
+    if none := [_nothing_proposed(day) for day, of in sorted(said.items()) if not of]:
+        raise DecisionError(target, none)
+    meant = {day: _waiting(of) or of.keys() for day, of in said.items()}
+    decided = [
+        replace(each, state=state, decided_by=actor, reason=reason)
+        for exchange in members
+        for state, of_state in days.items()
+        if (of_exchange := [day for day in of_state if exchange in meant[day]])
+        for each in _to_decide_on(connection, exchange, of_exchange, state)
+    ]
+    now, known = read_now(connection).market_at, read_overrides(connection)
+    return Decisions(decided, _overrides_for(_confirmed(decided), known, now))
+
+
+def _confirmed(decided: Iterable[StoredHoliday]) -> list[StoredHoliday]:
+    return [each for each in decided if each.state is HolidayState.CONFIRMED]
+
+
+def _waiting(of_exchange: Mapping[str, StoredHoliday]) -> set[str]:
+    """Return the exchanges of which something is proposed."""
+    return {mic for mic, said in of_exchange.items() if said.state is HolidayState.PROPOSED}
+
+
+def decide_as_seen(
+    connection: Connection,
+    target: str,
+    days: Mapping[HolidayState, Collection[date]],
+    seen: str | None,
+    *,
+    actor: str,
+    reason: str,
+) -> Decisions:
+    """
+    Confirm and reject what feeds say of some dates, all or none, and let the calendar follow.
+
+    Args:
+        target: As of `plan_decisions`.
+        days: As there.
+        seen: `Decisions.plan` as it was seen; ``None`` if that does not matter.
+        actor: Who decides.
+        reason: Why.
+
+    Raises:
+        DecisionError: A date can not be decided on so, an override of a person says otherwise, or
+            it would be something else than was seen.
+        OverrideError: The calendar can not follow.
+    """
+    lock_overrides(connection)  # nobody proposes, decides or withdraws meanwhile
+    planned = plan_decisions(connection, target, days, actor=actor, reason=reason)
+    if seen is not None and seen != planned.plan:
+        what = "the feed says something else meanwhile, or another has decided: look again"
+        raise DecisionError(target, [what])
+    decided = [
+        each
+        for (exchange, state), of_part in groupby(
+            planned.decided, key=lambda each: (each.exchange, each.state)
+        )
+        for each in decide_holidays(
+            connection,
+            exchange,
+            [each.holiday.day for each in of_part],
+            state,
+            actor=actor,
+            reason=reason,
+        )
+    ]
+    now = read_now(connection).market_at
+    return Decisions(decided, follow_confirmed(connection, _confirmed(decided), now))
 
 
 def decide_holidays(
@@ -252,7 +393,7 @@ def _to_decide_on(
     for day in sorted(days):
         each = said[day].get(exchange)
         if each is None:
-            faults.append(nothing_proposed(day))
+            faults.append(_nothing_proposed(day))
         elif (fault := _fault(each, state, overrides)) is not None:
             faults.append(f"of {day} {fault}")
         else:
@@ -262,7 +403,7 @@ def _to_decide_on(
     return found
 
 
-def nothing_proposed(day: date) -> str:
+def _nothing_proposed(day: date) -> str:
     """Write that no feed has said anything of a date."""
     return f"of {day} nothing is proposed"
 
@@ -326,13 +467,13 @@ def follow_confirmed(
         OverrideError: It cannot be so.
     """
     lock_overrides(connection)
-    overrides = overrides_for(confirmed, read_overrides(connection), now)
+    overrides = _overrides_for(confirmed, read_overrides(connection), now)
     for each in overrides.values():
         record(connection, each)
     return overrides
 
 
-def overrides_for(
+def _overrides_for(
     confirmed: Iterable[StoredHoliday], overrides: Overrides, now: datetime
 ) -> dict[tuple[str, date], Override]:
     """

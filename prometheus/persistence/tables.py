@@ -487,6 +487,8 @@ Index(
     postgresql_where=text(_proposed),
     sqlite_where=text(_proposed),
 )
+is_proposed: ColumnElement[bool] = literal_column(_proposed)
+"""Whether a holiday is in `ux_market_holidays_proposed`; written out, as `in_state` says."""
 Index("ix_market_holidays_exchange_date", market_holidays.c.exchange, market_holidays.c.date)
 
 calendar_overrides = Table(

@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, or_, select
 
-from prometheus.core.holidays import HolidayState
 from prometheus.orchestration.lifecycle import JobStatus, Trigger
 from prometheus.orchestration.sensor import Readiness
 from prometheus.orchestration.timeouts import RUN_TIMEOUT
@@ -22,11 +21,10 @@ from prometheus.persistence.tables import (
     is_open,
     is_paused,
     job_executions,
-    market_holidays,
     worker_incarnations,
 )
 
-_e, _r, _w, _h = job_executions.c, dag_runs.c, worker_incarnations.c, market_holidays.c
+_e, _r, _w = job_executions.c, dag_runs.c, worker_incarnations.c
 _later = job_executions.alias("later")
 _is_last = ~exists().where(
     _later.c.dag_id == _e.dag_id,
@@ -251,13 +249,3 @@ def lost_workers(connection: Connection, now: datetime, within: timedelta) -> li
             if row.started_at > each.seen_at and set(each.queues) <= set(row.queues):
                 del lost[name]
     return list(lost.values())
-
-
-def proposed_holidays(connection: Connection, day: date) -> list[Row[Any]]:
-    """List what feeds propose of a date and those after it, and nobody has decided."""
-    query: Select[Any] = (
-        select(market_holidays)
-        .where(_h.state == HolidayState.PROPOSED, _h.date >= day)
-        .order_by(_h.exchange, _h.date, _h.source)
-    )
-    return list(connection.execute(query))

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 
-from prometheus.core.holidays import Holiday, HolidayKind, is_followed
+from prometheus.core.holidays import is_followed
 from prometheus.core.horizons import HorizonLevel, horizon_level
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import in_force
@@ -25,6 +25,7 @@ from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.orchestration.planning import REACH, plan_runs, session_bounds, session_of
 from prometheus.persistence import troubles
 from prometheus.persistence.deadlines import Due, read_deadlines
+from prometheus.persistence.holidays import proposed_holidays
 from prometheus.persistence.leases import live_workers
 from prometheus.persistence.listings import read_first_seen
 from prometheus.persistence.troubles import Ended
@@ -481,28 +482,27 @@ def _horizons(scene: _Scene) -> Iterator[Cause]:
 
 
 def _feeds(scene: _Scene) -> Iterator[Cause]:
-    proposed = troubles.proposed_holidays(scene.look.connection, scene.now.date())
-    for row in proposed:
-        holiday = Holiday(row.date, row.name, HolidayKind(row.kind), row.close)
-        if is_followed(row.exchange, holiday, in_force()):
+    for said in proposed_holidays(scene.look.connection, first=scene.now.date()):
+        holiday = said.holiday
+        if is_followed(said.exchange, holiday, in_force()):
             continue
         markets = [
             name
             for name in scene.here.markets(scene.look.now)
-            if row.exchange in get_market(name).members
+            if said.exchange in get_market(name).members
         ]
-        decide = f"prometheus calendar sync {row.exchange} --confirm {row.date} --reason TEXT"
+        decide = f"prometheus calendar sync {said.exchange} --confirm {holiday.day} --reason TEXT"
         yield Cause(
-            key=f"{AlertKind.FEED_DISAGREEMENT}:{row.exchange}:{row.date}:{row.source}",
+            key=f"{AlertKind.FEED_DISAGREEMENT}:{said.exchange}:{holiday.day}:{said.source}",
             kind=AlertKind.FEED_DISAGREEMENT,
             severity=Severity.WARNING,
-            summary=f"{row.source} says of {row.exchange} on {row.date}: {holiday.words}, and the "
-            f"calendar says otherwise",
-            since=row.fetched_at,
-            markets=tuple(dict.fromkeys((*markets, row.exchange))),
+            summary=f"{said.source} says of {said.exchange} on {holiday.day}: {holiday.words}, and "
+            f"the calendar says otherwise",
+            since=said.fetched_at,
+            markets=tuple(dict.fromkeys((*markets, said.exchange))),
             subjects=(holiday.words,),
             details=(
-                f"It calls the day {_in_a_line(row.name)}.",
+                f"It calls the day {_in_a_line(holiday.name)}.",
                 "The calendar stays as it is until somebody decides.",
                 f"Decide: {decide} (or --reject)",
             ),

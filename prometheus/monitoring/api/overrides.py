@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -26,11 +26,11 @@ from prometheus.monitoring.api.models import (
     times,
 )
 from prometheus.monitoring.guard import Asking
-from prometheus.monitoring.installation import Here
+from prometheus.monitoring.installation import Here, Installation
 from prometheus.orchestration.following import Effect
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.persistence.overrides import read_overrides, record_as_seen
-from prometheus.persistence.previews import changes_of
+from prometheus.persistence.previews import Change, changes_of
 
 router = APIRouter(prefix="/api/v1/overrides")
 
@@ -187,7 +187,7 @@ class Recorded(Done):
 @router.post("/preview", tags=["operations"])
 def preview_override(here: Here, visitor: Asking, ask: OverrideDraft) -> OverridePreview:
     """Say what would change if an override were recorded; changes nothing."""
-    return _foresee(here, ask.reader(author_of(ask, visitor)))
+    return _preview(here, ask.reader(author_of(ask, visitor)))
 
 
 @router.post("/{override}/withdraw/preview", tags=["operations"])
@@ -195,21 +195,27 @@ def preview_withdrawal(
     here: Here, visitor: Asking, override: int, ask: Withdrawal
 ) -> OverridePreview:
     """Say what would change if an override were withdrawn; changes nothing."""
-    return _foresee(here, ask.reader(override, author_of(ask, visitor)))
+    return _preview(here, ask.reader(override, author_of(ask, visitor)))
 
 
-def _foresee(here: Here, read: Read) -> OverridePreview:
-    makes_runs = here.settings.scheduler.create_runs
+def foresee(
+    here: Installation, connection: Connection, overrides: Iterable[Override], known: Overrides
+) -> list[Change]:
+    """Work out what overrides would change in an installation; see `changes_of`."""
+    return changes_of(
+        connection,
+        overrides,
+        known,
+        pipelines=here.pipelines[0].values() if here.settings.scheduler.create_runs else (),
+        markets=here.settings.markets.enabled,
+    )
+
+
+def _preview(here: Installation, read: Read) -> OverridePreview:
     with here.look() as look:
         known = read_overrides(look.connection)
         override = read(known, look.now.market_at)
-        (change,) = changes_of(
-            look.connection,
-            [override],
-            known,
-            pipelines=here.pipelines[0].values() if makes_runs else (),
-            markets=here.settings.markets.enabled,
-        )
+        (change,) = foresee(here, look.connection, [override], known)
     return OverridePreview.model_validate(
         {
             **times(look.now),

@@ -17,6 +17,7 @@ from prometheus.orchestration.lifecycle import BLOCKING, FINAL, JobStatus, RunSt
 from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.windows import run_opens_at
+from prometheus.persistence.holidays import StoredHoliday
 
 _WAITING = frozenset({JobStatus.PENDING, JobStatus.QUEUED})
 _NO_WINDOWS = "Windows do not count."
@@ -209,6 +210,22 @@ def of_calendar(calendar: TradingCalendar) -> Action:
         targets=list(dict.fromkeys((calendar.market_id, *calendar.members))),
         preview="api/v1/overrides/preview",
     )
+
+
+def of_proposal(said: StoredHoliday) -> list[Action]:
+    """Say how it is decided on what a feed says of a day."""
+    holiday = said.holiday
+    what = f"what {said.source} says of {said.exchange} on {holiday.day}: {holiday.words}"
+
+    def decide(name: str, told: str, field: str) -> Action:
+        fixed = {"target": said.exchange, field: [holiday.day.isoformat()]}
+        path = "api/v1/holidays/decide"
+        return Action(name, told, path, ("reason",), fixed, preview=f"{path}/preview")
+
+    told = f"It is true, {what}. The calendar follows; what that changes is shown first."
+    found = [decide("Confirm", told, "confirm")] if holiday.can_be_confirmed else []
+    told = f"It is not true, {what}. The calendar stays as it is, and it is not proposed again."
+    return [*found, decide("Reject", told, "reject")]
 
 
 def of_history(pipeline: str, market_id: str, pauses: Iterable[Pause]) -> Action:

@@ -21,6 +21,7 @@ from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import show
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.svg import element
+from prometheus.persistence.holidays import differing_holidays
 
 router = APIRouter(include_in_schema=False)
 
@@ -52,14 +53,15 @@ def calendar_page(
     with here.look() as look:
         standing = standing_of(look, here)
         listed = list(here.markets(look.now))
-    market = market or next(iter(listed), "US_EQ")
-    found = TradingCalendar(market)
-    today = date_there(found, look.now.market_at)
-    year = year or today.year
-    first = date(year, 1, 1)
+        market = market or next(iter(listed), "US_EQ")
+        found = TradingCalendar(market)
+        today = date_there(found, look.now.market_at)
+        year = year or today.year
+        first, last = date(year, 1, 1), date(year, 12, 31)
+        waiting = differing_holidays(look.connection, found.members, first, last)
     days = [
         describe_day(found, first + timedelta(days=offset))
-        for offset in range((date(year + 1, 1, 1) - first).days)
+        for offset in range((last - first).days + 1)
     ]
     values = {
         "version": version,
@@ -67,6 +69,8 @@ def calendar_page(
         "calendar": found,
         "add": actions.of_calendar(found),
         "withdraw": actions.of_override,
+        "waiting": waiting,
+        "decide": actions.of_proposal,
         "year": year,
         "markets": [(name, _link(name, year), name == found.market_id) for name in listed],
         "years": [

@@ -365,7 +365,9 @@ def test_what_was_shown_is_not_decided_once_the_feed_says_something_else(
     monkeypatch.setattr(typer, "confirm", meanwhile)
     refused = run(*DECIDE, "--confirm", str(SHORT), fails=True)
     assert isinstance(refused.exception, DecisionError)
-    assert "the feed says something else meanwhile: look again" in str(refused.exception)
+    assert "the feed says something else meanwhile, or another has decided: look again" in str(
+        refused.exception
+    )
     assert json.loads(run(*OVERRIDE, "list", "--json").stdout) == []
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, func, select
 
-from prometheus.cli.syncing import Synced, exchanges, synchronize
 from prometheus.core.drafts import Draft, read_draft, read_withdrawal
 from prometheus.core.holidays import HolidayState
 from prometheus.core.overrides import Overrides, put_in_force
 from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.feeds import Synced, ask, exchanges, synchronize
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.holidays import DecisionError, decide_holidays, follow_confirmed
 from prometheus.persistence.overrides import read_overrides, record
@@ -255,6 +255,14 @@ def test_a_spent_quota_is_said_of_each_exchange_and_asked_once(
     with reading(engine) as connection:
         asked = select(func.count(market_holidays.c.exchange.distinct()))
         assert connection.execute(asked).scalar_one() == 1
+
+
+def test_what_does_not_come_in_time_is_an_error_of_each_exchange(server: Imitation) -> None:
+    server.answers.append(Answer(hold_seconds=2))
+    client = EodhdClient(SecretStr(TOKEN), url=server.url, now=lambda: server.now)
+    answers = ask(client, ["XNYS", "XLON"], 2012, within=timedelta(milliseconds=100))
+    for mic in ("XNYS", "XLON"):
+        assert f"holidays of {mic}: it was not answered within" in str(answers[mic])
 
 
 def test_markets_stand_for_their_exchanges() -> None:

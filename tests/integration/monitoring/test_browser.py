@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -25,6 +25,7 @@ from playwright.sync_api import (
 from sqlalchemy import select
 
 from prometheus.actors import Role
+from prometheus.core.holidays import Holiday, HolidayKind
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.monitoring.app import create_app
 from prometheus.monitoring.pages.pulse import Pulse
@@ -32,6 +33,7 @@ from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.passwords import hash_password
 from prometheus.persistence import operators, pauses, users
 from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.holidays import propose_holidays
 from prometheus.persistence.tables import audit
 from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import Web, served
@@ -237,6 +239,29 @@ def test_an_override_is_seen_before_it_is_recorded_and_withdrawn_by_keyboard(
     expect(done).to_contain_text("Withdraw: override 2")
     expect(page.locator("#live")).not_to_contain_text("storm")
     assert [each[0] for each in world.audited()] == ["ada", "web (root)", "web (root)"]
+    assert was_not_loaded_again(page)
+
+
+def test_what_a_feed_says_is_confirmed_after_it_is_seen(page: Page, web: Web, world: World) -> None:
+    lead(world)
+    day = date(2012, 12, 11)
+    with writing(world.engine) as connection:
+        storm = Holiday(day, "Storm", HolidayKind.CLOSED)
+        propose_holidays(connection, "XNYS", "eodhd", day, day, [storm])
+    page.goto("/calendar?market=US_EQ&year=2012")
+    mark(page)
+    dialog, changes = page.get_by_role("dialog"), page.get_by_role("region", name="What changes")
+    page.get_by_role("button", name="Confirm").click()
+    expect(dialog).to_contain_text("what eodhd says of XNYS on 2012-12-11: closed")
+    dialog.get_by_label("Reason").fill("circular")
+    submit(page)
+    expect(changes).to_contain_text("XNYS 2012-12-11: closed (Storm), confirmed.")
+    expect(changes).to_contain_text("US_EQ does not change: open at XNAS")
+    assert world.audited() == []
+    submit(page)
+    expect(page.locator("#done")).to_contain_text("Confirm: XNYS 2012-12-11")
+    expect(page.get_by_role("button", name="Confirm")).to_have_count(0)
+    expect(page.locator("#live")).to_contain_text("eodhd, confirmed: circular")
     assert was_not_loaded_again(page)
 
 

@@ -34,6 +34,7 @@ PUBLIC = {
 SIGN_OUT = ("DELETE", "/api/v1/session")
 PREVIEWS = {
     ("POST", "/api/v1/backfills/preview"),
+    ("POST", "/api/v1/holidays/decide/preview"),
     ("POST", "/api/v1/overrides/preview"),
     ("POST", "/api/v1/overrides/override/withdraw/preview"),
 }

@@ -14,28 +14,31 @@ import typer
 from prometheus.cli.application import make_application
 from tools.openapi import document
 
-MISSING = {
-    "calendar sync": "it asks a feed, shows what it says, and asks",
-    **dict.fromkeys(
-        (
-            "user add",
-            "user set-password",
-            "user set-role",
-            "user remove",
-            "token add",
-            "token revoke",
-            "prune",
-        ),
-        "it is for who has the machine, not for who was let in",
+MISSING = dict.fromkeys(
+    (
+        "user add",
+        "user set-password",
+        "user set-role",
+        "user remove",
+        "token add",
+        "token revoke",
+        "prune",
     ),
-}
+    "it is for who has the machine, not for who was let in",
+)
 """Commands that act and that the API has no action for."""
 
 OF_COMMANDS_ONLY = {"folder", "as_json", "wait", "yes"}
 """Where it is done, how it is shown, and what a command asks; the API tells by a preview."""
 OF_API_ONLY = {"latest", "plan"}
 """What was seen by a preview; a command knows by itself."""
-OTHER_NAMES = {"lasting": "for", "day": "date", "opens": "open", "closes": "close"}
+OTHER_NAMES = {
+    "lasting": "for",
+    "day": "date",
+    "opens": "open",
+    "closes": "close",
+    "names": "target",  # the API takes one at a time
+}
 """Parameter of a command -> field of the API, where the word is one of Python's."""
 COMMANDS = {
     "runs": "run",
@@ -44,6 +47,8 @@ COMMANDS = {
     "ack": "alerts ack",
     "backfills": "backfill start",
     "stop": "backfill stop",
+    "sync": "calendar sync",
+    "decide": "calendar sync",
 }
 """Last part of a path -> its command, where that has another name."""
 

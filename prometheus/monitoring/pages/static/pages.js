@@ -232,7 +232,7 @@
     const sessions = found.sessions.map((each) => made("li", `${each.session_date}: ${each.effect}${each.why ? `, ${each.why}` : ""}`));
     showPreview(made("p", `${counts.join(", ")}.`), made("ul", ...sessions));
   };
-  const showChanges = (found) => {
+  const changesOf = (found) => {
     const runs = found.runs.map((run) => {
       const line = made("li", `${run.dag_id}: ${run.told}${run.status ? `, then ${run.status}` : ""}`);
       const jobs = jobsOf(run, found.states[run.market]?.zone);
@@ -241,7 +241,14 @@
     });
     const states = Object.entries(found.states).flatMap(([market, change]) => statesOf(market, change));
     const over = found.is_over ? [made("p", "That session is over: runs that have finished stay as they are.")] : [];
-    showPreview(made("ul", ...states), ...over, runs.length ? made("ul", ...runs) : made("p", "No run changes."));
+    return [made("ul", ...states), ...over, runs.length ? made("ul", ...runs) : made("p", "No run changes.")];
+  };
+  const showDecisions = (found) => {
+    showPreview(...found.decisions.flatMap((each) => {
+      const earlier = each.earlier ? ` It was ${each.earlier.state} before, by ${each.earlier.decided_by}: ${each.earlier.reason}` : "";
+      const told = made("p", `${each.exchange} ${each.date}: ${each.proposed} (${each.name}), ${each.state}.${earlier}`);
+      return [told, ...(each.change ? changesOf(each.change) : [made("p", "The calendar does not change.")])];
+    }));
   };
 
   const preview = async (form) => {
@@ -261,13 +268,10 @@
       }
       if (answer.ok) {
         // What the action says that it was shown, which the server holds against how things stand.
-        if ("plan" in reply) {
-          showPlan(reply);
-          seen = { plan: reply.plan };
-        } else {
-          showChanges(reply);
-          seen = { latest: reply.latest };
-        }
+        if ("decisions" in reply) showDecisions(reply);
+        else if ("sessions" in reply) showPlan(reply);
+        else showPreview(...changesOf(reply));
+        seen = "plan" in reply ? { plan: reply.plan } : { latest: reply.latest };
         button.textContent = form.dataset.name;
         return rest(button, mine);
       }
