@@ -45,7 +45,7 @@ from prometheus.orchestration.alerts import (
 from prometheus.orchestration.dag import JobPriority
 from prometheus.persistence.metadata import UtcDateTime, database_now
 from prometheus.persistence.operators import OperatorError, UnknownTargetError, record_audit
-from prometheus.persistence.tables import alert_deliveries, alerts
+from prometheus.persistence.tables import alert_deliveries, alerts, is_told_of
 
 _a, _d = alerts.c, alert_deliveries.c
 
@@ -86,7 +86,7 @@ def read_kept(connection: Connection, now: datetime) -> list[Kept]:
         or_(
             _a.resolved_at.is_(None),
             _a.resolved_at > now - REOPENS_WITHIN,
-            (_a.told == Told.RAISED.value) & _a.acknowledged_at.is_(None),
+            is_told_of,
         )
     )
     return [

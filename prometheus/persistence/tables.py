@@ -565,6 +565,15 @@ Index(
     sqlite_where=text(_unresolved),
 )
 Index("ix_alerts_resolved_at", alerts.c.resolved_at)
+_told_of = "told = 'raised' AND acknowledged_at IS NULL"
+Index(
+    "ix_alerts_told_of",
+    alerts.c.told,  # SQLite joins it to others by its column
+    postgresql_where=text(_told_of),
+    sqlite_where=text(_told_of),
+)
+is_told_of: ColumnElement[bool] = literal_column(f"({_told_of})")
+"""Whether recipients know of an alert, and are told when it is over; said like `is_live`."""
 
 alert_deliveries = Table(
     "alert_deliveries",

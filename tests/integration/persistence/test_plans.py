@@ -13,13 +13,15 @@ from sqlalchemy import Connection, event, text
 
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence import deadlines, endings, executions, leases, listings, runs
+from prometheus.persistence import alerts, deadlines, endings, executions, leases, listings, runs
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, writing
 from tests.integration.persistence.world import BOOM, DAY, World, job
 
 RUNS = 4000
 """Finished runs of nine jobs each: five years of three markets."""
+ALERTS = 4000
+"""Those that are over."""
 
 
 @contextmanager
@@ -80,6 +82,18 @@ def crowded(postgresql_url: str) -> Iterator[tuple[World, DAG]]:
                 """
             )
         )
+        connection.execute(
+            text(
+                """
+                INSERT INTO alerts (key, kind, severity, markets, summary, details, subjects, since,
+                    raised_at, times, resolved_at, told, told_at, told_subjects)
+                SELECT n, 'job_failed', 'error', '["US_EQ"]', 'it failed', '[]', '["j1"]', now(),
+                    now(), 1, now() - interval '1 year', 'resolved', now(), '["j1"]'
+                FROM generate_series(1, :alerts) AS n
+                """
+            ),
+            {"alerts": ALERTS},
+        )
     dag = world.run(*(job(name) for name in "abcdef"), job("g", "f"), deadline="close+4h")
     worker = world.worker()
     world.running(dag, "a", worker)
@@ -135,6 +149,7 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "deadlines": lambda c: deadlines.read_deadlines(
             c, read_now(c), markets=["US_EQ"], since=now.date()
         ),
+        "alerts": lambda c: alerts.read_kept(c, now),
         "existing": lambda c: runs.sessions_with_runs(c, "old", "US_EQ", DAY),
     }
 
@@ -154,7 +169,9 @@ def test_no_statement_of_a_tick_or_a_worker_reads_a_whole_table(
                 plan = "\n".join(
                     connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars()
                 )
-                if re.search("Seq Scan on (job_executions|dag_runs|worker_incarnations)", plan):
+                if re.search(
+                    "Seq Scan on (job_executions|dag_runs|worker_incarnations|alerts)", plan
+                ):
                     slow.append(f"{name}: {statement}\n{plan}")
             connection.rollback()
     assert looked_at > len(actions(world, dag))
@@ -189,7 +206,7 @@ def test_sqlite_reads_no_whole_table_either(sqlite_url: str) -> None:
                     slow.append(f"{name}: {steps[0]}: {statement}")
                 for step in steps:
                     # An index with a condition of its own holds only what is not finished.
-                    whole = step.startswith(("SCAN job_executions", "SCAN dag_runs"))
+                    whole = step.startswith(("SCAN job_executions", "SCAN dag_runs", "SCAN alerts"))
                     if whole and not step.endswith(("ix_job_executions_live", "ix_dag_runs_open")):
                         slow.append(f"{name}: {step}: {statement}")
             connection.rollback()
