@@ -117,7 +117,8 @@ INSERT INTO alerts (key, kind, severity, markets, dag_id, pipeline, summary, det
     raised_at, times, resolved_at, told, told_at, told_subjects)
 SELECT 'job_failed:' || dag_id, 'job_failed', 'error', jsonb_build_array(market_id), dag_id, pipeline,
     'Jobs of ' || dag_id || ' failed', '["run_signals: the vendor does not answer"]',
-    '["run_signals"]', opens_at, opens_at, 1, completed_at, 'raised', opens_at, '["run_signals"]'
+    '["run_signals"]', opens_at, opens_at, 1, completed_at,
+    CASE WHEN completed_at IS NULL THEN 'raised' ELSE 'resolved' END, opens_at, '["run_signals"]'
 FROM dag_runs WHERE status IN ('FAILED', 'OPEN');
 
 INSERT INTO alert_deliveries (alert_id, channel, event, title, body, state, tries, next_try_at,
@@ -141,3 +142,21 @@ INSERT INTO calendar_overrides (override_id, exchange, session, kind, closes, re
 SELECT n, 'XNYS', current_date + 60 - n * 7, 'early_close', '13:00', 'a storm', 'the exchange',
     now() - n * interval '7 days' - interval '1 day', 'ada'
 FROM generate_series(1, 200) AS n;
+
+-- What a feed has said in two years, of which nobody has decided anything.
+INSERT INTO market_holidays (exchange, date, name, kind, source, fetched_at, state)
+SELECT mic, current_date - n * 18, 'A holiday', 'closed', 'eodhd', now(), 'proposed'
+FROM unnest(ARRAY['XNYS', 'XNAS', 'XPAR', 'XLON', 'XTKS', 'XHKG']) AS mic, generate_series(1, 40) AS n;
+
+-- Runs that were made again, a hundred sessions at a time.
+INSERT INTO backfills (pipeline, market_id, first_session, last_session, reprocess, max_active_runs,
+    reason, author, created_at, ended_at)
+SELECT 'daily', 'US_EQ', current_date - n * 10 - 150, current_date - n * 10, 'finished', 1,
+    'new prices', 'ada', now() - n * interval '10 days',
+    CASE WHEN n > 2 THEN now() - n * interval '10 days' + interval '1 day' END
+FROM generate_series(1, 200) AS n;
+
+INSERT INTO backfill_sessions (backfill_id, as_of_date, dag_id, again, begun_at)
+SELECT backfill_id, as_of_date, dag_id, true, b.created_at
+FROM backfills AS b JOIN dag_runs AS r ON r.pipeline = b.pipeline AND r.market_id = b.market_id
+    AND r.as_of_date BETWEEN b.first_session AND b.last_session;

@@ -202,10 +202,12 @@ def differing_holidays(
     last: date | None = None,
 ) -> list[tuple[StoredHoliday, Difference]]:
     """List what waits for a person: proposals that are not what the calendar in force says."""
+    proposed = proposed_holidays(connection, exchanges, first, last)
+    calendars = {mic: TradingCalendar(mic) for mic in {said.exchange for said in proposed}}
     return [
         (said, difference)
-        for said in proposed_holidays(connection, exchanges, first, last)
-        if (difference := find_difference(TradingCalendar(said.exchange), said.holiday)) is not None
+        for said in proposed
+        if (difference := find_difference(calendars[said.exchange], said.holiday)) is not None
     ]
 
 
