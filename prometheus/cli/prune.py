@@ -76,3 +76,10 @@ def prune(
     verb = "would be removed" if dry_run else "removed"
     span = f", sessions {removed.first_session} to {removed.last_session}" if removed.runs else ""
     print(f"{place.shown_url}: {what} {verb}{span}.")
+    others = (
+        (removed.request_keys, "key of a request", "keys of requests"),
+        (removed.alerts, "alert", "alerts"),
+        (removed.backfills, "backfill", "backfills"),
+    )
+    if told := [f"{count} {one if count == 1 else many}" for count, one, many in others if count]:
+        print(f"Besides: {', '.join(told)}.")

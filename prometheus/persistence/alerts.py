@@ -18,7 +18,6 @@ from sqlalchemy import (
     Select,
     Text,
     cast,
-    delete,
     func,
     insert,
     literal,
@@ -439,9 +438,9 @@ def acknowledge(connection: Connection, alert_id: int, *, actor: str, reason: st
     return changed
 
 
-def forget_alerts(connection: Connection, before: datetime) -> int:
-    """Let go of the alerts that were over before an instant of wall time; return how many."""
-    return connection.execute(delete(alerts).where(_a.resolved_at < before)).rowcount
+def old_alerts(before: datetime) -> Select[tuple[int]]:
+    """Select the numbers of alerts that were over before an instant of wall time."""
+    return select(_a.alert_id).where(_a.resolved_at < before)
 
 
 def facts_of(row: Row[Any]) -> Mapping[str, Collection[str]]:

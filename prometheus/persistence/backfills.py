@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain, zip_longest
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError
@@ -551,9 +551,8 @@ def end_backfills(connection: Connection) -> list[int]:
     return sorted(ended.scalars())
 
 
-def forget_backfills(connection: Connection, before: datetime) -> int:
-    """Let go of those that had ended before an instant of wall time; return how many."""
+def old_backfills(before: datetime) -> Select[tuple[int]]:
+    """Select the numbers of those that had ended before an instant of wall time."""
     # Not the last, on whose number SQLite goes on.
     last = select(func.max(_b.backfill_id)).scalar_subquery()
-    forgotten = delete(backfills).where(_b.ended_at < before, _b.backfill_id < last)
-    return connection.execute(forgotten).rowcount
+    return select(_b.backfill_id).where(_b.ended_at < before, _b.backfill_id < last)

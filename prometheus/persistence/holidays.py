@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from itertools import groupby
@@ -34,7 +35,7 @@ from prometheus.core.holidays import (
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import Override, Overrides
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import PrometheusError
+from prometheus.errors import PrometheusError, UnreadableError
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.overrides import lock_overrides, read_overrides, record
@@ -201,13 +202,21 @@ def differing_holidays(
     first: date | None = None,
     last: date | None = None,
 ) -> list[tuple[StoredHoliday, Difference]]:
-    """List what waits for a person: proposals that are not what the calendar in force says."""
+    """
+    List what waits for a person: proposals that are not what the calendar in force says.
+
+    Those of an exchange that can not be read, which is told elsewhere, hide no other's.
+    """
     proposed = proposed_holidays(connection, exchanges, first, last)
-    calendars = {mic: TradingCalendar(mic) for mic in {said.exchange for said in proposed}}
+    calendars = {}
+    for mic in {said.exchange for said in proposed}:
+        with suppress(UnreadableError):
+            calendars[mic] = TradingCalendar(mic)
     return [
         (said, difference)
         for said in proposed
-        if (difference := find_difference(calendars[said.exchange], said.holiday)) is not None
+        if said.exchange in calendars
+        and (difference := find_difference(calendars[said.exchange], said.holiday)) is not None
     ]
 
 

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    and_,
+    delete,
+    func,
+    select,
+    update,
+)
 
 from prometheus.core.instants import write_instant
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.planning import LOOKS_BACK
-from prometheus.persistence.alerts import forget_alerts
-from prometheus.persistence.backfills import forget_backfills
+from prometheus.persistence.alerts import old_alerts
+from prometheus.persistence.backfills import old_backfills
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.operators import record_audit
-from prometheus.persistence.requests import forget_keys
-from prometheus.persistence.tables import audit, dag_runs, job_executions, pipelines
+from prometheus.persistence.requests import old_keys
+from prometheus.persistence.tables import (
+    alerts,
+    audit,
+    backfills,
+    dag_runs,
+    job_executions,
+    pipelines,
+    request_keys,
+)
 
 _r = dag_runs.c
 _RUNS_AT_ONCE = 50
+OTHERS: Mapping[str, tuple[Column[Any], Callable[[datetime], Select[Any]], int]] = {
+    "request_keys": (request_keys.c.key, old_keys, 1_000),
+    "alerts": (alerts.c.alert_id, old_alerts, 200),  # each with its messages
+    "backfills": (backfills.c.backfill_id, old_backfills, 1),  # each with up to 5,000 sessions
+}
+"""What else goes: its key, which of it is old, and how many go in one transaction."""
 LEAST_AGE = timedelta(days=30)
 """Of what may be removed: what is younger may still be looked at, or followed by a new run."""
 
@@ -64,6 +89,9 @@ class Removed:
     executions: int
     first_session: date | None = None
     last_session: date | None = None
+    request_keys: int = 0
+    alerts: int = 0
+    backfills: int = 0
 
     def __add__(self, other: Removed) -> Removed:
         firsts = [each for each in (self.first_session, other.first_session) if each]
@@ -73,6 +101,9 @@ class Removed:
             self.executions + other.executions,
             min(firsts, default=None),
             max(lasts, default=None),
+            self.request_keys + other.request_keys,
+            self.alerts + other.alerts,
+            self.backfills + other.backfills,
         )
 
     def document(self) -> dict[str, Any]:
@@ -82,6 +113,7 @@ class Removed:
             "executions": self.executions,
             "first_session": self.first_session and self.first_session.isoformat(),
             "last_session": self.last_session and self.last_session.isoformat(),
+            **{kind: getattr(self, kind) for kind in OTHERS},
         }
 
 
@@ -107,15 +139,21 @@ def count_old(engine: Engine, cutoff: Cutoff) -> Removed:
         executions = connection.execute(
             select(func.count()).select_from(job_executions.join(dag_runs)).where(cutoff.old)
         ).scalar_one()
-    return Removed(runs, executions, first, last)
+        others = {
+            kind: connection.execute(
+                select(func.count()).select_from(old(cutoff.completed_at).subquery())
+            ).scalar_one()
+            for kind, (_, old, _) in OTHERS.items()
+        }
+    return Removed(runs, executions, first, last, **others)
 
 
 def prune(
     engine: Engine, cutoff: Cutoff, *, actor: str, reason: str | None = None
 ) -> Iterator[Removed]:
     """
-    Remove old runs with their executions, so many in a transaction, old keys of requests, and
-    alerts and backfills that were over by then; who did what stays in `audit`, this too.
+    Remove old keys of requests, alerts and backfills that were over by then, and old runs with
+    their executions, so many in a transaction; who did what stays in `audit`, this too.
 
     Safe beside schedulers, workers and operators: an open run is never touched, nor one that
     somebody holds at that moment.
@@ -128,21 +166,35 @@ def prune(
         What each transaction has removed, once it is committed.
     """
     _forget_sessions(engine, cutoff)
+    details = {
+        "sessions_before": cutoff.session.isoformat(),
+        "ended_before": write_instant(cutoff.completed_at),
+        "reason": reason,
+    }
+    removed = Removed(0, 0)
     with writing(engine) as connection:
-        forgotten = {
-            "request_keys": forget_keys(connection, cutoff.completed_at),
-            "alerts": forget_alerts(connection, cutoff.completed_at),
-            "backfills": forget_backfills(connection, cutoff.completed_at),
-        }
-        details = {
-            "sessions_before": cutoff.session.isoformat(),
-            "ended_before": write_instant(cutoff.completed_at),
-            "reason": reason,
-            **forgotten,
-        }
-        removed = Removed(0, 0)
         target = f"sessions before {cutoff.session}"
         entry = record_audit(connection, actor, "prune", target, {**details, **removed.document()})
+
+    def note(connection: Connection, batch: Removed) -> Removed:
+        # With each of its transactions: one that is interrupted has said what is gone.
+        connection.execute(
+            update(audit)
+            .where(audit.c.audit_id == entry)
+            .values(details={**details, **(removed + batch).document()})
+        )
+        return removed + batch
+
+    for kind in OTHERS:
+        while True:
+            with writing(engine) as connection:
+                count = forget_some(connection, kind, cutoff.completed_at)
+                if not count:
+                    break
+                gone: dict[str, Any] = {kind: count}
+                batch = Removed(0, 0, **gone)
+                removed = note(connection, batch)
+            yield batch
     while True:
         with writing(engine) as connection:
             # Whoever reopens a run holds it; when it is let go, its state is looked at anew.
@@ -164,14 +216,15 @@ def prune(
             ).scalars()
             sessions = list(days)
             batch = Removed(len(sessions), executions, min(sessions), max(sessions))
-            removed += batch
-            # With each of its transactions: one that is interrupted has said what is gone.
-            connection.execute(
-                update(audit)
-                .where(audit.c.audit_id == entry)
-                .values(details={**details, **removed.document()})
-            )
+            removed = note(connection, batch)
         yield batch
+
+
+def forget_some(connection: Connection, kind: str, before: datetime) -> int:
+    """Remove a few of a kind of `OTHERS` that were over before an instant; return how many."""
+    key, old, at_once = OTHERS[kind]
+    some = old(before).limit(at_once)
+    return connection.execute(delete(key.table).where(key.in_(some))).rowcount
 
 
 def _forget_sessions(engine: Engine, cutoff: Cutoff) -> None:

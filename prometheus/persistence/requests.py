@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Select, select, update
 
 from prometheus.errors import PrometheusError
 from prometheus.persistence.runs import insert_new
@@ -57,6 +57,6 @@ def keep_answer(connection: Connection, key: str, answer: str) -> None:
     connection.execute(update(request_keys).where(_k.key == key).values(answer=answer))
 
 
-def forget_keys(connection: Connection, before: datetime) -> int:
-    """Let go of the keys that were taken before an instant of wall time; return how many."""
-    return connection.execute(delete(request_keys).where(_k.created_at < before)).rowcount
+def old_keys(before: datetime) -> Select[tuple[str]]:
+    """Select the keys that were taken before an instant of wall time."""
+    return select(_k.key).where(_k.created_at < before)

@@ -14,8 +14,6 @@ from tests.simulation.year import Year
 
 ONE_OF_EACH = [seed for seed, why in saved_seeds().items() if why != THE_SAME]
 """Of several that found the same fault the first; ``--saved`` replays all of them."""
-THEIR_DAYS = 100
-"""How much of those years: what is drawn has changed since; `--saved` lives them whole."""
 FOUND_BY = {"unique": 9, "report": 9, "fence": 14}
 """Defects that the first seed does not find, and one that does: it is tried first."""
 
@@ -65,4 +63,4 @@ def test_without_a_defect_the_same_days_keep_every_promise() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", ONE_OF_EACH)
 def test_year_that_once_broke_a_promise_keeps_them_all(seed: int) -> None:
-    assert Year(seed, days=THEIR_DAYS).run().violation is None
+    assert Year(seed).run().violation is None

@@ -22,7 +22,6 @@ from prometheus.persistence.backfills import (
     Backfill,
     BackfillChangedError,
     digest,
-    forget_backfills,
     get_backfill,
     list_sessions,
     plan,
@@ -35,6 +34,7 @@ from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.operators import OperatorError
 from prometheus.persistence.overrides import record
+from prometheus.persistence.pruning import forget_some
 from prometheus.persistence.tables import audit, dag_runs, job_executions, market_clock
 from prometheus.verification import Expectation, check
 from tests.integration.dispatch.schedulers import (
@@ -392,7 +392,7 @@ def test_those_that_are_forgotten_leave_their_numbers_to_nobody(desk: Desk) -> N
         with writing(desk.engine) as connection:
             stop_backfill(connection, number, reason="enough", actor="bob")
     with writing(desk.engine) as connection:
-        forget_backfills(connection, wall_time(connection))
+        assert forget_some(connection, "backfills", wall_time(connection)) == 1
     assert desk.start() == second + 1
 
 

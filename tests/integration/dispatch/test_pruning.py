@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, insert, select, update
 
 from prometheus.dispatch.scheduler import Scheduler
 from prometheus.orchestration.lifecycle import RunStatus
@@ -21,7 +21,7 @@ from prometheus.persistence.pruning import (
     find_cutoff,
     prune,
 )
-from prometheus.persistence.tables import audit, dag_runs, job_executions, pipelines
+from prometheus.persistence.tables import audit, dag_runs, job_executions, pipelines, request_keys
 from tests.integration.dispatch.schedulers import RecordingBroker, make_scheduler
 from tests.integration.dispatch.trial import chain
 
@@ -101,6 +101,22 @@ def test_what_is_old_goes_whole_and_is_counted_before(engine: Engine, ended: Sch
     )  # fmt: skip
     assert entry.details.items() >= {**expected.document(), "reason": "disk", "alerts": 0}.items()
     assert removed(engine) == Removed(0, 0)
+
+
+def test_what_else_is_old_goes_in_small_steps_and_is_told(engine: Engine, ended: Scheduler) -> None:
+    with writing(engine) as connection:
+        now = connection.execute(select(database_now())).scalar_one()
+        old = {"request_hash": "", "answer": "", "created_at": now - 2 * AGE}
+        keys = [{"key": str(number), **old} for number in range(1_001)]
+        connection.execute(insert(request_keys), keys)
+    expected = count_old(engine, cutoff(engine))
+    assert (expected.runs, expected.request_keys) == (5, 1_001)
+    steps = list(prune(engine, cutoff(engine), actor="bob"))
+    assert [each.request_keys for each in steps] == [1_000, 1, 0]
+    assert sum(steps, Removed(0, 0)) == expected
+    with reading(engine) as connection:
+        details = connection.execute(select(audit.c.details)).scalar_one()
+    assert details.items() >= expected.document().items()
 
 
 def test_an_open_run_stays_and_so_does_one_that_ended_lately(
