@@ -91,9 +91,8 @@ def start(
         if not as_json:
             _show_plan(planned)
         number: int | None = None
-        nothing = not as_json and backfills.nothing_to_do(planned, reprocess)
-        if nothing and not yes:
-            raise OperatorError(nothing)
+        if not (yes or as_json) and (why := backfills.nothing_to_do(planned, reprocess)):
+            raise OperatorError(why)
         if yes or (not as_json and typer.confirm("Start it?")):
             with writing(engine) as connection:
                 refresh(connection, read_now(connection))  # overrides that came meanwhile

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -87,8 +87,11 @@ def sync(
             _decide(place, engine, name, days, words, yes=yes, as_json=as_json)
             return
         from prometheus.feeds import exchanges, synchronize  # it takes time
+        from prometheus.persistence.clock import read_now
+        from prometheus.persistence.engine import reading
 
-        year = datetime.now(UTC).year
+        with reading(engine) as connection:
+            year = read_now(connection).wall_at.year
         client = _client(place.settings)
         if of_none := [name for name in names or () if not exchanges([name])]:
             raise typer.BadParameter(f"{', '.join(of_none)}: no feed knows what is no exchange")

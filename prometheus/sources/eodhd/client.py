@@ -91,7 +91,8 @@ class EodhdClient:
     Puts questions to eodhd.com, inside ``async with``; may be left and entered again, in any loop.
 
     What it learns about limits it keeps: a spent quota is remembered until midnight GMT, and
-    nothing is asked before. (Of one process: each learns by itself, and a refusal costs nothing.)
+    nothing is asked before. (Of one client: each learns by itself, of a worker's process one, of
+    each command and each request to the API a new one; a refusal costs nothing.)
     """
 
     def __init__(

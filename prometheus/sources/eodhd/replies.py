@@ -29,7 +29,8 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _TIME = re.compile(r"(\d\d):(\d\d)(?::(\d\d))?")
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TEXT_LENGTH = 200
-_FAULTS_TOLD = 3
+_FAULTS_TOLD = 10
+"""Of one reply; a bulk may have one in each of 50,000 rows."""
 _MOST_HOLIDAYS = 1000
 """Of one exchange; a year has some ten."""
 
@@ -538,7 +539,7 @@ def _both(start: time | None, end: time | None) -> tuple[time, time] | None:
 
 
 def _check(adapter: TypeAdapter[T], document: object) -> T:
-    """Give a document its types; of its faults, the places of the first are told."""
+    """Give a document its types; of its faults, the first ten are told, each with its place."""
     try:
         return adapter.validate_python(document)
     except ValidationError as error:
@@ -555,7 +556,8 @@ def _check(adapter: TypeAdapter[T], document: object) -> T:
 def _said(kind: str, message: str) -> str:
     """Write what is wrong in the feed's words, which knows none of our types."""
     wanted = {"model_type": "an object was wanted", "list_type": "a list was wanted"}
-    return wanted.get(kind, message.removeprefix("Value error, ").lower())
+    said = wanted.get(kind, message.removeprefix("Value error, "))
+    return said[:1].lower() + said[1:]
 
 
 def _place(location: tuple[int | str, ...]) -> str:

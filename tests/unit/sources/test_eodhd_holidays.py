@@ -120,14 +120,55 @@ def test_what_can_not_be_true_is_refused_and_says_why(wrong: str) -> None:
     assert TOKEN not in str(caught.value)
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_what_can_not_be_true_in_ten_ways_gets_ten_messages() -> None:
     reply = document(
         Code="LSE",
         Timezone="Europe/London",
-        ExchangeHolidays=holidays("2013-01-01", "2013-12-25"),
+        ExchangeHolidays=holidays("2011-12-26", "2013-01-01", "2013-03-29", "2013-12-25")
+        | holidays("2013-12-24", Type="EarlyClose", EarlyClose="03:00")
+        | holidays("2013-12-31", Type="EarlyClose", EarlyClose="23:00"),
     )
     with Imitation(now=datetime(2012, 11, 21, 23, tzinfo=UTC)) as server:
         server.answers.append(Answer(200, json.dumps({"data": reply}).encode()))
         with pytest.raises(ImplausibleHolidaysError) as caught:
             fetch(server)
-    assert len(caught.value.faults) == 5
+    assert list(caught.value.faults) == [
+        "US was asked for, and the holidays of another exchange came",
+        "its time zone is Europe/London, that of XNYS is America/New_York",
+        "it lists no holiday of 2012",
+        "2011-12-26 is not in 2012",
+        "2013-01-01 is not in 2012",
+        "2013-03-29 is not in 2012",
+        "2013-12-24 is not in 2012",
+        "2013-12-25 is not in 2012",
+        "2013-12-31 is not in 2012",
+        "an early close at 03:00 on 2013-12-24 is not within the usual hours",
+        "an early close at 23:00 on 2013-12-31 is not within the usual hours",
+    ]
+
+
+def test_what_can_not_be_read_in_ten_ways_gets_ten_messages() -> None:
+    reply = document(
+        Code=[],
+        Timezone="Mars/Olympus",
+        TradingHours={"Open": "9", "Close": "25:00", "WorkingDays": "Mon, Tue"},
+        ExchangeHolidays=holidays("2012-13-01", "20121225", "Christmas")
+        | holidays("2012-12-24", Type="EarlyClose", EarlyClose="one")
+        | {"2012-12-26": {"Holiday": "Boxing Day"}, "2012-12-31": "closed"},
+    )
+    with Imitation() as server:
+        server.answers.append(Answer(200, json.dumps({"data": reply}).encode()))
+        with pytest.raises(EodhdError) as caught:
+            fetch(server)
+    assert str(caught.value).split(": ", 1)[1].split("; ") == [
+        "data.Code: a text was wanted",
+        "data.Timezone: a time zone such as America/New_York was wanted",
+        "data.TradingHours.Open: a time such as 13:00 was wanted",
+        "data.TradingHours.Close: hour must be in 0..23",
+        "data.ExchangeHolidays: month must be in 1..12",
+        "data.ExchangeHolidays: a date such as 2026-11-27 was wanted",
+        "data.ExchangeHolidays.Christmas: a date such as 2026-11-27 was wanted",
+        "data.ExchangeHolidays.EarlyClose: a time such as 13:00 was wanted",
+        "data.ExchangeHolidays.Type: field required",
+        "data.ExchangeHolidays: an object was wanted. Nothing of it was used.",
+    ]
