@@ -555,7 +555,8 @@ class Scheduler:
             self._overrides = None  # who led before may not have come to follow them
         if leadership.leads and leadership.figures is not None:
             kept = leadership.figures
-            self._before = {name: value - self.totals[name] for name, value in kept.items()}
+            names = {**kept, **self.totals}
+            self._before = {name: kept.get(name, 0) - self.totals[name] for name in names}
         return leadership.leads
 
     def _ask_to_lead(self, *, instead_of: int | None = None) -> leases.Leadership:
