@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
+from sqlalchemy import inspect as look_into
 
 from prometheus.errors import PrometheusError
 from prometheus.persistence.engine import create_engine, reading, shown_url
+
+# Every process looks which revision its database has, and Alembic would be a tenth of what it takes
+# to start; so only what changes tables imports it.
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 _INSTALLED = Path(__file__).parent / "migrations"
 """Where the wheel keeps the scripts; in a checkout they are in ``migrations/`` at the top."""
@@ -61,28 +65,43 @@ class UnknownRevisionError(PrometheusError):
         super().__init__(f"There is no revision {revision}; there are {', '.join(known)}.")
 
 
+def _folder() -> Path:
+    return _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "migrations"
+
+
 def _config(engine: Engine | None = None) -> Config:
-    checkout = Path(__file__).parents[2] / "migrations"
+    from alembic.config import Config
+
     config = Config()
-    scripts = str(_INSTALLED if _INSTALLED.is_dir() else checkout)
-    config.set_main_option("script_location", scripts.replace("%", "%%"))
+    config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
     config.attributes["engine"] = engine
     return config
 
 
 def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory.from_config(_config())
+
+
+def revisions() -> tuple[str, ...]:
+    """Return those that this release knows, the earliest first: the numbers of its scripts."""
+    names = (path.name for path in (_folder() / "versions").glob("[0-9]*_*.py"))
+    return tuple(sorted(name.partition("_")[0] for name in names))
 
 
 def head() -> str:
     """Return the revision of this release."""
-    return str(_scripts().get_current_head())
+    return revisions()[-1]
 
 
 def current(engine: Engine) -> str | None:
     """Return the database's revision; ``None`` without tables."""
     with reading(engine) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        if not look_into(connection).has_table("alembic_version"):
+            return None
+        found = connection.execute(text("SELECT version_num FROM alembic_version"))
+        return found.scalar_one_or_none()
 
 
 def check(engine: Engine) -> None:
@@ -94,17 +113,18 @@ def check(engine: Engine) -> None:
     """
     found, wanted = current(engine), head()
     if found != wanted:
-        known = {script.revision for script in _scripts().walk_revisions()}
         raise DatabaseRevisionError(
             shown_url(engine.url),
             found,
             wanted,
-            newer=found is not None and found not in known,
+            newer=found is not None and found not in revisions(),
         )
 
 
 def upgrade(url: str, revision: str = "head") -> None:
     """Bring a database to a revision, this release's by default; nothing is lost."""
+    from alembic import command
+
     engine = create_engine(url)
     try:
         command.upgrade(_config(engine), revision)
@@ -139,6 +159,8 @@ def steps_back(engine: Engine, revision: str) -> list[StepBack]:
 
 def downgrade(url: str, revision: str) -> None:
     """Take a database back to a revision; ``base`` drops every table with its rows."""
+    from alembic import command
+
     engine = create_engine(url)
     try:
         command.downgrade(_config(engine), revision)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,16 @@ def test_upgrading_twice_changes_nothing(database_url: str) -> None:
     engine.dispose()
 
 
+def test_revisions_are_those_of_the_scripts_and_need_no_alembic(engine: Engine) -> None:
+    scripts = [script.revision for script in migrate._scripts().walk_revisions()]
+    assert list(migrate.revisions()) == scripts[::-1]
+    with engine.connect() as connection:
+        kept = MigrationContext.configure(connection).get_current_revision()
+    assert migrate.current(engine) == kept == migrate.head() == scripts[0]
+    asked = "import sys, workers, prometheus.monitoring.app; sys.exit('alembic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", asked], check=True)
+
+
 def test_clocks_one_row_is_there_and_live(engine: Engine) -> None:
     with reading(engine) as connection:
         rows = connection.execute(
@@ -127,7 +139,7 @@ class TestCheck:
     def test_older_database_is_refused_with_the_remedy(
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        # This release has one revision as yet: give it a second that the database lacks.
+        # Give this release one more revision, which the database lacks.
         found = migrate.head()
         folder = tmp_path / "100% scripts"
         versions = folder / "versions"
@@ -136,15 +148,15 @@ class TestCheck:
         for script in (source / "versions").glob("*.py"):
             (versions / script.name).write_text(script.read_text())
         (folder / "env.py").write_text((source / "env.py").read_text())
-        (versions / "next.py").write_text(
-            f"revision = 'next'\ndown_revision = {found!r}\n"
+        (versions / "9998_next.py").write_text(
+            f"revision = '9998'\ndown_revision = {found!r}\n"
             f"def upgrade(): pass\ndef downgrade(): pass\n"
         )
         monkeypatch.setattr(migrate, "_INSTALLED", folder)
         with pytest.raises(DatabaseRevisionError) as raised:
             migrate.check(engine)
-        assert (raised.value.found, raised.value.wanted) == (found, "next")
-        assert f"at revision {found}, and this release needs revision next" in str(raised.value)
+        assert (raised.value.found, raised.value.wanted) == (found, "9998")
+        assert f"at revision {found}, and this release needs revision 9998" in str(raised.value)
         assert "Run: prometheus db upgrade" in str(raised.value)
         migrate.upgrade(engine.url.render_as_string(hide_password=False))
         migrate.check(engine)
