@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from prometheus.errors import PrometheusError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from sqlalchemy import Connection
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY = 0.5
 """Wall seconds between two looks; workers keep lines as often."""
+
+_OVERLAP = timedelta(minutes=1)
+"""Ends are stamped when their transactions begin, and seen when these have ended."""
 
 
 class NoSuchAttemptError(PrometheusError):
@@ -51,8 +56,9 @@ def logs(
     """
     Show what the attempts of a run, or of one job of it, printed and logged, and how they ended.
 
-    Of each attempt the first 128 KB and the last 64 KB are kept. What programs that a job starts
-    write by themselves stands in the worker's own log only.
+    Of each attempt the first 128 KB and the newest 64 KB are kept, while it runs, too: a line says
+    how much between them is left out. What programs that a job starts write by themselves stands in
+    the worker's own log only.
     """
     from prometheus.cli.places import find_place, opened
     from prometheus.persistence.engine import reading
@@ -65,7 +71,17 @@ def logs(
         while True:
             with reading(engine) as connection:
                 goes_on = _goes_on(connection, dag_id, job, attempt)
-                found = read(connection, dag_id, job, attempt, after=show.seen, ended=show.ended)
+                # What has slipped through is shown at the last look, which reads everything.
+                since = show.ended_at - _OVERLAP if show.ended_at and goes_on else None
+                found = read(
+                    connection,
+                    dag_id,
+                    job,
+                    attempt,
+                    after=show.seen,
+                    ended=show.ended,
+                    since=since,
+                )
             show(found)
             if not (follow and goes_on):
                 break
@@ -120,19 +136,37 @@ class _Shown:
         """Execution id -> the last part of it that was shown."""
         self.ended: set[str] = set()
         """Executions whose end was shown."""
+        self.ended_at: datetime | None = None
+        """When the last of them ended."""
+        self._known: dict[str, int] = {}
+        """Execution id -> characters behind its first 128 KB that were shown or said to be left
+        out."""
 
     def __call__(self, attempts: Iterable[LoggedAttempt]) -> None:
         from prometheus.orchestration.lifecycle import FINAL
 
         for attempt in attempts:
             for part in attempt.parts:
-                self.show_part(attempt, part)
+                text = self._unseen(attempt, part)
+                if text:
+                    self.show_part(attempt, part, text)
                 self.seen[attempt.execution_id] = part.part
             if attempt.status in FINAL:
                 self.show_end(attempt)
                 self.ended.add(attempt.execution_id)
+                ends = filter(None, (self.ended_at, attempt.completed_at))
+                self.ended_at = max(ends, default=None)
 
-    def show_part(self, attempt: LoggedAttempt, part: LogPart) -> None:
+    def _unseen(self, attempt: LoggedAttempt, part: LogPart) -> str:
+        from prometheus.dispatch.attempt_log import news
+
+        if not part.is_end:
+            return part.text
+        known = self._known.get(attempt.execution_id, 0)
+        text, self._known[attempt.execution_id] = news(part.text, known)
+        return text
+
+    def show_part(self, attempt: LoggedAttempt, part: LogPart, text: str) -> None:
         raise NotImplementedError
 
     def show_end(self, attempt: LoggedAttempt) -> None:
@@ -146,9 +180,9 @@ class _Lines(_Shown):
         super().__init__()
         self._last: str | None = None
 
-    def show_part(self, attempt: LoggedAttempt, part: LogPart) -> None:
+    def show_part(self, attempt: LoggedAttempt, _: LogPart, text: str) -> None:
         self._head(attempt)
-        print(part.text, end="", flush=True)
+        print(text, end="", flush=True)
 
     def show_end(self, attempt: LoggedAttempt) -> None:
         from prometheus.cli import output
@@ -170,8 +204,8 @@ class _Lines(_Shown):
 class _JsonLines(_Shown):
     """Prints a JSON document for each part, and one for each end."""
 
-    def show_part(self, attempt: LoggedAttempt, part: LogPart) -> None:
-        self._print(attempt, part=part.part, at=part.at, text=part.text)
+    def show_part(self, attempt: LoggedAttempt, part: LogPart, text: str) -> None:
+        self._print(attempt, part=part.part, at=part.at, text=text)
 
     def show_end(self, attempt: LoggedAttempt) -> None:
         self._print(

@@ -7,8 +7,8 @@ import os
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from prometheus.dispatch.attempts import storable
 
@@ -20,6 +20,9 @@ FIRST, LAST = 131_072, 65_536
 """Characters of an attempt that are kept: so many of its beginning, and so many of its end."""
 _LONGEST_LINE = 8_192
 """Bytes of a line that are kept before it has ended."""
+_LEFT_OUT = "... {} characters are left out ...\n"
+"""First line of the end of an attempt, where something is missing before it."""
+_TOLD = re.compile(_LEFT_OUT.replace(".", r"\.").format(r"(\d{1,15})"))
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)", re.DOTALL)
 """What moves the cursor of a terminal, colours it, or names its window."""
 _OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n)", re.MULTILINE)
@@ -27,20 +30,32 @@ _OVERWRITTEN = re.compile(r"^[^\n]*\r(?!\n)", re.MULTILINE)
 _CONTROLS = re.compile(r"[\x01-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+class Keep(Protocol):
+    """Writes what an attempt has written; what raises has written nothing."""
+
+    def __call__(self, text: str, end: str, *, last: bool) -> None:
+        """
+        Write some lines behind those that were written before, and the newest of all.
+
+        Args:
+            end: What has come behind the first 128 KB, in place of what was so before; empty if
+                nothing has come since.
+            last: Whether nothing follows, so that it is worth waiting for the database.
+        """
+
+
 class AttemptLog:
     """
     Collects whole lines, and keeps them every half second and at the end.
+
+    Once the first 128 KB are full, what is newest takes the place of what was, each time: who looks
+    on sees how it goes on, and what is killed has left its last words.
 
     Its own thread keeps them, so that neither a job that writes nothing for long nor a database
     that is slow holds anything up.
     """
 
-    def __init__(self, keep: Callable[[str], None]) -> None:
-        """
-        Args:
-            keep: Writes some lines behind those it has written before; what raises has written
-                nothing.
-        """
+    def __init__(self, keep: Keep) -> None:
         self._keep = keep
         self._process = os.getpid()
         # What is collected as garbage under it may write, too.
@@ -49,8 +64,10 @@ class AttemptLog:
         self._unfinished: defaultdict[str, bytes] = defaultdict(bytes)
         self._waiting = ""
         self._room = FIRST
+        self._behind = bytearray()
         self._end = ""
         self._left_out = 0
+        self._grown = False
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
@@ -78,22 +95,38 @@ class AttemptLog:
             for rest in self._unfinished.values():
                 self._take(rest + b"\n" if rest else b"")
             self._unfinished.clear()
-            if self._left_out:
-                self._waiting += f"... {self._left_out} characters are left out ...\n"
-            self._waiting += self._end
-            self._end = ""
         self._flush(last=True)
 
     def _take(self, data: bytes) -> None:
         if not data:
             return
-        text = readable(data.decode("utf-8", "replace"))
-        self._waiting += text[: self._room]
-        self._end += text[self._room :]
-        self._room -= min(len(text), self._room)
-        if len(self._end) > 2 * LAST:
-            self._left_out += len(self._end) - LAST
-            self._end = self._end[-LAST:]
+        if self._room:
+            text = readable(data.decode("utf-8", "replace"))
+            self._waiting += text[: self._room]
+            self._end = text[self._room :]
+            self._room -= min(len(text), self._room)
+            self._grown = bool(self._end)
+            return
+        # Most of very much is left out again, so it is made readable only when it is kept; whole
+        # lines go, so that no secret is cut before it is masked.
+        self._behind += data
+        self._grown = True
+        if len(self._behind) > 4 * LAST:
+            gone = self._behind.find(b"\n", len(self._behind) - 2 * LAST, -1) + 1
+            self._left_out += gone
+            del self._behind[:gone]
+
+    def _newest(self) -> str:
+        """Return the end as it is by now; empty if nothing has come since it was last kept."""
+        if not self._grown:
+            return ""
+        self._end += readable(self._behind.decode("utf-8", "replace"))
+        self._behind.clear()
+        over = max(0, len(self._end) - LAST)
+        self._left_out += over
+        self._end = self._end[over:]
+        self._grown = False
+        return (_LEFT_OUT.format(self._left_out) if self._left_out else "") + self._end
 
     def _work(self) -> None:
         while not self._closed.wait(FLUSH_EVERY):
@@ -103,15 +136,36 @@ class AttemptLog:
         with self._keeping:
             with self._lock:
                 text, self._waiting = self._waiting, ""
-            if not text:
+                end = self._newest()
+            if not (text or end):
                 return
             try:
-                self._keep(text)
+                self._keep(text, end, last=last)
             except Exception as error:  # noqa: BLE001  no job fails, and no thread ends, of its log
                 if last:  # it stands in the worker's own log all the same
                     log.warning("log_not_kept", extra={"error": str(error)})
                 with self._lock:
                     self._waiting = text + self._waiting
+                    self._grown = self._grown or bool(end)
+
+
+def news(end: str, known: int) -> tuple[str, int]:
+    """
+    Return what is new in the end of an attempt, and how much of it is known then.
+
+    Args:
+        end: As it was kept.
+        known: Characters behind the first 128 KB that were seen before; 0 for none.
+
+    Returns:
+        The text begins by saying so if something was left out since.
+    """
+    told = _TOLD.match(end)
+    begins, text = (int(told[1]), end[told.end() :]) if told else (0, end)
+    reached = max(known, begins + len(text))
+    if begins > known:
+        return _LEFT_OUT.format(begins - known) + text, reached
+    return text[known - begins :], reached
 
 
 def readable(text: str) -> str:

@@ -301,16 +301,22 @@ class Attempts:
 
         return self._written(read, within=math.inf, begin=reading)
 
-    def keep_log(self, execution_id: str, text: str) -> None:
+    def keep_log(self, execution_id: str, text: str, end: str, *, last: bool) -> None:
         """
-        Keep some lines that an attempt has written; see `logs.append`.
+        Keep some lines that an attempt has written, and the newest of all; see `attempt_log.Keep`.
 
         Raises:
             SQLAlchemyError: They were not kept. It is tried once, for as long as one transaction
-                waits for the database.
+                waits for the database; the last ones until it is back, as what follows them is.
         """
-        with writing(self._engine) as connection:
-            logs.append(connection, execution_id, text)
+
+        def write(connection: Connection, perhaps_written: bool) -> None:
+            if text:
+                logs.append(connection, execution_id, text, perhaps_kept=perhaps_written)
+            if end:
+                logs.replace_end(connection, execution_id, end)
+
+        self._written(write, within=math.inf if last else 0)
 
     def cancel_asked(self, execution_id: str, incarnation: str) -> bool:
         """Say whether a running attempt should end; see `executions.cancel_asked`."""

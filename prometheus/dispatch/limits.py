@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 MAX_OUTPUT = 1_000_000
 """Bytes that an attempt may print on standard output, and again on standard error."""
+_PIECE = 65_536
+"""Bytes that are told at once of what a job writes at once."""
+_AHEAD = 8_192
+"""Bytes behind the last that may be printed that are looked at, for a secret that begins before."""
 AUTOMATIC_SHARE = 0.75
 """Of the memory there is: what one process may use when no limit is set."""
 # Of a container, as it sees itself; the second is that of older kernels.
@@ -56,7 +60,7 @@ def limited(
 
     Args:
         memory: Bytes that the process may use meanwhile, its own needs included.
-        heard: Is told what it writes, and to which stream.
+        heard: Is told all that it writes, and to which stream, secrets included.
 
     Raises:
         JobMemoryError: It wanted more.
@@ -144,7 +148,11 @@ def _signals_kept() -> Iterator[None]:
 
 
 class _Bounded(io.RawIOBase):
-    """Passes on so many bytes, without the secrets in them, and counts what comes after them."""
+    """
+    Passes on so many bytes, without the secrets in them, and counts what comes after them.
+
+    Who hears it is told all of it, as it was written.
+    """
 
     def __init__(self, name: str, target: IO[bytes]) -> None:
         self._name = name
@@ -165,18 +173,31 @@ class _Bounded(io.RawIOBase):
 
     def write(self, data: object) -> int:
         view = memoryview(data).cast("B")  # type: ignore[arg-type]  # typeshed has no buffer here
-        passed = view[: self._left]
-        if passed:
-            # Whatever bytes they are, they come back as they were.
-            text = bytes(passed).decode("utf-8", "surrogateescape")
-            shown = safe_text(text).encode("utf-8", "surrogateescape")
-            self._target.write(shown)
-            self._target.flush()
-            self._left -= len(passed)
-            if self.heard is not None:
-                self.heard(self._name, shown)
-        self.dropped += len(view) - len(passed)
+        if self._left:
+            self._pass_on(view)
+        else:
+            self.dropped += len(view)
+        if self.heard is not None:
+            for begin in range(0, len(view), _PIECE):
+                self.heard(self._name, bytes(view[begin : begin + _PIECE]))
         return len(view)
+
+    def _pass_on(self, view: memoryview) -> None:
+        near = view[: self._left + _AHEAD]
+        # Whatever bytes they are, they come back as they were.
+        text = bytes(near).decode("utf-8", "surrogateescape")
+        shown = safe_text(text).encode("utf-8", "surrogateescape")
+        most = self._left
+        if len(near) < len(view):  # what is nearest to the cut may be half a secret
+            most = min(most, len(shown) - _AHEAD)
+        passed = shown[:most]
+        self._target.write(passed)
+        self._target.flush()
+        if len(passed) == len(shown):
+            self._left -= len(passed)
+        else:
+            self._left = 0
+            self.dropped += len(view) - len(passed)
 
     def renew(self) -> int:
         """Pass on as many bytes again; return how many were dropped until now."""

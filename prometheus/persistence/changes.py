@@ -31,8 +31,7 @@ _CHANGES = select(
     select(func.max(_e.cancel_at)).where(_running).scalar_subquery(),
     select(func.max(_e.cancel_asked_at)).where(_running).scalar_subquery(),
     select(func.max(_e.completed_at)).scalar_subquery(),
-    select(func.count())
-    .select_from(attempt_logs)
+    select(func.sum(attempt_logs.c.part))  # the newest part is renewed under a new number
     .where(attempt_logs.c.execution_id.in_(select(_e.execution_id).where(_running)))
     .scalar_subquery(),
     select(func.count()).select_from(alerts).where(_open).scalar_subquery(),

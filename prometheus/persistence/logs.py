@@ -7,15 +7,36 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, String, and_, bindparam, func, insert, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    String,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence.listings import UnknownExecutionError
-from prometheus.persistence.tables import attempt_logs, job_executions
+from prometheus.persistence.metadata import database_now
+from prometheus.persistence.tables import attempt_logs, is_live, job_executions
 
 _e = job_executions.c
 _l = attempt_logs.c
 _ID = bindparam("id", type_=String)
+
+_OF_ATTEMPT: tuple[ColumnElement[Any], ...] = (
+    *(_e.execution_id, _e.dag_id, _e.job_id, _e.attempt_number, _e.status, _e.worker),
+    *(_e.started_at, _e.completed_at, _e.error_message, _e.error_details),
+)
+
+ENDS = 1_000_000
+"""Number from which on a part is the end of an attempt: it takes the place of the end before it."""
 
 _APPEND = insert(attempt_logs).from_select(
     ["execution_id", "part", "text"],
@@ -29,15 +50,28 @@ _APPEND = insert(attempt_logs).from_select(
 )
 
 
+# One row by one statement; written once more, it changes nothing but its number.
+_RENEW_END = (
+    update(attempt_logs)
+    .where(_l.execution_id == _ID, _l.part >= ENDS)
+    .values(part=_l.part + 1, at=database_now(), text=bindparam("text_of_end", type_=String))
+)
+
+
 @dataclass(frozen=True, slots=True)
 class LogPart:
     """Some lines of one attempt."""
 
     part: int
-    """Its number within the attempt, from 1."""
+    """Its number within the attempt, from 1; of the end, from `ENDS`."""
     at: datetime
     """When they were kept, by the database's clock: seconds after they were written."""
     text: str
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it is the newest of an attempt that has written much."""
+        return self.part >= ENDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +91,28 @@ class LoggedAttempt:
     parts: tuple[LogPart, ...]
 
 
-def append(connection: Connection, execution_id: str, text: str) -> None:
-    """Keep some whole lines of an attempt, after what was kept of it before."""
+def append(
+    connection: Connection, execution_id: str, text: str, *, perhaps_kept: bool = False
+) -> None:
+    """
+    Keep some whole lines of an attempt, after what was kept of it before.
+
+    Args:
+        perhaps_kept: Whether they may have been kept by an earlier try, whose answer was lost.
+    """
+    if perhaps_kept:
+        newest = select(_l.text).where(_l.execution_id == execution_id, _l.part < ENDS)
+        if connection.execute(newest.order_by(_l.part.desc()).limit(1)).scalar() == text:
+            return
     connection.execute(_APPEND, {"id": execution_id, "text": text})
+
+
+def replace_end(connection: Connection, execution_id: str, text: str) -> None:
+    """Keep the newest of an attempt in place of what was so before, under a new number."""
+    renewed = connection.execute(_RENEW_END, {"id": execution_id, "text_of_end": text})
+    if renewed.rowcount == 0:
+        end = insert(attempt_logs).values(execution_id=execution_id, part=ENDS, text=text)
+        connection.execute(end)
 
 
 def read(
@@ -70,6 +123,7 @@ def read(
     *,
     after: Mapping[str, int],
     ended: Collection[str] = (),
+    since: datetime | None = None,
 ) -> list[LoggedAttempt]:
     """
     Read what attempts of a run have logged.
@@ -80,17 +134,20 @@ def read(
         after: Execution id -> the last part of it that is known; those that are not named are read
             from the beginning.
         ended: Executions of which everything is known.
+        since: Leave out, too, what ended before, in wall time.
 
     Returns:
         All other attempts that have started or ended, in that order.
     """
-    statement = select(job_executions).where(
+    statement = select(*_OF_ATTEMPT).where(
         _e.dag_id == dag_id, _e.started_at.is_not(None) | _e.completed_at.is_not(None)
     )
     if job_id is not None:
         statement = statement.where(_e.job_id == job_id)
     if attempt_number is not None:
         statement = statement.where(_e.attempt_number == attempt_number)
+    if since is not None:
+        statement = statement.where(is_live | (_e.completed_at >= since))
     begun = func.coalesce(_e.started_at, _e.completed_at)
     statement = statement.order_by(begun, _e.job_id, _e.attempt_number)
     rows = [row for row in connection.execute(statement) if row.execution_id not in ended]
@@ -113,7 +170,7 @@ def read_attempt(connection: Connection, execution_id: str, *, after: int) -> Lo
         UnknownExecutionError: There is no such attempt.
     """
     row = connection.execute(
-        select(job_executions).where(_e.execution_id == execution_id)
+        select(*_OF_ATTEMPT).where(_e.execution_id == execution_id)
     ).one_or_none()
     if row is None:
         raise UnknownExecutionError(f"There is no execution {execution_id!r}.")

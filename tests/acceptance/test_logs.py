@@ -36,6 +36,8 @@ def says(ctx: JobContext) -> None:
 
 @talks.job(after=[says])
 def waits(ctx: JobContext) -> None:
+    for number in range(30_000):
+        print(f"line {number:6}")
     print("waiting", end="")
     print(" for it")
     while not (Path(os.environ["COME"]) / "come").exists():
@@ -70,7 +72,11 @@ def test_what_jobs_write_is_followed_and_kept(
     assert following.running  # live, before it has ended
     (home / "come").touch()
     assert following.wait(60) == 0, following.output()
-    assert "it has come\n[SUCCESS " in following.output()
+    seen = following.output()
+    assert "it has come\n[SUCCESS " in seen
+    # Of 360,000 characters 192 KB are kept, and what is newest is shown once as it is renewed.
+    assert " characters are left out ...\n" in seen
+    assert seen.count("waiting for it\n") == seen.count("line  29999\n") == 1
 
     shown = run_command("logs", DAG_ID, "says", "--folder", folder)
     first, second = shown.out.split("==> says, attempt 2 on ")

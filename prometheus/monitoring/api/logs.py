@@ -27,7 +27,10 @@ class Part(Model):
     """Some lines that were kept together."""
 
     part: int
-    """Its number within the attempt, from 1."""
+    """Its number within the attempt, from 1; higher is newer."""
+    end: bool
+    """Whether it is the newest of what has come behind the first 128 KB: each such part takes the
+    place of the one before it, and begins with how much is left out before its own text."""
     at: Instant
     """When they were kept, up to a second after they were written."""
     text: str
@@ -35,7 +38,7 @@ class Part(Model):
 
 
 class Log(Reply):
-    """What an attempt printed and logged: at most its first 128 KB and its last 64 KB."""
+    """What an attempt printed and logged: at most its first 128 KB and its newest 64 KB."""
 
     execution_id: str
     dag_id: str
@@ -65,7 +68,10 @@ def log(here: Here, execution_id: Name, question: Annotated[LogQuestion, Query()
         attempt=found.attempt_number,
         status=found.status,
         ended=found.status in FINAL,
-        items=[Part(part=part.part, at=part.at, text=safe_text(part.text)) for part in parts],
+        items=[
+            Part(part=part.part, end=part.is_end, at=part.at, text=safe_text(part.text))
+            for part in parts
+        ],
         next=parts[-1].part if parts else question.after,
         error=safe_text(found.error) if found.error else None,
         traceback=safe_text(found.traceback) if found.traceback else None,

@@ -35,6 +35,7 @@ prints = Pipeline("prints", markets=MARKETS)
 eats = Pipeline("eats", markets=MARKETS)
 leaves = Pipeline("leaves", markets=MARKETS)
 stubborn = Pipeline("stubborn", markets=MARKETS)
+talks = Pipeline("talks", markets=MARKETS)
 
 
 def poison(pipeline: Pipeline, **options: Any) -> Callable[[Any], Any]:
@@ -174,6 +175,15 @@ def logs(ctx: JobContext) -> None:
         ctx.logger.warning("z" * 10_000_000)
     for _ in range(200_000):
         logging.getLogger("of_a_library").warning("w" * 50)
+
+
+@poison(talks, max_retries=0)
+def talks_until_it_is_killed(ctx: JobContext) -> None:
+    for number in range(200_000):
+        print(f"line {number:6}")
+    ctx.logger.error("last words")
+    while True:
+        time.sleep(0.05)
 
 
 # --- memory

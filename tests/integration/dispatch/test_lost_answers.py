@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from prometheus.dispatch.attempts import Attempts
-from prometheus.persistence.engine import PATIENCE_SECONDS, create_engine
+from prometheus.persistence import logs
+from prometheus.persistence.engine import PATIENCE_SECONDS, create_engine, reading
 from prometheus.persistence.executions import (
     FailedForGood,
     Failure,
@@ -201,6 +202,22 @@ def test_failure_told_after_a_success_changes_nothing(
         outcome = attempts.fail(execution_id, BOOM, incarnation=incarnation, patient=True)
     assert isinstance(outcome, NotOurs)
     assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_last_lines_of_an_attempt_are_kept_once_though_the_answer_was_lost(
+    installation: Installation, attempts: Attempts, committed: bool
+) -> None:
+    """They are tried again, as the success that follows them is."""
+    dag_id, execution_id = queued(installation)
+    incarnation = register_worker(installation.engine)
+    attempts.start(execution_id, worker="test", incarnation=incarnation)
+    attempts.keep_log(execution_id, "first\n", "", last=False)
+    with answer_lost(installation.engine, committed=committed):
+        attempts.keep_log(execution_id, "head\n", "last words\n", last=True)
+    with reading(installation.engine) as connection:
+        (found,) = logs.read(connection, dag_id, after={})
+    assert [part.text for part in found.parts] == ["first\n", "head\n", "last words\n"]
 
 
 @pytest.fixture

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import pickle
+import re
+import signal
 import uuid
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -16,7 +19,8 @@ import redis
 from sqlalchemy import select, update
 
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.persistence import refusals
+from prometheus.dispatch.attempt_log import FIRST, LAST
+from prometheus.persistence import logs, refusals
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.tables import job_executions
 from prometheus.verification import check
@@ -272,6 +276,36 @@ def test_output_of_a_job_is_bounded(poisoned: Installation) -> None:
     ]:
         assert f"output_dropped stream={stream} kept=1000000 dropped={dropped}" in log, job_id
     assert log.count("output_dropped stream=stderr") == 2, "what is logged counts as well"
+
+
+def test_last_words_of_a_job_that_talks_much_are_kept_though_it_is_killed(
+    poisoned: Installation,
+) -> None:
+    """Also those behind the megabyte that the worker's own log has of it."""
+    poisoned.worker(concurrency=1)
+    dag_id = poisoned.make_run("talks")
+
+    def text() -> str:
+        with reading(poisoned.engine) as connection:
+            found = logs.read(connection, dag_id, after={})
+        return "".join(part.text for each in found for part in each.parts)
+
+    last_words = " ERROR prometheus.job.talks.talks_until_it_is_killed last words\n"
+    wait_until(lambda: text().endswith(last_words), timeout=120, message="they are kept")
+    (row,) = poisoned.attempts(dag_id)
+    assert row.status == "RUNNING"
+    os.kill(row.pid, signal.SIGKILL)
+    poisoned.wait_for_run(dag_id, "FAILED", timeout=120)
+
+    kept = text()
+    assert kept.startswith("line      0\n")
+    assert kept.endswith(last_words)
+    told = re.search(r"\.\.\. (\d+) characters are left out \.\.\.\n", kept)
+    assert told is not None
+    assert len(kept[: told.start()]) == FIRST
+    assert len(kept[told.end() :]) == LAST
+    written = 200_000 * len("line      0\n") + len(kept.splitlines()[-1]) + 1
+    assert int(told[1]) == written - FIRST - LAST
 
 
 def test_job_that_eats_memory_fails_and_its_process_goes(poisoned: Installation) -> None:

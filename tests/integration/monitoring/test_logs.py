@@ -39,6 +39,25 @@ def test_a_log_goes_on_where_the_last_look_ended(web: Web, world: World) -> None
     assert (last["error"], last["traceback"]) == ("ValueError: boom", "Traceback: boom\n")
 
 
+def test_the_newest_of_a_long_log_takes_the_place_of_what_was(web: Web, world: World) -> None:
+    execution_id = world.running(world.run(), "a", world.worker())
+    path = f"/api/v1/executions/{execution_id}/log"
+    write(world, execution_id, "head\n")
+    known = 0
+    for end in ("one\n", "one\ntwo\n"):
+        with writing(world.engine) as connection:
+            logs.replace_end(connection, execution_id, end)
+        found = web.get(path)
+        assert [(each["text"], each["end"]) for each in found["items"]] == [
+            ("head\n", False),
+            (end, True),
+        ]
+        assert web.get(path, after=max(known, 1))["items"] == found["items"][1:]
+        assert found["next"] > known
+        known = found["next"]
+    assert web.get(path, after=known)["items"] == []
+
+
 def test_a_log_is_told_without_secrets(web: Web, world: World) -> None:
     """Also one that was written before its secret was one."""
     execution_id = world.running(world.run(), "a", world.worker())

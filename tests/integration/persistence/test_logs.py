@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence import logs
+from prometheus.persistence.changes import read_changes
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.tables import attempt_logs, dag_runs
 from tests.integration.persistence.world import BOOM, World, job
@@ -35,6 +38,50 @@ def test_parts_are_read_in_order_and_once(world: World) -> None:
         (only,) = logs.read(connection, dag.dag_id, "a", after={first: 1})
         assert [part.text for part in only.parts] == ["two\n"]
         assert logs.read(connection, dag.dag_id, after={}, ended={first, second}) == []
+
+
+def test_the_end_is_one_part_that_is_renewed_and_that_is_a_change(world: World) -> None:
+    dag = world.run(job("a"))
+    execution = world.running(dag, "a", world.worker())
+    keep(world, execution, "head\n")
+    seen = set()
+    for text in ("one\n", "two\n", "three\n"):
+        with writing(world.engine) as connection:
+            logs.replace_end(connection, execution, text)
+        with reading(world.engine) as connection:
+            seen.add(read_changes(connection))
+            found = logs.read_attempt(connection, execution, after=0)
+            new = logs.read_attempt(connection, execution, after=found.parts[-1].part - 1)
+        assert [(each.text, each.is_end) for each in found.parts] == [
+            ("head\n", False),
+            (text, True),
+        ]
+        assert [each.text for each in new.parts] == [text]
+    assert len(seen) == 3
+
+
+def test_who_follows_reads_only_what_goes_on_and_what_has_ended_since(world: World) -> None:
+    dag = world.run(job("a"), job("b"), job("c"))
+    worker = world.worker()
+    names = {name: world.running(dag, name, worker) for name in "abc"}
+    for name in "ab":
+        world.succeed(names[name], worker)
+    since = world.row(names["b"]).completed_at
+    world.change(names["a"], completed_at=since - timedelta(seconds=1))
+    with reading(world.engine) as connection:
+        found = logs.read(connection, dag.dag_id, after={}, since=since)
+    assert [each.job_id for each in found] == ["b", "c"]
+
+
+def test_lines_whose_keeping_was_not_answered_are_not_kept_twice(world: World) -> None:
+    execution = world.running(world.run(job("a")), "a", world.worker())
+    keep(world, execution, "one\n", "two\n")
+    with writing(world.engine) as connection:
+        logs.append(connection, execution, "two\n", perhaps_kept=True)
+        logs.append(connection, execution, "three\n", perhaps_kept=True)
+    with reading(world.engine) as connection:
+        found = logs.read_attempt(connection, execution, after=0)
+    assert [each.text for each in found.parts] == ["one\n", "two\n", "three\n"]
 
 
 def test_attempts_come_with_their_ends(world: World) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
 from prometheus.dispatch import attempt_log
-from prometheus.dispatch.attempt_log import FIRST, LAST, AttemptLog
+from prometheus.dispatch.attempt_log import FIRST, LAST, AttemptLog, news
 from prometheus.masking import keep_secret
 from tests.servers import wait_until
 
@@ -20,18 +21,26 @@ class Kept:
 
     def __init__(self) -> None:
         self.parts: list[str] = []
+        self.ends: list[str] = []
         self.away = False
         self.refused = 0
 
-    def __call__(self, text: str) -> None:
+    def __call__(self, text: str, end: str, *, last: bool) -> None:
         if self.away:
             self.refused += 1
             raise OperationalError("INSERT", None, OSError("it is away"))
-        self.parts.append(text)
+        if text:
+            self.parts.append(text)
+        if end:
+            self.ends.append(end)
 
     @property
     def text(self) -> str:
-        return "".join(self.parts)
+        """What is read: the end is only the newest."""
+        return "".join([*self.parts, *self.ends[-1:]])
+
+    def ends_with(self, text: str) -> bool:
+        return self.text.endswith(text)
 
 
 @pytest.fixture
@@ -73,6 +82,67 @@ def test_of_very_much_the_beginning_and_the_end_are_kept(kept: Kept) -> None:
     assert int(told) + len(tail) == left_out + LAST
 
 
+def test_the_newest_of_very_much_is_kept_while_the_attempt_goes_on(kept: Kept) -> None:
+    """Whoever kills it, its last words are there."""
+    log = AttemptLog(kept)
+    for number in range(100_000):
+        log.write("stdout", f"line {number:6}\n".encode())
+    log.write("stderr", b"last words\n")
+    wait_until(lambda: kept.text.endswith("line  99999\nlast words\n"), timeout=60)
+    assert len("".join(kept.parts)) == FIRST
+    head, _, tail = kept.text.partition(" characters are left out ...\n")
+    assert len(tail) == LAST
+    assert int(head.rpartition("... ")[2]) == 100_000 * 12 + len("last words\n") - FIRST - LAST
+    written = len(kept.ends)
+    log.close()
+    assert len(kept.ends) == written, "nothing has come since"
+
+
+def test_an_end_that_was_not_kept_is_kept_the_next_time(kept: Kept) -> None:
+    log = AttemptLog(kept)
+    log.write("stdout", b"x" * (FIRST - 1) + b"\n")
+    wait_until(lambda: len(kept.text) == FIRST, timeout=60)
+    kept.away = True
+    log.write("stdout", b"last words\n")
+    wait_until(lambda: kept.refused >= 2, timeout=60)
+    kept.away = False
+    wait_until(lambda: kept.text.endswith("last words\n"), timeout=60)
+    log.close()
+
+
+@pytest.mark.usefixtures("_no_secret_stays")
+def test_no_secret_is_cut_where_very_much_is_left_out(kept: Kept) -> None:
+    keep_secret([SecretStr("planted-secret")])
+    log = AttemptLog(kept)
+    for _ in range(100_000):
+        log.write("stdout", b"planted-secret\n")
+    log.close()
+    assert set(kept.ends[-1].splitlines()[2:]) == {"***"}
+    for half in ("planted", "secret"):
+        assert half not in kept.text
+
+
+def test_who_follows_is_told_what_is_new_and_what_was_left_out(kept: Kept) -> None:
+    """Of an end that takes the place of the one that was seen."""
+    log, seen, known = AttemptLog(kept), "", 0
+    lines = [f"line {number:6}\n" for number in range(60_000)]
+    for each in (lines[:11_000], lines[11_000:12_000], lines[12_000:60_000]):
+        log.write("stdout", "".join(each).encode())
+        wait_until(partial(kept.ends_with, each[-1]), timeout=60)
+        new, known = news(kept.ends[-1], known)
+        seen += new
+    log.close()
+    written = "".join(lines)
+    left_out = len(written) - 12_000 * 12 - LAST
+    assert seen == (
+        written[FIRST : 12_000 * 12]
+        + f"... {left_out} characters are left out ...\n"
+        + written[-LAST:]
+    )
+    assert known == len(written) - FIRST
+    assert news(kept.ends[-1], known) == ("", known)
+
+
 def test_a_line_without_an_end_is_kept_all_the_same(kept: Kept) -> None:
     log = AttemptLog(kept)
     log.write("stdout", b"x" * 10_000)
@@ -80,13 +150,14 @@ def test_a_line_without_an_end_is_kept_all_the_same(kept: Kept) -> None:
     log.close()
 
 
-def test_a_line_of_a_megabyte_is_made_fit_like_any_other(kept: Kept) -> None:
+def test_a_line_of_a_megabyte_is_made_fit_like_any_other() -> None:
     """Whatever it is of: what looks back from each of its characters would take hours."""
     for text in ("x" * 1_000_000, "ab." * 300_000, "\r".join(["10 %"] * 100_000)):
+        kept = Kept()
         log = AttemptLog(kept)
         log.write("stdout", f"{text}\n".encode())
         log.close()
-    assert kept.text.endswith("\n10 %\n")
+    assert kept.text == "10 %\n"
 
 
 def test_what_is_collected_as_garbage_meanwhile_may_write_too(kept: Kept) -> None:

@@ -41,6 +41,45 @@ def test_each_attempt_may_print_as_much_again() -> None:
     assert done.stdout.count("a") == done.stdout.count("b") == 1_000_000
 
 
+def test_what_is_not_passed_on_is_heard_all_the_same() -> None:
+    """A job that prints much keeps its last words."""
+    done = run(
+        """
+        import sys
+        from prometheus import log_lines
+        from prometheus.dispatch.limits import bound_output, limited
+        log_lines.configure()
+        bound_output()
+        heard = bytearray()
+        with limited(None, lambda stream, data: heard.extend(data)):
+            print("a" * 5_000_000)
+            print("last words")
+        print(heard.startswith(b"a" * 5_000_000 + b"\\nlast words\\n"), file=sys.stderr)
+        """
+    )
+    assert len(done.stdout) == 1_000_000
+    assert "dropped=4000012" in done.stderr
+    assert done.stderr.endswith("True\n")
+
+
+@pytest.mark.parametrize("behind", [0, 5, 100_000])
+def test_a_secret_at_the_bound_is_masked_before_it_is_cut(behind: int) -> None:
+    done = run(
+        f"""
+        import sys
+        from pydantic import SecretStr
+        from prometheus.dispatch.limits import bound_output, limited
+        from prometheus.masking import keep_secret
+        keep_secret([SecretStr("planted-secret")])
+        bound_output()
+        with limited(None):
+            print("a" * 999_993 + "planted-secret" + "b" * {behind})
+        """
+    )
+    assert 990_000 < len(done.stdout) <= 1_000_000
+    assert "planted" not in done.stdout
+
+
 def test_output_that_is_not_too_much_passes_as_it_is() -> None:
     done = run(
         """
