@@ -309,8 +309,13 @@ def _reason_to_hold(
 
 def pause_of(pauses: tuple[Pause, ...], dag: DAG, job: JobMetadata) -> Pause | None:
     """Return the pause that keeps a job from starting the longest."""
+    return next(iter(pauses_of(pauses, dag, job)[-1:]), None)
+
+
+def pauses_of(pauses: tuple[Pause, ...], dag: DAG, job: JobMetadata) -> list[Pause]:
+    """Return all that keep a job from starting, the one that ends last at the end."""
     found = [each for each in pauses if each.covers(dag, job.job_id)]
-    return max(found, key=lambda each: (each.until is None, each.until or each.since), default=None)
+    return sorted(found, key=lambda each: (each.until is None, each.until or each.since))
 
 
 def _hold(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
-from typing import assert_never
+from typing import Literal, assert_never
 
 from prometheus.core.durations import format_duration
 from prometheus.core.overrides import OverrideKind
@@ -30,7 +30,7 @@ from prometheus.orchestration.decisions import (
     Snapshot,
     Start,
     decide,
-    pause_of,
+    pauses_of,
 )
 from prometheus.orchestration.facts import (
     AtWork,
@@ -165,6 +165,10 @@ class ReasonKind(StrEnum):
     """Its run will be made."""
     NEVER_MADE = "never_made"
     """Nothing makes its run by itself."""
+
+
+_ENDS_BY_TIME = frozenset({ReasonKind.WINDOW, ReasonKind.RETRY, ReasonKind.POLLING})
+"""What is over at its ``until``, whatever happens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,8 +357,12 @@ class _Case:
             case Start():
                 yield self._runnable(job_id)
             case Hold():
-                for reason in (decision.reason, *decision.also):
-                    yield self._hold(job_id, reason)
+                reasons = (decision.reason, *decision.also)
+                others = [
+                    self._hold(job_id, each) for each in reasons if each is not HoldReason.PAUSED
+                ]
+                yield from others
+                yield from self._paused(job_id, others)
             case Skip():
                 then = "the scheduler marks it SKIPPED at its next tick"
                 yield self._blocked(job_id, decision.reason, then)
@@ -385,7 +393,11 @@ class _Case:
             market_time=True,
         )
 
-    def _hold(self, job_id: str, reason: HoldReason) -> Reason:
+    def _hold(
+        self,
+        job_id: str,
+        reason: Literal[HoldReason.WINDOW, HoldReason.UPSTREAM, HoldReason.PREVIOUS],
+    ) -> Reason:
         match reason:
             case HoldReason.WINDOW:
                 return self._before_window(job_id)
@@ -413,16 +425,22 @@ class _Case:
                     market_time=True,
                     refers_to=(JobRef(dag_id, job_id),),
                 )
-            case HoldReason.PAUSED:
-                return self._paused(job_id)
             case _:
                 assert_never(reason)
 
-    def _paused(self, job_id: str) -> Reason:
-        pause = pause_of(self._pauses, self._dag, self._dag.jobs[job_id])
-        if pause is None:
-            raise ValueError(f"nothing pauses {job_id}")
-        return _paused(pause, job_id)
+    def _paused(self, job_id: str, others: list[Reason]) -> Iterator[Reason]:
+        """Yield all that pauses a job, beside others that keep it; what ends last comes last."""
+        found = pauses_of(self._pauses, self._dag, self._dag.jobs[job_id])
+        for pause in found:
+            starts = pause is found[-1] and all(self._is_over(each, pause) for each in others)
+            yield _paused(pause, job_id, starts=starts)
+
+    def _is_over(self, other: Reason, pause: Pause) -> bool:
+        """Say whether something certainly keeps a job no longer than a pause does."""
+        if other.kind not in _ENDS_BY_TIME or other.until is None or pause.until is None:
+            return False
+        end = self._facts.clock.market_time(pause.until) if other.market_time else pause.until
+        return other.until <= end
 
     def _before_window(self, job_id: str) -> Reason:
         return _window_to_come(
@@ -448,12 +466,18 @@ class _Case:
 
     def _queued(self, job_id: str) -> Iterator[Reason]:
         latest = self._attempt(job_id)
-        if pause_of(self._pauses, self._dag, self._dag.jobs[job_id]) is not None:
-            yield self._paused(job_id)
-        elif latest.scheduled_at is not None and latest.scheduled_at > self._wall_at:
-            yield self._delayed(job_id, latest, latest.scheduled_at)
-        else:
+        due_at = latest.scheduled_at
+        delayed = due_at is not None and due_at > self._wall_at
+        paused = pauses_of(self._pauses, self._dag, self._dag.jobs[job_id])
+        if not (delayed or paused):
             yield from self._in_queue(job_id, latest)
+            return
+        others = [self._delayed(job_id, latest, due_at)] if delayed and due_at is not None else []
+        if not self._serving:
+            # While nothing is due, there may be none on purpose.
+            others.append(self._unserved(job_id, latest, wrong=not delayed))
+        yield from self._paused(job_id, others)
+        yield from others
 
     def _delayed(self, job_id: str, latest: Execution, due_at: datetime) -> Reason:
         before = self._before(job_id)
@@ -501,7 +525,7 @@ class _Case:
         )
 
     def _in_queue(self, job_id: str, latest: Execution) -> Iterator[Reason]:
-        at_work, queue = self._facts.at_work, self._dag.market_id
+        at_work = self._facts.at_work
         leads = at_work.leader is not None and at_work.leader.expires_at > self._wall_at
         lost_at = at_work.leader.broker_lost_at if at_work.leader and leads else None
         if lost_at is not None or at_work.broker_fault is not None:
@@ -523,18 +547,22 @@ class _Case:
                 since=due_at,
                 wrong=due_at is not None and self._wall_at - due_at > UNSENT_AFTER,
             )
-        serving = [
-            each
-            for each in at_work.workers
-            if queue in each.queues and each.expires_at > self._wall_at
-        ]
-        if not serving:
-            yield self._unserved(job_id, queue, latest)
+        if not self._serving:
+            yield self._unserved(job_id, latest)
         elif latest.published_at is not None and lost_at is None and not at_work.broker_fault:
-            yield self._served(job_id, latest, latest.published_at, serving)
+            yield self._served(job_id, latest, latest.published_at, self._serving)
 
-    def _unserved(self, job_id: str, queue: str, latest: Execution) -> Reason:
-        at_work = self._facts.at_work
+    @cached_property
+    def _serving(self) -> list[Worker]:
+        """Live workers of the run's queue."""
+        return [
+            each
+            for each in self._facts.at_work.workers
+            if self._dag.market_id in each.queues and each.expires_at > self._wall_at
+        ]
+
+    def _unserved(self, job_id: str, latest: Execution, *, wrong: bool = True) -> Reason:
+        at_work, queue = self._facts.at_work, self._dag.market_id
         lapsed = [each for each in at_work.workers if queue in each.queues]
         before = ""
         since = latest.scheduled_at
@@ -551,8 +579,8 @@ class _Case:
             job_id=job_id,
             text=f"no worker serves the queue {queue}{before}",
             then=f"start one: prometheus worker {queue}",
-            since=since,
-            wrong=True,
+            since=since if since is not None and since <= self._wall_at else None,
+            wrong=wrong,
         )
 
     def _served(
@@ -905,7 +933,8 @@ def _nobody_acts(at_work: AtWork, market_id: str) -> Iterator[Reason]:
         )
 
 
-def _paused(pause: Pause, job_id: str | None = None) -> Reason:
+def _paused(pause: Pause, job_id: str | None = None, *, starts: bool = True) -> Reason:
+    """Say what pauses; whether what it keeps starts when it ends, or waits for more than that."""
     if pause.dag_id is None:
         named = (("--pipeline", pause.pipeline), ("--market", pause.market_id))
         target = " ".join(f"{option} {name}" for option, name in named if name)
@@ -916,7 +945,9 @@ def _paused(pause: Pause, job_id: str | None = None) -> Reason:
         kind=ReasonKind.PAUSED,
         job_id=job_id,
         text=f"paused: {pause}",
-        then=f"it starts when that ends: {end}",
+        then=f"it starts when that ends: {end}"
+        if starts
+        else f"it waits for more than that; to end it: {end}",
         since=pause.since,
         until=pause.until,
     )

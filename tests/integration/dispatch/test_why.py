@@ -283,6 +283,7 @@ def test_job_that_an_operator_keeps_from_starting(world: World) -> None:
     """Before it is claimed, and when it waits in its queue."""
     dag = world.run(job("a"), job("b"))
     scheduler_of(world).advance()
+    world.worker()
     late = world.run(job("a"), pipeline="late")
     with writing(world.engine) as connection:
         pauses.pause(connection, market_id="US_EQ", reason="a bad feed", actor="ada")
@@ -293,13 +294,81 @@ def test_job_that_an_operator_keeps_from_starting(world: World) -> None:
     assert pending[0].text.startswith("paused: US_EQ, since ")
     assert pending[0].then == "it starts when that ends: prometheus resume --market US_EQ"
     assert pending[0].until is None
-    assert K.PAUSED in kinds(why(world, dag, "a"))
+    assert why(world, dag, "a")[:-1] == (replace(pending[0], job_id="a"),)
+    both = why(world, dag, "b")
+    assert kinds(both) == [K.PAUSED, K.PAUSED, K.LIMIT]
+    assert [each.until for each in both[:2]] == [end, None]
+    assert [each.then for each in both[:2]] == [
+        f"it waits for more than that; to end it: prometheus release {dag.dag_id} b",
+        "it starts when that ends: prometheus resume --market US_EQ",
+    ]
     with writing(world.engine) as connection:
         pauses.resume(connection, market_id="US_EQ", actor="ada")
-    assert K.PAUSED not in kinds(why(world, dag, "a"))
-    (held, *_) = why(world, dag, "b")
-    assert (held.kind, held.until) == (K.PAUSED, end)
+    assert kinds(why(world, dag, "a", seen=ask_redis())) == [K.IN_QUEUE, K.LIMIT]
+    held, limit = why(world, dag, "b")
+    assert (held.kind, held.until, limit.kind) == (K.PAUSED, end, K.LIMIT)
     assert held.then == f"it starts when that ends: prometheus release {dag.dag_id} b"
+
+
+def test_retry_that_is_due_later_than_its_pause_ends(world: World) -> None:
+    dag = world.run(job("a", max_retries=3))
+    scheduler_of(world).advance()
+    world.fail(world.running(dag, "a", world.worker()))
+    due = world.now() + 10 * MINUTE
+    world.change(world.ids(dag)["a"], scheduled_at=due)
+    resume = "prometheus resume --market US_EQ"
+    for minutes, then in (
+        (5, f"it waits for more than that; to end it: {resume}"),
+        (15, f"it starts when that ends: {resume}"),
+    ):
+        with writing(world.engine) as connection:
+            end = read_now(connection).wall_at + minutes * MINUTE
+            pauses.pause(connection, market_id="US_EQ", reason="look", until=end, actor="ada")
+        told = why(world, dag, "a")
+        assert kinds(told) == [K.PAUSED, K.RETRY, K.LIMIT]
+        assert [each.until for each in told[:2]] == [end, due]
+        assert told[0].then == then
+        with writing(world.engine) as connection:
+            pauses.resume(connection, market_id="US_EQ", actor="ada")
+
+
+def test_job_that_is_paused_in_a_queue_that_no_worker_serves(world: World) -> None:
+    dag = world.run(job("a"))
+    scheduler_of(world).advance()
+    with writing(world.engine) as connection:
+        pauses.pause(connection, market_id="US_EQ", reason="look", actor="ada")
+    told = why(world, dag, "a")
+    assert kinds(told) == [K.PAUSED, K.NO_WORKER, K.LIMIT]
+    assert told[0].then == (
+        "it waits for more than that; to end it: prometheus resume --market US_EQ"
+    )
+    assert told[1].wrong
+
+
+def test_retry_in_a_queue_that_no_worker_serves_yet(world: World) -> None:
+    """There may be none on purpose until it is due."""
+    dag = world.run(job("a", max_retries=3))
+    scheduler_of(world).advance()
+    worker = world.worker()
+    world.fail(world.running(dag, "a", worker))
+    world.change(world.ids(dag)["a"], scheduled_at=world.now() + 10 * MINUTE)
+    with writing(world.engine) as connection:
+        leases.end_worker(connection, worker)
+    told = why(world, dag, "a")
+    assert kinds(told) == [K.RETRY, K.NO_WORKER, K.LIMIT]
+    assert not told[1].wrong
+
+
+def test_window_that_opens_later_than_a_pause_ends(world: World) -> None:
+    dag = world.run(job("a", **AFTER_CLOSE))
+    with writing(world.engine) as connection:
+        end = read_now(connection).wall_at + HOUR
+        pauses.pause(connection, market_id="US_EQ", reason="look", until=end, actor="ada")
+    told = why(world, dag, "a")
+    assert kinds(told) == [K.WINDOW, K.PAUSED, K.LIMIT]
+    assert told[1].then.startswith("it waits for more than that; ")
+    turn_clock(world, utc(2, 20, 30))  # of which the hour goes beyond the close
+    assert why(world, dag, "a")[1].then.startswith("it starts when that ends: ")
 
 
 def test_attempt_that_an_operator_asked_for(world: World) -> None:

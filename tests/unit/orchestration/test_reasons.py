@@ -34,6 +34,7 @@ from prometheus.orchestration.facts import (
     Worker,
 )
 from prometheus.orchestration.lifecycle import FINAL, JobStatus
+from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.reasons import ReasonKind, explain, explain_run
 from tests.unit.orchestration.test_decisions import (
     BEGIN,
@@ -127,6 +128,22 @@ def attempts(draw: st.DrawFn, run: RunState, job_id: str) -> tuple[Execution, ..
 
 
 @st.composite
+def pauses(draw: st.DrawFn, run: RunState) -> Pause:
+    job_id = draw(st.none() | st.sampled_from(sorted(run.jobs)))
+    return Pause(
+        pause_id=draw(st.integers(1, 9)),
+        market_id="US_EQ" if job_id is None else None,
+        pipeline=None,
+        dag_id=None if job_id is None else run.dag.dag_id,
+        job_id=job_id,
+        reason="look",
+        author="ada",
+        since=WALL - MINUTE,
+        until=WALL + draw(st.integers(1, 90)) * MINUTE if draw(st.booleans()) else None,
+    )
+
+
+@st.composite
 def cases(draw: st.DrawFn) -> tuple[Snapshot, Facts]:
     run = draw(runs())
     executions = {job_id: draw(attempts(run, job_id)) for job_id in run.jobs}
@@ -178,7 +195,8 @@ def cases(draw: st.DrawFn) -> tuple[Snapshot, Facts]:
         },
         usual=draw(st.dictionaries(st.sampled_from(sorted(run.jobs)), st.just(40 * MINUTE))),
     )
-    return Snapshot((run,), BOUNDS, WALL), facts
+    paused = draw(st.lists(pauses(run), max_size=3))
+    return Snapshot((run,), BOUNDS, WALL, tuple(paused)), facts
 
 
 @settings(max_examples=40)
@@ -201,7 +219,10 @@ def test_explanation_never_contradicts_the_decision(
                 assert own == [K.RUNNABLE]
             case Hold():
                 held = (decision.reason, *decision.also)
-                assert own == [KIND_OF_HOLD[reason] for reason in held]
+                paused = [each for each in snapshot.pauses if each.covers(run.dag, job_id)]
+                assert (HoldReason.PAUSED in held) == bool(paused)
+                others = [KIND_OF_HOLD[each] for each in held if each is not HoldReason.PAUSED]
+                assert own == [*others, *[K.PAUSED] * len(paused)]
             case Skip():
                 assert own == [K.UPSTREAM_FAILED]
             case Expire():
@@ -229,6 +250,26 @@ def test_everything_that_holds_a_job_is_told(case: tuple[Snapshot, Facts], now: 
         )
         before = (run.previous or {}).get(job_id, JobStatus.SUCCESS)
         assert (K.PREVIOUS in own) == (decision.job.after_previous and before not in FINAL)
+
+
+@settings(max_examples=40)
+@given(cases(), times)
+def test_all_that_pauses_a_job_is_told_and_one_at_most_as_the_last(
+    case: tuple[Snapshot, Facts], now: datetime
+) -> None:
+    snapshot, facts = case
+    (run,) = snapshot.runs
+    waits = {*(each.job.job_id for each in decide(snapshot, now) if isinstance(each, Hold))}
+    decided = {each.job.job_id for each in decide(snapshot, now)}
+    for job_id, state in run.jobs.items():
+        if job_id not in waits and (state.status is not JobStatus.QUEUED or job_id in decided):
+            continue
+        told = [e for e in explain(snapshot, job_id, now, facts) if e.job_id == job_id]
+        paused = [each for each in told if each.kind is K.PAUSED]
+        covering = [each for each in snapshot.pauses if each.covers(run.dag, job_id)]
+        assert sorted(each.text for each in paused) == sorted(f"paused: {e}" for e in covering)
+        starts = [each for each in paused if each.then.startswith("it starts when that ends: ")]
+        assert starts in ([], paused[-1:])
 
 
 @settings(max_examples=40)
