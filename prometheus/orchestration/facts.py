@@ -114,6 +114,10 @@ class Running:
     job: JobRef
     incarnation: str
     hard_limit_at: datetime | None
+    started_at: datetime | None = None
+    usual: timedelta | None = None
+    """How long it usually takes, as `Facts.usual` says of the run's own jobs; ``None`` if that is
+    not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +194,8 @@ class Facts:
     """Why its session is none any more."""
     previous_run: str | None = None
     """The run of the session before."""
+    previous: Mapping[str, Execution] = field(default_factory=dict)
+    """Job id -> its attempt in that run, of those that wait in a queue or run there."""
     orphans: Mapping[str, str] = field(default_factory=dict)
     """Execution id -> why nobody runs it any more, as the scheduler will say."""
     usual: Mapping[str, timedelta] = field(default_factory=dict)

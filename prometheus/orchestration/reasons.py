@@ -171,6 +171,16 @@ _ENDS_BY_TIME = frozenset({ReasonKind.WINDOW, ReasonKind.RETRY, ReasonKind.POLLI
 """What is over at its ``until``, whatever happens."""
 
 
+_ENDS_BY_ITSELF = _ENDS_BY_TIME - {ReasonKind.POLLING} | {
+    ReasonKind.UPSTREAM,
+    ReasonKind.PREVIOUS,
+    ReasonKind.PAUSED,
+}
+"""What is expected to be over at its ``until``, if it has one."""
+_AT_ONCE = frozenset({ReasonKind.RUNNABLE, ReasonKind.UNSENT, ReasonKind.IN_QUEUE})
+"""What takes no time to speak of, unless others are before it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
     """One thing that a job waits for, or that has become of it."""
@@ -260,6 +270,14 @@ class _Case:
                 self._status[job_id] = JobStatus.SKIPPED
             elif isinstance(decision, Expire):
                 self._status[job_id] = JobStatus.EXPIRED
+        self._told: dict[str, list[Reason]] = {}
+        self._ends: dict[str, datetime] = {}
+        """When jobs are expected to end, in market time, of those of which that is known."""
+        if facts.usual:
+            for job_id in self._dag.topological_order():  # each by the ends of its upstream
+                end = self._expected_end(job_id)
+                if end is not None:
+                    self._ends[job_id] = end
 
     # --- the whole ------------------------------------------------------------------------------
 
@@ -337,6 +355,11 @@ class _Case:
 
     def _own(self, job_id: str) -> list[Reason]:
         """Return what keeps a job itself, or has become of it; empty where nothing is decided."""
+        if job_id not in self._told:
+            self._told[job_id] = self._find_own(job_id)
+        return self._told[job_id]
+
+    def _find_own(self, job_id: str) -> list[Reason]:
         status = self._run.jobs[job_id].status
         if status in FINAL:
             return [self._ended(job_id)]
@@ -404,12 +427,16 @@ class _Case:
             case HoldReason.UPSTREAM:
                 waiting = self._waited_for(job_id)
                 named = [f"{each} ({self._status[each]})" for each in waiting]
+                ends = [self._ends[each] for each in waiting if each in self._ends]
+                until = max(ends) if ends and len(ends) == len(waiting) else None
+                then = "it starts when all of them have succeeded"
                 return Reason(
                     kind=ReasonKind.UPSTREAM,
                     job_id=job_id,
                     text=f"it waits for {_listed(named)}",
-                    then="it starts when all of them have succeeded",
+                    then=f"{then}, by then if they take as long as usual" if until else then,
                     since=self._waits_since(job_id),
+                    until=until,
                     market_time=True,
                     refers_to=self._refs(waiting),
                 )
@@ -422,6 +449,7 @@ class _Case:
                     text=f"it waits for itself in the previous session, where it is {before}",
                     then=f"why that is so: prometheus why {dag_id} {job_id}",
                     since=self._waits_since(job_id),
+                    until=self._ends_running(job_id, self._facts.previous.get(job_id)),
                     market_time=True,
                     refers_to=(JobRef(dag_id, job_id),),
                 )
@@ -441,6 +469,39 @@ class _Case:
             return False
         end = self._facts.clock.market_time(pause.until) if other.market_time else pause.until
         return other.until <= end
+
+    def _expected_end(self, job_id: str) -> datetime | None:
+        """Say when, in market time, a job ends that takes as long as usual, if that is known."""
+        usual = self._facts.usual.get(job_id)
+        own = self._own(job_id)
+        if usual is None or self._status[job_id] in FINAL or not own:
+            return None
+        if self._run.jobs[job_id].status is JobStatus.RUNNING:
+            as_ever = [each.kind for each in own] == [ReasonKind.RUNNING]
+            return self._ends_running(job_id, self._latest(job_id)) if as_ever else None
+        # A sensor takes as long as what it waits for.
+        if self._nobody_acts or not self._serving or self._dag.jobs[job_id].sensor is not None:
+            return None
+        clock, begins = self._facts.clock, self._now
+        for reason in own:
+            if reason.kind in _AT_ONCE and not (reason.wrong or reason.refers_to):
+                continue
+            if reason.kind not in _ENDS_BY_ITSELF or reason.until is None:
+                return None
+            until = reason.until if reason.market_time else clock.market_time(reason.until)
+            begins = max(begins, until)
+        end = begins + usual * clock.speed
+        return end if end > self._now else None
+
+    def _ends_running(self, job_id: str, attempt: Execution | None) -> datetime | None:
+        """Say when, in market time, an attempt usually ends, if it runs and that is to come."""
+        usual = self._facts.usual.get(job_id)
+        if attempt is None or attempt.status is not JobStatus.RUNNING or usual is None:
+            return None
+        if attempt.started_at is None or attempt.started_at + usual <= self._wall_at:
+            return None
+        end = self._facts.clock.market_time(attempt.started_at + usual)
+        return end if end > self._now else None
 
     def _before_window(self, job_id: str) -> Reason:
         return _window_to_come(
@@ -593,14 +654,14 @@ class _Case:
         runs = [each for each in at_work.running if each.incarnation in names]
         idle = [each for each in serving if each.incarnation not in (at_work.busy or ())]
         if at_work.busy is not None and not idle:
-            ends = [each.hard_limit_at for each in runs if each.hard_limit_at is not None]
+            by, until = self._free_at(runs)
             return Reason(
                 kind=ReasonKind.BUSY,
                 job_id=job_id,
                 text=f"the workers of its queue are busy with {self._named(runs)}{before_it}",
-                then="it is taken when one of them has ended",
+                then=f"it is taken when one of them has ended{by}",
                 since=latest.scheduled_at,
-                until=min((end for end in ends if end > self._wall_at), default=None),
+                until=until,
                 refers_to=tuple(each.job for each in runs),
             )
         heard = _listed([each.name for each in idle])
@@ -627,6 +688,16 @@ class _Case:
             since=latest.scheduled_at,
             refers_to=tuple(each.job for each in ahead),
         )
+
+    def _free_at(self, runs: list[Running]) -> tuple[str, datetime | None]:
+        """Say by what the first of those that run is expected to end, and when."""
+        usual = [each.started_at + each.usual for each in runs if each.started_at and each.usual]
+        limits = [each.hard_limit_at for each in runs if each.hard_limit_at is not None]
+        for by, ends in ((", as one usually has by then", usual), (", at its hard limit", limits)):
+            to_come = [end for end in ends if end > self._wall_at]
+            if to_come:
+                return by, min(to_come)
+        return "", None
 
     def _ahead(self, latest: Execution) -> list[Waiting]:
         """Return what waits in the queue and is taken before an execution."""

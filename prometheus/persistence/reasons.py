@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from statistics import median
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, select
+from sqlalchemy import Connection, Select, String, bindparam, exists, literal, select, union_all
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError
@@ -26,7 +26,7 @@ from prometheus.orchestration.facts import (
     Worker,
 )
 from prometheus.orchestration.following import why_closed
-from prometheus.orchestration.lifecycle import BACKGROUND_TRIGGERS, JobStatus
+from prometheus.orchestration.lifecycle import BACKGROUND_TRIGGERS, FINAL, JobStatus
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import LOOKS_BACK, session_bounds
 from prometheus.orchestration.reasons import Unmade
@@ -49,6 +49,10 @@ from prometheus.persistence.tables import (
 
 SESSIONS_COUNTED = 20
 """Sessions before a run's own of which the median duration of a job is taken."""
+_MOST_TIMED = 200
+"""Jobs of a run to come of which it is taken; of one that has more, it is of those that run."""
+_MOST_OCCUPANTS = 20
+"""Runs whose jobs occupy workers of which it is taken."""
 _ENDED_WORKERS = 50
 """Workers that are looked at to find the last one that served a queue."""
 _ASKED_FOR = ("retry", "rerun", "run")
@@ -113,27 +117,29 @@ def read_case(connection: Connection, dag_id: str, installation: Installation) -
     dag = run.dag
     sitting = _look_at_session(connection, run)
     statuses = {state.status for state in run.jobs.values()}
-    running = JobStatus.RUNNING in statuses
     pauses = read_pauses(connection)
+    queue = JobStatus.QUEUED in statuses
+    at_work = read_at_work(connection, dag.market_id, now, installation, queue=queue)
+    usual = _usual(connection, _timed(run, at_work))
+    previous_run = _previous_run(dag) if dag.after_previous else None
+    executions, previous = _executions(connection, dag_id, previous_run)
     facts = Facts(
-        at_work=read_at_work(
-            connection,
-            dag.market_id,
-            now,
-            installation,
-            queue=JobStatus.QUEUED in statuses,
+        at_work=replace(
+            at_work,
+            running=tuple(replace(each, usual=usual.get(each.job)) for each in at_work.running),
         ),
         clock=now.clock,
         opens_at=row.opens_at,
         trigger=row.trigger,
         completed_at=row.completed_at,
-        executions=_executions(connection, dag_id),
+        executions=executions,
         calendar=sitting.calendar,
         held=sitting.held,
         closed=sitting.closed,
-        previous_run=_previous_run(dag) if dag.after_previous else None,
-        orphans=_orphans(connection, now) if running else {},
-        usual=_usual(connection, run) if running else {},
+        previous_run=previous_run,
+        previous=previous,
+        orphans=_orphans(connection, now) if JobStatus.RUNNING in statuses else {},
+        usual={each.job_id: took for each, took in usual.items() if each.dag_id == dag_id},
         asked_by=_asked_by(connection, dag_id),
         turn=read_turn(connection, dag.pipeline, dag.market_id, dag.as_of_date, pauses),
     )
@@ -185,6 +191,7 @@ def _open_sessions(connection: Connection, market_id: str) -> list[date]:
 _later = job_executions.alias("later")
 _LAST_TWO = (
     select(
+        _e.dag_id,
         _e.job_id,
         _e.execution_id,
         _e.attempt_number,
@@ -206,7 +213,8 @@ _LAST_TWO = (
         _e.result,
     )
     .where(
-        _e.dag_id == bindparam("of"),
+        _e.dag_id.in_((bindparam("of"), bindparam("previous"))),
+        (_e.dag_id == bindparam("of")) | is_live,
         # A sensor that waits for hours has hundreds.
         ~exists().where(
             _later.c.dag_id == _e.dag_id,
@@ -218,32 +226,38 @@ _LAST_TWO = (
 )
 
 
-def _executions(connection: Connection, dag_id: str) -> dict[str, tuple[Execution, ...]]:
+def _executions(
+    connection: Connection, dag_id: str, previous: str | None
+) -> tuple[dict[str, tuple[Execution, ...]], dict[str, Execution]]:
+    """Read the last two attempts of each job of a run, and what is live of the one before it."""
     found: dict[str, tuple[Execution, ...]] = defaultdict(tuple)
-    for row in connection.execute(_LAST_TWO, {"of": dag_id}):
-        found[row.job_id] += (
-            Execution(
-                execution_id=row.execution_id,
-                attempt_number=row.attempt_number,
-                status=JobStatus(row.status),
-                created_at=row.created_at,
-                timeout=timedelta(seconds=row.timeout_seconds),
-                retries=row.retries,
-                scheduled_at=row.scheduled_at,
-                published_at=row.published_at,
-                started_at=row.started_at,
-                completed_at=row.completed_at,
-                hard_limit_at=row.hard_limit_at,
-                worker=row.worker,
-                incarnation=row.incarnation,
-                cancel_asked_at=row.cancel_asked_at,
-                cancel_asked_by=row.cancel_asked_by,
-                cancel_at=row.cancel_at,
-                error=row.error_message,
-                result=row.result,
-            ),
+    before: dict[str, Execution] = {}
+    for row in connection.execute(_LAST_TWO, {"of": dag_id, "previous": previous or dag_id}):
+        execution = Execution(
+            execution_id=row.execution_id,
+            attempt_number=row.attempt_number,
+            status=JobStatus(row.status),
+            created_at=row.created_at,
+            timeout=timedelta(seconds=row.timeout_seconds),
+            retries=row.retries,
+            scheduled_at=row.scheduled_at,
+            published_at=row.published_at,
+            started_at=row.started_at,
+            completed_at=row.completed_at,
+            hard_limit_at=row.hard_limit_at,
+            worker=row.worker,
+            incarnation=row.incarnation,
+            cancel_asked_at=row.cancel_asked_at,
+            cancel_asked_by=row.cancel_asked_by,
+            cancel_at=row.cancel_at,
+            error=row.error_message,
+            result=row.result,
         )
-    return found
+        if row.dag_id == dag_id:
+            found[row.job_id] += (execution,)
+        else:
+            before[row.job_id] = execution
+    return found, before
 
 
 def _orphans(connection: Connection, now: Now) -> dict[str, str]:
@@ -252,31 +266,60 @@ def _orphans(connection: Connection, now: Now) -> dict[str, str]:
     return {each.execution_id: each.message for each in found}
 
 
-def _usual(connection: Connection, run: RunState) -> dict[str, timedelta]:
-    """Return the median duration of each job that runs, over the sessions before."""
+def _timed(run: RunState, at_work: AtWork) -> dict[str, set[str]]:
+    """Choose the jobs by whose usual durations it is told when something ends, by their runs."""
     dag = run.dag
-    running = [job_id for job_id, state in run.jobs.items() if state.status is JobStatus.RUNNING]
-    before = (
-        select(_r.dag_id)
-        .where(
-            _r.pipeline == dag.pipeline,
-            _r.market_id == dag.market_id,
-            _r.as_of_date < dag.as_of_date,
+    to_come = {job_id for job_id, state in run.jobs.items() if state.status not in FINAL}
+    if len(to_come) > _MOST_TIMED:
+        to_come = {job for job in to_come if run.jobs[job].status is JobStatus.RUNNING}
+    wanted = {dag.dag_id: to_come} if to_come else {}
+    serving = {each.incarnation for each in at_work.workers if dag.market_id in each.queues}
+    for each in at_work.running:
+        known = each.job.dag_id in wanted or len(wanted) <= _MOST_OCCUPANTS
+        if each.incarnation in serving and known:
+            wanted.setdefault(each.job.dag_id, set()).add(each.job.job_id)
+    return wanted
+
+
+def _usual(connection: Connection, wanted: Mapping[str, set[str]]) -> dict[JobRef, timedelta]:
+    """
+    Return the median duration of jobs of runs, over the sessions before each run's own.
+
+    Args:
+        wanted: Run -> jobs of it.
+    """
+    if not wanted:
+        return {}
+    took: dict[JobRef, list[float]] = defaultdict(list)
+    asked = union_all(*(_took(dag_id, sorted(jobs)) for dag_id, jobs in wanted.items()))
+    for row in connection.execute(asked):
+        span = (row.completed_at - row.started_at).total_seconds()
+        took[JobRef(row.of, row.job_id)].append(span)
+    return {job: timedelta(seconds=median(spans)) for job, spans in took.items()}
+
+
+def _took(dag_id: str, jobs: list[str]) -> Select[Any]:
+    own, before = dag_runs.alias("own"), dag_runs.alias("before")
+    earlier = (
+        select(before.c.dag_id)
+        .join(
+            own,
+            (before.c.pipeline == own.c.pipeline)
+            & (before.c.market_id == own.c.market_id)
+            & (before.c.as_of_date < own.c.as_of_date),
         )
-        .order_by(_r.as_of_date.desc())
+        .where(own.c.dag_id == dag_id)
+        .order_by(before.c.as_of_date.desc())
         .limit(SESSIONS_COUNTED)
     )
-    took: dict[str, list[float]] = defaultdict(list)
-    for row in connection.execute(
-        select(_e.job_id, _e.started_at, _e.completed_at).where(
-            _e.dag_id.in_(before),
-            _e.job_id.in_(running),
-            _e.status == JobStatus.SUCCESS,
-            _e.started_at.is_not(None),
-        )
-    ):
-        took[row.job_id].append((row.completed_at - row.started_at).total_seconds())
-    return {job_id: timedelta(seconds=median(spans)) for job_id, spans in took.items()}
+    return select(
+        literal(dag_id, String).label("of"), _e.job_id, _e.started_at, _e.completed_at
+    ).where(
+        _e.dag_id.in_(earlier),
+        _e.job_id.in_(jobs),
+        _e.status == JobStatus.SUCCESS,
+        _e.started_at.is_not(None),
+    )
 
 
 def _asked_by(connection: Connection, dag_id: str) -> str | None:
@@ -356,7 +399,9 @@ def _last_worker(connection: Connection, queue: str) -> tuple[str, datetime] | N
 
 def _running(connection: Connection) -> tuple[Running, ...]:
     rows = connection.execute(
-        select(_e.execution_id, _e.dag_id, _e.job_id, _e.incarnation, _e.hard_limit_at)
+        select(
+            _e.execution_id, _e.dag_id, _e.job_id, _e.incarnation, _e.hard_limit_at, _e.started_at
+        )
         .where(is_live, in_state(job_executions, JobStatus.RUNNING))
         .order_by(_e.started_at)
     )
@@ -366,6 +411,7 @@ def _running(connection: Connection) -> tuple[Running, ...]:
             job=JobRef(row.dag_id, row.job_id),
             incarnation=row.incarnation,
             hard_limit_at=row.hard_limit_at,
+            started_at=row.started_at,
         )
         for row in rows
     )

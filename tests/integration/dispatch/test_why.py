@@ -536,6 +536,94 @@ def test_redis_that_does_not_answer_who_asks(world: World) -> None:
 # --- what was started ---------------------------------------------------------------------------
 
 
+def take_usually(world: World, worker: str, **minutes: int) -> None:
+    """Have jobs succeed in three sessions, in as many minutes, in half and in twice as many."""
+    for number, times in enumerate((0.5, 1, 2), 1):
+        jobs = [job(name) for name in minutes]
+        before = world.run(*jobs, day=date(2025, 11, 23 + number), forced=True)
+        scheduler_of(world).advance()
+        for name, usual in minutes.items():
+            ended = world.running(before, name, worker)
+            world.succeed(ended, worker)
+            took = times * usual * MINUTE
+            world.change(ended, started_at=world.row(ended).completed_at - took)
+        world.close(before)
+
+
+def test_what_waits_for_others_is_expected_by_what_these_usually_take(world: World) -> None:
+    """Along the longest way through what is still to come; windows that have not opened count."""
+    scheduler, worker = scheduler_of(world), world.worker()
+    take_usually(world, worker, a=10, b=4, c=2, late=1)
+    dag = world.run(
+        job("a"), job("b", "a"), job("c"), job("d", "b", "c"), job("late", "a", **AFTER_CLOSE),
+        job("e", "late"), job("new", "a"), job("f", "new"),
+    )  # fmt: skip
+    scheduler.advance()
+    world.running(dag, "a", worker)
+    started = world.latest(dag)["a"].started_at
+
+    def until(job_id: str) -> datetime | None:
+        (found,) = (
+            e for e in why(world, dag, job_id) if (e.kind, e.job_id) == (K.UPSTREAM, job_id)
+        )
+        assert found.market_time
+        return found.until
+
+    case = read(world.engine, dag.dag_id)
+    a_ends = case.now.clock.market_time(started) + 10 * MINUTE
+    assert until("b") == a_ends
+    assert until("d") == a_ends + 4 * MINUTE
+    assert until("e") == utc(2, 21, 1)
+    assert until("f") is None, "nobody knows how long new takes"
+    told = why(world, dag, "b")[0].then
+    assert (
+        told == "it starts when all of them have succeeded, by then if they take as long as usual"
+    )
+    world.change(world.ids(dag)["a"], started_at=started - 11 * MINUTE)
+    assert until("b") is None, "it takes longer than usual"
+
+
+def test_job_that_waits_for_the_session_before_is_expected_when_that_usually_ends(
+    world: World,
+) -> None:
+    scheduler, worker = scheduler_of(world), world.worker()
+    take_usually(world, worker, a=10)
+    before = world.run(job("a", after_previous=True), day=date(2025, 12, 1), forced=True)
+    dag = world.run(job("a", after_previous=True))
+    scheduler.advance()
+    world.running(before, "a", worker)
+    case = read(world.engine, dag.dag_id)
+    told = why(world, dag, "a")[0]
+    assert (told.kind, told.market_time) == (K.PREVIOUS, True)
+    started = case.now.clock.market_time(world.latest(before)["a"].started_at)
+    assert told.until == started + 10 * MINUTE
+
+
+def test_busy_workers_are_expected_to_have_time_by_what_their_jobs_usually_take(
+    world: World,
+) -> None:
+    """Of other pipelines, too; by their hard limits where nothing is known of them."""
+    scheduler, worker = scheduler_of(world), world.worker()
+    take_usually(world, worker, a=10, b=4)
+    other = world.run(job("a"), job("b"))
+    scheduler.advance()
+    for name in ("a", "b"):
+        world.running(other, name, worker)
+    dag = world.run(job("x"), pipeline="other")
+    scheduler.advance()
+
+    told = why(world, dag, "x", seen=ask_redis(worker))[0]
+
+    rows = world.latest(other)
+    assert (told.kind, told.until) == (K.BUSY, rows["b"].started_at + 4 * MINUTE)
+    assert told.then == "it is taken when one of them has ended, as one usually has by then"
+    for name in ("a", "b"):
+        world.change(world.ids(other)[name], started_at=rows[name].started_at - HOUR)
+    late = why(world, dag, "x", seen=ask_redis(worker))[0]
+    assert late.until == min(rows[name].hard_limit_at for name in ("a", "b"))
+    assert late.then == "it is taken when one of them has ended, at its hard limit"
+
+
 def test_job_that_runs_says_on_what_and_how_long_it_usually_takes(world: World) -> None:
     scheduler, worker = scheduler_of(world), world.worker()
     for number, minutes in enumerate((2, 4, 9), 1):

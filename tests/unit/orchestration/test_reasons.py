@@ -160,6 +160,8 @@ def cases(draw: st.DrawFn) -> tuple[Snapshot, Facts]:
                 job=JobRef(run.dag.dag_id, job_id),
                 incarnation=each.incarnation or "",
                 hard_limit_at=each.hard_limit_at,
+                started_at=each.started_at,
+                usual=draw(st.none() | st.just(40 * MINUTE)),
             )
             for job_id, each in latest.items()
             if each.status is JobStatus.RUNNING
@@ -327,6 +329,7 @@ def test_a_long_chain_is_followed_to_its_end() -> None:
         clock=MarketClock(),
         opens_at=BEGIN,
         trigger="schedule",
+        usual={each.job_id: MINUTE for each in jobs},
         executions={
             each.job_id: (
                 Execution(
