@@ -265,7 +265,8 @@ def _failure(kind: AlertKind, dag_id: str, jobs: Mapping[str, Ended]) -> Cause:
         details=(
             *errors,
             "Nothing is tried again by itself, and what depends on it is skipped.",
-            f"Put right what is wrong, then: prometheus retry {dag_id} (or force-success, cancel)",
+            f"Put right what is wrong, then: prometheus retry {dag_id} (or force-success)",
+            "If nobody wants it any more, acknowledge it: nothing more is told of it then.",
         ),
     )
 

@@ -29,6 +29,7 @@ from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import Failure
 from prometheus.persistence.holidays import decide_holidays, propose_holidays
+from prometheus.persistence.operators import OperatorError
 from prometheus.persistence.tables import alert_deliveries, worker_incarnations
 from prometheus.persistence.tables import alerts as alerts_table
 from prometheus.persistence.tables import leases as leases_table
@@ -212,9 +213,30 @@ class TestKinds:
         dag = world.run(job("a"), job("b", "a"), missed="missed: no scheduler was running")
         assert alarm.look() == [f"Error: {dag.dag_id}: the session was missed"]
         assert [row.kind for row in alarm.rows()] == ["missed_session"]
+        with pytest.raises(OperatorError, match="has finished already"):
+            act(world, operators.cancel, dag.dag_id, actor="ada")  # of a new attempt only
         act(world, operators.retry, dag.dag_id, actor="ada")
         act(world, operators.cancel, dag.dag_id, actor="ada")
         assert alarm.look(world.now() + HOUR) == [f"Over: {dag.dag_id}: the session was missed"]
+
+    def test_what_it_says_to_do_about_a_missed_session_is_possible(self, one_alarm: Alarm) -> None:
+        world, alarm = one_alarm.world, one_alarm
+        dag = world.run(job("a"), missed="missed: no scheduler was running")
+        unwanted = world.run(job("a"), pipeline="other", missed="missed: no scheduler was running")
+        alarm.look()
+        assert f"then: prometheus retry {unwanted.dag_id} (or force-success)\n" in alarm.last
+        assert "If nobody wants it any more, acknowledge it: " in alarm.last
+        assert "cancel" not in alarm.last
+        assert "prometheus alerts ack 2 --reason TEXT" in alarm.last
+        act(world, operators.force_success, dag.dag_id, "a", actor="ada", reason="by hand")
+        (of_it,) = (row for row in alarm.rows() if row.dag_id == unwanted.dag_id)
+        act(world, alerts.acknowledge, of_it.alert_id, actor="ada", reason="nobody wants it")
+        what = "the session was missed"
+        assert alarm.look(world.now() + HOUR) == [f"Over: {dag.dag_id}: {what}"]
+        assert {row.dag_id: row.resolved_at is None for row in alarm.rows()} == {
+            dag.dag_id: False,
+            unwanted.dag_id: True,
+        }
 
     @pytest.mark.promise("P7")
     def test_a_deadline_that_was_missed_until_the_run_has_succeeded(self, alarm: Alarm) -> None:
