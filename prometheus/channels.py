@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import timedelta
+from hashlib import sha256
 from typing import Literal, TypeAlias
+from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
 
@@ -17,6 +20,26 @@ PATIENCE = timedelta(seconds=30)
 """How long a channel may take to accept a message."""
 Tone: TypeAlias = Literal["info", "success", "warning", "failure"]
 _LOGGER = "apprise"
+_KEYS: Mapping[str, str] = {
+    "firehydrant": "dedup",
+    "goalert": "dedup",
+    "goalerts": "dedup",
+    "ilert": "dedup",
+    "incidentio": "dedup",
+    "jira": "alias",
+    "opsgenie": "alias",
+    "opsimate": "dedup",
+    "opsimates": "dedup",
+    "pagerduty": "dedup",
+    "pagertree": "thirdparty",
+    "signl4": "external_id",
+    "splunk": "entity_id",
+    "squadcast": "dedup",
+    "victorops": "entity_id",
+}
+"""Services that keep incidents by a key -> what their URL calls it, by apprise 2.3.0."""
+_LONGEST_KEY = 200
+"""PagerDuty takes 255 characters, the others more."""
 _said = threading.local()
 """What apprise has logged in this thread, which alone tells why something was not accepted."""
 
@@ -31,8 +54,23 @@ class _Listener(logging.Handler):
             lines.append(record.getMessage())
 
 
+def keeps_incidents(url: SecretStr) -> bool:
+    """Say whether an URL is of a service that opens and closes incidents by a key."""
+    import apprise
+
+    _listen()
+    parts = apprise.plugins.url_to_dict(url.get_secret_value())
+    return parts is not None and parts["schema"] in _KEYS
+
+
 def send(
-    url: SecretStr, title: str, body: str, *, tone: Tone = "info", patience: timedelta = PATIENCE
+    url: SecretStr,
+    title: str,
+    body: str,
+    *,
+    tone: Tone = "info",
+    key: str | None = None,
+    patience: timedelta = PATIENCE,
 ) -> str | None:
     """
     Send a message, and wait until it is accepted or not.
@@ -40,6 +78,8 @@ def send(
     Args:
         url: As apprise takes it: ``mailto://``, ``slack://``, ``json://`` and a hundred more.
         tone: How grave it is, which services show, or open and close incidents by.
+        key: Of the incident that it opens, or closes with the tone ``success``, where the service
+            keeps incidents; unless the URL itself says which one.
 
     Returns:
         What went wrong, without secrets; ``None`` if it was accepted.
@@ -48,7 +88,7 @@ def send(
 
     def fulfil() -> None:
         try:
-            answer.set_result(_send(url.get_secret_value(), title, body, tone))
+            answer.set_result(_send(url.get_secret_value(), title, body, tone, key))
         except Exception as error:  # noqa: BLE001  of a plugin: it says what there is to say
             answer.set_result(f"{type(error).__name__}: {error}")
 
@@ -61,12 +101,14 @@ def send(
     return safe_text(error) if error is not None else None
 
 
-def _send(url: str, title: str, body: str, tone: Tone) -> str | None:
+def _send(url: str, title: str, body: str, tone: Tone, key: str | None) -> str | None:
     import apprise  # takes a while, and most processes never send anything
 
     _listen()
     lines: list[str] = []
     _said.lines = lines
+    if key is not None:
+        url = _naming_incident(url, key)
     plugin = apprise.Apprise.instantiate(
         url, asset=apprise.AppriseAsset(app_id="Prometheus", async_mode=False)
     )
@@ -80,6 +122,20 @@ def _send(url: str, title: str, body: str, tone: Tone) -> str | None:
     ):
         return None
     return _last(lines) or "it was not accepted"
+
+
+def _naming_incident(url: str, key: str) -> str:
+    """Have a service that keeps incidents open, or close, the one of a key."""
+    import apprise
+
+    parts = apprise.plugins.url_to_dict(url) or {}
+    name = _KEYS.get(parts.get("schema", ""))
+    if name is None or parts.get(name):
+        return url
+    if len(key) > _LONGEST_KEY:
+        key = sha256(key.encode()).hexdigest()
+    said = {name: key} if parts.get("action") else {name: key, "action": "map"}
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(said, quote_via=quote)}"
 
 
 def _listen() -> None:

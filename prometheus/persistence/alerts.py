@@ -217,17 +217,20 @@ def _tell(
 
 def due_messages(connection: Connection, now: datetime, *, limit: int) -> list[Row[Any]]:
     """
-    List the messages to be sent now with ``severity``, the first that was written first.
+    List the messages to be sent now, the first that was written first.
 
     Args:
         limit: The most to return of each channel: however many wait for one, others have theirs.
+
+    Returns:
+        Rows of ``alert_deliveries``, with the ``key`` and ``severity`` of their alerts.
     """
     turn = func.row_number().over(partition_by=_d.channel, order_by=_d.delivery_id).label("turn")
     due = (
         select(_d.delivery_id, turn).where(_d.state == "pending", _d.next_try_at <= now).subquery()
     )
     query = (
-        select(alert_deliveries, _a.severity)
+        select(alert_deliveries, _a.key, _a.severity)
         .join(alerts)
         .join(due, due.c.delivery_id == _d.delivery_id)
         .where(due.c.turn <= limit)

@@ -70,7 +70,10 @@ class Sender:
 
     def _go(self, channel: str, messages: Sequence[Row[Any]], at: datetime | None) -> None:
         try:
-            if len(messages) > _SINGLY:
+            url = self._urls.get(channel)
+            # An incident is opened and closed by a message of its own.
+            singly = url is not None and channels.keeps_incidents(url)
+            if len(messages) > _SINGLY and not singly:
                 self._send(channel, messages, at)
                 return
             for each in messages:
@@ -89,7 +92,10 @@ class Sender:
         if url is None:
             error: str | None = "there is no such channel in the settings any more"
         else:
-            error = channels.send(url, *_text(taken), tone=_tone(taken), patience=self._patience)
+            key = taken[0].key if len(taken) == 1 else None
+            error = channels.send(
+                url, *_text(taken), tone=_tone(taken), key=key, patience=self._patience
+            )
         with writing(self._engine) as connection:
             now = at or wall_time(connection)
             given_up = alerts.note_sent(connection, taken, now, error)

@@ -23,6 +23,8 @@ class Recipients:
         """Paths of GET."""
         self.status = 200
         """What the web server answers to a POST."""
+        self.reply: dict[str, Any] = {}
+        """And what it says with that."""
         self.goes_on = threading.Event()
         """Until it is set, the web server says nothing."""
         self.goes_on.set()
@@ -50,9 +52,11 @@ class _Web(BaseHTTPRequestHandler):
         self._answer(self.recipients.status)
 
     def _answer(self, status: int) -> None:
+        said = json.dumps(self.recipients.reply).encode() if self.recipients.reply else b""
         self.send_response(status)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(said)))
         self.end_headers()
+        self.wfile.write(said)
 
     def log_message(self, *_: Any) -> None: ...
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from apprise.plugins.pagerduty import PAGERDUTY_API_LOOKUP
 from sqlalchemy import Engine, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
@@ -434,6 +435,42 @@ def test_very_much_at_once_comes_in_one_message(one_alarm: Alarm) -> None:
     assert title.startswith("12 messages: Error: us_eq_p")
     assert one_alarm.last.count("failed for good") == 12
     assert one_alarm.look() == []
+
+
+def test_an_incident_is_opened_and_closed_by_a_message_of_its_own(
+    one_alarm: Alarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are at once; what comes back is the incident of before, opened again."""
+    world, recipients = one_alarm.world, one_alarm.recipients
+    for region in PAGERDUTY_API_LOOKUP:
+        here = f"http://127.0.0.1:{recipients.web_port}"
+        monkeypatch.setitem(PAGERDUTY_API_LOOKUP, region, here)
+    pages = {"PROMETHEUS__CHANNELS__ONCALL": "pagerduty://routing@key"}
+    one_alarm.watcher, _ = one_alarm.another(pages)
+    worker, dags = world.worker(lease=DAYS), []
+    for number in range(7):
+        dags.append(world.run(job("a", max_retries=0), pipeline=f"p{number}"))
+        world.fail_for_good(dags[-1], "a", worker)
+
+    def sent(at: datetime) -> set[tuple[str, str]]:
+        before = len(recipients.posts)
+        one_alarm.watcher.look(at)
+        one_alarm.watcher.wait_for_sending()
+        posts = [each for each in recipients.posts[before:] if "event_action" in each]
+        done = {(each["event_action"], each["dedup_key"]) for each in posts}
+        assert len(done) == len(posts)
+        return done
+
+    now = world.now()
+    assert sent(now) == {("trigger", f"job_failed:{each.dag_id}") for each in dags}
+    first = dags[0].dag_id
+    act(world, operators.force_success, first, "a", actor="ada", reason="by hand")
+    assert sent(now + HOUR) == {("resolve", f"job_failed:{first}")}
+    act(world, operators.retry, first, "a", actor="ada")
+    again = world.running(dags[0], "a", worker)
+    world.fail(again)
+    world.change(again, completed_at=now + 3 * HOUR)
+    assert sent(now + 3 * HOUR) == {("trigger", f"job_failed:{first}")}
 
 
 def test_several_processes_watch_and_each_is_told_once(alarm: Alarm) -> None:
