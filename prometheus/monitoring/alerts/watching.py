@@ -155,8 +155,9 @@ class Watcher:
                 alerts.apply_changes(connection, changes, now, self._compose)
         self._looked_at = now
         self._sender.begin(at)
-        silent = any(each.kind is AlertKind.SCHEDULER_SILENT for each in seen.causes)
-        if not silent and not seen.unseen:  # nor what can not see what is wrong
+        # One market whose calendar can not be read is told as such: the ping is of the scheduler.
+        unknown = (AlertKind.SCHEDULER_SILENT, None) in seen.unseen
+        if not unknown and all(each.kind is not AlertKind.SCHEDULER_SILENT for each in seen.causes):
             self._ping(now)
         return True
 

@@ -48,6 +48,15 @@ from tests.servers import free_port, wait_until
 SECOND = timedelta(seconds=1)
 DAYS = timedelta(days=100)
 TOKEN = "T0kenOfTheChannel"
+WEEKLY = """
+from prometheus import JobContext, MarketState, Pipeline
+
+weekly = Pipeline("weekly", markets=["XSHG"], sessions="last of week")
+
+
+@weekly.job(required_state=MarketState.POST_CLOSE)
+def settle(ctx: JobContext) -> None: ...
+"""
 
 
 @dataclass
@@ -817,6 +826,33 @@ def test_somebody_else_is_told_as_long_as_a_scheduler_is_at_work(
     assert TOKEN not in str([vars(each) for each in caplog.records])
     act(world, leases.resign, LEADERSHIP, "there:7:x")
     assert asked_at(now + 3 * MINUTE) == 0
+
+
+def test_a_market_without_a_calendar_does_not_hold_back_that_a_scheduler_is_at_work(
+    one_alarm: Alarm,
+) -> None:
+    """Neither one whose calendar has ended, nor one whose runs wait for a calendar to go on."""
+    world, recipients = one_alarm.world, one_alarm.recipients
+    weekly = one_alarm.folder / "weekly.py"
+    weekly.write_text(WEEKLY)
+    watcher, _ = one_alarm.another(
+        {
+            "PROMETHEUS__ALERTS__PING_URL": f"http://127.0.0.1:{recipients.web_port}/ping",
+            "PROMETHEUS__MARKETS__ENABLED": "US_EQ,XSHG",
+            "PROMETHEUS__PIPELINES__MODULES": str(weekly),
+        }
+    )
+    last = TradingCalendar("XSHG").horizon
+    noon = datetime(last.year, last.month, last.day, 12, tzinfo=UTC)
+    act(world, runs.first_seen, "weekly", "XSHG", "last of week", noon - DAYS)
+    for number, at in enumerate((noon, noon + timedelta(days=5)), start=1):
+        assert watcher.look(at)
+        watcher.wait_for_sending()
+        assert len(recipients.asked) == number
+    act(world, leases.resign, LEADERSHIP, "there:7:x")
+    assert watcher.look(noon + timedelta(days=6))
+    watcher.wait_for_sending()
+    assert len(recipients.asked) == 2
 
 
 # --- who looks -----------------------------------------------------------------------------------
