@@ -7,6 +7,8 @@ differs from wall time only in a replay; all others are stamps of the database's
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import (
     JSON,
     Boolean,
@@ -266,14 +268,24 @@ pause_holds = pauses.c.ended_at.is_(None) & (
     pauses.c.until.is_(None) | (pauses.c.until > database_now())
 )
 """Whether a pause is in force."""
-is_paused = exists().where(
-    pause_holds,
+_keeps_execution = (
     pauses.c.market_id.is_(None) | (pauses.c.market_id == dag_runs.c.market_id),
     pauses.c.pipeline.is_(None) | (pauses.c.pipeline == dag_runs.c.pipeline),
     pauses.c.dag_id.is_(None)
     | ((pauses.c.dag_id == job_executions.c.dag_id) & (pauses.c.job_id == job_executions.c.job_id)),
 )
+is_paused = exists().where(pause_holds, *_keeps_execution)
 """Whether an operator keeps an execution from starting; to be said of it and its run."""
+
+
+def was_paused_since(at: datetime) -> ColumnElement[bool]:
+    """Say whether `is_paused` was so at any time after an instant, or is so now."""
+    return exists().where(
+        pauses.c.ended_at.is_(None) | (pauses.c.ended_at > at),
+        pauses.c.until.is_(None) | (pauses.c.until > at),
+        *_keeps_execution,
+    )
+
 
 backfills = Table(
     "backfills",

@@ -21,6 +21,7 @@ from prometheus.persistence.tables import (
     is_open,
     is_paused,
     job_executions,
+    was_paused_since,
     worker_incarnations,
 )
 
@@ -150,6 +151,8 @@ def late_in_queues(connection: Connection, due_before: datetime) -> list[Row[Any
     """
     List the jobs of scheduled runs that were due before an instant of wall time, and wait.
 
+    What an operator kept from starting since that instant is not among them.
+
     Returns:
         Rows with run, job, pipeline, market, queue, priority and ``scheduled_at``, oldest first.
     """
@@ -159,7 +162,7 @@ def late_in_queues(connection: Connection, due_before: datetime) -> list[Row[Any
             *(_r.pipeline, _r.market_id),
         )
         .join_from(job_executions, dag_runs)
-        .where(_is_due(due_before), _r.trigger == Trigger.SCHEDULE)
+        .where(_is_due(due_before), _r.trigger == Trigger.SCHEDULE, ~was_paused_since(due_before))
         .order_by(_e.scheduled_at, _e.dag_id, _e.job_id)
         .limit(_MOST_LATE)
     )

@@ -292,6 +292,19 @@ class TestKinds:
         world.running(dag, "a", worker)
         assert alarm.look(later + HOUR) == [f"Over: {what}"]
 
+    def test_what_was_paused_is_late_when_it_has_waited_since(self, one_alarm: Alarm) -> None:
+        world = one_alarm.world
+        dag = world.run(job("a"))
+        world.claim(world.starts(dag))
+        world.worker(lease=DAYS)
+        act(world, pauses.pause, market_id="US_EQ", reason="vendor", actor="ada")
+        now = world.now()
+        world.change(world.ids(dag)["a"], scheduled_at=now - HOUR)
+        act(world, pauses.resume, market_id="US_EQ", actor="ada")
+        assert one_alarm.look(now + 14 * MINUTE) == []
+        told = one_alarm.look(now + 16 * MINUTE)
+        assert told == [f"Warning: {dag.dag_id}: a can start, and no worker has taken it"]
+
     def test_a_run_that_was_not_made_until_it_is(self, alarm: Alarm) -> None:
         world = alarm.world
         calendar = TradingCalendar("US_EQ")
