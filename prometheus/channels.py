@@ -9,12 +9,13 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import timedelta
 from hashlib import sha256
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
 
 from prometheus.masking import safe_text
+from prometheus.orchestration.alerts import UNANSWERED
 
 PATIENCE = timedelta(seconds=30)
 """How long a channel may take to accept a message."""
@@ -56,11 +57,7 @@ class _Listener(logging.Handler):
 
 def keeps_incidents(url: SecretStr) -> bool:
     """Say whether an URL is of a service that opens and closes incidents by a key."""
-    import apprise
-
-    _listen()
-    parts = apprise.plugins.url_to_dict(url.get_secret_value())
-    return parts is not None and parts["schema"] in _KEYS
+    return _parts(url.get_secret_value()).get("schema") in _KEYS
 
 
 def send(
@@ -88,7 +85,7 @@ def send(
 
     def fulfil() -> None:
         try:
-            answer.set_result(_send(url.get_secret_value(), title, body, tone, key))
+            answer.set_result(_send(url.get_secret_value(), title, body, tone, key, patience))
         except Exception as error:  # noqa: BLE001  of a plugin: it says what there is to say
             answer.set_result(f"{type(error).__name__}: {error}")
 
@@ -97,11 +94,13 @@ def send(
     try:
         error = answer.result(patience.total_seconds())
     except FutureTimeoutError:
-        return f"no answer within {patience.total_seconds():.0f} s"
+        return f"{UNANSWERED} {patience.total_seconds():.0f} s"
     return safe_text(error) if error is not None else None
 
 
-def _send(url: str, title: str, body: str, tone: Tone, key: str | None) -> str | None:
+def _send(
+    url: str, title: str, body: str, tone: Tone, key: str | None, patience: timedelta
+) -> str | None:
     import apprise  # takes a while, and most processes never send anything
 
     _listen()
@@ -114,6 +113,8 @@ def _send(url: str, title: str, body: str, tone: Tone, key: str | None) -> str |
     )
     if plugin is None:
         return _last(lines) or "apprise can not use its URL"
+    if plugin.socket_read_timeout == apprise.URLBase.socket_read_timeout:  # the URL says nothing
+        plugin.socket_read_timeout = patience.total_seconds()
     # Services refuse what is longer than they take.
     plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
     kind = apprise.NotifyType(tone)
@@ -126,9 +127,7 @@ def _send(url: str, title: str, body: str, tone: Tone, key: str | None) -> str |
 
 def _naming_incident(url: str, key: str) -> str:
     """Have a service that keeps incidents open, or close, the one of a key."""
-    import apprise
-
-    parts = apprise.plugins.url_to_dict(url) or {}
+    parts = _parts(url)
     name = _KEYS.get(parts.get("schema", ""))
     if name is None or parts.get(name):
         return url
@@ -136,6 +135,15 @@ def _naming_incident(url: str, key: str) -> str:
         key = sha256(key.encode()).hexdigest()
     said = {name: key} if parts.get("action") else {name: key, "action": "map"}
     return f"{url}{'&' if '?' in url else '?'}{urlencode(said, quote_via=quote)}"
+
+
+def _parts(url: str) -> Mapping[str, Any]:
+    """Take an URL apart, as its service does; nothing where there is no such service."""
+    import apprise
+
+    _listen()
+    parts: Mapping[str, Any] | None = apprise.plugins.url_to_dict(url)  # type: ignore[no-untyped-call]  # theirs
+    return parts or {}
 
 
 def _listen() -> None:

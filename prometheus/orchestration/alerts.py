@@ -20,7 +20,9 @@ from prometheus.orchestration.dag import JobPriority
 KEPT_OPEN = timedelta(days=30)
 """An alert of a run that is older is closed without a word."""
 REOPENS_WITHIN = timedelta(hours=1)
-"""What comes back so soon is the same alert."""
+"""What comes back so soon is the same alert; or within a quiet time, if that is longer."""
+UNANSWERED = "no answer within"
+"""How the error of a message begins that may have been accepted all the same."""
 
 
 class AlertKind(StrEnum):
@@ -39,7 +41,7 @@ class AlertKind(StrEnum):
     SCHEDULER_SILENT = "scheduler_silent"
     """No scheduler leads, or the one that does completes no tick."""
     WORKER_LOST = "worker_lost"
-    """A worker was given up, and none has taken its place."""
+    """A worker was given up: it did not stop by itself."""
     QUEUE_WITHOUT_WORKERS = "queue_without_workers"
     """Work is due, and no worker listens."""
     CALENDAR_HORIZON = "calendar_horizon"
@@ -171,17 +173,19 @@ def decide(
     quiet: timedelta,
     *,
     unseen: Collection[Unseen] = (),
+    forgotten: Collection[str] = (),
 ) -> tuple[Change, ...]:
     """
     Say what has to change for the alerts to be what is wrong.
 
     Args:
         causes: All that is wrong now.
-        kept: Alerts that are open; that were resolved within `REOPENS_WITHIN`; and that were, and
-            of which recipients do not know it yet.
+        kept: Alerts that are open; that were resolved lately, as `reopens_within` says; and that
+            were, and of which recipients do not know it yet.
         now: Wall time.
         quiet: How long after a message of an alert the next one of it may be sent.
         unseen: Of what it could not be seen whether it is wrong: its alerts stay as they are.
+        forgotten: Keys of what is not looked for any more: it may not be over, so nobody is told.
 
     Returns:
         At most one change for each key. To decide again after they have been applied, at the same
@@ -198,7 +202,7 @@ def decide(
     }
     for key, cause in current.items():
         alert = alerts.get(key)
-        if alert is None or not (alert.is_open or _is_recent(alert, now)):
+        if alert is None or not (alert.is_open or _is_recent(alert, now, quiet)):
             changes.append(Raise(cause))
             continue
         anew = alert.acknowledged and (not alert.is_open or _is_worse(cause, alert))
@@ -209,15 +213,24 @@ def decide(
     for key, alert in alerts.items():
         if key in current or any((alert.kind, each) in unseen for each in (None, *alert.markets)):
             continue
-        known = alert.told is Told.RAISED and not alert.acknowledged and key not in old
-        tell = known and _is_quiet_over(alert, now, quiet)
-        if tell or alert.is_open:
-            changes.append(Resolve(alert, tell, silently=key in old))
+        silently = key in old or key in forgotten
+        known = alert.told is Told.RAISED and not alert.acknowledged
+        tell = known and not silently and _is_quiet_over(alert, now, quiet)
+        if tell or alert.is_open or (known and silently):
+            changes.append(Resolve(alert, tell, silently))
     return tuple(changes)
 
 
-def _is_recent(alert: Kept, now: datetime) -> bool:
-    return alert.resolved_at is not None and now - alert.resolved_at < REOPENS_WITHIN
+def reopens_within(quiet: timedelta) -> timedelta:
+    """Return how soon after its end what comes back is the same alert."""
+    return max(REOPENS_WITHIN, quiet)
+
+
+def _is_recent(alert: Kept, now: datetime, quiet: timedelta) -> bool:
+    """Say whether what comes back is this alert; also where nobody knows yet that it was over."""
+    if alert.told is Told.RAISED and not alert.acknowledged:
+        return True
+    return alert.resolved_at is not None and now - alert.resolved_at < reopens_within(quiet)
 
 
 def _is_old(alert: Kept, now: datetime) -> bool:

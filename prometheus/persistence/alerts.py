@@ -17,6 +17,7 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
+    and_,
     cast,
     func,
     insert,
@@ -30,7 +31,7 @@ from sqlalchemy import (
 
 from prometheus.errors import nearest
 from prometheus.orchestration.alerts import (
-    REOPENS_WITHIN,
+    UNANSWERED,
     AlertKind,
     Cause,
     Change,
@@ -40,6 +41,7 @@ from prometheus.orchestration.alerts import (
     Severity,
     Told,
     Update,
+    reopens_within,
 )
 from prometheus.orchestration.dag import JobPriority
 from prometheus.persistence.metadata import UtcDateTime, database_now
@@ -67,24 +69,25 @@ class Message:
 Compose = Callable[[Row[Any], Told, frozenset[str]], Iterable[Message]]
 """
 Writes the messages of an alert, from its row, for whichever channels it is for; given those that
-have been told of it, which are all that hear that it is over.
+have heard of it, which are all that hear that it is over.
 """
 
 
 # --- what is wrong ------------------------------------------------------------------------------
 
 
-def read_kept(connection: Connection, now: datetime) -> list[Kept]:
+def read_kept(connection: Connection, now: datetime, quiet: timedelta) -> list[Kept]:
     """
     Read what `decide` compares the causes with.
 
     Args:
         now: Wall time.
+        quiet: As for the decision.
     """
     query = select(alerts).where(
         or_(
             _a.resolved_at.is_(None),
-            _a.resolved_at > now - REOPENS_WITHIN,
+            _a.resolved_at > now - reopens_within(quiet),
             is_told_of,
         )
     )
@@ -182,19 +185,13 @@ def _tell(
     row = connection.execute(select(alerts).where(_a.alert_id == alert_id)).one()
     told = sorted({*row.told_subjects, *row.subjects})
     _change(connection, alert_id, told=event.value, told_at=now, told_subjects=told)
-    known = connection.execute(
-        select(_d.channel).where(_d.alert_id == alert_id).distinct()
-    ).scalars()
-    messages = list(compose(row, event, frozenset(known)))
-    # What has not been taken yet is not true any more, where something else is told.
+    messages = list(compose(row, event, _who_heard(connection, alert_id)))
+    # What has not been taken yet is not true any more: where something else is told, or it is over.
+    stale = [_d.alert_id == alert_id, _d.state == "pending"]
+    if event is Told.RAISED:
+        stale.append(_d.channel.in_([message.channel for message in messages]))
     connection.execute(
-        update(alert_deliveries)
-        .where(
-            _d.alert_id == alert_id,
-            _d.state == "pending",
-            _d.channel.in_([message.channel for message in messages]),
-        )
-        .values(state="replaced", ended_at=now)
+        update(alert_deliveries).where(*stale).values(state="replaced", ended_at=now)
     )
     for message in messages:
         connection.execute(
@@ -210,6 +207,18 @@ def _tell(
                 created_at=now,
             )
         )
+
+
+def _who_heard(connection: Connection, alert_id: int) -> frozenset[str]:
+    """Return the channels that know of an alert, or may: the last they accepted is that it is."""
+    # One that is under way, or was when its sender died, has no error.
+    accepted = or_(
+        _d.state == "sent",
+        and_(_d.tries > 0, or_(_d.error.is_(None), _d.error.startswith(UNANSWERED))),
+    )
+    query = select(_d.channel, _d.event).where(_d.alert_id == alert_id, accepted)
+    last = {row.channel: row.event for row in connection.execute(query.order_by(_d.delivery_id))}
+    return frozenset(channel for channel, event in last.items() if event == Told.RAISED)
 
 
 # --- messages -----------------------------------------------------------------------------------
@@ -257,7 +266,7 @@ def take_messages(
                 _d.state == "pending",
                 _d.tries == each.tries,
             )
-            .values(tries=each.tries + 1, next_try_at=now + pause)
+            .values(tries=each.tries + 1, next_try_at=now + pause, error=None)
         )
         if changed.rowcount == 1:
             taken.append(each)

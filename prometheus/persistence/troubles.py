@@ -222,14 +222,15 @@ class Lost:
     queues: tuple[str, ...]
     seen_at: datetime
     """Its last renewal, in wall time."""
+    given_up_at: datetime
+    """Likewise."""
+    replaced: bool
+    """Whether one that has started later has its name or its queues."""
 
 
 def lost_workers(connection: Connection, now: datetime, within: timedelta) -> list[Lost]:
     """
-    List the workers that were given up lately, and whose place nobody has taken since.
-
-    A place is taken by a worker of the same name, or by one that has started later and listens to
-    the same queues.
+    List the workers that were given up lately; of several of a name, the last.
 
     Args:
         now: Wall time.
@@ -238,17 +239,27 @@ def lost_workers(connection: Connection, now: datetime, within: timedelta) -> li
     given_up = select(worker_incarnations).where(
         _w.ended_at > now - within, _w.ended_at >= _w.expires_at
     )
-    lost: dict[str, Lost] = {}
-    for row in connection.execute(given_up.order_by(_w.renewed_at)):
-        lost[row.worker] = Lost(row.worker, row.host, row.pid, tuple(row.queues), row.renewed_at)
+    lost = {row.worker: row for row in connection.execute(given_up.order_by(_w.renewed_at))}
     if not lost:
         return []
-    alive = select(_w.worker, _w.queues, _w.started_at).where(
-        _w.ended_at.is_(None), _w.expires_at > now
-    )
-    for row in connection.execute(alive).all():
-        lost.pop(row.worker, None)
-        for name, each in list(lost.items()):
-            if row.started_at > each.seen_at and set(each.queues) <= set(row.queues):
-                del lost[name]
-    return list(lost.values())
+    others = connection.execute(
+        select(_w.worker, _w.queues, _w.started_at).where(
+            or_(_w.ended_at.is_(None), _w.ended_at > now - within)
+        )
+    ).all()
+    return [
+        Lost(
+            worker=name,
+            host=row.host,
+            pid=row.pid,
+            queues=tuple(row.queues),
+            seen_at=row.renewed_at,
+            given_up_at=row.ended_at,
+            replaced=any(
+                each.started_at > row.renewed_at
+                and (each.worker == name or set(row.queues) <= set(each.queues))
+                for each in others
+            ),
+        )
+        for name, row in lost.items()
+    ]

@@ -38,7 +38,7 @@ was not committed yet."""
 SILENT_FOR = timedelta(minutes=1)
 """How long there must have been no scheduler, or no worker: others take over from who ends."""
 LOST_WITHIN = timedelta(days=1)
-"""How long a worker that was lost is missed; it may have been one too many."""
+"""How long a worker that was lost is looked for; it may have been one too many."""
 _PLANS_BACK = timedelta(days=4)
 """How old a session may be whose run is missed as late; the scheduler knows of older ones."""
 _LONGEST_ERROR = 300
@@ -52,6 +52,8 @@ class Seen:
 
     causes: tuple[Cause, ...]
     unseen: frozenset[Unseen]
+    forgotten: frozenset[str]
+    """Keys of what is not looked for any more."""
     faults: Mapping[str, Exception]
     """Kinds, by commas -> why not, where nobody foresaw it."""
 
@@ -70,6 +72,8 @@ class _Scene:
     deserted: set[str] = field(default_factory=set)
     """Queues in which something waits, and to which nobody listens."""
     unseen: set[Unseen] = field(default_factory=set)
+    forgotten: set[str] = field(default_factory=set)
+    """Keys of what is not looked for any more."""
 
     @property
     def now(self) -> datetime:
@@ -102,7 +106,7 @@ def read_causes(
         except Exception as error:  # noqa: BLE001  what one can not answer takes nothing from others
             faults[",".join(kinds)] = error
             scene.unseen.update((kind, None) for kind in kinds)
-    return Seen(tuple(causes), frozenset(scene.unseen), faults)
+    return Seen(tuple(causes), frozenset(scene.unseen), frozenset(scene.forgotten), faults)
 
 
 # --- who is at work -----------------------------------------------------------------------------
@@ -165,9 +169,15 @@ def _queues(scene: _Scene) -> Iterator[Cause]:
 
 
 def _workers(scene: _Scene) -> Iterator[Cause]:
+    kept = {each.key: each.raised_at for each in scene.kept if each.kind is AlertKind.WORKER_LOST}
     for each in troubles.lost_workers(scene.look.connection, scene.now, LOST_WITHIN):
+        key = f"{AlertKind.WORKER_LOST}:{each.worker}"
+        raised_at = kept.pop(key, scene.since)
+        # However soon a supervisor has started it again, it is told once that it was lost.
+        if each.replaced and each.given_up_at <= max(raised_at, scene.since):
+            continue
         yield Cause(
-            key=f"{AlertKind.WORKER_LOST}:{each.worker}",
+            key=key,
             kind=AlertKind.WORKER_LOST,
             severity=Severity.ERROR,
             summary=f"worker {each.worker} was lost",
@@ -176,9 +186,12 @@ def _workers(scene: _Scene) -> Iterator[Cause]:
             details=(
                 f"It was pid {each.pid} on {each.host}, and stopped renewing its lease.",
                 "What it ran has failed, and is tried again by another worker.",
-                "Look at its log and at the machine, and start it again.",
+                "Its place was taken since. Look at its log and at the machine."
+                if each.replaced
+                else "Look at its log and at the machine, and start it again.",
             ),
         )
+    scene.forgotten.update(kept)  # nobody says of one that has not come back that it has
 
 
 _BY_ATTEMPTS = (AlertKind.JOB_FAILED, AlertKind.WINDOW_EXPIRED, AlertKind.MISSED_SESSION)

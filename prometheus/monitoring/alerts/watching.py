@@ -141,12 +141,12 @@ class Watcher:
             if at is not None:
                 look = replace(look, now=replace(look.now, wall_at=at, market_at=at))
             now = look.now.wall_at
-            kept = alerts.read_kept(look.connection, now)
+            quiet = self._here.settings.alerts.quiet
+            kept = alerts.read_kept(look.connection, now, quiet)
             seen = read_causes(look, self._here, kept, self._looked_at)
         self._say(seen)
         causes = self._settled(seen.causes, kept, now)
-        quiet = self._here.settings.alerts.quiet
-        changes = decide(causes, kept, now, quiet, unseen=seen.unseen)
+        changes = decide(causes, kept, now, quiet, unseen=seen.unseen, forgotten=seen.forgotten)
         if changes:
             with writing(self._here.engine) as connection:
                 epoch = leadership.epoch

@@ -365,6 +365,43 @@ class TestKinds:
         world.worker(name="new@h", lease=DAYS)
         assert alarm.look(world.now() + HOUR) == ["Over: worker lost@h was lost"]
 
+    def test_a_worker_that_was_started_again_at_once_was_lost_all_the_same(
+        self, one_alarm: Alarm
+    ) -> None:
+        """As a supervisor does; and its orderly end later is no loss."""
+        world = one_alarm.world
+        assert one_alarm.look() == []
+        for times in (1, 2):
+            lost = update(worker_incarnations).where(
+                worker_incarnations.c.incarnation == world.worker(name="lost@h", lease=-SECOND)
+            )
+            seen_at = world.now() - SECOND
+            act(world, lambda conn, lost=lost, at=seen_at: conn.execute(lost.values(renewed_at=at)))
+            again = world.worker(name="lost@h", lease=DAYS)
+            assert act(world, leases.give_up_workers, world.now()) == ["lost@h"]
+            told = [one_alarm.look(world.now()) for _ in range(3)]
+            assert told == [["Error: worker lost@h was lost"] if times == 1 else [], [], []]
+            (row,) = one_alarm.rows()
+            assert row.times == times
+            assert row.resolved_at is not None
+            assert "Its place was taken since." in row.details[-1]
+            act(world, leases.end_worker, again)
+        later = world.now() + 16 * MINUTE
+        assert [one_alarm.look(later) for _ in range(2)] == [["Over: worker lost@h was lost"], []]
+
+    def test_of_a_worker_that_never_came_back_nobody_says_that_it_has(
+        self, one_alarm: Alarm
+    ) -> None:
+        world = one_alarm.world
+        world.worker(name="lost@h", lease=-SECOND)
+        act(world, leases.give_up_workers, world.now())
+        assert one_alarm.look() == ["Error: worker lost@h was lost"]
+        for hours in (23, 25, 27):
+            assert one_alarm.look(world.now() + hours * HOUR) == []
+        (row,) = one_alarm.rows()
+        assert row.resolved_at is not None
+        assert row.told == "resolved"
+
     def test_a_queue_to_which_nobody_listens_until_somebody_does(self, alarm: Alarm) -> None:
         world = alarm.world
         dag = world.run(job("a"))
@@ -446,6 +483,28 @@ def test_what_comes_and_goes_is_told_once_in_a_quiet_time_and_ends_with_the_trut
     assert told == [f"Warning: {what}", f"Over: {what}"]
     (row,) = one_alarm.rows()
     assert row.times == 25
+
+
+def test_what_comes_back_within_a_quiet_time_is_the_same_alert_however_long_that_is(
+    one_alarm: Alarm,
+) -> None:
+    world = one_alarm.world
+    one_alarm.watcher, _ = one_alarm.another({"PROMETHEUS__ALERTS__QUIET": "4h"})
+    now, told = world.now(), []
+    for led, minutes in (
+        *((False, 0), (False, 1), (True, 2)),
+        *((False, 63), (False, 64), (True, 300)),  # over for an hour, and nobody knows it
+        *((False, 420), (False, 421), (False, 541)),
+    ):
+        if led:
+            lead(world)
+        else:
+            act(world, leases.resign, LEADERSHIP, "there:7:x")
+        titles = one_alarm.look(now + minutes * MINUTE)
+        told += [(minutes, title.partition(":")[0]) for title in titles]
+    assert told == [(1, "Critical"), (300, "Over"), (541, "Critical")]
+    (row,) = one_alarm.rows()
+    assert row.times == 3
 
 
 def test_very_much_at_once_comes_in_one_message(one_alarm: Alarm) -> None:
@@ -738,6 +797,7 @@ def test_however_many_messages_wait_for_one_channel_the_others_have_theirs(
 
 
 def test_a_message_that_is_no_longer_true_is_not_sent(one_alarm: Alarm) -> None:
+    """Nor is who has never heard of something told that it is over."""
     world, recipients = one_alarm.world, one_alarm.recipients
     recipients.status = 500
     dag, worker = world.run(job("a", max_retries=0)), world.worker(lease=DAYS)
@@ -749,7 +809,9 @@ def test_a_message_that_is_no_longer_true_is_not_sent(one_alarm: Alarm) -> None:
     recipients.status = 200
     one_alarm.watcher.look(now + HOUR)
     one_alarm.watcher.wait_for_sending()
-    assert recipients.titles == [f"Over: {dag.dag_id}: a failed for good"]
+    assert recipients.titles == []
+    failed = f"{dag.dag_id}: a failed for good"
+    assert [title for title, _ in recipients.mails] == [f"Error: {failed}", f"Over: {failed}"]
 
 
 def test_the_watcher_goes_on_after_whatever_it_could_not_do(

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from apprise.manager_plugins import NotificationManager
-from apprise.plugins import opsgenie, pagerduty, squadcast
+from apprise.plugins import (
+    firehydrant,
+    ilert,
+    incidentio,
+    opsgenie,
+    pagerduty,
+    pagertree,
+    signl4,
+    splunk,
+    squadcast,
+)
 from pydantic import SecretStr
 
 from prometheus import channels
@@ -28,9 +37,15 @@ def recipients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recipients]:
         ):
             for region in places:
                 monkeypatch.setitem(places, region, here)
-        plugins = NotificationManager()
-        for scheme in ("firehydrant", "ilert", "incidentio", "pagertree", "signl4", "splunk"):
-            monkeypatch.setattr(plugins[scheme], "notify_url", here)
+        for plugin in (
+            firehydrant.NotifyFireHydrant,
+            ilert.NotifyILert,
+            incidentio.NotifyIncidentIO,
+            pagertree.NotifyPagerTree,
+            signl4.NotifySIGNL4,
+            splunk.NotifySplunk,
+        ):
+            monkeypatch.setattr(plugin, "notify_url", here)
         yield found
 
 
@@ -62,7 +77,9 @@ def test_who_keeps_incidents_opens_and_closes_one_by_the_key_of_the_alert(
     }
     for url, (name, verb, opens, closes) in services.items():
         assert channels.keeps_incidents(SecretStr(url)), url
-        for tone, said in (("failure", opens), ("success", closes)):
+        tones: tuple[tuple[channels.Tone, str | None], ...]
+        tones = (("failure", opens), ("success", closes))
+        for tone, said in tones:
             post = tell(recipients, url, tone)
             assert isinstance(post, dict)
             assert (post[name], post.get(verb)) == (KEY, said), url

@@ -149,7 +149,7 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "deadlines": lambda c: deadlines.read_deadlines(
             c, read_now(c), markets=["US_EQ"], since=now.date()
         ),
-        "alerts": lambda c: alerts.read_kept(c, now),
+        "alerts": lambda c: alerts.read_kept(c, now, timedelta(hours=1)),
         "existing": lambda c: runs.sessions_with_runs(c, "old", "US_EQ", DAY),
     }
 
