@@ -71,6 +71,9 @@ _ISO_DURATION = re.compile(r"P(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?
 _UNDERSCORES = re.compile("_+")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:]+")
 _PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
+_PAGES = re.compile(
+    r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?(/[A-Za-z0-9._~-]+)*/?"
+)
 _TOKEN = re.compile(r"[A-Za-z0-9._-]*")
 _CHANNEL = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
@@ -362,6 +365,12 @@ class WebSettings(_Section):
         description="The path below which a proxy serves it, such as /prometheus; a proxy may take "
         "it away or pass it on.",
     )
+    url: str = Field(
+        default="",
+        description="Where people find it, with the path below which it is served: "
+        "https://desk.example/prometheus. Alerts link to its pages there; without, they have no "
+        "links.",
+    )
     sign_in_lasts: Duration = Field(
         default=timedelta(hours=12),
         description="How long a browser stays signed in.",
@@ -392,6 +401,13 @@ class WebSettings(_Section):
         if not _PREFIX_OF_PATHS.fullmatch(path):
             raise ValueError("must look like /prometheus")
         return path
+
+    @field_validator("url")
+    @classmethod
+    def _of_pages(cls, value: str) -> str:
+        if value and not _PAGES.fullmatch(value):
+            raise ValueError("must look like https://desk.example/prometheus")
+        return value.rstrip("/")
 
     @property
     def only_here(self) -> bool:

@@ -528,6 +528,20 @@ def test_names_of_the_web_api_are_written_without_ports(tmp_path: Path) -> None:
         assert f"{host!r} is no name or address" in fault
 
 
+def test_where_people_find_the_pages_is_an_url_that_a_path_can_be_put_behind(
+    tmp_path: Path,
+) -> None:
+    for given, meant in (
+        ("https://desk.example/jobs/", "https://desk.example/jobs"),
+        ("http://10.0.0.7:8765", "http://10.0.0.7:8765"),
+        ("http://[fe80::1]:8765/", "http://[fe80::1]:8765"),
+    ):
+        assert load_settings({"PROMETHEUS__WEB__URL": given}, tmp_path).web.url == meant
+    for url in ("desk.example", "ftp://x", "https://x/?a", "https://me:pw@x", "https://", "/p"):
+        (fault,) = faults({"PROMETHEUS__WEB__URL": url}, tmp_path)
+        assert "must look like https://desk.example/prometheus" in fault
+
+
 def test_a_path_below_which_a_proxy_serves_it_is_a_plain_one(tmp_path: Path) -> None:
     for given, meant in (("/desk/jobs/", "/desk/jobs"), ("/p-1.x", "/p-1.x"), ("/", "")):
         found = load_settings({"PROMETHEUS__WEB__ROOT_PATH": given}, tmp_path)

@@ -14,25 +14,23 @@ from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
 from prometheus.orchestration.alerts import Route, Told
 from prometheus.persistence.alerts import Compose, Message, facts_of
-from prometheus.settings import WebSettings
 
 _LONGEST_TITLE = 200
 _MOST_LISTED = 20
 
 
-def composer(routes: Mapping[str, Route], web: WebSettings) -> Compose:
+def composer(routes: Mapping[str, Route], pages: str) -> Compose:
     """
     Make what writes the messages of an alert.
 
     Args:
         routes: Channel -> which alerts it gets.
-        web: Where people find the pages.
+        pages: Where people find them; empty where nobody does.
     """
-    at = public_address(web)
 
     def compose(alert: Row[Any], event: Told, known: frozenset[str]) -> Iterator[Message]:
         facts = facts_of(alert)
-        title, body = write(alert, event, at)
+        title, body = write(alert, event, pages)
         for channel, route in routes.items():
             if channel in known if event is Told.RESOLVED else route.takes(facts):
                 yield Message(channel, title, body)
@@ -40,19 +38,12 @@ def composer(routes: Mapping[str, Route], web: WebSettings) -> Compose:
     return compose
 
 
-def public_address(web: WebSettings) -> str | None:
-    """Return where others than this machine find the pages; ``None`` where nobody does."""
-    if not web.hosts:
-        return None
-    return f"http{'s' if web.https else ''}://{web.hosts[0]}"
-
-
-def write(alert: Row[Any], event: Told, at: str | None) -> tuple[str, str]:
+def write(alert: Row[Any], event: Told, pages: str) -> tuple[str, str]:
     """
     Write the title and the text of a message, without secrets.
 
     Args:
-        at: Where people find the pages, if they do.
+        pages: Where people find them; empty where nobody does.
     """
     over = event is Told.RESOLVED
     title = f"{'Over' if over else alert.severity.capitalize()}: {alert.summary}"
@@ -69,9 +60,9 @@ def write(alert: Row[Any], event: Told, at: str | None) -> tuple[str, str]:
             "",
             f"Seen to by you? prometheus alerts ack {alert.alert_id} --reason TEXT",
         ]
-    if at is not None:
+    if pages:
         page = f"runs/{quote(alert.dag_id, safe='')}" if alert.dag_id else "operations"
-        lines += ["", f"{at}/{page}"]
+        lines += ["", f"{pages}/{page}"]
     return safe_text(title)[:_LONGEST_TITLE], safe_text("\n".join(lines))
 
 

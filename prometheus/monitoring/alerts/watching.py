@@ -58,7 +58,7 @@ class Watcher:
         self._here = here
         # Two may be in one process.
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
-        self._compose = composer(routes, settings.web)
+        self._compose = composer(routes, settings.web.url)
         self._sender = sender or Sender(here.engine, settings.channels)
         self._every = every
         self._looked_at: datetime | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import httpx
 import pytest
 from apprise.plugins.pagerduty import PAGERDUTY_API_LOOKUP
 from sqlalchemy import Engine, func, insert, select, text, update
@@ -21,6 +22,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.monitoring.alerts.sending import Sender
 from prometheus.monitoring.alerts.watching import LEASE, Watcher
+from prometheus.monitoring.app import create_app
 from prometheus.monitoring.installation import Installation
 from prometheus.orchestration.dag import JobPriority
 from prometheus.orchestration.deadlines import Deadline
@@ -38,7 +40,7 @@ from prometheus.settings import load_settings
 from tests.conftest import StartProcess
 from tests.integration.dispatch.conftest import SHORT_LEASE
 from tests.integration.dispatch.conftest import Installation as Processes
-from tests.integration.monitoring.conftest import SECRET, Web
+from tests.integration.monitoring.conftest import SECRET, Web, served
 from tests.integration.monitoring.recipients import Recipients, receiving
 from tests.integration.monitoring.test_pages import show
 from tests.integration.persistence.test_sensors import poll, sensor
@@ -709,6 +711,28 @@ def test_a_message_says_how_grave_it_is_and_stays_one_that_services_take(
         act(world, operators.force_success, dag.dag_id, name, actor="ada", reason="by hand")
     one_alarm.look(world.now() + HOUR)
     assert one_alarm.recipients.posts[-1]["type"] == "success"
+
+
+def test_a_message_leads_to_its_page_where_people_find_the_pages(one_alarm: Alarm) -> None:
+    world, worker = one_alarm.world, one_alarm.world.worker(lease=DAYS)
+    below = {"PROMETHEUS__WEB__ROOT_PATH": "/prometheus"}
+    hosts = {"PROMETHEUS__WEB__HOSTS": "a.example"}
+    found = {"PROMETHEUS__WEB__URL": "https://desk.example:8443/prometheus/"}
+    for number, (given, links) in enumerate(
+        (({**below, **hosts}, False), ({**below, **found}, True))
+    ):
+        one_alarm.watcher.close()
+        one_alarm.watcher, here = one_alarm.another(given)
+        dag = world.run(job("a", max_retries=0), pipeline=f"p{number}")
+        world.fail_for_good(dag, "a", worker)
+        assert len(one_alarm.look()) == 1
+        assert ("://" in one_alarm.last) is links
+    page = one_alarm.last.splitlines()[-1]
+    assert page == f"https://desk.example:8443/prometheus/runs/{dag.dag_id}"
+    with served(create_app(here.settings)) as web:
+        answer = httpx.get(page.replace("https://desk.example:8443", web.url))
+    assert answer.status_code == 200
+    assert dag.dag_id in answer.text
 
 
 def test_an_alert_of_a_run_that_is_old_is_closed_without_a_word(one_alarm: Alarm) -> None:
