@@ -55,6 +55,8 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
 GIVEN_UP_AFTER = timedelta(hours=12)
 """How old a message may be when it is tried a last time."""
 _LONGEST_ERROR = 500
+_LOOKED_AT = 5_000
+"""How many of the last messages are looked at for what was sent lately, however many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,23 +231,50 @@ def due_messages(connection: Connection, now: datetime, *, limit: int) -> list[R
     List the messages to be sent now, the first that was written first.
 
     Args:
-        limit: The most to return of each channel: however many wait for one, others have theirs.
+        limit: The most to return of each channel and kind: however many wait, others have theirs.
 
     Returns:
-        Rows of ``alert_deliveries``, with the ``key`` and ``severity`` of their alerts.
+        Rows of ``alert_deliveries``, with the ``key``, ``kind`` and ``severity`` of their alerts.
     """
-    turn = func.row_number().over(partition_by=_d.channel, order_by=_d.delivery_id).label("turn")
+    turn = func.row_number().over(partition_by=(_d.channel, _a.kind), order_by=_d.delivery_id)
     due = (
-        select(_d.delivery_id, turn).where(_d.state == "pending", _d.next_try_at <= now).subquery()
+        select(_d.delivery_id, turn.label("turn"))
+        .join(alerts)
+        .where(_d.state == "pending", _d.next_try_at <= now)
+        .subquery()
     )
     query = (
-        select(alert_deliveries, _a.key, _a.severity)
+        select(alert_deliveries, _a.key, _a.kind, _a.severity)
         .join(alerts)
         .join(due, due.c.delivery_id == _d.delivery_id)
         .where(due.c.turn <= limit)
         .order_by(_d.delivery_id)
     )
     return list(connection.execute(query))
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Messages of one kind of alert that a channel has accepted."""
+
+    count: int
+    """Several that came in one count each."""
+    last_at: datetime
+
+
+def accepted_since(connection: Connection, since: datetime) -> dict[str, dict[AlertKind, Accepted]]:
+    """Count what channels have accepted after an instant of wall time: channel -> kind -> of it."""
+    last = select(func.max(_d.delivery_id) - _LOOKED_AT).scalar_subquery()
+    query = (
+        select(_d.channel, _a.kind, func.count(), func.max(_d.ended_at))
+        .join_from(alert_deliveries, alerts)
+        .where(_d.delivery_id > last, _d.state == "sent", _d.ended_at > since)
+        .group_by(_d.channel, _a.kind)
+    )
+    found: dict[str, dict[AlertKind, Accepted]] = {}
+    for channel, kind, count, last_at in connection.execute(query):
+        found.setdefault(channel, {})[AlertKind(kind)] = Accepted(count, last_at)
+    return found
 
 
 def take_messages(

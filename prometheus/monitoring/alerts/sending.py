@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,8 +12,9 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, Row
 
 from prometheus import channels
-from prometheus.orchestration.alerts import Severity, Told
+from prometheus.orchestration.alerts import AlertKind, Severity, Told
 from prometheus.persistence import alerts
+from prometheus.persistence.alerts import Accepted
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.leases import wall_time
 
@@ -23,6 +24,10 @@ _SINGLY = 5
 """How many messages a channel gets one by one; more than that come in one."""
 _AT_ONCE = 100
 """How many that one lists; further ones have their turn at the next look."""
+_IN_AN_HOUR = 20
+"""How many messages of one kind a channel gets in an hour before they are gathered."""
+_GATHERED_FOR = timedelta(minutes=10)
+"""How long they are, until there are fewer."""
 
 
 class Sender:
@@ -48,7 +53,9 @@ class Sender:
             at: Wall time; the database's own if not given.
         """
         with reading(self._engine) as connection:
-            due = alerts.due_messages(connection, at or wall_time(connection), limit=_AT_ONCE)
+            now = at or wall_time(connection)
+            due = alerts.due_messages(connection, now, limit=_AT_ONCE)
+            accepted = alerts.accepted_since(connection, now - timedelta(hours=1)) if due else {}
         by_channel: dict[str, list[Row[Any]]] = {}
         for each in due:
             by_channel.setdefault(each.channel, []).append(each)
@@ -56,9 +63,13 @@ class Sender:
             under_way = self._busy.get(channel)
             if under_way is not None and under_way.is_alive():
                 continue
+            batches = _batches(messages, accepted.get(channel, {}), now)
             # The process does not wait for it when it ends.
             thread = threading.Thread(
-                target=self._go, args=(channel, messages, at), name=f"to {channel}", daemon=True
+                target=self._go,
+                args=(channel, messages, batches, at),
+                name=f"to {channel}",
+                daemon=True,
             )
             self._busy[channel] = thread
             thread.start()
@@ -68,16 +79,20 @@ class Sender:
         for thread in tuple(self._busy.values()):
             thread.join(timeout)
 
-    def _go(self, channel: str, messages: Sequence[Row[Any]], at: datetime | None) -> None:
+    def _go(
+        self,
+        channel: str,
+        messages: Sequence[Row[Any]],
+        batches: Iterable[Sequence[Row[Any]]],
+        at: datetime | None,
+    ) -> None:
         try:
             url = self._urls.get(channel)
-            # An incident is opened and closed by a message of its own.
-            singly = url is not None and channels.keeps_incidents(url)
-            if len(messages) > _SINGLY and not singly:
-                self._send(channel, messages, at)
-                return
-            for each in messages:
-                if not self._send(channel, [each], at):
+            if url is not None and channels.keeps_incidents(url):
+                # An incident is opened and closed by a message of its own.
+                batches = [[each] for each in messages]
+            for batch in batches:
+                if not self._send(channel, batch, at):
                     return  # the others have their turn by and by
         except Exception as error:  # noqa: BLE001  most likely the database's: they are tried again
             log.warning("alert_not_noted", extra={"channel": channel, "error": str(error)})
@@ -106,6 +121,30 @@ class Sender:
             event = "alert_given_up" if given_up else "alert_not_sent"
             log.log(logging.ERROR if given_up else logging.WARNING, event, extra=facts)
         return error is None
+
+
+def _batches(
+    messages: Sequence[Row[Any]], accepted: Mapping[AlertKind, Accepted], now: datetime
+) -> Iterator[Sequence[Row[Any]]]:
+    """
+    Divide what is due on a channel into messages; what there is too much of waits to be gathered.
+
+    Args:
+        accepted: Kind -> what of it the channel has accepted in the last hour.
+    """
+    usual = []
+    gathered: dict[str, list[Row[Any]]] = {}
+    for each in messages:
+        lately = accepted.get(AlertKind(each.kind))
+        if lately is None or lately.count < _IN_AN_HOUR:
+            usual.append(each)
+        elif now - lately.last_at >= _GATHERED_FOR:
+            gathered.setdefault(each.kind, []).append(each)
+    if len(usual) > _SINGLY:
+        yield usual[:_AT_ONCE]
+    else:
+        yield from ([each] for each in usual)
+    yield from gathered.values()
 
 
 def _tone(messages: Sequence[Row[Any]]) -> channels.Tone:

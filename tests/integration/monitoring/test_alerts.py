@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -507,6 +508,38 @@ def test_what_comes_back_within_a_quiet_time_is_the_same_alert_however_long_that
     assert told == [(1, "Critical"), (300, "Over"), (541, "Critical")]
     (row,) = one_alarm.rows()
     assert row.times == 3
+
+
+def test_however_many_come_and_go_a_channel_is_not_flooded_and_ends_with_the_truth(
+    one_alarm: Alarm,
+) -> None:
+    """Each of 12 as often as its quiet time lets it: without a limit 48 messages in an hour."""
+    world, told = one_alarm.world, []
+    waiting = {}
+    for number in range(12):
+        dag = world.run(job("a"), pipeline=f"p{number}")
+        (waiting[dag.dag_id],) = world.claim(world.starts(dag))
+    world.worker(lease=DAYS)
+    now, step = world.now(), 3 * MINUTE
+    for turn in range(34):
+        at = now + turn * step
+        for number, execution in enumerate(waiting.values()):
+            late = turn < 24 and turn >= number and (turn - number) % 10 < 5
+            if (turn - number) % 5 == 0 or turn in (0, 24):
+                due = at - HOUR if late else at + 9 * HOUR
+                world.change(execution.execution_id, scheduled_at=due)
+        if turn == 18:
+            act(world, leases.resign, LEADERSHIP, "there:7:x")
+        titles = one_alarm.look(at)
+        if turn == 19:  # what is rarer does not wait for it
+            assert "Critical: no scheduler is at work" in titles
+            lead(world)
+        told += titles if 4 <= turn < 24 else []
+    assert len(told) <= 20 + 6 + 5
+    lines = "\n".join(f"{post['title']}\n{post['message']}" for post in one_alarm.recipients.posts)
+    for dag_id in waiting:
+        *_, last = re.findall(rf"(Warning|Over): {dag_id}: ", lines)
+        assert last == "Over", dag_id
 
 
 def test_very_much_at_once_comes_in_one_message(one_alarm: Alarm) -> None:
