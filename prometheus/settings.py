@@ -543,6 +543,11 @@ class AlertSettings(_Section):
         description="How long after a message of an alert the next one of it may be sent, however "
         "often it comes and goes.",
     )
+    look_every: Duration = Field(
+        default=timedelta(seconds=10),
+        description="How often is looked for what is wrong, 15s at most. What may pass by itself, "
+        "such as that no scheduler is at work, must have been so for six times that.",
+    )
     late_after: Duration = Field(
         default=timedelta(minutes=15),
         description="How long a run may not have been made, or a job may wait for a worker, before "
@@ -557,6 +562,13 @@ class AlertSettings(_Section):
     ping_every: Duration = Field(
         default=timedelta(minutes=1), description="How often it is asked for."
     )
+
+    @field_validator("look_every")
+    @classmethod
+    def _twice_in_a_lease(cls, value: timedelta) -> timedelta:
+        if value > timedelta(seconds=15):
+            raise ValueError("must be at most 15s, or another process would look too")
+        return value
 
     @field_validator("ping_url")
     @classmethod

@@ -528,6 +528,13 @@ def test_names_of_the_web_api_are_written_without_ports(tmp_path: Path) -> None:
         assert f"{host!r} is no name or address" in fault
 
 
+def test_who_looks_for_what_is_wrong_does_so_twice_before_another_takes_over(
+    tmp_path: Path,
+) -> None:
+    (fault,) = faults({"PROMETHEUS__ALERTS__LOOK_EVERY": "16s"}, tmp_path)
+    assert "must be at most 15s" in fault
+
+
 def test_where_people_find_the_pages_is_an_url_that_a_path_can_be_put_behind(
     tmp_path: Path,
 ) -> None:

@@ -35,8 +35,9 @@ LOOKS_BACK = timedelta(days=7)
 OVERLAP = timedelta(minutes=10)
 """How long before the last look a failure found only now may be stamped: its transaction
 was not committed yet."""
-SILENT_FOR = timedelta(minutes=1)
-"""How long there must have been no scheduler, or no worker: others take over from who ends."""
+SILENT_LOOKS = 6
+"""For how many pauses between looks there must have been no scheduler, or nobody at a queue: others
+take over from who ends."""
 LOST_WITHIN = timedelta(days=1)
 """How long a worker that was lost is looked for; it may have been one too many."""
 _PLANS_BACK = timedelta(days=4)
@@ -74,6 +75,11 @@ class _Scene:
     unseen: set[Unseen] = field(default_factory=set)
     forgotten: set[str] = field(default_factory=set)
     """Keys of what is not looked for any more."""
+
+    @property
+    def passes_within(self) -> timedelta:
+        """For how long what may pass by itself must have been seen."""
+        return SILENT_LOOKS * self.here.settings.alerts.look_every
 
     @property
     def now(self) -> datetime:
@@ -133,7 +139,7 @@ def _scheduler(scene: _Scene) -> Iterator[Cause]:
             "No run is made and no job is started until one is; what runs goes on.",
             "Start one (prometheus beat), or look at its log.",
         ),
-        after=SILENT_FOR,
+        after=scene.passes_within,
     )
 
 
@@ -164,7 +170,7 @@ def _queues(scene: _Scene) -> Iterator[Cause]:
                 "It starts when a worker comes, unless its windows have closed by then.",
                 f"Start one: prometheus worker {each.queue}",
             ),
-            after=SILENT_FOR,
+            after=scene.passes_within,
         )
 
 

@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 LEASE = "alerts"
 """The lease of the web process that watches."""
-EVERY = timedelta(seconds=10)
 _LEASE_FOR = timedelta(seconds=30)
 _LONGEST_PAUSE = timedelta(minutes=1)
 _PING_SECONDS = 10.0
@@ -43,12 +42,12 @@ class Watcher:
     """
 
     def __init__(
-        self, here: Installation, *, sender: Sender | None = None, every: timedelta = EVERY
+        self, here: Installation, *, sender: Sender | None = None, every: timedelta | None = None
     ) -> None:
         """
         Args:
             sender: Sends what is due; by default to the channels of the settings.
-            every: Pause between two looks.
+            every: Pause between two looks; by default that of the settings.
 
         Raises:
             SettingsError: A route names a pipeline that there is not.
@@ -60,7 +59,7 @@ class Watcher:
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
         self._compose = composer(routes, settings.web.url)
         self._sender = sender or Sender(here.engine, settings.channels)
-        self._every = every
+        self._every = every or settings.alerts.look_every
         self._looked_at: datetime | None = None
         self._first_seen: dict[str, datetime] = {}
         """Causes of which nobody is told yet: key -> wall time of the look that found it."""

@@ -38,9 +38,6 @@ from prometheus.persistence.tables import alert_deliveries, worker_incarnations
 from prometheus.persistence.tables import alerts as alerts_table
 from prometheus.persistence.tables import leases as leases_table
 from prometheus.settings import load_settings
-from tests.conftest import StartProcess
-from tests.integration.dispatch.conftest import SHORT_LEASE
-from tests.integration.dispatch.conftest import Installation as Processes
 from tests.integration.monitoring.conftest import SECRET, Web, served
 from tests.integration.monitoring.recipients import Recipients, receiving
 from tests.integration.monitoring.test_pages import show
@@ -1041,36 +1038,3 @@ def test_prune_removes_what_is_over_for_long(one_alarm: Alarm) -> None:
     with reading(world.engine) as connection:
         left = select(func.count()).select_from(alert_deliveries)
         assert connection.execute(left).scalar_one() == 2
-
-
-# --- real processes ------------------------------------------------------------------------------
-
-
-@pytest.mark.promise("P7")
-def test_a_worker_that_is_killed_is_told_by_the_web_app(
-    recipients: Recipients, postgresql_url: str, redis_url: str, start_process: StartProcess
-) -> None:
-    engine = create_engine(postgresql_url)
-    settings = {
-        **SHORT_LEASE,
-        "PROMETHEUS__WEB__PORT": str(free_port()),
-        "PROMETHEUS__CHANNELS__HOOK": f"json://127.0.0.1:{recipients.web_port}/{TOKEN}",
-        "PROMETHEUS__ALERTS__PING_URL": f"http://127.0.0.1:{recipients.web_port}/ping",
-    }
-    processes = Processes(postgresql_url, redis_url, start_process, engine, settings)
-    processes.beat()
-    worker = processes.worker()
-    web = start_process("prometheus", "web", env=processes.env, name="web")
-    wait_until(processes.workers, timeout=60)
-    wait_until(lambda: recipients.asked, timeout=60)
-    worker.kill()
-    wait_until(lambda: recipients.posts, timeout=90)
-    (row,) = processes.workers()
-    assert recipients.titles == [f"Error: worker {row.worker} was lost"]
-    assert row.slots == 2
-    web.send(15)
-    assert web.wait(10) == 0
-    assert TOKEN not in web.output()
-    for process in processes.processes:
-        process.kill()
-    engine.dispose()
