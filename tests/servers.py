@@ -24,11 +24,12 @@ import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import httpx
 import psutil
 import psycopg
+import pytest
 import redis
 from psycopg import sql
 
@@ -450,6 +451,13 @@ class RedisServer(_Server):
             return False
         finally:
             client.close()
+
+
+def leave_out(why: str) -> NoReturn:
+    """Skip a test for want of a program; that is a failure where `.ci/run` has seen to them."""
+    if os.environ.get("TESTS_WANT_PROGRAMS"):
+        pytest.fail(f"{why}; and TESTS_WANT_PROGRAMS is set")
+    pytest.skip(why)
 
 
 def find_debian_program(name: str, says: str) -> str | None:

@@ -41,6 +41,7 @@ from tests.integration.monitoring.proxy import PREFIX, proxied
 from tests.integration.monitoring.test_markets import say
 from tests.integration.monitoring.test_pages import lead, stand
 from tests.integration.persistence.world import World, job
+from tests.servers import leave_out
 
 PATIENCE = 60_000
 """Milliseconds: the machine may be busy."""
@@ -54,7 +55,7 @@ def browser() -> Iterator[Browser]:
     """A Chromium that is installed; none is downloaded."""
     found = next((path for path in map(shutil.which, _NAMES) if path), None)
     if found is None:
-        pytest.skip("no Chromium is on PATH (on Debian: apt install chromium)")
+        leave_out("no Chromium is on PATH (on Debian: apt install chromium)")
     with sync_playwright() as playwright:
         # Tests may be root, for whom Chromium has no sandbox.
         browser = playwright.chromium.launch(
