@@ -79,8 +79,13 @@ def page(browser: Browser, web: Web) -> Iterator[Page]:
 
 
 @contextlib.contextmanager
-def watched(browser: Browser, url: str) -> Iterator[Page]:
-    """Open a page, and see to it that nothing goes wrong on it, and that it asks below a URL."""
+def watched(browser: Browser, url: str, *expected: int) -> Iterator[Page]:
+    """
+    Open a page, and see to it that nothing goes wrong on it, and that it asks below a URL.
+
+    Args:
+        expected: Statuses that the browser may tell of besides 409.
+    """
     context = browser.new_context(base_url=url, timezone_id="Asia/Kolkata")
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
@@ -89,7 +94,8 @@ def watched(browser: Browser, url: str) -> Iterator[Page]:
 
     def note_console(message: ConsoleMessage) -> None:
         # What is refused is told to whoever asked for it, and by the browser there.
-        refused = message.text.endswith("status of 409 (Conflict)")
+        status = re.search(r"status of (\d+) \(", message.text)
+        refused = status is not None and int(status[1]) in (409, *expected)
         if message.type in ("error", "warning") and not refused:
             errors.append(message.text)
 
