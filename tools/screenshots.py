@@ -1,7 +1,7 @@
 """
 Take the pictures of docs/pictures: pages of the three days of `make run`, and what operators do.
 
-    python -m tools.screenshots [FOLDER [dark]]
+    python -m tools.screenshots [FOLDER]
 
 Needs the extras embedded and test, and Chromium on PATH.
 """
@@ -43,9 +43,12 @@ PAGES = {
     "calendar": "calendar?market=US_EQ&year=2012",
     "operations": "operations",
 }
+DARK, PHONE, ACTION = "world-dark", "world-phone", "action"
+NAMES = {*PAGES, DARK, PHONE, ACTION}
+"""Of all pictures."""
 
 
-def main(folder: str = str(PICTURES), scheme: str = "light") -> int:
+def main(folder: str = str(PICTURES)) -> int:
     """Replay, act, look, and end the replay."""
     Path(folder).mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as home:
@@ -66,7 +69,7 @@ def main(folder: str = str(PICTURES), scheme: str = "light") -> int:
             )
             act(f"{url}/api/v1")
             notice(f"sqlite:///{replayed / 'prometheus.db'}")
-            take(f"{url}/", Path(folder), scheme)
+            take(f"{url}/", Path(folder))
         finally:
             replay.send_signal(signal.SIGINT)
             replay.communicate()
@@ -107,17 +110,24 @@ def notice(database: str) -> None:
     engine.dispose()
 
 
-def take(url: str, folder: Path, scheme: str) -> None:
+def take(url: str, folder: Path) -> None:
     """Take a picture of each page, and of what is shown before something is done."""
     path = shutil.which("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         size: Any = {"width": 1280, "height": 940}
-        page = browser.new_page(base_url=url, viewport=size, color_scheme=_known(scheme))
+        page = browser.new_page(base_url=url, viewport=size, color_scheme="light")
         for name, place in PAGES.items():
-            page.goto(place or url)
-            page.wait_for_timeout(1500)  # what a page asks for afterwards
+            _show(page, place or url)
             _save(page, folder / f"{name}.png")
+        page.emulate_media(color_scheme="dark")
+        _show(page, url)
+        _save(page, folder / f"{DARK}.png")
+        page.set_viewport_size({"width": 390, "height": 780})
+        page.emulate_media(color_scheme="light")
+        _show(page, url)
+        _save(page, folder / f"{PHONE}.png")
+        page.set_viewport_size(size)
         page.goto(PAGES["calendar"])
         page.get_by_role("button", name="Confirm").click()
         dialog = page.get_by_role("dialog")
@@ -125,13 +135,13 @@ def take(url: str, folder: Path, scheme: str) -> None:
         dialog.get_by_role("button", name="Show what changes").click()
         page.get_by_role("region", name="What changes").wait_for()
         page.wait_for_timeout(1000)  # until its button can be pressed
-        _save(page, folder / "action.png")
+        _save(page, folder / f"{ACTION}.png")
         browser.close()
 
 
-def _known(scheme: str) -> Any:
-    assert scheme in ("light", "dark"), scheme
-    return scheme
+def _show(page: Page, place: str) -> None:
+    page.goto(place)
+    page.wait_for_timeout(1500)  # what a page asks for afterwards
 
 
 def _save(page: Page, path: Path) -> None:
