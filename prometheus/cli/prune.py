@@ -1,13 +1,16 @@
-"""``prometheus prune``: old runs go."""
+"""``prometheus prune``: old runs, alerts, backfills and keys of requests go."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prometheus.cli.options import Actor, AsJson, Folder, MaybeReason, read_duration
+
+if TYPE_CHECKING:
+    from prometheus.persistence.pruning import Removed
 
 
 def prune(
@@ -17,7 +20,7 @@ def prune(
             "--older-than",
             parser=read_duration,
             metavar="DURATION",
-            help="What ended before, and is of a session before: 400d; at least 30d.",
+            help="What ended before, and runs of a session before: 400d; at least 30d.",
             show_default=False,
         ),
     ],
@@ -30,7 +33,8 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """
-    Remove finished runs that are old, with all their attempts; the audit of operators stays.
+    Remove finished runs that are old, with all their attempts, and old alerts, backfills and keys
+    of requests; the audit of operators stays.
 
     Schedulers and workers may go on meanwhile. No open run is touched, and no session whose run is
     removed is run again by itself.
@@ -57,10 +61,12 @@ def prune(
                 for each in going:
                     removed += each
             except IntegrityError as error:
+                runs = [output.count(removed.runs, "run")] if removed.runs else []
+                gone = ", ".join(_others(removed) + runs) or "nothing"
                 raise DatabaseError(
-                    f"After {output.count(removed.runs, 'run')} a row of another table refers to "
-                    f"what was to be removed: {first_line(error)}. Remove that first, or let its "
-                    f"foreign key say ON DELETE CASCADE."
+                    f"A row of another table refers to what was to be removed: "
+                    f"{first_line(error)}. Remove that first, or let its foreign key say ON DELETE "
+                    f"CASCADE. Removed before: {gone}."
                 ) from None
     if as_json:
         output.print_json(
@@ -76,10 +82,15 @@ def prune(
     verb = "would be removed" if dry_run else "removed"
     span = f", sessions {removed.first_session} to {removed.last_session}" if removed.runs else ""
     print(f"{place.shown_url}: {what} {verb}{span}.")
+    if others := _others(removed):
+        print(f"Besides: {', '.join(others)}.")
+
+
+def _others(removed: Removed) -> list[str]:
+    """Write how much went besides runs, of what did."""
     others = (
         (removed.request_keys, "key of a request", "keys of requests"),
         (removed.alerts, "alert", "alerts"),
         (removed.backfills, "backfill", "backfills"),
     )
-    if told := [f"{count} {one if count == 1 else many}" for count, one, many in others if count]:
-        print(f"Besides: {', '.join(told)}.")
+    return [f"{count} {one if count == 1 else many}" for count, one, many in others if count]

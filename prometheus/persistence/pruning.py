@@ -1,4 +1,6 @@
-"""Old runs are removed, a few at a time, and never made again."""
+"""
+Old keys of requests, alerts, backfills and runs are removed, a few at a time, and never made again.
+"""
 
 from __future__ import annotations
 
@@ -155,8 +157,8 @@ def prune(
     Remove old keys of requests, alerts and backfills that were over by then, and old runs with
     their executions, so many in a transaction; who did what stays in `audit`, this too.
 
-    Safe beside schedulers, workers and operators: an open run is never touched, nor one that
-    somebody holds at that moment.
+    Safe beside schedulers, workers, operators and another of its kind: an open run is never
+    touched, nor what somebody holds at that moment.
 
     Args:
         actor: Who asks.
@@ -221,10 +223,24 @@ def prune(
 
 
 def forget_some(connection: Connection, kind: str, before: datetime) -> int:
-    """Remove a few of a kind of `OTHERS` that were over before an instant; return how many."""
+    """
+    Remove a few keys of requests, alerts or backfills that were over before an instant.
+
+    Args:
+        connection: In whose transaction they go.
+        kind: Of `OTHERS`.
+        before: In wall time.
+
+    Returns:
+        How many have gone; none: there are no more that nobody holds.
+    """
     key, old, at_once = OTHERS[kind]
-    some = old(before).limit(at_once)
-    return connection.execute(delete(key.table).where(key.in_(some))).rowcount
+    # Whoever would wait for another to remove them would find none, and take that for the end.
+    some = old(before).order_by(key).limit(at_once).with_for_update(skip_locked=True)
+    found = list(connection.execute(some).scalars())
+    if found:
+        connection.execute(delete(key.table).where(key.in_(found)))
+    return len(found)
 
 
 def _forget_sessions(engine: Engine, cutoff: Cutoff) -> None:

@@ -14,14 +14,24 @@ from prometheus.persistence import clock, operators, runs
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.pruning import (
+    OTHERS,
     Cutoff,
     Removed,
     TooYoungError,
     count_old,
     find_cutoff,
+    forget_some,
     prune,
 )
-from prometheus.persistence.tables import audit, dag_runs, job_executions, pipelines, request_keys
+from prometheus.persistence.tables import (
+    alerts,
+    audit,
+    backfills,
+    dag_runs,
+    job_executions,
+    pipelines,
+    request_keys,
+)
 from tests.integration.dispatch.schedulers import RecordingBroker, make_scheduler
 from tests.integration.dispatch.trial import chain
 
@@ -117,6 +127,52 @@ def test_what_else_is_old_goes_in_small_steps_and_is_told(engine: Engine, ended:
     with reading(engine) as connection:
         details = connection.execute(select(audit.c.details)).scalar_one()
     assert details.items() >= expected.document().items()
+
+
+def make_others(engine: Engine, **count: int) -> None:
+    """Write some keys of requests, alerts and backfills that were over long ago."""
+    with writing(engine) as connection:
+        then = connection.execute(select(database_now())).scalar_one() - 2 * AGE
+        key = {"request_hash": "", "answer": "", "created_at": then}
+        alert = {
+            "kind": "job_failed", "severity": "warning", "markets": [], "summary": "",
+            "details": [], "subjects": [], "told_subjects": [], "since": then, "raised_at": then,
+            "times": 1, "resolved_at": then,
+        }  # fmt: skip
+        backfill = {
+            "pipeline": "p", "market_id": "US_EQ", "first_session": OLD[0], "last_session": OLD[0],
+            "reprocess": "none", "max_active_runs": 1, "reason": "", "author": "", "ended_at": then,
+        }  # fmt: skip
+        for table, row in ((request_keys, key), (alerts, alert), (backfills, backfill)):
+            many = count.get(table.name, 0)
+            named = [row | ({} if table is backfills else {"key": str(at)}) for at in range(many)]
+            if named:
+                connection.execute(insert(table), named)
+
+
+def test_alerts_and_backfills_go_in_small_steps_too(engine: Engine, ended: Scheduler) -> None:
+    make_others(engine, alerts=401, backfills=3)
+    expected = count_old(engine, cutoff(engine))
+    assert (expected.alerts, expected.backfills) == (401, 2)  # the last keeps its number
+    steps = list(prune(engine, cutoff(engine), actor="bob"))
+    assert [each.alerts for each in steps] == [200, 200, 1, 0, 0, 0]
+    assert [each.backfills for each in steps] == [0, 0, 0, 1, 1, 0]
+    assert sum(steps, Removed(0, 0)) == expected
+    with reading(engine) as connection:
+        assert connection.execute(select(backfills.c.backfill_id)).scalars().all() == [3]
+        details = connection.execute(select(audit.c.details)).scalar_one()
+    assert details.items() >= expected.document().items()
+
+
+def test_beside_another_one_it_goes_on_with_what_that_leaves(postgresql_url: str) -> None:
+    """The other one's rows are neither waited for nor taken for the last."""
+    engine = create_engine(postgresql_url)
+    make_others(engine, request_keys=1_001, alerts=201, backfills=3)
+    with writing(engine) as other:
+        went = {kind: forget_some(other, kind, cutoff(engine).completed_at) for kind in OTHERS}
+        assert went == {"request_keys": 1_000, "alerts": 200, "backfills": 1}
+        assert removed(engine) == Removed(0, 0, request_keys=1, alerts=1, backfills=1)
+    engine.dispose()
 
 
 def test_an_open_run_stays_and_so_does_one_that_ended_lately(
