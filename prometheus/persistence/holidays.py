@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from itertools import groupby
@@ -35,7 +34,7 @@ from prometheus.core.holidays import (
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import Override, Overrides
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.errors import PrometheusError, UnreadableError
+from prometheus.errors import PrometheusError, UnknownMarketError, UnreadableError
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.overrides import lock_overrides, read_overrides, record
@@ -205,13 +204,20 @@ def differing_holidays(
     """
     List what waits for a person: proposals that are not what the calendar in force says.
 
-    Those of an exchange that can not be read, which is told elsewhere, hide no other's.
+    Of all exchanges, one that can not be read, which is told elsewhere, or that this release does
+    not have, hides no other's.
+
+    Raises:
+        UnknownMarketError, UnreadableError: So it is with one that was asked for.
     """
     proposed = proposed_holidays(connection, exchanges, first, last)
     calendars = {}
     for mic in {said.exchange for said in proposed}:
-        with suppress(UnreadableError):
+        try:
             calendars[mic] = TradingCalendar(mic)
+        except (UnknownMarketError, UnreadableError):
+            if exchanges is not None:
+                raise
     return [
         (said, difference)
         for said in proposed

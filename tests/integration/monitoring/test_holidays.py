@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 
+from prometheus.core.holidays import Holiday, HolidayKind
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.persistence.engine import reading
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.holidays import propose_holidays
 from prometheus.persistence.overrides import read_overrides
 from tests.eodhd.server import TOKEN, Answer, Imitation
 from tests.integration.monitoring.conftest import Web, check_problem
@@ -96,6 +98,21 @@ def test_what_is_asked_for_waits_until_somebody_confirms_it(web: Web, world: Wor
     why = web.problem_of_post(f"{HOLIDAYS}/decide", ASKED, 409)
     assert f"of {STORM} 'closed' was confirmed by ada already. Nothing was decided." in why
     assert TOKEN not in first.text + json.dumps([synced, waiting, foreseen])
+
+
+def test_what_can_not_be_read_hides_nothing_and_is_no_empty_answer(
+    web: Web, world: World, break_sessions: Callable[[str], None]
+) -> None:
+    closed = Holiday(STORM, "Storm", HolidayKind.CLOSED)
+    with writing(world.engine) as connection:
+        for exchange in ("XNYS", "XPAR", "XOLD"):  # the last is in no snapshot
+            propose_holidays(connection, exchange, "feed", STORM, STORM, [closed])
+    break_sessions("XPAR")
+    assert [each["exchange"] for each in web.get(HOLIDAYS)["items"]] == ["XNYS"]
+    assert [each["exchange"] for each in web.get(HOLIDAYS, target="US_EQ")["items"]] == ["XNYS"]
+    for target in ("XPAR", "EU_EQ"):
+        why = web.problem(f"{HOLIDAYS}?target={target}", 503)
+        assert "sessions of XPAR cannot be read" in why
 
 
 def test_what_was_seen_is_not_decided_once_the_feed_says_something_else(
