@@ -386,6 +386,26 @@ _CODES = TypeAdapter(_WireCodes)
 _LISTED_CODES = TypeAdapter(_Rows[_ListedCode])
 _ACCOUNT = TypeAdapter(_WireAccount)
 
+_FIELDS = frozenset(
+    field.alias or name
+    for kind in (
+        _WireBulkBar,
+        _WireBulkSplit,
+        _WireDividend,
+        _WireAccount,
+        _WireHoliday,
+        _WireDatedHoliday,
+        _WireHours,
+        _WireExchange1,
+        _WireExchange2,
+        _WireReply2,
+        _WireCodes,
+        _ListedCode,
+    )
+    for name, field in kind.model_fields.items()
+)
+"""What fields are called on the wire; all other keys are the server's own."""
+
 _KINDS = {
     "official": HolidayKind.CLOSED,
     "bank": HolidayKind.BANK,
@@ -539,17 +559,25 @@ def _both(start: time | None, end: time | None) -> tuple[time, time] | None:
 
 
 def _check(adapter: TypeAdapter[T], document: object) -> T:
-    """Give a document its types; of its faults, the first ten are told, each with its place."""
+    """
+    Give a document its types.
+
+    Raises:
+        UnreadableError: It is not so; of its faults the first ten are told, each with its place:
+            our names of fields, numbers of rows and dates. Neither values nor other keys are, for
+            either could be what the server echoes.
+    """
     try:
         return adapter.validate_python(document)
     except ValidationError as error:
-        # Neither inputs nor names that the server chose: either could be what it echoes.
         faults = [
             f"{_place(each['loc'])}{_said(each['type'], each['msg'])}"
             for each in error.errors(include_url=False, include_input=False, include_context=False)
         ]
     more = len(faults) - _FAULTS_TOLD
-    told = faults[:_FAULTS_TOLD] + ([f"and {more} faults more"] if more > 0 else [])
+    told = faults[:_FAULTS_TOLD]
+    if more > 0:
+        told.append(f"and {more} fault{'' if more == 1 else 's'} more")
     raise UnreadableError("; ".join(told))
 
 
@@ -561,7 +589,11 @@ def _said(kind: str, message: str) -> str:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    known = [str(part) for part in location if isinstance(part, int) or part.isidentifier()]
+    known = [
+        str(part)
+        for part in location
+        if isinstance(part, int) or part in _FIELDS or _DAY.fullmatch(part)
+    ]
     return f"{'.'.join(known)}: " if known else ""
 
 

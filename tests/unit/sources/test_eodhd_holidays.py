@@ -14,6 +14,7 @@ from prometheus.core.holidays import Holiday, HolidayKind
 from prometheus.sources.eodhd.client import EodhdClient
 from prometheus.sources.eodhd.errors import EodhdError
 from prometheus.sources.eodhd.holidays import ImplausibleHolidaysError, fetch_holidays
+from prometheus.sources.eodhd.replies import UnreadableError, read_exchange_2
 from tests.eodhd.server import TOKEN, Answer, Imitation
 
 
@@ -120,7 +121,7 @@ def test_what_can_not_be_true_is_refused_and_says_why(wrong: str) -> None:
     assert TOKEN not in str(caught.value)
 
 
-def test_what_can_not_be_true_in_ten_ways_gets_ten_messages() -> None:
+def test_what_can_not_be_true_in_many_ways_gets_a_message_for_each() -> None:
     reply = document(
         Code="LSE",
         Timezone="Europe/London",
@@ -165,10 +166,38 @@ def test_what_can_not_be_read_in_ten_ways_gets_ten_messages() -> None:
         "data.Timezone: a time zone such as America/New_York was wanted",
         "data.TradingHours.Open: a time such as 13:00 was wanted",
         "data.TradingHours.Close: hour must be in 0..23",
-        "data.ExchangeHolidays: month must be in 1..12",
+        "data.ExchangeHolidays.2012-13-01: month must be in 1..12",
         "data.ExchangeHolidays: a date such as 2026-11-27 was wanted",
-        "data.ExchangeHolidays.Christmas: a date such as 2026-11-27 was wanted",
-        "data.ExchangeHolidays.EarlyClose: a time such as 13:00 was wanted",
-        "data.ExchangeHolidays.Type: field required",
-        "data.ExchangeHolidays: an object was wanted. Nothing of it was used.",
+        "data.ExchangeHolidays: a date such as 2026-11-27 was wanted",
+        "data.ExchangeHolidays.2012-12-24.EarlyClose: a time such as 13:00 was wanted",
+        "data.ExchangeHolidays.2012-12-26.Type: field required",
+        "data.ExchangeHolidays.2012-12-31: an object was wanted. Nothing of it was used.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("days", "more"), [(10, []), (11, ["and 1 fault more"]), (12, ["and 2 faults more"])]
+)
+def test_faults_of_different_days_are_told_apart(days: int, more: list[str]) -> None:
+    dates = [f"2012-12-{day:02}" for day in range(1, days + 1)]
+    early = holidays(*dates, Type="EarlyClose", EarlyClose="one")
+    with pytest.raises(UnreadableError) as caught:
+        read_exchange_2(json.dumps({"data": document(ExchangeHolidays=early)}))
+    assert (
+        str(caught.value).split("; ")
+        == [
+            f"data.ExchangeHolidays.{day}.EarlyClose: a time such as 13:00 was wanted"
+            for day in dates[:10]
+        ]
+        + more
+    )
+
+
+def test_keys_that_the_server_made_up_are_not_told() -> None:
+    early = {TOKEN * 100: {"Holiday": [], "Type": ""}}
+    with pytest.raises(UnreadableError) as caught:
+        read_exchange_2(json.dumps({"data": document(ExchangeHolidays=early)}))
+    assert str(caught.value).split("; ") == [
+        "data.ExchangeHolidays: a date such as 2026-11-27 was wanted",
+        "data.ExchangeHolidays.Holiday: a text was wanted",
     ]
