@@ -29,7 +29,13 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def _in_utc(value: datetime) -> datetime:
+def in_utc(value: datetime) -> datetime:
+    """
+    Write an aware instant in UTC.
+
+    Raises:
+        ValueError: It is in a year without dates there.
+    """
     try:
         return value.astimezone(UTC)
     except OverflowError:
@@ -49,7 +55,7 @@ def _as_date(value: object) -> object:
     return value
 
 
-Instant = Annotated[AwareDatetime, BeforeValidator(_as_instant), AfterValidator(_in_utc)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_as_instant), AfterValidator(in_utc)]
 """An aware instant, written in UTC with a Z."""
 IsoDate = Annotated[date, BeforeValidator(_as_date)]
 """A date as ISO 8601 writes it."""

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field
 
-from prometheus.monitoring.api.models import Model
+from prometheus.monitoring.api.models import Model, in_utc
 from prometheus.monitoring.problems import QuestionError
 
 T = TypeVar("T", date, datetime)
@@ -82,7 +82,7 @@ def read_instant(text: str) -> datetime:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError(text)
-    return at
+    return in_utc(at)
 
 
 def _no_cursor() -> QuestionError:

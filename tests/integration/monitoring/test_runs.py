@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from datetime import date, timedelta
 from typing import Any
 
@@ -111,6 +113,13 @@ def test_a_page_has_at_most_what_was_asked_for(web: Web, world: World) -> None:
 )
 def test_what_can_not_be_asked_is_told(web: Web, query: dict[str, Any], why: str) -> None:
     assert why in web.problem("/api/v1/runs", 422, **query)
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+10:00", "9999-12-31T23:59:59-10:00"])
+def test_a_cursor_of_an_instant_that_is_none_in_utc_is_refused(web: Web, at: str) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps([at, "x"]).encode()).decode().rstrip("=")
+    for path in ("runs", "executions", "backfills", "alerts", "audit"):
+        assert "The cursor is none" in web.problem(f"/api/v1/{path}", 422, cursor=cursor)
 
 
 def test_a_run_is_shown_as_its_dag(web: Web, world: World) -> None:
