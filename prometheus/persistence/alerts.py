@@ -474,7 +474,7 @@ def acknowledge(connection: Connection, alert_id: int, *, actor: str, reason: st
         .values(acknowledged_at=database_now(), acknowledged_by=actor, reason=reason)
         .returning(alerts)
     ).one()
-    details = {"alert": row.key, "reason": reason}
+    details = {"alert": row.key, "reason": reason, "before": "open", "after": "acknowledged"}
     record_audit(connection, actor, "alert_ack", row.dag_id or str(alert_id), details)
     return changed
 

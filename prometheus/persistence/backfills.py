@@ -213,8 +213,9 @@ def start_backfill(
         "last": last.isoformat(),
         "reprocess": reprocess,
         "max_active_runs": max_active_runs,
-        "sessions": len(chosen),
         "reason": reason,
+        "before": None,
+        "after": {"sessions": len(chosen)},
     }
     record_audit(connection, actor, "backfill", str(backfill_id), details)
     return backfill_id, planned
@@ -253,7 +254,11 @@ def stop_backfill(connection: Connection, backfill_id: int, *, reason: str, acto
     if stopped.rowcount == 0:
         raise OperatorError(f"Backfill {backfill_id} has ended already: nothing is to be stopped.")
     found = get_backfill(connection, backfill_id)
-    details = {"waiting": found.waiting, "reason": reason}
+    details = {
+        "reason": reason,
+        "before": {"waiting": found.waiting},
+        "after": None,
+    }
     record_audit(connection, actor, "backfill_stop", str(backfill_id), details)
     return found
 

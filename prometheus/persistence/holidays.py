@@ -386,6 +386,8 @@ def decide_holidays(
             "name": each.holiday.name,
             "source": each.source,
             "reason": reason,
+            "before": (each.earlier or each).state,
+            "after": state,
         }
         if each.earlier is not None:
             details["earlier"] = f"{each.earlier.state} by {each.earlier.decided_by}"

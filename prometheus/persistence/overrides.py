@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
 from prometheus.core.exchanges import Break
+from prometheus.core.instants import write_instant
 from prometheus.core.overrides import Override, Overrides, in_force, put_in_force
-from prometheus.errors import OverridesChangedError
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.errors import OverridesChangedError, UnknownMarketError, UnreadableError
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.stored import COLUMNS, override_of
 from prometheus.persistence.tables import audit, calendar_overrides
@@ -58,6 +61,7 @@ def lock_overrides(connection: Connection) -> None:
 
 def record(connection: Connection, override: Override) -> None:
     """Write an override, made of what `lock_overrides` has fixed, and its audit row."""
+    known = read_overrides(connection)
     connection.execute(
         insert(calendar_overrides).values(
             override_id=override.override_id,
@@ -82,6 +86,8 @@ def record(connection: Connection, override: Override) -> None:
         "kind": override.kind,
         "reason": override.reason,
         "withdraws": override.withdraws,
+        "before": _hours(override, known),
+        "after": _hours(override, known.plus(override)),
     }
     connection.execute(
         insert(audit).values(
@@ -120,6 +126,24 @@ def record_as_seen(
     override = read(known, read_now(connection).market_at)
     record(connection, override)
     return override
+
+
+def _hours(override: Override, overrides: Overrides) -> dict[str, Any] | str:
+    """Say when what an override is about trades on its date, with these overrides."""
+    try:
+        calendar = TradingCalendar(override.target, overrides=overrides)
+    except (UnknownMarketError, UnreadableError):
+        return "not known"  # of what there is not any more, one can still be withdrawn
+    if not calendar.first <= override.session <= calendar.horizon:
+        return "not known"
+    if not calendar.is_trading_day(override.session):
+        return "closed"
+    session = calendar.session(override.session)
+    return {
+        "opens": write_instant(session.open),
+        "closes": write_instant(session.close),
+        "breaks": [[write_instant(at) for at in each] for each in session.breaks],
+    }
 
 
 def written_breaks(breaks: tuple[Break, ...] | None) -> str | None:

@@ -80,7 +80,7 @@ def add_user(
     kept = {"name": name, "role": role.value, "password_hash": password_hash}
     if not insert_new(connection, users, kept):
         raise UserError(f"There is a user {name!r} already.")
-    record_audit(connection, actor, "user_add", name, {"role": role.value})
+    record_audit(connection, actor, "user_add", name, {"before": None, "after": role.value})
 
 
 def set_password(connection: Connection, name: str, password_hash: str, *, actor: str) -> None:
@@ -95,7 +95,7 @@ def set_password(connection: Connection, name: str, password_hash: str, *, actor
     """
     values = {"password_hash": password_hash, "password_set_at": wall_time(connection)}
     changed = connection.execute(update(users).where(_u.name == name).values(values)).rowcount
-    _known(connection, name, changed)
+    _known(connection, name, changed > 0)
     connection.execute(delete(sign_ins).where(_s.user_name == name))
     record_audit(connection, actor, "user_set_password", name, {})
 
@@ -107,11 +107,12 @@ def set_role(connection: Connection, name: str, role: Role, *, actor: str) -> No
     Raises:
         UserError: There is no such user.
     """
-    changed = connection.execute(
-        update(users).where(_u.name == name).values(role=role.value)
-    ).rowcount
-    _known(connection, name, changed)
-    record_audit(connection, actor, "user_set_role", name, {"role": role.value})
+    before = connection.execute(
+        select(_u.role).where(_u.name == name).with_for_update()
+    ).scalar_one_or_none()
+    _known(connection, name, before is not None)
+    connection.execute(update(users).where(_u.name == name).values(role=role.value))
+    record_audit(connection, actor, "user_set_role", name, {"before": before, "after": role.value})
 
 
 def remove_user(connection: Connection, name: str, *, actor: str) -> None:
@@ -121,11 +122,14 @@ def remove_user(connection: Connection, name: str, *, actor: str) -> None:
     Raises:
         UserError: There is no such user.
     """
-    _known(connection, name, connection.execute(delete(users).where(_u.name == name)).rowcount)
-    record_audit(connection, actor, "user_remove", name, {})
+    role = connection.execute(
+        delete(users).where(_u.name == name).returning(_u.role)
+    ).scalar_one_or_none()
+    _known(connection, name, role is not None)
+    record_audit(connection, actor, "user_remove", name, {"before": role, "after": None})
 
 
-def _known(connection: Connection, name: str, found: int) -> None:
+def _known(connection: Connection, name: str, found: bool) -> None:
     if not found:
         raise UnknownUserError("user", name, [user.name for user in read_users(connection)])
 
@@ -163,7 +167,11 @@ def add_token(
     }
     if not insert_new(connection, api_tokens, kept):
         raise UserError(f"There is a token {name!r} already. Revoke it, or take another name.")
-    details = {"role": role.value, "expires_at": write_instant(expires_at)}
+    details = {
+        "expires_at": write_instant(expires_at),
+        "before": None,
+        "after": role.value,
+    }
     record_audit(connection, actor, "token_add", name, details)
     return token, expires_at
 
@@ -175,10 +183,13 @@ def revoke_token(connection: Connection, name: str, *, actor: str) -> None:
     Raises:
         UserError: There is no such token.
     """
-    if not connection.execute(delete(api_tokens).where(_t.name == name)).rowcount:
+    role = connection.execute(
+        delete(api_tokens).where(_t.name == name).returning(_t.role)
+    ).scalar_one_or_none()
+    if role is None:
         known = [token.name for token in read_tokens(connection)]
         raise UnknownUserError("token", name, known)
-    record_audit(connection, actor, "token_revoke", name, {})
+    record_audit(connection, actor, "token_revoke", name, {"before": role, "after": None})
 
 
 def anybody_known(connection: Connection) -> bool:

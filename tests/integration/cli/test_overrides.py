@@ -52,6 +52,12 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sqlite_url: str) -> Ite
     put_in_force(Overrides())
 
 
+def changes(run: Run) -> list[tuple[Any, Any]]:
+    """What overrides have changed, by the audit, the last first."""
+    rows = json.loads(run("audit", "--action", "override", "--json").stdout)
+    return [(each["details"]["before"], each["details"]["after"]) for each in rows]
+
+
 def test_override_is_shown_before_it_is_recorded_then_everywhere_and_goes_as_it_came(
     run: Run,
 ) -> None:
@@ -72,6 +78,10 @@ def test_override_is_shown_before_it_is_recorded_then_everywhere_and_goes_as_it_
     recorded = datetime.fromisoformat(listed["recorded_at"])
     assert timedelta(0) <= datetime.now(UTC) - recorded < timedelta(hours=1)
     assert f"by ada, {recorded:%Y-%m-%d %H:%M} UTC" in run(*OVERRIDE, "list").stdout
+    hours = {
+        "opens": "2027-01-05T14:30:00Z", "closes": "2027-01-05T21:00:00Z", "breaks": [],
+    }  # fmt: skip
+    assert changes(run) == [(hours, "closed")]
     again = run(*OVERRIDE, "add", *CLOSED, "--yes", fails=True)
     assert "closed on 2027-01-05 already" in str(again.exception)
 
@@ -95,6 +105,7 @@ def test_override_is_shown_before_it_is_recorded_then_everywhere_and_goes_as_it_
     assert "Recorded as override 2" in gone
     assert "No overrides." in run(*OVERRIDE, "list").stdout
     assert "override" not in run("calendar", "show", "XNYS", "2027").stdout
+    assert changes(run) == [("closed", hours), (hours, "closed")]
 
 
 @pytest.mark.parametrize(

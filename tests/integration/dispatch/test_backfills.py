@@ -195,6 +195,7 @@ def test_no_more_runs_are_open_at_a_time_than_was_said_and_the_oldest_come_first
     assert [(each.action, each.actor) for each in rows[:2]] == [("backfill", "ada"), ("run", "ada")]
     why = {"backfill": number, "reason": "the vendor corrected its prices"}
     assert [each.details.items() >= why.items() for each in rows[1:]] == [True] * 9
+    assert rows[0].details.items() >= {"before": None, "after": {"sessions": 9}}.items()
     assert report.violations == ()
 
 
@@ -280,7 +281,11 @@ def test_one_that_is_stopped_makes_no_further_run_and_what_is_open_goes_on(desk:
     desk.tick()
     with writing(desk.engine) as connection:
         told = stop_backfill(connection, number, reason="enough", actor="bob")
+        details = connection.execute(
+            select(audit.c.details).where(audit.c.action == "backfill_stop")
+        ).scalar_one()
     assert (told.waiting, told.active, told.stopped_by) == (8, 1, "bob")
+    assert details == {"reason": "enough", "before": {"waiting": 8}, "after": None}
     desk.work()
     assert desk.tick() == []
     assert desk.runs() == {SESSIONS[0]: RunStatus.SUCCESS}

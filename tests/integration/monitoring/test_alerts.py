@@ -1012,6 +1012,8 @@ def test_alerts_are_listed_and_acknowledged_by_the_api_and_the_page(web: Web, wo
     ]
     done = web.post("/api/v1/alerts/3/ack", {"reason": "I see to it", "actor": "ada"})
     assert (done["alert"]["acknowledged_by"], done["alert"]["reason"]) == ("ada", "I see to it")
+    entry = web.get("/api/v1/audit", action="alert_ack")["items"][0]["details"]
+    assert (entry["before"], entry["after"]) == ("open", "acknowledged")
     assert "Acknowledged by ada: I see to it" in show(web, "/operations").words
     path = "/api/v1/alerts/3/ack"
     assert "already" in web.problem_of_post(path, {"reason": "x"}, 409)

@@ -125,6 +125,8 @@ def test_a_decision_names_its_author_and_is_audited(engine: Engine) -> None:
         "name": "Independence Day",
         "source": "feed",
         "reason": "circular 1",
+        "before": "proposed",
+        "after": "confirmed",
     }
 
 

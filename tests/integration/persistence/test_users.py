@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, insert, select
@@ -37,6 +38,15 @@ def signed_in(engine: Engine) -> int:
         return connection.execute(select(func.count()).select_from(sign_ins)).scalar_one()
 
 
+def changes(engine: Engine) -> list[tuple[str, Any, Any]]:
+    """What was done to accounts, with what they could do before and after."""
+    with reading(engine) as connection:
+        rows = connection.execute(select(audit).order_by(audit.c.audit_id)).all()
+    return [
+        (row.action, row.details.get("before", "-"), row.details.get("after", "-")) for row in rows
+    ]
+
+
 def test_a_user_is_kept_with_a_role_and_without_the_password(engine: Engine) -> None:
     add(engine, "bob", Role.OPERATOR)
     add(engine, "ada")
@@ -51,7 +61,9 @@ def test_a_user_is_kept_with_a_role_and_without_the_password(engine: Engine) -> 
         ("bob", Role.OPERATOR),
     ]
     assert all(is_password(PASSWORD, each) for each in kept)
-    assert audited == ("root", "user_add", "bob", {"role": "operator"})
+    assert audited == (
+        "root", "user_add", "bob", {"before": None, "after": "operator"},
+    )  # fmt: skip
 
 
 def test_a_name_is_given_once(engine: Engine) -> None:
@@ -96,6 +108,11 @@ def test_another_password_and_removal_end_the_sign_ins_of_that_user_alone(engine
     assert (left.name, left.role) == ("ada", Role.ADMIN)
     assert left.password_set_at > left.created_at
     assert is_password(PASSWORD + "!", kept)
+    assert changes(engine)[2:] == [
+        ("user_set_role", "viewer", "admin"),
+        ("user_set_password", "-", "-"),  # neither of them may be seen
+        ("user_remove", "viewer", None),
+    ]
 
 
 def test_of_a_token_only_the_hash_is_kept_until_it_is_revoked(engine: Engine) -> None:
@@ -106,10 +123,13 @@ def test_of_a_token_only_the_hash_is_kept_until_it_is_revoked(engine: Engine) ->
         details = connection.execute(select(audit.c.details)).scalar_one()
     assert kept == secret_hash(token)
     assert (found.name, found.role, found.expires_at) == ("ci", Role.OPERATOR, expires_at)
-    assert details == {"role": "operator", "expires_at": write_instant(expires_at)}
+    assert details == {
+        "expires_at": write_instant(expires_at), "before": None, "after": "operator",
+    }  # fmt: skip
     with writing(engine) as connection:
         store.revoke_token(connection, "ci", actor="root")
         assert store.read_tokens(connection) == []
+    assert changes(engine)[-1] == ("token_revoke", "operator", None)
 
 
 def test_whether_anybody_is_known(engine: Engine) -> None:
