@@ -7,6 +7,7 @@ import json
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -29,6 +30,7 @@ _HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 _SHORTEST_TOKEN = 8
 _IN_TOKEN = re.compile(r"[A-Z0-9]")
 """Some of it is in every key."""
+_adding = Lock()
 _of_settings: frozenset[str] = frozenset()
 _of_parameters: frozenset[str] = frozenset()
 _pattern: re.Pattern[str] | None = None
@@ -57,9 +59,10 @@ def keep_parameters(parameters: Mapping[str, Any]) -> None:
     global _of_parameters
     texts = _secret_texts(parameters, secret=False)
     words = frozenset(word for text in texts for word in _words(text))
-    if not words <= _of_parameters:
-        _of_parameters |= words
-        _look_for(_of_settings | _of_parameters)
+    with _adding:  # the web process answers several at once
+        if not words <= _of_parameters:
+            _of_parameters |= words
+            _look_for(_of_settings | _of_parameters)
 
 
 def safe_url(url: str | SecretStr) -> str:

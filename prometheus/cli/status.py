@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prometheus.cli.options import AsJson, Folder
-from prometheus.masking import keep_parameters, safe_text, safe_value
+from prometheus.masking import safe_text, safe_value
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -295,7 +295,6 @@ def _read_run(connection: Connection, dag_id: str, crew: Crew) -> dict[str, Any]
 
     found_run = read_run(connection, dag_id)
     run, dag = found_run.row, found_run.dag
-    keep_parameters(run.parameters)  # this command knows no pipeline
     attempts: dict[str, list[dict[str, Any]]] = {job_id: [] for job_id in found_run.attempts}
     for row in (row for rows in found_run.attempts.values() for row in rows):
         # Nobody saw its end: how long it took is not known.

@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 
 from prometheus.errors import PrometheusError, nearest
+from prometheus.masking import keep_parameters
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.persistence.alerts import AlertFilter, alerts_query
@@ -204,7 +205,7 @@ def list_executions(
     limit: int,
 ) -> list[Row[Any]]:
     """
-    List executions, those that were written last first.
+    List executions, those that were written last first; secrets of their runs are hidden from now.
 
     Args:
         after: When the last execution of the page before was written, and its id.
@@ -227,8 +228,13 @@ def list_executions(
         # It was written before it started, but for a clock that was set back: this spares reading
         # all that came later, in the order of the list.
         wanted.append(_e.created_at < which.started_before + _CLOCKS_DIFFER)
-    query = select(job_executions).where(*wanted)
-    return _page(connection, query, (_e.created_at, _e.execution_id), after, limit)
+    # Of the page's rows alone, which a join would not be sure of.
+    parameters = select(_r.parameters).where(_r.dag_id == _e.dag_id).scalar_subquery()
+    query = select(job_executions, parameters.label("parameters")).where(*wanted)
+    rows = _page(connection, query, (_e.created_at, _e.execution_id), after, limit)
+    for row in {row.dag_id: row for row in rows}.values():
+        keep_parameters(row.parameters)
+    return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +309,7 @@ def read_run(
     connection: Connection, dag_id: str, *, log_of: tuple[str, int | None] | None = None
 ) -> StoredRun:
     """
-    Read a run.
+    Read a run; its secrets, which this process may not know of its pipeline, are hidden from now.
 
     Args:
         log_of: Also what an attempt has logged: job, and its number or ``None`` for the last one.
@@ -316,6 +322,7 @@ def read_run(
     if row is None:
         hint = nearest(dag_id, latest_runs(connection))
         raise UnknownRunError(f"There is no run {dag_id!r}.{hint}")
+    keep_parameters(row.parameters)
     dag = stored_dag(row)
     attempts: dict[str, list[Row[Any]]] = {job_id: [] for job_id in dag.topological_order()}
     of_run = select(job_executions).where(_e.dag_id == dag_id).order_by(_e.attempt_number)

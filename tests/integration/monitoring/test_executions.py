@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import update
 
 from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence.engine import writing
 from prometheus.persistence.executions import Failure
+from prometheus.persistence.tables import dag_runs
 from tests.integration.monitoring.conftest import SECRET, Web
 from tests.integration.persistence.world import DAY, World, job
 
@@ -94,3 +101,21 @@ def test_no_secret_of_the_settings_is_told(web: Web, world: World) -> None:
     }
     web.get(f"/api/v1/runs/{dag.dag_id}")
     web.get("/api/status/pipeline", market_id="US_EQ")
+
+
+@pytest.mark.parametrize("path", [PATH, "/api/v1/runs/{}", "/api/dag/{}"])
+def test_an_argument_stays_secret_once_no_pipeline_has_it_any_more(
+    web: Web, world: World, path: str
+) -> None:
+    """It was rotated, or its pipeline is not loaded: the run's row alone knows it."""
+    old = f"rotated{uuid4().hex}"
+    dag = world.run(job("a"))
+    with writing(world.engine) as connection:
+        given = update(dag_runs).values(parameters={"api_token": old, "size": 7})
+        connection.execute(given.where(dag_runs.c.dag_id == dag.dag_id))
+    worker = world.worker()
+    world.succeed(world.running(dag, "a", worker), worker, {"url": f"https://x/?key={old}"})
+    answer = json.dumps(web.get(path.format(dag.dag_id)))
+    assert "https://x/?key=***" in answer
+    assert old not in answer
+    assert len(web.statements) <= 3
