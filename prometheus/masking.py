@@ -18,8 +18,11 @@ TOKEN_PREFIX = "prometheus_"  # noqa: S105  by which those who look for leaked s
 _HIDDEN = "***"
 _SHORTEST = 4
 """A secret of fewer characters is part of too many words to be looked for in a text."""
-_SECRET_NAME = r"(?i:password|passwd|secret|token|api_?key)"  # noqa: S105  names of secrets
-_SECRET_PARAMETER = re.compile(rf"([?&]\w*{_SECRET_NAME}\w*)=([^&\s'\"]*)")
+_SECRET_NAME = (
+    r"(?i:password|passwd|pwd|passphrase|secret|token|credential|authorization"  # noqa: S105  names
+    r"|(?:api|private|access)[-_]?key|(?<![a-z])auth(?![a-z]))"
+)
+_SECRET_PARAMETER = re.compile(rf"([?&][\w-]*{_SECRET_NAME}[\w-]*)=([^&\s'\"]*)")
 _API_TOKEN = re.compile(rf"\b{TOKEN_PREFIX}(?=[a-z0-9_-]*[A-Z])[\w-]{{43}}(?![\w-])")
 """As `make_secret` makes them; what else begins so has no capitals."""
 _NEXT_URL = re.compile(r";(?=[\w+.-]+://)")
@@ -54,7 +57,8 @@ def keep_parameters(parameters: Mapping[str, Any]) -> None:
     Have `safe_text` hide from now on the parameters whose names say that they are secret.
 
     Args:
-        parameters: Name -> JSON value; below a name such as ``api_token`` all texts are secret.
+        parameters: Name -> JSON value; below a name such as ``api_token`` all texts are secret,
+            and whole numbers of eight digits or more: shorter ones are part of too many others.
     """
     global _of_parameters
     texts = _secret_texts(parameters, secret=False)
@@ -106,6 +110,8 @@ def safe_value(value: Any) -> Any:
     """Do so in all texts of a JSON value, its keys included."""
     if isinstance(value, str):
         return safe_text(value)
+    if _is_long(value):
+        return value if safe_text(str(value)) == str(value) else _HIDDEN
     if isinstance(value, list):
         return [safe_value(each) for each in value]
     if isinstance(value, dict):
@@ -137,9 +143,14 @@ def _spelt(character: str) -> str:
     return rf"\\{{0,15}}(?:{'|'.join(sorted(ways))})"
 
 
+def _is_long(value: Any) -> bool:
+    """Say whether a value is a number that can be looked for in texts."""
+    return isinstance(value, int) and len(str(abs(value))) >= _SHORTEST_TOKEN
+
+
 def _secret_texts(value: Any, *, secret: bool) -> Iterator[str]:
-    if isinstance(value, str) and secret:
-        yield value
+    if secret and (isinstance(value, str) or _is_long(value)):
+        yield str(value)
     elif isinstance(value, list):
         for each in value:
             yield from _secret_texts(each, secret=secret)

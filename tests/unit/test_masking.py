@@ -95,6 +95,30 @@ def test_parameters_with_names_of_secrets_are_hidden_beside_the_settings() -> No
     assert safe_text("shown size api_token") == "shown size api_token"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-Api-Key", "api-key", "APIKEY", "Authorization", "auth", "basic_auth", "credentials",
+        "PWD", "passphrase", "private_key", "access-key", "AccessKey",
+    ],
+)  # fmt: skip
+def test_arguments_are_secret_by_all_usual_names(name: str) -> None:
+    secret = f"Zq81-{name}"
+    keep_parameters({"headers": {name: secret}})
+    assert safe_text(f"sent {secret} there") == "sent *** there"
+    assert safe_text(f"http://h/?{name}=Rt55uu&x=1") == f"http://h/?{name}=***&x=1"
+
+
+def test_long_numbers_are_secret_by_their_names_too() -> None:
+    keep_parameters(
+        {"api_key": 7234567891, "max_tokens": 4096, "author": "Melville", "on_auth": True}
+    )
+    assert safe_text("7234567891 4096 Melville True") == "*** 4096 Melville True"
+    assert safe_value({"n": [7234567891, 4096, 82345678, True]}) == {
+        "n": ["***", 4096, 82345678, True]
+    }
+
+
 def test_tokens_of_the_web_api_are_hidden() -> None:
     assert safe_text(f"as {TOKEN_PREFIX}{make_secret()}.") == "as ***."
     name = f"{TOKEN_PREFIX}{'x' * 43}"
