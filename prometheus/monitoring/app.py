@@ -96,6 +96,7 @@ def create_app(settings: Settings, *, watches: bool = False) -> FastAPI:
     app.state.installation = installation
     app.state.pulse = pulse.pulse_of(installation)
     app.state.scraper = Scraper(installation)
+    app.state.examination = health.examination(installation)
     app.state.limits = session.Limits()
     tell_problems(app, rendering.show_problem)
     app.add_middleware(Prefix, prefix=settings.web.root_path)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from prometheus.core.exchanges import snapshot_version
+from prometheus.monitoring import readiness
 from prometheus.monitoring.api.models import Model
-from prometheus.monitoring.installation import Here
-from prometheus.monitoring.readiness import examine
+from prometheus.monitoring.installation import Installation
+from prometheus.monitoring.patience import Shared
 from prometheus.persistence import migrate
 from prometheus.release import release
 
@@ -56,10 +58,18 @@ async def healthz() -> Health:
     return Health()
 
 
+def examination(installation: Installation) -> Shared[list[readiness.Check]]:
+    """Make what all who ask at a time share: however many they are, one thread waits."""
+    return Shared(lambda: list(readiness.examine(installation)))
+
+
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Something is not."}})
-def readyz(here: Here, response: Response) -> Readiness:
+async def readyz(request: Request, response: Response) -> Readiness:
     """Say whether database, tables, broker, scheduler and calendars work: 503 if one does not."""
-    checks = [Check(name=c.name, ok=c.ok, text=c.text) for c in examine(here)]
+    shared: Shared[list[readiness.Check]] = request.app.state.examination
+    # Whoever goes away does not take it from those who wait for it, too.
+    found = await asyncio.shield(asyncio.wrap_future(shared.begin()))
+    checks = [Check(name=c.name, ok=c.ok, text=c.text) for c in found]
     ready = all(check.ok for check in checks)
     if not ready:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
@@ -139,6 +142,32 @@ def test_a_server_that_is_away_is_told_until_it_is_back(
         assert web.get("/healthz") == {"status": "ok"}
         spare_postgres.start()
         assert faults(web) == {}
+
+
+def test_however_many_ask_one_thread_waits_for_what_does_not_answer(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    """Whoever asks need not be known, and the other threads are for those who are."""
+    many = 60
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=2 * many) as silent,
+        serve(
+            tmp_path,
+            DATABASE__URL=sqlite_url,
+            BROKER__URL=f"redis://127.0.0.1:{silent.getsockname()[1]}/0",
+        ) as web,
+        ThreadPoolExecutor(many) as pool,
+    ):
+        asked = [pool.submit(web.ask, "/readyz") for _ in range(many)]
+        assert {each.result(60).status_code for each in asked} == {503}
+        connections = 0
+        silent.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                connections += 1
+    # More than one if some came after others had been answered.
+    assert 1 <= connections <= many // 6
 
 
 def test_of_a_wrong_password_nothing_is_shown(tmp_path: Path) -> None:
