@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from prometheus.errors import PipelineError, PrometheusError, nearest
+from sqlalchemy import Connection
+
+from prometheus.core.markets import get_market
+from prometheus.errors import PipelineError, PrometheusError, UnknownMarketError, nearest
 from prometheus.orchestration.pipeline import Pipeline
+from prometheus.persistence.listings import RunFilter, list_runs
 from prometheus.pipelines.loading import find_pipelines, load_pipelines
 from prometheus.settings import Settings
 
@@ -99,3 +103,39 @@ def find_pipeline(pipelines: Mapping[str, Pipeline], name: str, market_id: str) 
             f"{', '.join(pipeline.markets)} ({pipeline.where})."
         )
     return pipeline
+
+
+def check_names(
+    connection: Connection,
+    pipelines: Mapping[str, Pipeline],
+    *,
+    market: str | None,
+    pipeline: str | None = None,
+) -> None:
+    """
+    Refuse a name by which nothing can be found; for a list that is empty, in one statement at most.
+
+    What is no longer configured has a name as long as it has a run.
+
+    Args:
+        pipelines: Those of the settings.
+
+    Raises:
+        UnknownMarketError, UnknownPipelineError: It is one; the message names the nearest.
+    """
+
+    def has_run(which: RunFilter) -> bool:
+        return bool(list_runs(connection, which, after=None, limit=1))
+
+    if market is not None:
+        try:
+            get_market(market)
+        except UnknownMarketError:
+            if not has_run(RunFilter(market_id=market)):
+                raise
+            return
+    if pipeline is None or pipeline in pipelines or has_run(RunFilter(pipeline=pipeline)):
+        return
+    raise UnknownPipelineError(
+        f"There is no pipeline {pipeline!r}, nor a run of one.{nearest(pipeline, pipelines)}"
+    )

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from sqlalchemy import Row
 
+from prometheus.configured import check_names
 from prometheus.masking import safe_text, safe_value
 from prometheus.monitoring.api.models import Instant, Interval, Model, Name, Reply, times
 from prometheus.monitoring.api.paging import Page, read_cursor, read_instant, write_cursor
@@ -106,6 +107,8 @@ def executions(here: Here, question: Annotated[ExecutionQuestion, Query()]) -> E
     after = read_cursor(question.cursor, read_instant)
     with here.look() as look:
         rows = list_executions(look.connection, which, after=after, limit=question.limit + 1)
+        if not rows:
+            check_names(look.connection, here.pipelines[0], market=question.market)
     page = rows[: question.limit]
     more = len(rows) > len(page)
     return Executions(

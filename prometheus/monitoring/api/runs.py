@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from sqlalchemy import Row
 
+from prometheus.configured import check_names
 from prometheus.core.market_state import MarketState
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import HorizonError, NoSessionError, SnapshotError, UnknownMarketError
@@ -156,6 +157,9 @@ def runs(here: Here, question: Annotated[RunQuestion, Query()]) -> Runs:
     after = read_cursor(question.cursor, date.fromisoformat)
     with here.look() as look:
         rows = list_runs(look.connection, which, after=after, limit=question.limit + 1)
+        if not rows:
+            names = {"market": question.market, "pipeline": question.pipeline}
+            check_names(look.connection, here.pipelines[0], **names)
         page = rows[: question.limit]
         statuses = latest_statuses(look.connection, [row.dag_id for row in page])
     more = len(rows) > len(page)

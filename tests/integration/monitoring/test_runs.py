@@ -13,7 +13,7 @@ from sqlalchemy import update
 from prometheus.core.market_state import MarketState
 from prometheus.orchestration.dag import JobPriority
 from prometheus.persistence.engine import writing
-from prometheus.persistence.tables import dag_runs
+from prometheus.persistence.tables import dag_runs, job_executions
 from tests.integration.monitoring.conftest import Web
 from tests.integration.persistence.world import DAY, World, job
 
@@ -159,6 +159,28 @@ def test_a_run_that_is_not_has_a_nearest(web: Web, world: World, path: str) -> N
     dag = world.run()
     why = web.problem(f"{path}/us_eq_tets_2025-12-02", 404)
     assert why == f"There is no run 'us_eq_tets_2025-12-02'. Did you mean {dag.dag_id!r}?"
+    assert len(web.statements) <= 3
+
+
+def test_a_name_of_which_there_is_nothing_has_a_nearest(web: Web, world: World) -> None:
+    for path in ("/api/v1/runs", "/api/v1/executions"):
+        why = web.problem(path, 404, market="US_EQQ")
+        assert "'US_EQQ'" in why
+        assert "US_EQ'" in why
+        assert web.get(path, market="EU_EQ")["items"] == []  # which is known, and has no runs
+    why = web.problem("/api/v1/runs", 404, pipeline="dayly")
+    assert why == "There is no pipeline 'dayly', nor a run of one. Did you mean 'daily'?"
+    assert web.get("/api/v1/runs", pipeline="daily")["items"] == []
+    world.run(pipeline="gone")
+    with writing(world.engine) as connection:
+        connection.execute(update(dag_runs).values(market_id="GONE"))
+        connection.execute(update(job_executions).values(market_id="GONE"))
+    for path in ("/api/v1/runs", "/api/v1/executions"):
+        assert len(web.get(path, market="GONE")["items"]) == 1
+        # Nothing of it is meant, but there is something.
+        assert web.get(path, market="GONE", status="FAILED")["items"] == []
+        assert len(web.statements) <= 3
+    assert web.get("/api/v1/runs", pipeline="gone", status="FAILED")["items"] == []
     assert len(web.statements) <= 3
 
 
