@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import timedelta
 from hashlib import sha256
@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
 
+from prometheus.errors import PrometheusError, nearest
 from prometheus.masking import safe_text
 from prometheus.orchestration.alerts import UNANSWERED
 
@@ -43,6 +44,14 @@ _LONGEST_KEY = 200
 """PagerDuty takes 255 characters, the others more."""
 _said = threading.local()
 """What apprise has logged in this thread, which alone tells why something was not accepted."""
+
+
+class UnknownChannelError(PrometheusError):
+    """There is no channel of that name."""
+
+
+class NoChannelsError(PrometheusError):
+    """There are no channels at all."""
 
 
 class _Listener(logging.Handler):
@@ -96,6 +105,33 @@ def send(
     except FutureTimeoutError:
         return f"{UNANSWERED} {patience.total_seconds():.0f} s"
     return safe_text(error) if error is not None else None
+
+
+def send_tests(channels: Mapping[str, SecretStr], channel: str | None) -> dict[str, str | None]:
+    """
+    Send a message by each channel at once, or by one of them, and wait for what comes back.
+
+    Returns:
+        Channel -> what went wrong; ``None``: it was accepted.
+
+    Raises:
+        UnknownChannelError, NoChannelsError: There is nothing to send by.
+    """
+    if channel is not None and channel not in channels:
+        raise UnknownChannelError(f"There is no channel {channel!r}.{nearest(channel, channels)}")
+    if not channels:
+        raise NoChannelsError(
+            "There are no channels. Name one under [channels] in prometheus.toml, or by "
+            "PROMETHEUS__CHANNELS__NAME: a URL such as mailto://user:password@host."
+        )
+    names = [name for name in channels if channel in (None, name)]
+    text = "This is a test: somebody asked for it. Nothing is wrong."
+
+    def send_test(name: str) -> str | None:
+        return send(channels[name], "Test: alerts arrive here", text)
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        return dict(zip(names, pool.map(send_test, names), strict=True))
 
 
 def _send(

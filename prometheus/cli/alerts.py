@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prometheus.cli.options import Actor, AsJson, Folder, Reason
+from prometheus.orchestration.alerts import AlertKind
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
@@ -17,42 +19,74 @@ _All = Annotated[bool, typer.Option("--all", "-a", help="Also those that are ove
 _Limit = Annotated[
     int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many alerts at most.")
 ]
+_Kind = Annotated[
+    AlertKind | None,
+    typer.Option("--kind", metavar="KIND", help="Only these, such as job_failed."),
+]
+_Market = Annotated[
+    str | None, typer.Option("--market", metavar="MARKET", help="Only those about it.")
+]
+_Pipeline = Annotated[
+    str | None, typer.Option("--pipeline", metavar="NAME", help="Only those about it.")
+]
+_Run = Annotated[str | None, typer.Option("--run", metavar="DAG_ID", help="Only those about it.")]
 
 
 @application.callback()
 def alerts(
     context: typer.Context,
     everything: _All = False,
+    kind: _Kind = None,
+    market: _Market = None,
+    pipeline: _Pipeline = None,
+    run: _Run = None,
     limit: _Limit = 50,
     folder: Folder = None,
     as_json: AsJson = False,
 ) -> None:
     """List what is wrong, the last one first; see `list`, `ack` and `test`."""
     if context.invoked_subcommand is None:
-        list_alerts(everything, limit, folder, as_json)
+        list_alerts(everything, kind, market, pipeline, run, limit, folder, as_json)
 
 
 @application.command("list")
 def list_alerts(
-    everything: _All = False, limit: _Limit = 50, folder: Folder = None, as_json: AsJson = False
+    everything: _All = False,
+    kind: _Kind = None,
+    market: _Market = None,
+    pipeline: _Pipeline = None,
+    run: _Run = None,
+    limit: _Limit = 50,
+    folder: Folder = None,
+    as_json: AsJson = False,
 ) -> None:
     """List what is wrong, the last one first."""
     from rich.text import Text
 
     from prometheus.cli import output
     from prometheus.cli.places import find_place, opened
+    from prometheus.core.markets import get_market
     from prometheus.persistence import alerts
     from prometheus.persistence.engine import reading
 
-    which = alerts.AlertFilter(is_open=None if everything else True)
-    with opened(find_place(folder)) as engine, reading(engine) as connection:
+    place = find_place(folder)
+    which = alerts.AlertFilter(
+        is_open=None if everything else True,
+        kind=kind,
+        market_id=market and get_market(market).market_id,
+        pipeline=pipeline,
+        dag_id=run,
+    )
+    with opened(place) as engine, reading(engine) as connection:
         rows = alerts.list_alerts(connection, which, limit=limit)
         deliveries = alerts.read_deliveries(connection, [row.alert_id for row in rows])
     if as_json:
         output.print_json([_document(row, deliveries[row.alert_id]) for row in rows])
         return
     if not rows:
-        print("There are no alerts." if everything else "No alert is open.")
+        filtered = any(each is not None for each in (kind, market, pipeline, run))
+        said = "There are no such alerts." if filtered else "There are no alerts."
+        print(said if everything else f"No {'such ' if filtered else ''}alert is open.")
         return
     table = output.table("ALERT", "SEVERITY", "SINCE", "WHAT", "STATE", right=("ALERT",))
     for row in rows:
@@ -100,34 +134,32 @@ def send_test(
             metavar="CHANNEL", help="One channel; all of them by default.", show_default=False
         ),
     ] = None,
+    actor: Actor = None,
     folder: Folder = None,
     as_json: AsJson = False,
 ) -> None:
     """
-    Send a message by each channel, and say what came back.
+    Send a message by each channel, and say what came back; audited where there is a database.
 
     Ends with 1 if a channel did not accept it.
     """
+    from prometheus.channels import send_tests
     from prometheus.cli import output
-    from prometheus.cli.places import find_place
-    from prometheus.errors import PrometheusError, nearest
+    from prometheus.cli.operate import actor_name
+    from prometheus.cli.places import find_place, opened
+    from prometheus.errors import PrometheusError
+    from prometheus.persistence.alerts import record_test
+    from prometheus.persistence.engine import writing
 
-    channels = find_place(folder).settings.channels
-    if channel is not None and channel not in channels:
-        raise PrometheusError(f"There is no channel {channel!r}.{nearest(channel, channels)}")
-    if not channels:
-        raise PrometheusError(
-            "There are no channels. Name one under [channels] in prometheus.toml, or by "
-            "PROMETHEUS__CHANNELS__NAME: a URL such as mailto://user:password@host."
-        )
-    from prometheus.channels import send
-
-    text = "This is a test of `prometheus alerts test`. Nothing is wrong."
-    errors = {
-        name: send(url, "Test: alerts arrive here", text)
-        for name, url in channels.items()
-        if channel in (None, name)
-    }
+    place = find_place(folder)
+    errors = send_tests(place.settings.channels, channel)
+    # Channels can be tried before there is a database, and while it is away.
+    with (
+        contextlib.suppress(PrometheusError),
+        opened(place) as engine,
+        writing(engine) as connection,
+    ):
+        record_test(connection, errors, actor=actor_name(actor))
     if as_json:
         answers = [{"channel": name, "error": error} for name, error in errors.items()]
         output.print_json(answers)

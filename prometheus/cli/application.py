@@ -34,6 +34,8 @@ _COMMANDS = {
     "web": ("processes", "web", _RUN),
     "flower": ("processes", "flower", _RUN),
     "status": ("status", "status", _LOOK),
+    "runs": ("listed", "runs", _LOOK),
+    "executions": ("listed", "executions", _LOOK),
     "why": ("why", "why", _LOOK),
     "markets": ("markets", "markets", _LOOK),
     "calendar": ("calendars", "application", _LOOK),

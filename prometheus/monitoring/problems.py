@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from prometheus.channels import NoChannelsError, UnknownChannelError
 from prometheus.configured import MarketDisabledError, UnknownPipelineError
 from prometheus.errors import (
     DatabaseError,
@@ -58,6 +59,7 @@ class QuestionError(PrometheusError):
 _STATUS: Mapping[type[PrometheusError], HTTPStatus] = {
     UnknownMarketError: HTTPStatus.NOT_FOUND,
     UnknownPipelineError: HTTPStatus.NOT_FOUND,
+    UnknownChannelError: HTTPStatus.NOT_FOUND,
     UnknownOverrideError: HTTPStatus.NOT_FOUND,
     NoSessionError: HTTPStatus.NOT_FOUND,
     UnknownRunError: HTTPStatus.NOT_FOUND,
@@ -73,6 +75,7 @@ _STATUS: Mapping[type[PrometheusError], HTTPStatus] = {
     OverrideError: HTTPStatus.UNPROCESSABLE_ENTITY,
     DecisionError: HTTPStatus.CONFLICT,
     SourceConfigurationError: HTTPStatus.CONFLICT,
+    NoChannelsError: HTTPStatus.CONFLICT,
     KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     QuestionError: HTTPStatus.UNPROCESSABLE_ENTITY,
     HorizonError: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -479,6 +479,17 @@ def acknowledge(connection: Connection, alert_id: int, *, actor: str, reason: st
     return changed
 
 
+def record_test(connection: Connection, errors: Mapping[str, str | None], *, actor: str) -> None:
+    """
+    Write down that messages were sent as a test.
+
+    Args:
+        errors: See `send_tests`.
+    """
+    details = {"errors": {name: error for name, error in errors.items() if error is not None}}
+    record_audit(connection, actor, "alert_test", ",".join(errors), details)
+
+
 def old_alerts(before: datetime) -> Select[tuple[int]]:
     """Select the numbers of alerts that were over before an instant of wall time."""
     return select(_a.alert_id).where(_a.resolved_at < before)

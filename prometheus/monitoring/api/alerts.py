@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy import Connection, Row
 
+from prometheus.channels import send_tests
 from prometheus.core.markets import get_market
 from prometheus.masking import safe_text
-from prometheus.monitoring.api.actions import AskWithReason, AtDesk, Done
+from prometheus.monitoring.api.actions import Ask, AskWithReason, AtDesk, Done
 from prometheus.monitoring.api.models import Instant, Model, Name, Reply, times
 from prometheus.monitoring.api.paging import Page, read_number
 from prometheus.monitoring.installation import Here
@@ -20,6 +21,7 @@ from prometheus.persistence.alerts import (
     acknowledge,
     list_alerts,
     read_deliveries,
+    record_test,
 )
 
 router = APIRouter(prefix="/api/v1", tags=["alerts"])
@@ -103,6 +105,27 @@ class Acknowledged(Done):
     alert: Alert
 
 
+class AlertTest(Ask):
+    """By what a message is sent, to see that it arrives."""
+
+    channel: Name | None = None
+    """One channel; otherwise all of them."""
+
+
+class TestedChannel(Model):
+    """What a channel answered."""
+
+    channel: str
+    error: str | None
+    """Why it did not accept the message; ``null``: it did."""
+
+
+class Tested(Done):
+    """Messages that were sent as a test."""
+
+    channels: list[TestedChannel]
+
+
 def tell_alert(row: Row[Any], deliveries: list[Row[Any]]) -> Alert:
     """Tell of an alert what everybody may know."""
     return Alert(
@@ -175,3 +198,18 @@ def acknowledge_alert(
         return {"alert": tell_alert(row, read_deliveries(connection, [alert])[alert])}
 
     return desk.act(ask, do, Acknowledged)
+
+
+@router.post("/alerts/test", tags=["actions"], response_model=Tested)
+def test_alerts(desk: AtDesk, here: Here, ask: AlertTest) -> Response:
+    """Send a message by each channel, and say what came back."""
+    desk.by(ask)
+    # Not while anything waits for the database to be written.
+    errors = send_tests(here.settings.channels, ask.channel)
+
+    def do(connection: Connection) -> dict[str, Any]:
+        record_test(connection, errors, actor=desk.by(ask))
+        tested = [TestedChannel(channel=name, error=error) for name, error in errors.items()]
+        return {"channels": tested}
+
+    return desk.act(ask, do, Tested)

@@ -23,6 +23,7 @@ from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.tables import audit, request_keys
 from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import SECRET, Web, check_problem, served
+from tests.integration.monitoring.recipients import receiving
 from tests.integration.persistence.world import HOUR, World, at_once, job
 from tests.servers import Process, free_port, wait_until
 
@@ -38,6 +39,34 @@ def audited(world: World) -> list[tuple[str, str, str, dict[str, Any]]]:
 def count_keys(world: World) -> int:
     with reading(world.engine) as connection:
         return connection.execute(select(func.count()).select_from(request_keys)).scalar_one()
+
+
+def test_channels_are_tried_and_it_is_audited(sqlite_url: str, tmp_path: Path) -> None:
+    with receiving() as recipients:
+        variables = {
+            "PROMETHEUS__DATABASE__URL": sqlite_url,
+            "PROMETHEUS__WEB__ACTIONS": "true",
+            "PROMETHEUS__CHANNELS__DESK": f"json://127.0.0.1:{recipients.web_port}/{SECRET}",
+            "PROMETHEUS__CHANNELS__NOBODY": f"json://127.0.0.1:{free_port()}/{SECRET}",
+        }
+        app = create_app(load_settings(variables, tmp_path))
+        with served(app) as web:
+            path = "/api/v1/alerts/test"
+            both = web.post(path, {"actor": "ada"})["channels"]
+            assert [each["channel"] for each in both] == ["desk", "nobody"]
+            assert both[0]["error"] is None
+            assert both[1]["error"]
+            web.post(path, {"channel": "desk"})
+            assert recipients.titles == ["Test: alerts arrive here"] * 2
+            assert "Did you mean 'desk'?" in web.problem_of_post(path, {"channel": "dexk"}, 404)
+            first = web.get("/api/v1/audit", actor="ada")["items"]
+    assert [(each["action"], each["target"]) for each in first] == [("alert_test", "desk,nobody")]
+    assert list(first[0]["details"]["errors"]) == ["nobody"]
+
+
+def test_without_channels_nothing_is_tried(web: Web, world: World) -> None:
+    assert "There are no channels" in web.problem_of_post("/api/v1/alerts/test", {}, 409)
+    assert world.audited() == []
 
 
 class TestActing:
