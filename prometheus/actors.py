@@ -20,14 +20,50 @@ class Role(StrEnum):
     VIEWER = "viewer"
     """Look at everything."""
     OPERATOR = "operator"
-    """Act: run, retry, cancel, skip, force, hold, pause, override."""
+    """Act on runs, jobs, pauses, backfills and alerts."""
     ADMIN = "admin"
-    """Administer."""
+    """Also change what all markets stand on: overrides, holidays; and send test alerts."""
 
     def covers(self, needed: Role) -> bool:
         """Say whether who has this role may do what takes another."""
         roles = list(Role)
         return roles.index(self) >= roles.index(needed)
+
+
+class Action(StrEnum):
+    """What can be done by the API, as its paths name it; a token may be limited to some."""
+
+    RUN = "run"
+    RETRY = "retry"
+    CANCEL = "cancel"
+    SKIP = "skip"
+    FORCE_SUCCESS = "force-success"
+    HOLD = "hold"
+    RELEASE = "release"
+    PAUSE = "pause"
+    RESUME = "resume"
+    BACKFILL = "backfill"
+    STOP = "stop"
+    """Of a backfill."""
+    ACK = "ack"
+    """Of an alert."""
+    OVERRIDE = "override"
+    WITHDRAW = "withdraw"
+    """Of an override."""
+    SYNC = "sync"
+    """Ask a feed for holidays."""
+    DECIDE = "decide"
+    """On what a feed says of holidays."""
+    TEST = "test"
+    """Send a message by the channels."""
+
+    @property
+    def role(self) -> Role:
+        """The least that may do it."""
+        return Role.ADMIN if self in _OF_ADMINS else Role.OPERATOR
+
+
+_OF_ADMINS = frozenset({Action.OVERRIDE, Action.WITHDRAW, Action.SYNC, Action.DECIDE, Action.TEST})
 
 
 def read_name(text: str) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from prometheus.actors import Role, read_name
+from prometheus.actors import Action, Role, read_name
 from prometheus.cli.options import Actor, AsJson, Folder, read_duration
+from prometheus.errors import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,11 +38,26 @@ def _read_lasting(text: str) -> timedelta:
     return found
 
 
+def _read_action(text: str) -> Action:
+    try:
+        return Action(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"there is no action {text!r}.{nearest(text, list(Action))} "
+            f"They are: {', '.join(Action)}"
+        ) from None
+
+
 _Name: TypeAlias = Annotated[
     str, typer.Argument(parser=_read_name, metavar="NAME", show_default=False)
 ]
 _Role: TypeAlias = Annotated[
-    Role, typer.Option("--role", help="viewer looks, operator acts, admin administers.")
+    Role,
+    typer.Option(
+        "--role",
+        help="viewer looks; operator acts on runs, jobs, pauses, backfills and alerts; admin also "
+        "on calendars: overrides and holidays.",
+    ),
 ]
 _PasswordFile: TypeAlias = Annotated[
     Path | None,
@@ -171,6 +187,16 @@ def add_token(
     lasting: Annotated[
         str, typer.Option("--for", metavar="DURATION", help="How long it is good.")
     ] = "90d",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow",
+            metavar="ACTION",
+            help="Limit it to this action, such as run or retry; may be given several times. "
+            "Otherwise it may all that its role may. It looks at everything in either case.",
+            show_default=False,
+        ),
+    ] = None,
     actor: Actor = None,
     folder: Folder = None,
     as_json: AsJson = False,
@@ -183,15 +209,25 @@ def add_token(
     from prometheus.persistence.users import add_token
 
     span = _read_lasting(lasting)
+    allowed = [_read_action(each) for each in allow] if allow else None
     with opened(find_place(folder)) as engine, writing(engine) as connection:
-        token, expires_at = add_token(connection, name, role, span, actor=actor_name(actor))
+        token, expires_at = add_token(
+            connection, name, role, span, allowed=allowed, actor=actor_name(actor)
+        )
     if as_json:
-        document = {"name": name, "role": role, "expires_at": expires_at, "token": token}
+        document = {
+            "name": name,
+            "role": role,
+            "allowed": allowed,
+            "expires_at": expires_at,
+            "token": token,
+        }
         output.print_json(document, safe=False)  # nobody else has the token
         return
     until = output.utc(expires_at)
     print(
-        f"{name} may ask, as {role}, until {until}. Its token, which is not shown again:",
+        f"{name} may ask, as {role}{_limit(allowed)}, until {until}. "
+        f"Its token, which is not shown again:",
         file=sys.stderr,
     )
     print(token)
@@ -209,7 +245,7 @@ def list_tokens(folder: Folder = None, as_json: AsJson = False) -> None:
     with opened(find_place(folder)) as engine, reading(engine) as connection:
         found, now = read_tokens(connection), wall_time(connection)
     if as_json:
-        keys = ("name", "role", "created_at", "expires_at")
+        keys = ("name", "role", "allowed", "created_at", "expires_at")
         output.print_json(
             [
                 {**{key: getattr(each, key) for key in keys}, "expired": each.expires_at <= now}
@@ -220,11 +256,16 @@ def list_tokens(folder: Folder = None, as_json: AsJson = False) -> None:
     if not found:
         print("There are no tokens.")
         return
-    table = output.table("NAME", "ROLE", "SINCE", "UNTIL")
+    table = output.table("NAME", "ROLE", "ALLOWED", "SINCE", "UNTIL")
     for each in found:
         until = output.utc(each.expires_at) + (" (expired)" if each.expires_at <= now else "")
-        table.add_row(each.name, each.role, output.utc(each.created_at), until)
+        allowed = "all that it may" if each.allowed is None else ", ".join(each.allowed)
+        table.add_row(each.name, each.role, allowed, output.utc(each.created_at), until)
     output.console().print(table)
+
+
+def _limit(allowed: list[Action] | None) -> str:
+    return f" that may only {', '.join(allowed)}" if allowed else ""
 
 
 @tokens.command("revoke")

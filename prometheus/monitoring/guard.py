@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from prometheus.actors import Role
+from prometheus.actors import Action, Role
 from prometheus.addresses import is_loopback
 from prometheus.errors import DatabaseError
 from prometheus.monitoring.doorman import LOOKS, host_name
@@ -46,6 +46,12 @@ CSRF_HEADER = "X-CSRF-Token"
 _OF_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _PREVIEW = re.compile(r"/api/v1/(overrides/([^/]+/withdraw/)?|backfills/|holidays/decide/)preview")
 """What is posted and changes nothing; who may look may ask it."""
+_ACTION = re.compile(r"/api/v1/(?:[^/]+/)*([^/]+)")
+_NAMED_OTHERWISE = {
+    "/api/v1/runs": Action.RUN,
+    "/api/v1/backfills": Action.BACKFILL,
+    "/api/v1/overrides": Action.OVERRIDE,
+}
 _COOKIE = "prometheus_sign_in"
 _PORT = re.compile(r":([0-9]+)$")
 _SCRAPE_WAITS_SECONDS = 0.5
@@ -63,6 +69,8 @@ class Visitor:
     """When the sign-in or the token does."""
     csrf_token: str | None
     """What a page must send with every change; ``None`` of a token."""
+    allowed: tuple[Action, ...] | None = None
+    """To which actions a token is limited; ``None``: all that the role may."""
 
 
 class Guard:
@@ -106,7 +114,8 @@ class Guard:
         with reading(self._here.engine) as connection:
             if token is not None:
                 if found := find_token(connection, token):
-                    return Visitor(f"{found.name} (token)", found.role, found.expires_at, None)
+                    name = f"{found.name} (token)"
+                    return Visitor(name, found.role, found.expires_at, None, found.allowed)
                 raise _nobody("The token is none of ours: it has expired or was revoked.")
             if secret is not None and (found := find_sign_in(connection, secret)):
                 return Visitor(found.name, found.role, found.expires_at, csrf_token(secret))
@@ -182,12 +191,27 @@ def _check_may(visitor: Visitor, request: Request) -> None:
         )
     path = path_of(request)
     # Whoever is signed in may sign out.
-    acts = path != SESSION and not _PREVIEW.fullmatch(path)
-    if acts and not visitor.role.covers(Role.OPERATOR):
-        raise HTTPException(
-            HTTPStatus.FORBIDDEN,
-            f"{visitor.name} is {visitor.role}, and only an operator acts. Nothing was done.",
-        )
+    if path == SESSION or _PREVIEW.fullmatch(path):
+        return
+    action = action_of(path)
+    if not visitor.role.covers(Role.OPERATOR):
+        why = f"{visitor.name} is {visitor.role}, and only an operator acts."
+    elif action is not None and not visitor.role.covers(action.role):
+        why = f"{visitor.name} is {visitor.role}, and only an {action.role} may {action}."
+    elif visitor.allowed is not None and action not in visitor.allowed:
+        why = f"{visitor.name} is limited to: {', '.join(visitor.allowed) or 'nothing'}."
+    else:
+        return
+    raise HTTPException(HTTPStatus.FORBIDDEN, f"{why} Nothing was done.")
+
+
+def action_of(path: str) -> Action | None:
+    """Name what is done by a path that is posted to; ``None``: there is nothing."""
+    if path in _NAMED_OTHERWISE:
+        return _NAMED_OTHERWISE[path]
+    found = _ACTION.fullmatch(path)
+    last = found[1] if found else None
+    return next((each for each in Action if each == last), None)
 
 
 def _nobody(why: str) -> HTTPException:
@@ -223,7 +247,7 @@ def role_of(visitor: Visitor | None, web: WebSettings) -> Role:
     """Say what whoever asks may do; where there are no users, anybody who is let in."""
     if visitor is not None:
         return visitor.role
-    return Role.OPERATOR if web.actions else Role.VIEWER
+    return Role.ADMIN if web.actions else Role.VIEWER
 
 
 async def _asking(request: Request) -> Visitor | None:

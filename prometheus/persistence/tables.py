@@ -440,6 +440,7 @@ api_tokens = Table(
     Column("token_hash", String(64), nullable=False, unique=True, comment="SHA-256"),
     Column("created_at", UtcDateTime, nullable=False, server_default=database_now()),
     Column("expires_at", UtcDateTime, nullable=False),
+    Column("allowed", Json, comment="actions it is limited to; NULL: all that its role may"),
     CheckConstraint(_role, name="role"),
     comment="what programs show the web API; one that is revoked is removed",
 )

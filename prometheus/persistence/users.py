@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from prometheus.actors import Role
+from prometheus.actors import Action, Role
 from prometheus.core.instants import write_instant
 from prometheus.errors import PrometheusError, nearest
 from prometheus.masking import TOKEN_PREFIX
@@ -52,6 +53,8 @@ class Token:
     role: Role
     created_at: datetime
     expires_at: datetime
+    allowed: tuple[Action, ...] | None
+    """To which actions it is limited; ``None``: all that its role may."""
 
 
 # --- users --------------------------------------------------------------------------------------
@@ -140,23 +143,43 @@ def _known(connection: Connection, name: str, found: bool) -> None:
 def read_tokens(connection: Connection) -> list[Token]:
     """Return all tokens, by name; those that have expired, too."""
     rows = connection.execute(
-        select(_t.name, _t.role, _t.created_at, _t.expires_at).order_by(_t.name)
+        select(_t.name, _t.role, _t.created_at, _t.expires_at, _t.allowed).order_by(_t.name)
     )
-    return [Token(row.name, Role(row.role), row.created_at, row.expires_at) for row in rows]
+    return [
+        Token(row.name, Role(row.role), row.created_at, row.expires_at, _actions(row.allowed))
+        for row in rows
+    ]
+
+
+def _actions(kept: list[str] | None) -> tuple[Action, ...] | None:
+    """Read what a token is limited to; what only another release knows is not among it."""
+    return None if kept is None else tuple(each for each in Action if each in kept)
 
 
 def add_token(
-    connection: Connection, name: str, role: Role, lasting: timedelta, *, actor: str
+    connection: Connection,
+    name: str,
+    role: Role,
+    lasting: timedelta,
+    *,
+    allowed: Collection[Action] | None = None,
+    actor: str,
 ) -> tuple[str, datetime]:
     """
     Make a token.
+
+    Args:
+        allowed: To which actions it is limited; otherwise it may all that its role may.
 
     Returns:
         The token, which can not be had again, and when it expires.
 
     Raises:
-        UserError: There is a token of this name.
+        UserError: There is a token of this name, or its role may not what it is limited to.
     """
+    for action in allowed or ():
+        if not role.covers(action.role):
+            raise UserError(f"A token with the role {role} may not {action}: --role {action.role}")
     token = f"{TOKEN_PREFIX}{make_secret()}"
     expires_at = wall_time(connection) + lasting
     kept = {
@@ -164,14 +187,17 @@ def add_token(
         "role": role.value,
         "token_hash": secret_hash(token),
         "expires_at": expires_at,
+        "allowed": None if allowed is None else sorted(set(allowed)),
     }
     if not insert_new(connection, api_tokens, kept):
         raise UserError(f"There is a token {name!r} already. Revoke it, or take another name.")
-    details = {
+    details: dict[str, Any] = {
         "expires_at": write_instant(expires_at),
         "before": None,
         "after": role.value,
     }
+    if allowed is not None:
+        details["allowed"] = kept["allowed"]
     record_audit(connection, actor, "token_add", name, details)
     return token, expires_at
 
@@ -210,16 +236,18 @@ class Known:
     name: str
     role: Role
     expires_at: datetime
+    allowed: tuple[Action, ...] | None = None
+    """See `Token`."""
 
 
 def find_token(connection: Connection, token: str) -> Known | None:
     """Return the token that this is, unless it has expired."""
     row = connection.execute(
-        select(_t.name, _t.role, _t.expires_at).where(
+        select(_t.name, _t.role, _t.expires_at, _t.allowed).where(
             _t.token_hash == secret_hash(token), _t.expires_at > database_now()
         )
     ).first()
-    return row and Known(row.name, Role(row.role), row.expires_at)
+    return row and Known(row.name, Role(row.role), row.expires_at, _actions(row.allowed))
 
 
 def find_sign_in(connection: Connection, secret: str) -> Known | None:

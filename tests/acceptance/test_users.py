@@ -108,6 +108,11 @@ def test_a_token_is_shown_once(run_command: RunCommand, home: Path) -> None:
     other = run_command("token", "add", "scraper", "--for", "1h", "--json").document
     assert other["token"] not in (token, "")
     run_command("token", "add", "x", "--for", "0s").refused("is not a time of up to", status=2)
+    limited = ("token", "add", "jobs", "--role", "operator", "--allow", "run", "--allow")
+    run_command(*limited, "rerty").refused("Did you mean 'retry'?", status=2)
+    assert "may only run, retry, until" in run_command(*limited, "retry").err
+    assert "run, retry" in run_command("token", "list").out
+    assert run_command("token", "revoke", "jobs").status == 0
     listed = run_command("token", "list", "--json").document
     assert [(each["name"], each["role"], each["expired"]) for each in listed] == [
         ("ci", "operator", False),

@@ -84,6 +84,7 @@ def show(
         user=visitor.name if visitor is not None else None,
         role=role_of(visitor, web),
         acts=role_of(visitor, web).covers(Role.OPERATOR),
+        administers=role_of(visitor, web).covers(Role.ADMIN),
         **values,
     )
     return HTMLResponse(text, status, headers=_HEADERS)

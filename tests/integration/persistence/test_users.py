@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from prometheus.actors import Role
+from prometheus.actors import Action, Role
 from prometheus.core.instants import write_instant
 from prometheus.passwords import hash_password, is_password, secret_hash
 from prometheus.persistence import users as store
@@ -130,6 +130,24 @@ def test_of_a_token_only_the_hash_is_kept_until_it_is_revoked(engine: Engine) ->
         store.revoke_token(connection, "ci", actor="root")
         assert store.read_tokens(connection) == []
     assert changes(engine)[-1] == ("token_revoke", "operator", None)
+
+
+def test_a_token_is_limited_to_what_its_role_may(engine: Engine) -> None:
+    allowed = [Action.RETRY, Action.RUN]
+    with writing(engine) as connection:
+        token, _ = store.add_token(
+            connection, "ci", Role.OPERATOR, DAY, allowed=allowed, actor="root"
+        )
+        (found,) = store.read_tokens(connection)
+        known = store.find_token(connection, token)
+        details = connection.execute(select(audit.c.details)).scalar_one()
+    assert known is not None
+    assert found.allowed == known.allowed == (Action.RUN, Action.RETRY)
+    assert details["allowed"] == ["retry", "run"]
+    with writing(engine) as connection, pytest.raises(store.UserError, match="--role admin"):
+        store.add_token(
+            connection, "no", Role.OPERATOR, DAY, allowed=[Action.OVERRIDE], actor="root"
+        )
 
 
 def test_whether_anybody_is_known(engine: Engine) -> None:
