@@ -90,7 +90,8 @@ def retry(
 
     Args:
         job_id: The job; if not given, every job that failed, expired or was cancelled.
-        downstream: Also run again what depends on the job, whatever became of it.
+        downstream: Also run again what depends on the job, whatever became of it; what has not
+            started waits for it as ever.
         actor: Who asks.
         reason: Why, for the audit.
 
@@ -114,6 +115,8 @@ def retry(
     else:
         chosen = {_known(run, job_id)}
     below = {name for job in chosen for name in run.dag.downstream_of(job)}
+    if downstream:  # what is PENDING waits for them anyway, and needs no other attempt
+        below = {name for name in below if run.latest[name].status != JobStatus.PENDING}
     again = _skipped_because_of(run, chosen | (below if downstream else set()))
     unfinished = sorted(job for job in again if run.latest[job].status not in FINAL)
     if unfinished and (job_id in unfinished or downstream):

@@ -153,6 +153,21 @@ class TestRetry:
             retry(world, dag, "a", downstream=True)
         assert retry(world, dag, "a") == ["a"]
 
+    def test_what_has_not_started_waits_for_its_upstream_that_runs_again(
+        self, world: World
+    ) -> None:
+        dag = world.run(job("a"), job("b", "a"), job("c", "b"))
+        worker = world.worker()
+        world.finish(dag, worker, "a", "b")
+        assert retry(world, dag, "a", downstream=True) == ["a", "b"]
+        assert [row.attempt_number for row in world.rows() if row.job_id == "c"] == [1]
+        world.finish(dag, worker, "a", "b")
+        assert world.claim(world.starts(dag, "c"))
+        with pytest.raises(OperatorError, match="c is QUEUED"):
+            retry(world, dag, "a", downstream=True)
+        with pytest.raises(OperatorError, match="c is QUEUED"):
+            retry(world, dag, "c", downstream=True)
+
     def test_nothing_to_retry_is_refused(self, world: World) -> None:
         dag = world.run()
         with pytest.raises(OperatorError, match="no job that failed, expired or was cancelled"):
