@@ -26,10 +26,13 @@ def read_timelines(
         limit: The most to return.
 
     Returns:
-        ``dag_id``, ``market_id``, ``status``, ``opens_at`` and ``completed_at`` of the runs, and
-        ``first_started_at`` and ``last_started_at`` of their attempts, in market time.
+        ``dag_id``, ``pipeline``, ``market_id``, ``status``, ``opens_at`` and ``completed_at`` of
+        the runs; ``first_started_at`` and ``last_started_at`` of their attempts; in market time.
     """
-    of_run = (_r.dag_id, _r.market_id, _r.as_of_date, _r.status, _r.opens_at, _r.completed_at)
+    of_run = (
+        *(_r.dag_id, _r.pipeline, _r.market_id, _r.as_of_date),
+        *(_r.status, _r.opens_at, _r.completed_at),
+    )
     wanted = (
         select(*of_run)
         .where(_r.market_id.in_(market_ids), _r.as_of_date.between(first, last) | is_open)

@@ -17,12 +17,14 @@ from sqlalchemy import Connection, Row
 from prometheus.monitoring.api.models import IsoDate, Name
 from prometheus.monitoring.installation import Here, Installation
 from prometheus.monitoring.pages import actions
+from prometheus.monitoring.pages.actions import Action
 from prometheus.monitoring.pages.pulse import Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.svg import element
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.orchestration.pauses import Pause
 from prometheus.persistence.backfills import Backfill, list_backfills
 from prometheus.persistence.clock import Now
 from prometheus.persistence.listings import RunFilter, Sitting, list_sittings, read_dag
@@ -82,6 +84,8 @@ def history_page(
     sittings: list[Sitting] = []
     more = False
     jobs: Sequence[str] = ()
+    paused: list[Pause] = []
+    offered: list[tuple[str, list[Action]]] = []
     going_on: list[Backfill] = []
     with here.look() as look:
         standing = standing_of(look, here)
@@ -111,6 +115,15 @@ def history_page(
         cells = [_of_job(each.jobs.get(job), look.now, top) for each in shown]
         if any(cells):
             lines.append(_line(job, cells))
+    if market is not None and pipeline is not None:
+        paused = actions.covering(standing.pauses, market, pipeline)
+        here_only = []
+        if configured is not None:
+            here_only.append(actions.of_history(pipeline, market, paused))
+        if sittings:
+            here_only.append(actions.of_pipeline(pipeline, market, paused))
+            offered.append((pipeline, [actions.of_pipeline(pipeline, None, paused)]))
+        offered.insert(0, (f"{pipeline} in {market}", here_only))
     values = {
         "version": version,
         "standing": standing,
@@ -119,11 +132,8 @@ def history_page(
         "pairs": [
             (f"{each[1]}, {each[0]}", _link(*each), each == (market, pipeline)) for each in pairs
         ],
-        "backfill": actions.of_history(
-            configured.name, market, actions.covering(standing.pauses, market, configured.name)
-        )
-        if configured and market
-        else None,
+        "paused": paused,
+        "offered": offered,
         "backfills": going_on,
         "stop": actions.of_backfill,
         "sessions": [each.run.as_of_date for each in shown],

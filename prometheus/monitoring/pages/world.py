@@ -43,7 +43,7 @@ class ShownMarket:
 
     market_id: str
     pauses: list[Pause]
-    """Those of all of it."""
+    """Those of all of it, and of its pipelines."""
     actions: list[Action]
     error: str | None = None
     """Why its state is not known; then there is nothing else."""
@@ -76,14 +76,19 @@ def world(request: Request, here: Here, version: Version) -> HTMLResponse:
         bar = _bar(row, statuses.get(row.dag_id, {}), now, top)
         if bar.start < now.market_at + AHEAD and now.market_at - BACK < bar.end:
             bars[row.market_id].append(bar)
-    followed = {name for each in here.pipelines[0].values() for name in each.markets}
+    followed: dict[str, set[str]] = {market_id: set() for market_id in listed}
+    for each in here.pipelines[0].values():
+        for market_id in followed.keys() & set(each.markets):
+            followed[market_id].add(each.name)
+    for row in rows:
+        followed[row.market_id].add(row.pipeline)
     markets = [
         _market(
             market_id,
             now.market_at,
             found,
             standing.pauses,
-            has_runs=market_id in followed or bool(found),
+            followed[market_id],
         )
         for market_id, found in bars.items()
     ]
@@ -103,11 +108,22 @@ def _market(
     at: datetime,
     bars: list[Bar],
     pauses: Collection[Pause],
-    *,
-    has_runs: bool,
+    pipelines: Collection[str],
 ) -> ShownMarket:
-    whole = [each for each in pauses if actions.is_whole(each, market_id)]
-    acts = actions.of_market(market_id, pauses, has_runs=has_runs)
+    """
+    Gather what is shown of a market.
+
+    Args:
+        pipelines: Those that it has runs of, or may have.
+    """
+    paused = [
+        each
+        for each in pauses
+        if each.dag_id is None
+        and each.market_id in (None, market_id)
+        and (each.pipeline is None or each.pipeline in pipelines)
+    ]
+    acts = actions.of_market(market_id, pauses, has_runs=bool(pipelines))
     try:
         calendar = TradingCalendar(market_id)
         status = describe_market(market_id, at)
@@ -124,10 +140,10 @@ def _market(
             bars=bars,
         )
     except (HorizonError, SnapshotError) as error:  # one market's, not another's
-        return ShownMarket(market_id, whole, acts, error=str(error))
+        return ShownMarket(market_id, paused, acts, error=str(error))
     return ShownMarket(
         market_id,
-        whole,
+        paused,
         acts,
         status=status,
         zone=lane.zone,

@@ -31,7 +31,7 @@ from prometheus.monitoring.app import create_app
 from prometheus.monitoring.pages.pulse import Pulse
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.passwords import hash_password
-from prometheus.persistence import operators, pauses, users
+from prometheus.persistence import operators, pauses, runs, users
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.holidays import propose_holidays
 from prometheus.persistence.tables import audit
@@ -321,6 +321,27 @@ def test_a_backfill_is_seen_before_it_is_started_and_stopped_by_keyboard(
     submit(page)
     expect(page.locator("#live")).not_to_contain_text("Of 4 sessions")
     assert [each[1] for each in world.audited()] == ["backfill", "backfill_stop"]
+    assert was_not_loaded_again(page)
+
+
+def test_a_pipeline_is_paused_and_resumed(page: Page, web: Web, world: World) -> None:
+    lead(world)
+    dag = world.run(job("a"), day=datetime.now(UTC).date())
+    with writing(world.engine) as connection:
+        runs.first_seen(connection, dag.pipeline, "US_EQ", "every session", world.now())
+    page.goto(f"/history?market=US_EQ&pipeline={dag.pipeline}")
+    mark(page)
+    offered = page.get_by_role("group", name=f"{dag.pipeline} in US_EQ", exact=True)
+    offered.get_by_role("button", name="Pause").click()
+    page.get_by_role("dialog").get_by_label("Reason").fill("new books")
+    submit(page)
+    expect(page.locator("#live")).to_contain_text(f"Paused (US_EQ, {dag.pipeline})")
+    assert serious_faults(page) == []
+    offered.get_by_role("button", name="Resume").click()
+    submit(page)
+    expect(page.locator("#live")).not_to_contain_text("Paused")
+    expect(offered.get_by_role("button", name="Pause")).to_be_visible()
+    assert [each[1] for each in world.audited()] == ["pause", "resume"]
     assert was_not_loaded_again(page)
 
 
