@@ -134,8 +134,16 @@ def _draw_day(day: Day, week: int, weekday: int, *, is_today: bool) -> Markup:
     parts = [element("rect", class_=classes, x=x, y=y, width=side, height=side, rx=2)]
     if day.kind is DayKind.HOLIDAY:
         parts.append(element("rect", fill="url(#hatch)", x=x, y=y, width=side, height=side))
-    elif day.kind in _NOTEWORTHY:  # half, so that it differs without its colour
-        points = f"{x},{y + side} {x + side},{y + side} {x + side},{y}"
+    elif day.kind is DayKind.WEEKEND:
+        middle = y + side / 2
+        parts.append(
+            element("line", class_="rest", x1=x + 4, x2=x + side - 4, y1=middle, y2=middle)
+        )
+    elif day.kind is DayKind.UNKNOWN:
+        parts.append(element("circle", class_="rest", cx=x + side / 2, cy=y + side / 2, r=2))
+    elif day.kind in _NOTEWORTHY:  # half, and not the same, so that they differ without colours
+        corner = f"{x + side},{y + side}" if day.kind is DayKind.SPECIAL else f"{x},{y}"
+        points = f"{x},{y + side} {corner} {x + side},{y}"
         parts.append(element("polygon", class_=f"half {day.kind}", points=points))
     if day.overrides:
         parts.append(element("circle", class_="override", cx=x + side / 2, cy=y + side / 2, r=3))

@@ -83,6 +83,8 @@ def day_page(
             if any(each.covers_all(market_id, pipeline) for pipeline in followed)
         ],
         "pictures": pictures,
+        "bands": gantt.BAND_HEIGHTS,
+        "hatched": gantt.HATCHED,
         "unmade": actions.of_session(
             calendar,
             day,

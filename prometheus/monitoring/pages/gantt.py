@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from markupsafe import Markup
 
+from prometheus.core.states import MarketState
 from prometheus.masking import safe_text
 from prometheus.monitoring.pages.lanes import WIDTH, Band, Scale
 from prometheus.monitoring.pages.svg import element
@@ -16,7 +17,18 @@ from prometheus.orchestration.lifecycle import JobStatus
 
 _LEFT = 200
 """Of the names."""
-_AXIS, _BAND, _ROW = 18, 8, 20
+_AXIS, _BAND, _ROW = 18, 14, 20
+BAND_HEIGHTS: Mapping[str, int] = {
+    MarketState.HOLIDAY: _BAND,
+    MarketState.OVERNIGHT: 3,
+    MarketState.PRE_OPEN: 6,
+    MarketState.SESSION: _BAND,
+    MarketState.POST_CLOSE: 10,
+    "": 6,
+}
+"""Of each state, `""` is one that is not known: they differ without their colours. Those in
+`HATCHED` are hatched besides."""
+HATCHED = frozenset({MarketState.HOLIDAY, ""})
 _SHORTEST = 3
 _LONGEST_NAME = 28
 _DAY = timedelta(days=1)
@@ -142,8 +154,13 @@ def _draw_band(band: Band, scale: Scale) -> Markup:
     kind = (band.state or "unknown").lower().replace("_", "-")
     reason = f" ({safe_text(band.reason)})" if band.reason else ""
     title = element("title", f"{band.state or 'not known'}{reason}")
-    box = {"x": left, "y": _AXIS, "width": max(right - left, 0), "height": _BAND}
-    return element("g", title, element("rect", class_=f"band {kind}", **box))
+    state = band.state or ""
+    height = BAND_HEIGHTS[state]
+    box = {"x": left, "y": _AXIS + _BAND - height, "width": max(right - left, 0), "height": height}
+    parts = [title, element("rect", class_=f"band {kind}", **box)]
+    if state in HATCHED:
+        parts.append(element("rect", fill="url(#hatch)", **box))
+    return element("g", *parts)
 
 
 def _draw_row(row: Row, top: float, scale: Scale, now: datetime) -> Markup:

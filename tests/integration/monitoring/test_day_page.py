@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from sqlalchemy import update
 
+from prometheus.core.days import describe_day
+from prometheus.core.states import MarketState
+from prometheus.core.trading_calendar import TradingCalendar
+from prometheus.monitoring.pages.calendar import KINDS, draw_year
 from prometheus.monitoring.pages.gantt import Attempt, Row, draw_gantt, span_of, tell_attempt
+from prometheus.monitoring.pages.lanes import Band
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence import operators
 from prometheus.persistence.engine import writing
@@ -73,6 +79,25 @@ def test_a_deadline_is_marked_where_it_is_in_the_time_that_is_shown() -> None:
     picture = draw_gantt([row], [], NOW, deadline_at=at(45))
     assert "<title>deadline, 2025-12-02 20:15:00 UTC</title>" in picture
     assert 'class="deadline"' not in draw_gantt([row], [], NOW, deadline_at=at(-60))
+
+
+def shape(picture: str) -> str:
+    """What is left of a picture without what only colours it, or says what it is of."""
+    plain = re.sub(r"<title>.*?</title>|class=\"[^\"]*\"|data-date=\"[^\"]*\"", "", picture)
+    return re.sub(r" +", " ", plain)
+
+
+def test_states_of_the_market_differ_without_their_colours() -> None:
+    row = Row("a", "./a", [Attempt(1, JobStatus.SUCCESS, at(60), at(50), at(48), at(40))])
+    states = (*MarketState, None)
+    drawn = {shape(draw_gantt([row], [Band(each, at(55), at(45))], NOW)) for each in states}
+    assert len(drawn) == len(states)
+
+
+def test_dates_of_a_calendar_differ_without_their_colours() -> None:
+    day = describe_day(TradingCalendar("US_EQ"), date(2025, 12, 2))
+    drawn = {shape(draw_year([replace(day, kind=each)], date(2025, 1, 1))) for each in KINDS}
+    assert len(drawn) == len(KINDS)
 
 
 def test_runs_of_a_session_are_drawn(web: Web, world: World) -> None:
