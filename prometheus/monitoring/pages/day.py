@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -31,6 +31,10 @@ router = APIRouter(include_in_schema=False)
 
 _MOST_RUNS = 50
 _MOST_ATTEMPTS = 2000
+_MOST_STRETCHES = 10
+"""Pictures of a run, the latest; each is of a time in which something was done."""
+_MOST_BANDS = timedelta(days=14)
+"""States of the market are drawn for no longer: each would be too narrow to be seen."""
 
 
 @router.get("/days/{market}/{day}")
@@ -59,17 +63,23 @@ def day_page(
     followed = {each.name for each in here.pipelines[0].values() if market_id in each.markets}
     followed.update(run.pipeline for run in runs)
     pictures = []
+    cut = len(rows) > _MOST_ATTEMPTS or len(runs) > _MOST_RUNS
     for run in runs[:_MOST_RUNS][::-1]:
         of_run = [row for row in rows[:_MOST_ATTEMPTS] if row.dag_id == run.dag_id]
         jobs = _rows(of_run, run, top)
-        bands: list[Band] = []
-        if look.now.clock.is_live and calendar is not None:
-            with contextlib.suppress(HorizonError):
-                bands = lay_bands(market_id, *gantt.span_of(jobs, now))
         deadline = deadlines.get(run.dag_id)
         deadline_at = deadline.at if deadline and look.now.clock.is_live else None
-        picture = gantt.draw_gantt(jobs, bands, now, zone, deadline_at=deadline_at)
-        pictures.append((run, deadline, picture))
+        drawn = []
+        stretches = gantt.stretches_of(jobs, now)
+        cut = cut or len(stretches) > _MOST_STRETCHES
+        for stretch in stretches[-_MOST_STRETCHES:]:
+            bands: list[Band] = []
+            begin, end = gantt.span_of(stretch, now)
+            if look.now.clock.is_live and calendar is not None and end - begin <= _MOST_BANDS:
+                with contextlib.suppress(HorizonError):
+                    bands = lay_bands(market_id, begin, end)
+            drawn.append(gantt.draw_gantt(stretch, bands, now, zone, deadline_at=deadline_at))
+        pictures.append((run, deadline, drawn))
     values = {
         "version": version,
         "standing": standing,
@@ -95,7 +105,7 @@ def day_page(
         )
         if calendar is not None and described is not None and described.session is not None
         else [],
-        "cut": len(rows) > _MOST_ATTEMPTS or len(runs) > _MOST_RUNS,
+        "cut": cut,
         "neighbours": _neighbours(calendar, day, top) if calendar is not None else [],
         "link_to": lambda dag_id: run_link(top, dag_id),
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from markupsafe import Markup
@@ -32,6 +33,8 @@ HATCHED = frozenset({MarketState.HOLIDAY, ""})
 _SHORTEST = 3
 _LONGEST_NAME = 28
 _DAY = timedelta(days=1)
+_GAP = timedelta(days=2)
+"""Without anything done for so long, there is a picture before and one behind."""
 _TOLD_FROM = timedelta(seconds=0.5)
 _MOST_TICKS = 9
 _TICKS = tuple(
@@ -66,17 +69,40 @@ class Row:
     attempts: Sequence[Attempt]
 
 
+def stretches_of(rows: Sequence[Row], now: datetime) -> list[list[Row]]:
+    """
+    Part the rows where nothing was done for longer than `_GAP`: a session that was run again years
+    later would be drawn over all of them. Each part has the rows that have attempts in it.
+    """
+    times = {id(each): _times(each, now) for row in rows for each in row.attempts}
+    begins: list[datetime] = []
+    ended = now
+    for begin, end in sorted((min(of), max(of)) for of in times.values()):
+        if not begins or begin - ended > _GAP:
+            begins.append(begin)
+            ended = end
+        ended = max(ended, end)
+    parts: list[list[Row]] = [[] for _ in begins]
+    for row in rows:
+        of_part: dict[int, list[Attempt]] = {}
+        for each in row.attempts:
+            part = bisect_right(begins, min(times[id(each)])) - 1
+            of_part.setdefault(part, []).append(each)
+        for part, attempts in of_part.items():
+            parts[part].append(replace(row, attempts=attempts))
+    return parts or [[]]
+
+
+def _times(attempt: Attempt, now: datetime) -> list[datetime]:
+    """Return when something was done, or is to be."""
+    known = (attempt.scheduled_at, attempt.started_at, attempt.ended_at)
+    found = [at for at in known if at is not None]
+    return found if attempt.ended_at is not None else [*found, now]
+
+
 def span_of(rows: Iterable[Row], now: datetime) -> tuple[datetime, datetime]:
     """Return from when to when something was done, with some room; what goes on does so to now."""
-    times = [
-        at
-        for row in rows
-        for each in row.attempts
-        for at in (each.scheduled_at, each.started_at, each.ended_at)
-        if at is not None
-    ]
-    if any(each.ended_at is None for row in rows for each in row.attempts):
-        times.append(now)
+    times = [at for row in rows for each in row.attempts for at in _times(each, now)]
     begin, end = min(times, default=now), max(times, default=now)
     room = max((end - begin) / 40, timedelta(seconds=1))
     return begin - room, end + room

@@ -100,6 +100,28 @@ def test_dates_of_a_calendar_differ_without_their_colours() -> None:
     assert len(drawn) == len(KINDS)
 
 
+def test_a_session_that_is_run_again_years_later_is_drawn_in_two(web: Web, world: World) -> None:
+    dag = world.run(job("a"), job("b"), day=date(2015, 6, 1))
+    world.finish(dag, world.worker(), "a", "b")
+    world.close(dag)
+    then = datetime(2015, 6, 1, 20, tzinfo=UTC)
+    for row in world.latest(dag).values():
+        world.change(row.execution_id, scheduled_at=then, started_at=then, completed_at=then + HOUR)
+    with writing(world.engine) as connection:
+        operators.retry(connection, dag.dag_id, "b", actor="ada")
+    world.finish(dag, world.worker(), "b")
+    page = show(web, "/days/US_EQ/2015-06-01")
+    assert len(page.all("svg", class_="gantt")) == 2
+    told = [each["aria-label"] for each in page.all("a") if "attempt" in each.get("aria-label", "")]
+    assert [each.split(",")[0] for each in told] == [
+        "a: attempt 1 SUCCESS",
+        "b: attempt 1 SUCCESS",
+        "b: attempt 2 SUCCESS",
+    ]
+    bands = [each for each in page.all("rect") if each.get("class", "").startswith("band")]
+    assert 2 <= len(bands) < 40
+
+
 def test_runs_of_a_session_are_drawn(web: Web, world: World) -> None:
     dag = world.run(job("a", max_retries=1), job("b", "a"), deadline="next_open-30m")
     other = world.run(job("c"), pipeline="other")
