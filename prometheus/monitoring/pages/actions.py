@@ -147,7 +147,8 @@ def of_job(
             f"{what} gets a new attempt, and so does what was skipped because of it. "
             f"{_NO_WINDOWS}{_waits(pauses)}"
         )
-        found.append(Action("Retry", told, f"{path}/retry", ("downstream", "why")))
+        asks = ("why",) if _is_under_way_below(graph, job) else ("downstream", "why")
+        found.append(Action("Retry", told, f"{path}/retry", asks))
     if held is not None:
         found.append(end_of(held))
     elif job.status in _WAITING:
@@ -326,3 +327,14 @@ def _is_blocked(graph: RunGraph, job: JobOfRun) -> bool:
     return any(
         statuses[edge.upstream] in BLOCKING for edge in graph.edges if edge.downstream == job.job
     )
+
+
+def _is_under_way_below(graph: RunGraph, job: JobOfRun) -> bool:
+    """Say whether something that depends on a job is queued or runs, and so can not run again."""
+    statuses = {each.job: each.status for each in graph.jobs}
+    below: set[str] = set()
+    reached = {job.job}
+    while reached:
+        reached = {edge.downstream for edge in graph.edges if edge.upstream in reached} - below
+        below |= reached
+    return any(statuses[each] in {JobStatus.QUEUED, JobStatus.RUNNING} for each in below)

@@ -149,6 +149,26 @@ def test_what_is_offered_is_done_and_what_is_not_is_refused(
         assert done["actor"].startswith("web ("), path
 
 
+@pytest.mark.parametrize("under_way", [True, False])
+def test_what_depends_on_it_is_run_again_only_where_it_has_ended(
+    web: Web, world: World, under_way: bool
+) -> None:
+    dag, worker = world.run(job("a"), job("b", "a"), job("c", "b")), world.worker()
+    world.finish(dag, worker, "a", "b")
+    if under_way:
+        world.running(dag, "c", worker)
+    else:
+        world.finish(dag, worker, "c")
+    path = f"/api/v1/runs/{dag.dag_id}/jobs/a/retry"
+    button = buttons(show(web, f"/runs/{dag.dag_id}?job=a"))[path]
+    assert ("downstream" in button["data-asks"].split()) is not under_way
+    body = {"downstream": True}
+    if under_way:
+        assert "c is RUNNING" in web.problem_of_post(path, body, 409)
+    else:
+        assert web.post(path, body)["jobs"] == ["a", "b", "c"]
+
+
 def of_yesterday(world: World) -> tuple[DAG, str]:
     """A run of a pipeline that is configured, and its page."""
     dag = world.run(job("a"), pipeline="daily", day=date(2012, 11, 21))
