@@ -424,6 +424,12 @@ class FlowerSettings(_Section):
         description="Where it listens; any other than this machine's own only with basic_auth.",
     )
     port: int = Field(default=5555, ge=1, le=65535, description="The port it listens on.")
+    url: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Where browsers find it, for the link on Operations, such as "
+        "https://flower.example.com/; if not set, its port of this machine, for who looks from it.",
+    )
     basic_auth: SecretStr = Field(
         default=SecretStr(""),
         description="Who may look: user:password, several separated by commas; better in a file "

@@ -155,7 +155,7 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
         "audited": [
             (each, *tell_details(each.details)) for each in map(tell_audited, bustle.audited)
         ],
-        "flower": _flower(request, here.settings.flower.port),
+        "flower": here.settings.flower.url or _flower(request, here.settings.flower.port),
         "link_to": lambda dag_id: run_link(top, dag_id),
     }
     return show(request, "operations.html", values)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from pathlib import Path
 
+import pytest
 from sqlalchemy import insert
 
+from prometheus.monitoring.app import create_app
 from prometheus.persistence import operators, pauses, tables
 from prometheus.persistence.engine import writing
-from tests.integration.monitoring.conftest import SECRET, Web
+from prometheus.settings import SettingsError, load_settings
+from tests.integration.monitoring.conftest import SECRET, Web, served
 from tests.integration.monitoring.test_page_actions import body_of
 from tests.integration.monitoring.test_pages import COMMON, FLOWER, lead, show
 from tests.integration.persistence.world import HOUR, World, job
@@ -28,6 +32,23 @@ def test_an_installation_that_does_nothing_says_so(web: Web) -> None:
         assert words in page.words
     (flower,) = (each for each in page.all("a") if each.get("rel") == "noreferrer")
     assert flower["href"] == FLOWER
+
+
+def test_flower_is_where_the_settings_say(
+    sqlite_url: str, variables: dict[str, str], tmp_path: Path
+) -> None:
+    """Also for who comes by a proxy, of whose hosts the page knows nothing else."""
+    url = "https://flower.example.com/x/"
+    given = {**variables, "PROMETHEUS__DATABASE__URL": sqlite_url, "PROMETHEUS__FLOWER__URL": url}
+    with served(create_app(load_settings(given, tmp_path))) as web:
+        told = web.ask("/operations").text
+    assert f'<a href="{url}" rel="noreferrer">Flower</a>' in told
+
+
+@pytest.mark.parametrize("url", ["flower", "javascript:alert(1)", "//x"])
+def test_where_flower_is_is_an_address_of_the_web(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SettingsError, match=r"flower\.url|FLOWER__URL"):
+        load_settings({"PROMETHEUS__FLOWER__URL": url}, tmp_path)
 
 
 def test_it_tells_who_works_on_what_and_what_waits(web: Web, world: World) -> None:
