@@ -10,6 +10,7 @@ from prometheus.monitoring.pages import actions
 from tools.openapi import document
 
 NOT_OFFERED = {
+    "api/v1/alerts/test": "it tries the settings, which whoever sets them does by a command",
     "api/v1/holidays/sync": "it waits for a feed; the scheduler does it daily, a command at once",
 }
 """Actions of the API that no page has a button for."""
