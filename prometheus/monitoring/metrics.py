@@ -55,6 +55,7 @@ from prometheus.persistence.listings import (
     read_loads,
     read_open_work,
 )
+from prometheus.persistence.troubles import Waiting, waiting_in_queues
 from prometheus.release import release
 
 log = logging.getLogger(__name__)
@@ -115,14 +116,14 @@ _BUSY = Gauge("worker_busy", "Jobs that a worker runs.", ("worker",))
 _MESSAGES = Gauge("queue_messages", "Messages that wait in Redis, canaries included.", ("queue",))
 _QUEUED = Gauge(
     "queue_executions",
-    "Executions of a queue: waiting are due, those that are paused too, "
-    "delayed are queued for later, running have started.",
+    "Executions of a queue: waiting are due, paused are due and kept from starting by an "
+    "operator, delayed are queued for later, running have started.",
     ("queue", "state"),
 )
 _OLDEST = Gauge(
     "queue_oldest_seconds",
-    "For how long the first of those that wait in a queue has been due, paused or not; "
-    "0 if none waits.",
+    "For how long the first of those that wait in a queue has been due, those that are paused "
+    "left out; 0 if none waits.",
     ("queue",),
 )
 _OPEN_RUNS = Gauge("open_runs", "Runs that are open.", ("market", "pipeline"))
@@ -273,6 +274,8 @@ class _Stored:
     now: Now
     crew: Crew
     loads: Mapping[str, QueueLoad]
+    waiting: Mapping[str, Waiting]
+    """Queue -> what is due, and nobody keeps from starting."""
     busy: Mapping[str, int]
     """Incarnation of a worker -> jobs that it runs."""
     open_work: Mapping[tuple[str, str], OpenWork]
@@ -351,6 +354,7 @@ class Scraper:
                 now,
                 look.crew(),
                 read_loads(connection, now.wall_at),
+                {each.queue: each for each in waiting_in_queues(connection, now.wall_at)},
                 read_busy(connection),
                 read_open_work(connection),
                 look.open_alerts,
@@ -404,10 +408,14 @@ class Scraper:
             values.tell(_WORKERS, alive.get(queue, 0), queue, "alive")
             values.tell(_WORKERS, silent.get(queue, 0), queue, "silent")
             values.tell(_CELERY_WORKERS, alive.get(queue, 0), queue)
-            values.tell(_QUEUED, load.waiting, queue, "waiting")
+            free = stored.waiting.get(queue)
+            waiting = free.count if free else 0
+            values.tell(_QUEUED, waiting, queue, "waiting")
+            # Read one after the other: something may have come or gone in between.
+            values.tell(_QUEUED, max(0, load.waiting - waiting), queue, "paused")
             values.tell(_QUEUED, load.delayed, queue, "delayed")
             values.tell(_QUEUED, load.running, queue, "running")
-            since = load.waiting_since or stored.now.wall_at
+            since = free.since if free else stored.now.wall_at
             values.tell(_OLDEST, (stored.now.wall_at - since).total_seconds(), queue)
             if concurrency is not None:
                 values.tell(_DESIRED, max(1, math.ceil(load.backlog / concurrency)), queue)

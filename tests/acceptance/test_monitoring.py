@@ -243,8 +243,11 @@ def test_every_panel_has_data_and_every_alert_its_case(
         "PROMETHEUS__WEB__PORT": str(port),
         "PROMETHEUS__CHANNELS__DESK": "json://127.0.0.1:1",
     }
-    lead(world, WATCHING)  # so that what we say of it stays so
+    with writing(world.engine) as connection:  # so that what we say of it stays so
+        leases.lead(connection, WATCHING, "there:7:x", lease=HOUR)
     web = start_command("web", env=env)
+    expect(server, "MarketsAlertsNeverWatched", none_of={"MarketsAlertsNotWatched"})
+    lead(world, WATCHING)
 
     # All is well.
     did: dict[str, int] = defaultdict(int)

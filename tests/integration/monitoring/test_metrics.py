@@ -34,7 +34,7 @@ from prometheus.monitoring.metrics import CELERY_GAUGES, GAUGES, KEPT_COUNTS, KE
 from prometheus.monitoring.tally import COUNTS, TIMES
 from prometheus.orchestration.dag import JobPriority
 from prometheus.orchestration.planning import SessionRange
-from prometheus.persistence import alerts, leases, migrate, pauses
+from prometheus.persistence import alerts, leases, migrate, pauses, runs
 from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import create_engine, writing
 from prometheus.persistence.overrides import record
@@ -134,9 +134,9 @@ def test_all_is_told_when_all_works(working: Web) -> None:
     ((build, one),) = found["build_info"].items()
     assert one == 1
     assert {release() or "", migrate.head()} < build
-    # Revision, the moment, open runs, what has ended, workers, loads, what they run, open work, the
-    # last look, messages; SQLite asks for the table first.
-    assert len(working.statements) <= 11
+    # Revision, the moment, open runs, what has ended, workers, loads, what waits and is not paused,
+    # what they run, open work, the last look, messages; SQLite asks for the table first.
+    assert len(working.statements) <= 12
 
 
 def test_each_format_is_given_to_who_asks_for_it(working: Web) -> None:
@@ -186,8 +186,8 @@ def test_runs_and_queues_under_way(working: Web, world: World) -> None:
         }
         for queue in ("US_EQ", "EU_EQ")
     )
-    assert us == {"waiting": 2, "delayed": 1, "running": 1}
-    assert eu == {"waiting": 0, "delayed": 0, "running": 0}
+    assert us == {"waiting": 2, "paused": 0, "delayed": 1, "running": 1}
+    assert eu == {"waiting": 0, "paused": 0, "delayed": 0, "running": 0}
     assert 3600 <= found["queue_oldest_seconds"][of("US_EQ")] < 7200
     assert found["queue_oldest_seconds"][of("EU_EQ")] == 0
     assert found["workers"][of("US_EQ", "alive")] == 1
@@ -317,6 +317,34 @@ def test_what_an_operator_keeps_from_starting(working: Web, world: World) -> Non
     with writing(world.engine) as connection:
         pauses.resume(connection, market_id="US_EQ", actor="ann@desk")
     assert (told("paused", "test"), told("executions_held", "test")) == (0, 0)
+
+
+def test_a_pipeline_that_is_paused_hides_nothing_of_its_queue(working: Web, world: World) -> None:
+    def due(pipeline: str, *names: str, ago: timedelta) -> None:
+        dag = world.run(*map(job, names), pipeline=pipeline)
+        world.claim(world.starts(dag, *names))
+        for name in names:
+            world.change(world.ids(dag)[name], scheduled_at=world.now() - ago)
+
+    def told() -> tuple[float, float, float]:
+        found = scrape(working)
+        queued = found["queue_executions"]
+        return (
+            queued[of("US_EQ", "waiting")],
+            queued[of("US_EQ", "paused")],
+            found["queue_oldest_seconds"][of("US_EQ")] // HOUR.total_seconds(),
+        )
+
+    due("daily", "a", "b", ago=5 * HOUR)
+    due("other", "a", ago=2 * HOUR)
+    assert told() == (3, 0, 5)
+    with writing(world.engine) as connection:
+        runs.first_seen(connection, "daily", "US_EQ", "every session", world.now())
+        pauses.pause(connection, market_id="US_EQ", pipeline="daily", reason="r", actor="ann")
+    assert told() == (1, 2, 2)
+    with writing(world.engine) as connection:
+        pauses.pause(connection, market_id="US_EQ", reason="r", actor="ann")
+    assert told() == (0, 3, 0)
 
 
 def test_messages_of_alerts_that_reach_nobody(working: Web, world: World) -> None:
