@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -154,12 +154,11 @@ def send_test(
     place = find_place(folder)
     errors = send_tests(place.settings.channels, channel)
     # Channels can be tried before there is a database, and while it is away.
-    with (
-        contextlib.suppress(PrometheusError),
-        opened(place) as engine,
-        writing(engine) as connection,
-    ):
-        record_test(connection, errors, actor=actor_name(actor))
+    try:
+        with opened(place) as engine, writing(engine) as connection:
+            record_test(connection, errors, actor=actor_name(actor))
+    except PrometheusError as why:
+        print(f"Not audited: {why}", file=sys.stderr)
     if as_json:
         answers = [{"channel": name, "error": error} for name, error in errors.items()]
         output.print_json(answers)

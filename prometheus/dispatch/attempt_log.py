@@ -113,7 +113,9 @@ class AttemptLog:
         self._grown = True
         if len(self._behind) > 4 * LAST:
             gone = self._behind.find(b"\n", len(self._behind) - 2 * LAST, -1) + 1
-            self._left_out += gone
+            # What stands before it goes with it, so that nothing is missing within what is kept.
+            self._left_out += len(self._end) + len(self._behind[:gone].decode("utf-8", "replace"))
+            self._end = ""
             del self._behind[:gone]
 
     def _newest(self) -> str:

@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 MAX_OUTPUT = 1_000_000
 """Bytes that an attempt may print on standard output, and again on standard error."""
-_PIECE = 65_536
-"""Bytes that are told at once of what a job writes at once."""
 _AHEAD = 8_192
 """Bytes behind the last that may be printed that are looked at, for a secret that begins before."""
 AUTOMATIC_SHARE = 0.75
@@ -60,7 +58,7 @@ def limited(
 
     Args:
         memory: Bytes that the process may use meanwhile, its own needs included.
-        heard: Is told all that it writes, and to which stream, secrets included.
+        heard: Is told all that it writes, and to which stream, without secrets.
 
     Raises:
         JobMemoryError: It wanted more.
@@ -151,7 +149,7 @@ class _Bounded(io.RawIOBase):
     """
     Passes on so many bytes, without the secrets in them, and counts what comes after them.
 
-    Who hears it is told all of it, as it was written.
+    Who hears it is told all of it, without them too.
     """
 
     def __init__(self, name: str, target: IO[bytes]) -> None:
@@ -178,15 +176,13 @@ class _Bounded(io.RawIOBase):
         else:
             self.dropped += len(view)
         if self.heard is not None:
-            for begin in range(0, len(view), _PIECE):
-                self.heard(self._name, bytes(view[begin : begin + _PIECE]))
+            # As a whole: who hears it cuts long lines, and half a secret would be none to look for.
+            self.heard(self._name, _without_secrets(view))
         return len(view)
 
     def _pass_on(self, view: memoryview) -> None:
         near = view[: self._left + _AHEAD]
-        # Whatever bytes they are, they come back as they were.
-        text = bytes(near).decode("utf-8", "surrogateescape")
-        shown = safe_text(text).encode("utf-8", "surrogateescape")
+        shown = _without_secrets(near)
         most = self._left
         if len(near) < len(view):  # what is nearest to the cut may be half a secret
             most = min(most, len(shown) - _AHEAD)
@@ -203,6 +199,12 @@ class _Bounded(io.RawIOBase):
         """Pass on as many bytes again; return how many were dropped until now."""
         dropped, self.dropped, self._left = self.dropped, 0, MAX_OUTPUT
         return dropped
+
+
+def _without_secrets(view: memoryview) -> bytes:
+    # Whatever bytes they are, they come back as they were.
+    text = bytes(view).decode("utf-8", "surrogateescape")
+    return safe_text(text).encode("utf-8", "surrogateescape")
 
 
 _streams: dict[str, _Bounded] = {}

@@ -181,6 +181,13 @@ def _change(connection: Connection, alert_id: int, **values: Any) -> None:
     connection.execute(update(alerts).where(_a.alert_id == alert_id).values(values))
 
 
+def last_raised(connection: Connection, keys: Collection[str]) -> dict[str, datetime]:
+    """Return when alerts of some keys were raised last, in wall time: of those that ever were."""
+    last = func.max(_a.raised_at).label("at")
+    query = select(_a.key, last).where(_a.key.in_(keys)).group_by(_a.key)
+    return {row.key: row.at for row in connection.execute(query)}
+
+
 def _tell(
     connection: Connection, alert_id: int, event: Told, now: datetime, compose: Compose
 ) -> None:
@@ -486,8 +493,11 @@ def record_test(connection: Connection, errors: Mapping[str, str | None], *, act
     Args:
         errors: See `send_tests`.
     """
-    details = {"errors": {name: error for name, error in errors.items() if error is not None}}
-    record_audit(connection, actor, "alert_test", ",".join(errors), details)
+    details = {
+        "channels": list(errors),
+        "errors": {name: error for name, error in errors.items() if error is not None},
+    }
+    record_audit(connection, actor, "alert_test", "channels", details)
 
 
 def old_alerts(before: datetime) -> Select[tuple[int]]:

@@ -41,15 +41,31 @@ def take_key(connection: Connection, key: str, request: str) -> str | None:
     Raises:
         KeyReusedError: The key is another request's.
     """
-    asked = hashlib.sha256(request.encode()).hexdigest()
     # Nobody else sees it before its answer stands there.
-    if insert_new(connection, request_keys, {"key": key, "request_hash": asked, "answer": ""}):
+    kept = {"key": key, "request_hash": _hash(request), "answer": ""}
+    if insert_new(connection, request_keys, kept):
         return None
-    before = connection.execute(select(request_keys).where(_k.key == key)).one()
-    if before.request_hash != asked:
+    return read_answer(connection, key, request)
+
+
+def read_answer(connection: Connection, key: str, request: str) -> str | None:
+    """
+    Return the answer that a request was given before, if it came.
+
+    Raises:
+        KeyReusedError: The key is another request's.
+    """
+    before = connection.execute(select(request_keys).where(_k.key == key)).one_or_none()
+    if before is None:
+        return None
+    if before.request_hash != _hash(request):
         raise KeyReusedError(key)
     answer: str = before.answer
     return answer
+
+
+def _hash(request: str) -> str:
+    return hashlib.sha256(request.encode()).hexdigest()
 
 
 def keep_answer(connection: Connection, key: str, answer: str) -> None:

@@ -182,8 +182,8 @@ def test_whatever_goes_wrong_is_told_once_by_web_and_by_mail_and_so_is_its_end(
             "PROMETHEUS__ALERTS__QUIET": "1s",
             "PROMETHEUS__ALERTS__LOOK_EVERY": "1s",
             "PROMETHEUS__SCHEDULER__MAX_WAIT": "1s",
-            "PROMETHEUS__SCHEDULER__LEASE": "3s",
-            "PROMETHEUS__WORKERS__LEASE": "8s",
+            "PROMETHEUS__SCHEDULER__LEASE": "10s",
+            "PROMETHEUS__WORKERS__LEASE": "15s",
             "PROMETHEUS__WORKERS__RENEWAL": "1s",
             "PROMETHEUS__EODHD__TOKEN": FEED_TOKEN,
             "PROMETHEUS__EODHD__URL": feed.url,
@@ -258,7 +258,7 @@ def test_whatever_goes_wrong_is_told_once_by_web_and_by_mail_and_so_is_its_end(
             assert Counter(titles) == Counter(said)
         assert set(recipients.asked) == {"/ping"}
         web.send(signal.SIGTERM)
-        assert web.wait(10) == 0
+        assert web.wait(60) == 0
         assert TOKEN not in web.output()
     for process in processes:
         process.kill()

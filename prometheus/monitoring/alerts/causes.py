@@ -24,6 +24,7 @@ from prometheus.orchestration.dag import JobPriority
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.orchestration.planning import REACH, plan_runs, session_bounds, session_of
 from prometheus.persistence import troubles
+from prometheus.persistence.alerts import last_raised
 from prometheus.persistence.deadlines import Due, read_deadlines
 from prometheus.persistence.holidays import proposed_holidays
 from prometheus.persistence.leases import live_workers
@@ -175,12 +176,17 @@ def _queues(scene: _Scene) -> Iterator[Cause]:
 
 
 def _workers(scene: _Scene) -> Iterator[Cause]:
-    kept = {each.key: each.raised_at for each in scene.kept if each.kind is AlertKind.WORKER_LOST}
-    for each in troubles.lost_workers(scene.look.connection, scene.now, LOST_WITHIN):
-        key = f"{AlertKind.WORKER_LOST}:{each.worker}"
-        raised_at = kept.pop(key, scene.since)
-        # However soon a supervisor has started it again, it is told once that it was lost.
-        if each.replaced and each.given_up_at <= max(raised_at, scene.since):
+    connection = scene.look.connection
+    found = {
+        f"{AlertKind.WORKER_LOST}:{each.worker}": each
+        for each in troubles.lost_workers(connection, scene.now, LOST_WITHIN)
+    }
+    replaced = [key for key, each in found.items() if each.replaced]
+    # By whichever web process, and however long ago: it is told once that one was lost, however
+    # soon a supervisor has started it again.
+    raised_at = last_raised(connection, replaced) if replaced else {}
+    for key, each in found.items():
+        if each.replaced and each.given_up_at <= raised_at.get(key, scene.since):
             continue
         yield Cause(
             key=key,
@@ -197,7 +203,9 @@ def _workers(scene: _Scene) -> Iterator[Cause]:
                 else "Look at its log and at the machine, and start it again.",
             ),
         )
-    scene.forgotten.update(kept)  # nobody says of one that has not come back that it has
+    # Nobody says of one that has not come back that it has.
+    kept = {each.key for each in scene.kept if each.kind is AlertKind.WORKER_LOST}
+    scene.forgotten.update(kept - found.keys())
 
 
 _BY_ATTEMPTS = (AlertKind.JOB_FAILED, AlertKind.WINDOW_EXPIRED, AlertKind.MISSED_SESSION)

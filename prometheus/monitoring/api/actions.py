@@ -343,6 +343,24 @@ class Desk:
         """
         return author_of(ask, self._visitor)
 
+    def answered(self, ask: Ask) -> Response | None:
+        """
+        Return the answer that the same request was given before, by its key, if it came.
+
+        For what is done before the transaction that notes it; what comes twice at once is done
+        twice.
+        """
+        if self._key is None:
+            return None
+        with self._here.look() as look:
+            before = requests.read_answer(look.connection, self._key, self._asked(ask))
+        return None if before is None else _replay(before)
+
+    def _asked(self, ask: Ask) -> str:
+        asked = f"{self._path} {ask.model_dump_json(by_alias=True)}"
+        # A key that two make up for the same is not shared.
+        return asked if self._visitor is None else f"{self.by(ask)} {asked}"
+
     def act(
         self, ask: Ask, do: Callable[[Connection], dict[str, Any]], reply: type[Done]
     ) -> Response:
@@ -356,12 +374,9 @@ class Desk:
         with self._here.act() as look:
             connection = look.connection
             if self._key is not None:
-                asked = f"{self._path} {ask.model_dump_json(by_alias=True)}"
-                if self._visitor is not None:  # a key that two make up for the same is not shared
-                    asked = f"{actor} {asked}"
-                before = requests.take_key(connection, self._key, asked)
+                before = requests.take_key(connection, self._key, self._asked(ask))
                 if before is not None:
-                    return _respond(before, {"Idempotency-Replayed": "true"})
+                    return _replay(before)
             found = do(connection)
             crew = read_crew(connection)
             done = reply(**times(look.now), actor=actor, scheduler=crew.scheduled, **found)
@@ -369,6 +384,10 @@ class Desk:
             if self._key is not None:
                 requests.keep_answer(connection, self._key, answer)
         return _respond(answer)
+
+
+def _replay(answer: str) -> Response:
+    return _respond(answer, {"Idempotency-Replayed": "true"})
 
 
 def _respond(answer: str, headers: dict[str, str] | None = None) -> Response:

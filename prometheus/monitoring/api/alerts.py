@@ -204,6 +204,8 @@ def acknowledge_alert(
 def test_alerts(desk: AtDesk, here: Here, ask: AlertTest) -> Response:
     """Send a message by each channel, and say what came back."""
     desk.by(ask)
+    if (before := desk.answered(ask)) is not None:
+        return before
     # Not while anything waits for the database to be written.
     errors = send_tests(here.settings.channels, ask.channel)
 

@@ -78,7 +78,8 @@ def day_page(
             if look.now.clock.is_live and calendar is not None and end - begin <= _MOST_BANDS:
                 with contextlib.suppress(HorizonError):
                     bands = lay_bands(market_id, begin, end)
-            drawn.append(gantt.draw_gantt(stretch, bands, now, zone, deadline_at=deadline_at))
+            picture = gantt.draw_gantt(stretch, bands, now, zone, deadline_at=deadline_at)
+            drawn.append((begin, end, picture))
         pictures.append((run, deadline, drawn))
     values = {
         "version": version,

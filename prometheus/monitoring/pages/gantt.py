@@ -97,7 +97,10 @@ def _times(attempt: Attempt, now: datetime) -> list[datetime]:
     """Return when something was done, or is to be."""
     known = (attempt.scheduled_at, attempt.started_at, attempt.ended_at)
     found = [at for at in known if at is not None]
-    return found if attempt.ended_at is not None else [*found, now]
+    if attempt.ended_at is not None:
+        return found
+    # A first one is awaited since its run was made; another may come years after the one before.
+    return [*found, now] if attempt.number > 1 else [attempt.waits_from, *found, now]
 
 
 def span_of(rows: Iterable[Row], now: datetime) -> tuple[datetime, datetime]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
@@ -27,6 +28,7 @@ from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence.listings import QueueLoad, read_bustle
+from prometheus.settings import FlowerSettings
 
 router = APIRouter(include_in_schema=False)
 
@@ -155,7 +157,7 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
         "audited": [
             (each, *tell_details(each.details)) for each in map(tell_audited, bustle.audited)
         ],
-        "flower": here.settings.flower.url or _flower(request, here.settings.flower.port),
+        "flower": _flower(request, here.settings.flower),
         "link_to": lambda dag_id: run_link(top, dag_id),
     }
     return show(request, "operations.html", values)
@@ -174,10 +176,10 @@ def _since(at: datetime | None, now: datetime) -> str:
     return how_long(max(now - at, timedelta(0))) if at is not None else ""
 
 
-def _flower(request: Request, port: int) -> str | None:
-    """Return where Flower is, for who looks from this machine; where else nobody knows."""
-    host = request.headers.get("host", "")
-    name = host_name(host)
-    if not is_loopback(name):
-        return None
-    return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
+def _flower(request: Request, settings: FlowerSettings) -> str | None:
+    """Return where Flower is; what is on this machine, only for who looks from it."""
+    name = host_name(request.headers.get("host", ""))
+    here = f"http://{f'[{name}]' if ':' in name else name}:{settings.port}/"
+    if is_loopback(name):
+        return settings.url or here
+    return None if is_loopback(urlsplit(settings.url).hostname or "localhost") else settings.url

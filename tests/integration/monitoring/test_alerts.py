@@ -388,6 +388,9 @@ class TestKinds:
             act(world, leases.end_worker, again)
         later = world.now() + 16 * MINUTE
         assert [one_alarm.look(later) for _ in range(2)] == [["Over: worker lost@h was lost"], []]
+        # Nor does another web process, which has not looked before, tell it again.
+        one_alarm.watcher._looked_at = None
+        assert [one_alarm.look(later + 3 * HOUR) for _ in range(2)] == [[], []]
 
     def test_of_a_worker_that_never_came_back_nobody_says_that_it_has(
         self, one_alarm: Alarm

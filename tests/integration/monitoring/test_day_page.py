@@ -120,6 +120,23 @@ def test_a_session_that_is_run_again_years_later_is_drawn_in_two(web: Web, world
     ]
     bands = [each for each in page.all("rect") if each.get("class", "").startswith("band")]
     assert 2 <= len(bands) < 40
+    for begin in ("2015-06-01 19:58", world.now().strftime("%Y-%m-%d")):
+        assert f" {begin}" in page.words
+    assert any(
+        "over time, from 2015-06-01" in each.get("aria-label", "") for each in page.all("div")
+    )
+
+
+def test_what_waits_over_a_weekend_is_drawn_in_one(web: Web, world: World) -> None:
+    dag = world.run(job("a"), job("b", "a"))
+    worker = world.worker()
+    first = world.running(dag, "a", worker)
+    world.succeed(first, worker)
+    ago = world.now() - 49 * HOUR
+    world.change(first, scheduled_at=ago, started_at=ago, completed_at=ago)
+    world.made(dag, 49 * HOUR)
+    page = show(web, "/days/US_EQ/2025-12-02")
+    assert len(page.all("svg", class_="gantt")) == 1
 
 
 def test_runs_of_a_session_are_drawn(web: Web, world: World) -> None:

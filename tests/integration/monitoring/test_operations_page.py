@@ -7,12 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from fastapi import Request
 from sqlalchemy import insert
 
 from prometheus.monitoring.app import create_app
+from prometheus.monitoring.pages.operations import _flower
 from prometheus.persistence import operators, pauses, tables
 from prometheus.persistence.engine import writing
-from prometheus.settings import SettingsError, load_settings
+from prometheus.settings import FlowerSettings, SettingsError, load_settings
 from tests.integration.monitoring.conftest import SECRET, Web, served
 from tests.integration.monitoring.test_page_actions import body_of
 from tests.integration.monitoring.test_pages import COMMON, FLOWER, lead, show
@@ -43,6 +45,16 @@ def test_flower_is_where_the_settings_say(
     with served(create_app(load_settings(given, tmp_path))) as web:
         told = web.ask("/operations").text
     assert f'<a href="{url}" rel="noreferrer">Flower</a>' in told
+
+
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:5600/"])
+def test_flower_of_this_machine_is_only_for_who_looks_from_it(url: str) -> None:
+    def link(host: str) -> str | None:
+        asked = Request({"type": "http", "headers": [(b"host", host.encode())]})
+        return _flower(asked, FlowerSettings(url=url))
+
+    assert link("localhost:8765") == (url or "http://localhost:5555/")
+    assert link("desk.example") is None
 
 
 @pytest.mark.parametrize("url", ["flower", "javascript:alert(1)", "//x"])

@@ -143,6 +143,20 @@ def test_who_follows_is_told_what_is_new_and_what_was_left_out(kept: Kept) -> No
     assert news(kept.ends[-1], known) == ("", known)
 
 
+def test_nothing_is_missing_within_the_end_however_lines_shrink(kept: Kept) -> None:
+    """Signs of several bytes, and colours that are taken away: what is kept hangs together."""
+    log = AttemptLog(kept)
+    lines = [f"\033[31m{number:6} {'行' * 30}\n" for number in range(8_000)]
+    log.write("stdout", b"x" * (FIRST - 1) + b"\n")
+    for some in (lines[:600], lines[600:]):
+        log.write("stdout", "".join(some).encode())
+        wait_until(partial(kept.ends_with, some[-1].removeprefix("\033[31m")), timeout=60)
+    log.close()
+    numbers = [int(line[:6]) for line in kept.ends[-1].splitlines()[2:]]
+    assert len(numbers) > 500
+    assert numbers == list(range(numbers[0], 8_000))
+
+
 def test_a_line_without_an_end_is_kept_all_the_same(kept: Kept) -> None:
     log = AttemptLog(kept)
     log.write("stdout", b"x" * 10_000)

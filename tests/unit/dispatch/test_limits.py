@@ -80,6 +80,26 @@ def test_a_secret_at_the_bound_is_masked_before_it_is_cut(behind: int) -> None:
     assert "planted" not in done.stdout
 
 
+def test_a_secret_in_a_long_line_is_masked_before_it_is_heard() -> None:
+    """Wherever whoever hears it cuts the line."""
+    done = run(
+        """
+        import sys
+        from pydantic import SecretStr
+        from prometheus.dispatch.limits import bound_output, limited
+        from prometheus.masking import keep_secret
+        keep_secret([SecretStr("planted-secret")])
+        bound_output()
+        heard = bytearray()
+        with limited(None, lambda stream, data: heard.extend(data)):
+            for before in (8_186, 65_530, 131_066, 2_000_000):
+                print("a" * before + "planted-secret" + "b" * 100)
+        print(heard.count(b"a***b"), b"planted" in heard, file=sys.stderr)
+        """
+    )
+    assert done.stderr.endswith("4 False\n")
+
+
 def test_output_that_is_not_too_much_passes_as_it_is() -> None:
     done = run(
         """
