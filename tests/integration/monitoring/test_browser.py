@@ -42,10 +42,16 @@ from tests.integration.monitoring.proxy import PREFIX, proxied
 from tests.integration.monitoring.test_markets import say
 from tests.integration.monitoring.test_pages import lead, stand
 from tests.integration.persistence.world import World, job
-from tests.servers import leave_out
+from tests.servers import leave_out, wait_until
 
 PATIENCE = 60_000
 """Milliseconds: the machine may be busy."""
+HIDE, SHOW = (
+    f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }});"
+    "document.dispatchEvent(new Event('visibilitychange'))"
+    for hidden in ("true", "false")
+)
+"""As the browser does it for a tab behind another; without a screen it shows all."""
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 expect.set_options(timeout=PATIENCE)
@@ -534,6 +540,40 @@ def test_whoever_signs_in_sees_the_markets_and_signs_out_again(
     page.wait_for_url("**/sign-in")
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     assert page.request.get("/").status == 401
+
+
+def test_eight_pages_of_a_browser_share_a_stream(page: Page, web: Web, world: World) -> None:
+    """A browser has six connections to a host; a stream each would leave none to load by."""
+    lead(world)
+    dag = world.run(job("a"))
+    pulse: Pulse = web.app.state.pulse
+    others = [page.context.new_page() for _ in range(7)]
+    for each in (page, *others):
+        each.goto(f"/runs/{dag.dag_id}")
+        mark(each)
+    wait_until(lambda: pulse.watchers == 1, timeout=60)
+    last = others[-1]
+    last.get_by_role("button", name="Cancel run", exact=True).click()
+    submit(last)
+    expect(last.locator("#done")).to_contain_text("Cancel run")
+    for each in (page, *others):
+        expect(each.locator("#job-1")).to_contain_text("CANCELLED")
+    # Whoever holds the stream goes, and then the next one is no longer looked at.
+    page.goto("about:blank")
+    others[0].evaluate(HIDE)
+    with writing(world.engine) as connection:
+        operators.retry(connection, dag.dag_id, "a", actor="ada")
+    for each in others[1:]:
+        expect(each.locator("#job-1")).to_contain_text("PENDING")
+        assert was_not_loaded_again(each)
+    expect(others[0].locator("#job-1")).to_contain_text("CANCELLED")
+    for each in others[1:]:
+        each.evaluate(HIDE)
+    wait_until(lambda: pulse.watchers == 0, timeout=60)
+    others[0].evaluate(SHOW)
+    expect(others[0].locator("#job-1")).to_contain_text("PENDING")
+    expect(others[0].locator("#stale")).to_be_hidden()
+    assert pulse.watchers == 1
 
 
 @pytest.mark.parametrize("taken_away", [True, False], ids=["taken away", "passed on"])

@@ -348,25 +348,61 @@
 
   // A page is fresh while it has what the server has; it asks for itself again when it has not.
   let freshAt = Date.now();
+  let looksSince = freshAt; // a hidden page hears nothing, and when it is looked at has not been told yet
   const shownVersion = () => document.getElementById("live")?.dataset.version;
-  const listen = () => {
-    const stream = new EventSource(document.body.dataset.events);
-    stream.addEventListener("seen", (event) => {
-      if (event.data === shownVersion()) {
-        freshAt = Date.now();
-      } else {
-        for (const each of document.querySelectorAll("[data-live]")) each.dispatchEvent(new Event("changed"));
+  const hear = (version) => {
+    if (version === shownVersion()) freshAt = Date.now();
+    else for (const each of document.querySelectorAll("[data-live]")) each.dispatchEvent(new Event("changed"));
+  };
+  // A browser has six connections to a host, so its pages share a stream: one that is looked at
+  // holds it, and passes on what it hears. When it is hidden or gone, the lock is another one's.
+  const follow = () => {
+    const url = new URL(document.body.dataset.events, location.href).href;
+    const pages = new BroadcastChannel(url);
+    pages.addEventListener("message", (event) => { if (!document.hidden) hear(event.data); });
+    const listen = (signal) => new Promise((done) => {
+      let stream, again;
+      const open = () => {
+        stream = new EventSource(url);
+        stream.addEventListener("seen", (event) => {
+          hear(event.data);
+          pages.postMessage(event.data);
+        });
+        stream.addEventListener("error", () => {
+          // After a refusal the browser does not try again by itself.
+          if (stream.readyState === EventSource.CLOSED) again = setTimeout(open, 5000);
+        });
+      };
+      const stop = () => {
+        clearTimeout(again);
+        stream?.close();
+        done();
+      };
+      signal.addEventListener("abort", stop);
+      if (signal.aborted) stop();
+      else open();
+    });
+    let looked = null;
+    const turn = () => {
+      if (document.hidden) {
+        looked?.abort();
+        looked = null;
+      } else if (!looked) {
+        looked = new AbortController();
+        looksSince = Date.now();
+        const { signal } = looked;
+        // Without https, pages of another machine have no locks, and a stream each.
+        if (!navigator.locks) listen(signal);
+        else navigator.locks.request(url, { signal }, () => listen(signal)).catch(() => { /* hidden before its turn came */ });
       }
-    });
-    stream.addEventListener("error", () => {
-      // After a refusal the browser does not try again by itself.
-      if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
-    });
+    };
+    document.addEventListener("visibilitychange", turn);
+    turn();
   };
   const tellAge = () => {
     const age = Math.round((Date.now() - freshAt) / 1000);
     const stale = document.getElementById("stale");
-    stale.hidden = age <= 5;
+    stale.hidden = Math.min(age, (Date.now() - looksSince) / 1000) <= 5;
     if (!stale.hidden) stale.textContent = `Data ${lengthOf(age)} old: the server is not heard.`;
   };
   document.addEventListener("htmx:after:swap", (event) => {
@@ -384,7 +420,7 @@
     countDown();
     setInterval(countDown, 1000);
     if (!document.getElementById("live")) return;
-    listen();
+    follow();
     setInterval(tellAge, 1000);
     // What grows old without a change: leases, and how long something has waited.
     const ageing = () => document.querySelectorAll("[data-ages]");
