@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -23,19 +24,20 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from prometheus.actors import Role
 from prometheus.core.holidays import Holiday, HolidayKind
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.monitoring.app import create_app
+from prometheus.monitoring.pages import pulse as pulse_module
 from prometheus.monitoring.pages.pulse import Pulse
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.passwords import hash_password
 from prometheus.persistence import logs, operators, pauses, runs, users
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.holidays import propose_holidays
-from prometheus.persistence.tables import audit
+from prometheus.persistence.tables import audit, sign_ins
 from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import Web, served
 from tests.integration.monitoring.proxy import PREFIX, proxied
@@ -636,6 +638,84 @@ def test_a_page_that_hears_nothing_says_how_old_it_is(page: Page, web: Web, worl
     pulse.close()
     expect(page.locator("#stale")).to_contain_text(re.compile(r"Data \d+ s old"))
     expect(page.locator("#live")).to_contain_text("The scheduler is silent")
+
+
+def test_whoever_has_to_sign_in_comes_back_to_where_that_was(
+    browser: Browser,
+    sqlite_url: str,
+    variables: dict[str, str],
+    world: World,
+    tmp_path: Path,
+) -> None:
+    """Below a path of a proxy, and nowhere else."""
+    lead(world)
+    dag = world.run(job("a"))
+    with writing(world.engine) as connection:
+        kept = hash_password("correct horse battery")
+        users.add_user(connection, "ada", Role.OPERATOR, kept, actor="root")
+    below = {"PROMETHEUS__DATABASE__URL": sqlite_url, "PROMETHEUS__WEB__ROOT_PATH": PREFIX}
+    app = create_app(load_settings({**variables, **below}, tmp_path))
+
+    def sign_in(page: Page, leads_to: str) -> None:
+        page.get_by_label("Name").fill("ada")
+        page.get_by_label("Password").fill("correct horse battery")
+        page.keyboard.press("Enter")
+        page.wait_for_url(leads_to)
+
+    with (
+        served(app) as web,
+        proxied(web.url, taken_away=True) as proxy,
+        watched(browser, f"{proxy.url}/", 401) as page,
+    ):
+        asked = f"{proxy.url}/runs/{dag.dag_id}?job=a"
+        page.goto(asked)
+        page.get_by_role("link", name="Sign in").click()
+        sign_in(page, asked)
+        expect(page.locator("#job-1")).to_contain_text("PENDING")
+        stale = page.locator("#stale")
+        told = stale.get_by_role("status")
+        expect(stale).to_be_hidden()
+        with writing(world.engine) as connection:
+            connection.execute(delete(sign_ins))
+        world.running(dag, "a", world.worker())
+        expect(told).to_have_text("Your sign-in has ended.")
+        # It is read out once, not with every second that passes.
+        watch = """status => {
+            window.saidAgain = 0;
+            const options = { childList: true, characterData: true, subtree: true };
+            new MutationObserver(() => window.saidAgain++).observe(status, options);
+        }"""
+        told.evaluate(watch)
+        before = stale.inner_text()
+        expect(stale).not_to_have_text(before)
+        assert page.evaluate("window.saidAgain") == 0
+        assert stale.evaluate("element => element.closest('[role=status], [aria-live]')") is None
+        stale.get_by_role("link", name="Sign in").click()
+        sign_in(page, asked)
+        expect(page.locator("#job-1")).to_contain_text("RUNNING")
+        for other in ("https://a.example/", "//a.example", "/operations", "javascript:0", "../x"):
+            page.goto(f"sign-in?{urlencode({'next': other})}")
+            sign_in(page, f"{proxy.url}/")
+        assert proxy.strays == []
+
+
+def test_what_refuses_a_page_is_told_in_its_words(
+    browser: Browser, web: Web, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lead(world)
+    with watched(browser, f"{web.url}/", 500, 503) as page:
+        page.goto("/")
+        told = page.locator("#stale").get_by_role("status")
+        page.route(re.compile(r"/\??$"), lambda route: route.fulfill(status=500, body="no page"))
+        world.run(job("a"), day=datetime.now(UTC).date())
+        expect(told).to_have_text("The server answers 500.")
+        page.unroute_all()
+        expect(page.locator("#stale")).to_be_hidden()
+        monkeypatch.setattr(pulse_module, "_MOST_WATCHERS", 0)
+        page.goto("/operations")
+        expect(told).to_have_text("Too many pages are open.")
+        expect(page.locator("#stale")).to_contain_text(re.compile(r"Data \d+ s old"))
+        expect(page.locator("#stale").get_by_role("link")).to_be_hidden()
 
 
 def test_times_are_those_of_the_clocks_one_asks_for(page: Page, web: Web, world: World) -> None:

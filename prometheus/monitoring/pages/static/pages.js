@@ -87,6 +87,21 @@
     }
   });
 
+  // Whoever signs in goes on where that was asked for, which is a page of ours or the first one.
+  const topUrl = () => new URL(document.body.dataset.top, location.href);
+  const linkSignIns = () => {
+    const here = encodeURIComponent(location.href.slice(topUrl().href.length));
+    for (const each of document.querySelectorAll("[data-sign-in-link]")) each.href = `${document.body.dataset.signInPage}?next=${here}`;
+  };
+  const nextUrl = () => {
+    const top = topUrl();
+    try {
+      const next = new URL(new URLSearchParams(location.search).get("next") ?? "", top);
+      return next.origin === top.origin && next.pathname.startsWith(top.pathname) ? next : top;
+    } catch { // it is no URL
+      return top;
+    }
+  };
   const signIn = async (form) => {
     const asked = Object.fromEntries(new FormData(form));
     const told = form.querySelector("[role=alert]");
@@ -94,7 +109,7 @@
     try {
       const headers = { "Content-Type": "application/json" };
       const answer = await fetch(document.body.dataset.session, { method: "POST", headers, body: JSON.stringify(asked) });
-      if (answer.ok) return location.assign(document.body.dataset.top);
+      if (answer.ok) return location.assign(nextUrl());
       told.textContent = (await answer.json()).detail;
     } catch {
       told.textContent = "The server is not heard.";
@@ -350,8 +365,28 @@
   let freshAt = Date.now();
   let looksSince = freshAt; // a hidden page hears nothing, and when it is looked at has not been told yet
   const shownVersion = () => document.getElementById("live")?.dataset.version;
-  const hear = (version) => {
-    if (version === shownVersion()) freshAt = Date.now();
+  let wrong = null; // why it is not told anything: status and words
+  const isFresh = () => {
+    freshAt = Date.now();
+    wrong = null;
+  };
+  const refusal = (status, words) => ({ status, words: status === 401 ? "Your sign-in has ended." : words || `The server answers ${status}.` });
+  // A stream that is refused does not say why.
+  const refusalOf = async (url) => {
+    const asking = new AbortController();
+    try {
+      const answer = await fetch(url, { signal: asking.signal });
+      if (answer.ok) return null;
+      return refusal(answer.status, (await answer.json().catch(() => ({}))).detail);
+    } catch {
+      return null; // the server is not heard
+    } finally {
+      asking.abort();
+    }
+  };
+  const hear = ({ version, refused }) => {
+    if (version === undefined) wrong = refused;
+    else if (version === shownVersion()) isFresh();
     else for (const each of document.querySelectorAll("[data-live]")) each.dispatchEvent(new Event("changed"));
   };
   // A browser has six connections to a host, so its pages share a stream: one that is looked at
@@ -360,17 +395,21 @@
     const url = new URL(document.body.dataset.events, location.href).href;
     const pages = new BroadcastChannel(url);
     pages.addEventListener("message", (event) => { if (!document.hidden) hear(event.data); });
+    const pass = (heard) => {
+      hear(heard);
+      pages.postMessage(heard);
+    };
     const listen = (signal) => new Promise((done) => {
       let stream, again;
       const open = () => {
         stream = new EventSource(url);
-        stream.addEventListener("seen", (event) => {
-          hear(event.data);
-          pages.postMessage(event.data);
-        });
-        stream.addEventListener("error", () => {
+        stream.addEventListener("seen", (event) => pass({ version: event.data }));
+        stream.addEventListener("error", async () => {
           // After a refusal the browser does not try again by itself.
-          if (stream.readyState === EventSource.CLOSED) again = setTimeout(open, 5000);
+          if (stream.readyState !== EventSource.CLOSED) return;
+          again = setTimeout(open, 5000);
+          const refused = await refusalOf(url);
+          if (!signal.aborted) pass({ refused });
         });
       };
       const stop = () => {
@@ -402,11 +441,24 @@
   const tellAge = () => {
     const age = Math.round((Date.now() - freshAt) / 1000);
     const stale = document.getElementById("stale");
-    stale.hidden = Math.min(age, (Date.now() - looksSince) / 1000) <= 5;
-    if (!stale.hidden) stale.textContent = `Data ${lengthOf(age)} old: the server is not heard.`;
+    stale.hidden = !wrong && Math.min(age, (Date.now() - looksSince) / 1000) <= 5;
+    const [told, link, old] = stale.children;
+    const words = stale.hidden ? "" : wrong?.words ?? "The server is not heard.";
+    if (told.textContent !== words) told.textContent = words; // which is read out, and the age is not
+    link.hidden = wrong?.status !== 401;
+    old.textContent = `Data ${lengthOf(age)} old.`;
   };
+  document.addEventListener("htmx:response:error", (event) => {
+    if (event.target.id !== "live") return;
+    const { response, text } = event.detail.ctx;
+    const problem = new DOMParser().parseFromString(text, "text/html").querySelector("main .warning");
+    wrong = refusal(response.status, problem?.textContent);
+  });
   document.addEventListener("htmx:after:swap", (event) => {
-    if (event.target.id === "live") freshAt = shownAt = Date.now();
+    if (event.target.id === "live" && event.detail.ctx.swap !== "none") { // as it is of what was refused
+      isFresh();
+      shownAt = freshAt;
+    }
     // The button that was pressed may have become another, and whoever pressed it goes on from there.
     if (lastGroup && document.activeElement === document.body) {
       document.querySelector(`.buttons[aria-label="${CSS.escape(lastGroup)}"] button`)?.focus();
@@ -419,6 +471,7 @@
     writeTimes();
     countDown();
     setInterval(countDown, 1000);
+    linkSignIns();
     if (!document.getElementById("live")) return;
     follow();
     setInterval(tellAge, 1000);
