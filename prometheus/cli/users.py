@@ -43,7 +43,7 @@ def _read_action(text: str) -> Action:
         return Action(text)
     except ValueError:
         raise typer.BadParameter(
-            f"there is no action {text!r}.{nearest(text, list(Action))} "
+            f"there is no action {text!r}.{nearest(text, map(str, Action))} "
             f"They are: {', '.join(Action)}"
         ) from None
 
