@@ -44,8 +44,9 @@ from prometheus.orchestration.alerts import (
     reopens_within,
 )
 from prometheus.orchestration.dag import JobPriority
+from prometheus.persistence.audits import record_audit
 from prometheus.persistence.metadata import UtcDateTime, database_now
-from prometheus.persistence.operators import OperatorError, UnknownTargetError, record_audit
+from prometheus.persistence.operators import OperatorError, UnknownTargetError
 from prometheus.persistence.tables import alert_deliveries, alerts, is_told_of
 
 _a, _d = alerts.c, alert_deliveries.c
@@ -481,8 +482,15 @@ def acknowledge(connection: Connection, alert_id: int, *, actor: str, reason: st
         .values(acknowledged_at=database_now(), acknowledged_by=actor, reason=reason)
         .returning(alerts)
     ).one()
-    details = {"alert": row.key, "reason": reason, "before": "open", "after": "acknowledged"}
-    record_audit(connection, actor, "alert_ack", row.dag_id or str(alert_id), details)
+    record_audit(
+        connection,
+        actor,
+        "alert_ack",
+        row.dag_id or str(alert_id),
+        {"alert": row.key, "reason": reason},
+        before="open",
+        after="acknowledged",
+    )
     return changed
 
 
@@ -497,7 +505,7 @@ def record_test(connection: Connection, errors: Mapping[str, str | None], *, act
         "channels": list(errors),
         "errors": {name: error for name, error in errors.items() if error is not None},
     }
-    record_audit(connection, actor, "alert_test", "channels", details)
+    record_audit(connection, actor, "alert_test", "channels", details, before=None, after=None)
 
 
 def old_alerts(before: datetime) -> Select[tuple[int]]:

@@ -24,12 +24,12 @@ from prometheus.orchestration.facts import Turn
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.pipeline import Pipeline
+from prometheus.persistence.audits import record_audit
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.operators import (
     OperatorError,
     UnknownTargetError,
-    record_audit,
     run_now,
 )
 from prometheus.persistence.tables import backfill_sessions, backfills, dag_runs
@@ -214,10 +214,9 @@ def start_backfill(
         "reprocess": reprocess,
         "max_active_runs": max_active_runs,
         "reason": reason,
-        "before": None,
-        "after": {"sessions": len(chosen)},
     }
-    record_audit(connection, actor, "backfill", str(backfill_id), details)
+    after = {"sessions": len(chosen)}
+    record_audit(connection, actor, "backfill", str(backfill_id), details, before=None, after=after)
     return backfill_id, planned
 
 
@@ -254,12 +253,15 @@ def stop_backfill(connection: Connection, backfill_id: int, *, reason: str, acto
     if stopped.rowcount == 0:
         raise OperatorError(f"Backfill {backfill_id} has ended already: nothing is to be stopped.")
     found = get_backfill(connection, backfill_id)
-    details = {
-        "reason": reason,
-        "before": {"waiting": found.waiting},
-        "after": None,
-    }
-    record_audit(connection, actor, "backfill_stop", str(backfill_id), details)
+    record_audit(
+        connection,
+        actor,
+        "backfill_stop",
+        str(backfill_id),
+        {"reason": reason},
+        before={"waiting": found.waiting},
+        after=None,
+    )
     return found
 
 

@@ -28,6 +28,7 @@ from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus, RunStatus
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import PlannedRun, plan_runs, session_bounds
 from prometheus.orchestration.windows import run_opens_at
+from prometheus.persistence.audits import record_audit
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.pauses import read_pauses
@@ -41,7 +42,7 @@ from prometheus.persistence.runs import (
     read_runs,
     sessions_with_runs,
 )
-from prometheus.persistence.tables import audit, dag_runs, job_executions
+from prometheus.persistence.tables import dag_runs, job_executions
 from prometheus.persistence.tables import pipelines as table_of_pipelines
 
 _r = dag_runs.c
@@ -290,13 +291,17 @@ def apply_following(
     if version != run.calendar_version:
         jobs = {state.execution_id: job_id for job_id, state in run.jobs.items()}
         details = {
-            "from": run.calendar_version,
-            "to": version,
             "cancelled": sorted(jobs[execution_id] for execution_id in ended),
             "again": sorted(again),
         }
-        connection.execute(
-            insert(audit).values(actor=SCHEDULER, action="calendar", target=dag_id, details=details)
+        record_audit(
+            connection,
+            SCHEDULER,
+            "calendar",
+            dag_id,
+            details,
+            before=run.calendar_version,
+            after=version,
         )
     return close_run(connection, dag_id)
 

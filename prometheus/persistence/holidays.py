@@ -35,10 +35,11 @@ from prometheus.core.markets import get_market
 from prometheus.core.overrides import Override, Overrides
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError, UnknownMarketError, UnreadableError
+from prometheus.persistence.audits import record_audit
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.overrides import lock_overrides, read_overrides, record
-from prometheus.persistence.tables import audit, is_proposed, market_holidays
+from prometheus.persistence.tables import is_proposed, market_holidays
 
 _h = market_holidays.c
 
@@ -386,18 +387,17 @@ def decide_holidays(
             "name": each.holiday.name,
             "source": each.source,
             "reason": reason,
-            "before": (each.earlier or each).state,
-            "after": state,
         }
         if each.earlier is not None:
             details["earlier"] = f"{each.earlier.state} by {each.earlier.decided_by}"
-        connection.execute(
-            insert(audit).values(
-                actor=actor,
-                action=f"holiday {state.value}",
-                target=f"{exchange} {each.holiday.day}",
-                details=details,
-            )
+        record_audit(
+            connection,
+            actor,
+            f"holiday {state.value}",
+            f"{exchange} {each.holiday.day}",
+            details,
+            before=(each.earlier or each).state,
+            after=state,
         )
     return decided
 

@@ -25,12 +25,13 @@ from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.sensor import Readiness
 from prometheus.orchestration.windows import Window, run_opens_at
+from prometheus.persistence.audits import record_audit
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.overrides import read_overrides
 from prometheus.persistence.runs import close_run, create_run, load_dag, new_execution
-from prometheus.persistence.tables import audit, dag_runs, job_executions
+from prometheus.persistence.tables import dag_runs, job_executions
 
 CANCEL_GRACE = timedelta(seconds=30)
 """How long a running job that is cancelled may take to end, unless the operator says otherwise."""
@@ -455,9 +456,9 @@ def run_now(
     )
     if not made:  # somebody made it a moment ago
         raise RunExistsError(dag.dag_id, RunStatus.OPEN)
-    details = {**_part_of(backfill), "reason": reason, "before": None}
+    details = {**_part_of(backfill), "reason": reason}
     after = {"run": RunStatus.OPEN, "jobs": dict.fromkeys(dag.jobs, JobStatus.PENDING)}
-    record_audit(connection, actor, "run", dag.dag_id, {**details, "after": after})
+    record_audit(connection, actor, "run", dag.dag_id, details, before=None, after=after)
     return dag.dag_id
 
 
@@ -580,21 +581,9 @@ def _record_change(
     reason: str | None,
 ) -> None:
     """Write down what was done to jobs of a run, with their states and its own before and after."""
-    after = _locked(connection, run.dag_id)
-    states = {
-        when: {"run": each.status, "jobs": {job: each.latest[job].status for job in jobs}}
-        for when, each in (("before", run), ("after", after))
-    }
-    record_audit(connection, actor, action, run.dag_id, {**details, "reason": reason, **states})
-
-
-def record_audit(
-    connection: Connection, actor: str, action: str, target: str, details: Mapping[str, Any]
-) -> int:
-    """Write down what an operator has done, in the transaction that does it; return its number."""
-    entry: int = connection.execute(
-        insert(audit)
-        .values(actor=actor, action=action, target=target, details=dict(details))
-        .returning(audit.c.audit_id)
-    ).scalar_one()
-    return entry
+    before, after = (
+        {"run": each.status, "jobs": {job: each.latest[job].status for job in jobs}}
+        for each in (run, _locked(connection, run.dag_id))
+    )
+    told = {**details, "reason": reason}
+    record_audit(connection, actor, action, run.dag_id, told, before=before, after=after)

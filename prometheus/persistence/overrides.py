@@ -14,9 +14,10 @@ from prometheus.core.instants import write_instant
 from prometheus.core.overrides import Override, Overrides, in_force, put_in_force
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import OverridesChangedError, UnknownMarketError, UnreadableError
+from prometheus.persistence.audits import record_audit
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.stored import COLUMNS, override_of
-from prometheus.persistence.tables import audit, calendar_overrides
+from prometheus.persistence.tables import calendar_overrides
 
 log = logging.getLogger(__name__)
 
@@ -86,13 +87,15 @@ def record(connection: Connection, override: Override) -> None:
         "kind": override.kind,
         "reason": override.reason,
         "withdraws": override.withdraws,
-        "before": _hours(override, known),
-        "after": _hours(override, known.plus(override)),
     }
-    connection.execute(
-        insert(audit).values(
-            actor=override.author, action="override", target=override.target, details=details
-        )
+    record_audit(
+        connection,
+        override.author,
+        "override",
+        override.target,
+        details,
+        before=_hours(override, known),
+        after=_hours(override, known.plus(override)),
     )
 
 

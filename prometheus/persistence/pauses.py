@@ -11,11 +11,11 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from prometheus.core.instants import write_instant
 from prometheus.errors import nearest
 from prometheus.orchestration.pauses import Pause
+from prometheus.persistence.audits import record_audit
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.operators import (
     OperatorError,
     UnknownTargetError,
-    record_audit,
     run_with_job,
 )
 from prometheus.persistence.tables import dag_runs, pause_holds, pauses, pipelines
@@ -229,9 +229,16 @@ def _record(
     after: Pause | None,
 ) -> None:
     """Write down that a pause began or ended: what kept the target from starting, and what does."""
-    details: dict[str, Any] = {key: value for key, value in target.items() if value}
-    details |= {"reason": reason, "before": _document(before), "after": _document(after)}
-    record_audit(connection, actor, action, target.get("dag_id") or _name(target), details)
+    details = {key: value for key, value in target.items() if value}
+    record_audit(
+        connection,
+        actor,
+        action,
+        target.get("dag_id") or _name(target),
+        {**details, "reason": reason},
+        before=_document(before),
+        after=_document(after),
+    )
 
 
 def _document(pause: Pause | None) -> dict[str, Any] | None:

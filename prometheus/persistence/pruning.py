@@ -27,14 +27,13 @@ from prometheus.errors import PrometheusError
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.planning import LOOKS_BACK
 from prometheus.persistence.alerts import old_alerts
+from prometheus.persistence.audits import change_audit, record_audit
 from prometheus.persistence.backfills import old_backfills
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import reading, writing
-from prometheus.persistence.operators import record_audit
 from prometheus.persistence.requests import old_keys
 from prometheus.persistence.tables import (
     alerts,
-    audit,
     backfills,
     dag_runs,
     job_executions,
@@ -176,16 +175,15 @@ def prune(
     removed = Removed(0, 0)
     with writing(engine) as connection:
         target = f"sessions before {cutoff.session}"
-        entry = record_audit(connection, actor, "prune", target, {**details, **removed.document()})
+        entry = record_audit(
+            connection, actor, "prune", target, details, before=removed.document(), after=None
+        )
 
     def note(connection: Connection, batch: Removed) -> Removed:
         # With each of its transactions: one that is interrupted has said what is gone.
-        connection.execute(
-            update(audit)
-            .where(audit.c.audit_id == entry)
-            .values(details={**details, **(removed + batch).document()})
-        )
-        return removed + batch
+        so_far = removed + batch
+        change_audit(connection, entry, details, before=so_far.document(), after=None)
+        return so_far
 
     for kind in OTHERS:
         while True:

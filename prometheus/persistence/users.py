@@ -14,9 +14,9 @@ from prometheus.core.instants import write_instant
 from prometheus.errors import PrometheusError, nearest
 from prometheus.masking import TOKEN_PREFIX
 from prometheus.passwords import make_secret, secret_hash
+from prometheus.persistence.audits import record_audit
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
-from prometheus.persistence.operators import record_audit
 from prometheus.persistence.runs import insert_new
 from prometheus.persistence.tables import api_tokens, sign_ins, users
 
@@ -83,7 +83,7 @@ def add_user(
     kept = {"name": name, "role": role.value, "password_hash": password_hash}
     if not insert_new(connection, users, kept):
         raise UserError(f"There is a user {name!r} already.")
-    record_audit(connection, actor, "user_add", name, {"before": None, "after": role.value})
+    record_audit(connection, actor, "user_add", name, {}, before=None, after=role.value)
 
 
 def set_password(connection: Connection, name: str, password_hash: str, *, actor: str) -> None:
@@ -100,7 +100,8 @@ def set_password(connection: Connection, name: str, password_hash: str, *, actor
     changed = connection.execute(update(users).where(_u.name == name).values(values)).rowcount
     _known(connection, name, changed > 0)
     connection.execute(delete(sign_ins).where(_s.user_name == name))
-    record_audit(connection, actor, "user_set_password", name, {})
+    words = {"before": "a password", "after": "another password"}
+    record_audit(connection, actor, "user_set_password", name, {}, **words)
 
 
 def set_role(connection: Connection, name: str, role: Role, *, actor: str) -> None:
@@ -115,7 +116,7 @@ def set_role(connection: Connection, name: str, role: Role, *, actor: str) -> No
     ).scalar_one_or_none()
     _known(connection, name, before is not None)
     connection.execute(update(users).where(_u.name == name).values(role=role.value))
-    record_audit(connection, actor, "user_set_role", name, {"before": before, "after": role.value})
+    record_audit(connection, actor, "user_set_role", name, {}, before=before, after=role.value)
 
 
 def remove_user(connection: Connection, name: str, *, actor: str) -> None:
@@ -129,7 +130,7 @@ def remove_user(connection: Connection, name: str, *, actor: str) -> None:
         delete(users).where(_u.name == name).returning(_u.role)
     ).scalar_one_or_none()
     _known(connection, name, role is not None)
-    record_audit(connection, actor, "user_remove", name, {"before": role, "after": None})
+    record_audit(connection, actor, "user_remove", name, {}, before=role, after=None)
 
 
 def _known(connection: Connection, name: str, found: bool) -> None:
@@ -191,14 +192,10 @@ def add_token(
     }
     if not insert_new(connection, api_tokens, kept):
         raise UserError(f"There is a token {name!r} already. Revoke it, or take another name.")
-    details: dict[str, Any] = {
-        "expires_at": write_instant(expires_at),
-        "before": None,
-        "after": role.value,
-    }
+    details: dict[str, Any] = {"expires_at": write_instant(expires_at)}
     if allowed is not None:
         details["allowed"] = kept["allowed"]
-    record_audit(connection, actor, "token_add", name, details)
+    record_audit(connection, actor, "token_add", name, details, before=None, after=role.value)
     return token, expires_at
 
 
@@ -215,7 +212,7 @@ def revoke_token(connection: Connection, name: str, *, actor: str) -> None:
     if role is None:
         known = [token.name for token in read_tokens(connection)]
         raise UnknownUserError("token", name, known)
-    record_audit(connection, actor, "token_revoke", name, {"before": role, "after": None})
+    record_audit(connection, actor, "token_revoke", name, {}, before=role, after=None)
 
 
 def anybody_known(connection: Connection) -> bool:

@@ -339,7 +339,7 @@ def make_case(
                 parsed[run.definition] = Definition()
         calendar = calendar_then(run.market_id, run.calendar_version)
         before = [
-            calendar_then(run.market_id, str(row.details.get("from", "")))
+            calendar_then(run.market_id, str(row.details.get("before", "")))
             for row in audit[run.dag_id]
             if row.action == "calendar"
         ]

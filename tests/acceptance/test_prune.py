@@ -76,7 +76,7 @@ def test_a_beat_at_work_and_its_successor_make_nothing_again(
     assert done.document.items() >= {**expected, "dry_run": False}.items(), done
     with reading(rows) as connection:
         actor, details = connection.execute(select(audit.c.actor, audit.c.details)).one()
-    assert (actor, details["reason"], details["runs"]) == ("ada", "the disk is full", 5)
+    assert (actor, details["reason"], details["before"]["runs"]) == ("ada", "the disk is full", 5)
     wait_for_tick(rows, beat)
     beat.end()
     wait_for_tick(rows, start_command("beat", env=env))

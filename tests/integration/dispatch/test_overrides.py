@@ -266,7 +266,7 @@ class Desk:
                 .where(audit.c.target == dag_id, audit.c.action == "calendar")
                 .order_by(audit.c.audit_id)
             )
-            return [(row.details["from"], row.details["to"]) for row in rows]
+            return [(row.details["before"], row.details["after"]) for row in rows]
 
     def is_as_shown(self, change: RunChange) -> None:
         """Hold a run against what was shown of it."""

@@ -188,10 +188,9 @@ def test_every_action_is_done_to_its_end(
 def told(world: World) -> list[tuple[str, str, str, str]]:
     """Who did what to what, and why."""
     with reading(world.engine) as connection:
-        return [
-            (row.actor, row.action, row.target, row.details["reason"])
-            for row in connection.execute(select(audit).order_by(audit.c.audit_id))
-        ]
+        rows = connection.execute(select(audit).order_by(audit.c.audit_id)).all()
+    assert all({"before", "after"} <= row.details.keys() for row in rows)
+    return [(row.actor, row.action, row.target, row.details["reason"]) for row in rows]
 
 
 def test_every_action_there_is_is_done_above() -> None:
