@@ -45,6 +45,13 @@ NAME = "harmless"
 """Of a pipeline and of a channel, which are no secrets either."""
 DAG_ID = f"us_eq_{NAME}_2012-11-21"
 PAUSED_ID = f"us_eq_{NAME}_2012-11-20"
+ARGUMENTS = {
+    "api_password": f"Planted{ODD}argument",
+    "X-Api-Key": f"Planted{ODD}key",
+    "Authorization": f"Planted{ODD}header",
+    "access_key": 7031948265,
+}
+"""Of jobs, secret by their names."""
 LOGIN = f"Planted{ODD}of-a-person"
 PIPELINE = f'''
 import json
@@ -55,7 +62,6 @@ from pathlib import Path
 from prometheus import JobContext, Pipeline
 
 SAID = json.loads((Path(__file__).parent / "said.json").read_text())
-ARGUMENT = SAID["argument"]
 
 
 def told(ctx: JobContext, error: str) -> None:
@@ -65,7 +71,7 @@ def told(ctx: JobContext, error: str) -> None:
 {NAME} = Pipeline(
     "{NAME}",
     markets=["US_EQ"],
-    parameters={{"feed": {{"api_password": ARGUMENT}}, "said": SAID["words"]}},
+    parameters={{"feed": SAID["arguments"], "said": SAID["words"]}},
     on_failure=told,
 )
 
@@ -79,7 +85,9 @@ def says(ctx: JobContext) -> dict[str, object]:
         logging.getLogger("library").warning("by a library: %r", word)
     for form in SAID["forms"]:
         print("written as", form)
-    return {{"said": ctx.parameters["said"], **{{word: 1 for word in ctx.parameters["said"]}}}}
+    said = ctx.parameters["said"]
+    asked = list(ctx.parameters["feed"].values())
+    return {{"said": said, "asked": asked, **{{word: 1 for word in said}}}}
 
 
 @{NAME}.job(after=[says], max_retries=0)
@@ -114,6 +122,14 @@ QUERIES = {
     "/api/status/pipeline": ("?market_id=US_EQ",),
 }
 """Questions with which a page shows more."""
+AFTERWARDS = (
+    f"/why/{DAG_ID}?job=fails",
+    "/api/v1/executions",
+    f"/runs/{DAG_ID}?job=says&attempt=1",
+    f"/runs/{DAG_ID}?job=fails",
+    f"/api/v1/runs/{DAG_ID}",
+    f"/api/dag/{DAG_ID}",
+)
 LOOKS = (
     ("status",),
     ("status", DAG_ID),
@@ -295,7 +311,7 @@ def planted(
         )
         words["path of a channel"] = path_of_channel
         of_settings = [SHOWN, *words.values()]
-        words["argument"] = f"Planted{ODD}argument"
+        words |= {name: str(value) for name, value in ARGUMENTS.items()}
         said = [SHOWN, *words.values()]
         tables["pipelines"] = {"modules": ["secretive.py", "broken.py"]}
         tables["markets"] = {"enabled": ["US_EQ"]}
@@ -316,7 +332,7 @@ def planted(
                 {
                     "words": said,
                     "settings": of_settings,
-                    "argument": words["argument"],
+                    "arguments": ARGUMENTS,
                     "forms": sorted({form for word in said for form in forms(word)}),
                 }
             )
@@ -369,7 +385,7 @@ def err(here: Planted) -> None:
     """Make the mistakes that people make with passwords and tokens."""
     own = {"password of ada", "hash of it"}
     # A command does not know the arguments of jobs but those of the run that it shows.
-    hidden = here.words.keys() - own - {"argument"}
+    hidden = here.words.keys() - own - ARGUMENTS.keys()
     reason = " ".join([SHOWN, *(here.words[name] for name in hidden)])
     pause = {"market": "US_EQ", "reason": reason}
     assert here.ask("/api/v1/pause", method="POST", json=pause).status_code == 200
@@ -445,6 +461,22 @@ def look_at_routes(here: Planted) -> None:
         here.seen.note("stream", "/events", "\n".join(lines))
 
 
+def look_without_pipelines(here: Planted, start_command: StartCommand, home: Path) -> None:
+    """Ask for what was done by a pipeline that has gone: the run alone knows its secrets."""
+    web = here.processes["web"]
+    web.send(signal.SIGTERM)
+    assert web.wait(60) == 0, web.output()
+    here.seen.note("log", "web", web.output())
+    file = home / "prometheus.toml"
+    file.write_text(file.read_text().replace('"secretive.py", ', ""))
+    env = {"PROMETHEUS__WEB__PORT": here.url.rpartition(":")[2]}
+    here.processes["web"] = start_command("web", env=env)
+    wait_until(lambda: _answers(f"{here.url}/healthz"), timeout=60, message="it answers again")
+    for path in AFTERWARDS:
+        answer = here.ask(path, kind="afterwards")
+        assert answer.status_code == 200, answer.text
+
+
 def look_by_commands(here: Planted, run_command: RunCommand) -> None:
     """Ask the commands, for people and for machines."""
     with ThreadPoolExecutor(2) as pool:
@@ -469,13 +501,16 @@ def look_at_rows(here: Planted) -> None:
 
 
 @pytest.mark.slow
-def test_no_secret_is_shown_anywhere(planted: Planted, run_command: RunCommand, home: Path) -> None:
+def test_no_secret_is_shown_anywhere(
+    planted: Planted, run_command: RunCommand, start_command: StartCommand, home: Path
+) -> None:
     planted.recipients.status = 200
     planted.query("UPDATE alert_deliveries SET next_try_at = now()")
     err(planted)
     look_by_commands(planted, run_command)
     wait_until(lambda: planted.recipients.posts, timeout=60, message="the alert is accepted")
     look_at_routes(planted)
+    look_without_pipelines(planted, start_command, home)
     seen = planted.seen
     seen.note("alert", "what was sent", json.dumps(planted.recipients.posts))
     for name, process in planted.processes.items():
@@ -492,7 +527,7 @@ def test_no_secret_is_shown_anywhere(planted: Planted, run_command: RunCommand, 
     leaks = seen.showing(planted.words)
     assert not leaks, "\n".join(f"{place}\n  {what}" for place, what in leaks.items())
     shown = seen.showing({"said": SHOWN})
-    for kind in ("page", "api", "answer", "command", "alert", "log", "database"):
+    for kind in ("page", "api", "answer", "command", "alert", "log", "database", "afterwards"):
         assert shown.keys() & seen.texts[kind].keys(), f"no {kind} shows what is no secret"
     shown |= seen.showing({"name": NAME})
     for kind in ("metrics", "log"):
