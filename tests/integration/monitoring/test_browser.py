@@ -200,6 +200,24 @@ def test_what_changes_is_shown_within_two_seconds(
     assert was_not_loaded_again(page)
 
 
+def test_the_graph_of_a_wide_run_is_scrolled_by_keyboard(
+    page: Page, web: Web, world: World
+) -> None:
+    """What comes after it is not behind all its jobs."""
+    jobs = [job("root"), *(job(f"leaf_{number}", "root") for number in range(40))]
+    dag = world.run(*jobs)
+    page.goto(f"/runs/{dag.dag_id}")
+    box = page.get_by_role("group", name=f"Graph of {dag.dag_id}")
+    shown, whole = box.evaluate("box => [box.clientHeight, box.scrollHeight]")
+    assert 100 < shown <= 640 < whole
+    last = box.get_by_role("link", name="leaf_39:")
+    expect(last).not_to_be_in_viewport()
+    box.focus()
+    page.keyboard.press("End")
+    expect(last).to_be_in_viewport()
+    assert serious_faults(page) == []
+
+
 def test_a_job_is_held_and_released_by_keyboard(page: Page, web: Web, world: World) -> None:
     lead(world)
     dag = world.run(job("a"))
