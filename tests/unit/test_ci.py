@@ -67,28 +67,36 @@ def test_without_root_it_passes_and_says_last_what_was_not_tested(bin_folder: Pa
     assert status == 0, said
     assert "make test wants=\n" in said
     last = said.partition("ten years")[2]
-    assert "NOT TESTED, for it is not here and only root can install it: chromium\n" in last
+    assert "NOT TESTED, for it is not here and could not be installed: chromium\n" in last
 
 
 def test_root_gets_what_is_missing(bin_folder: Path) -> None:
     write(bin_folder / "id", "echo 0")
     there = " ".join(f"{bin_folder / name}" for name in PROGRAMS)
     made = f'for each in {there}; do echo "#!/bin/sh" >$each; /bin/chmod +x $each; done'
-    write(bin_folder / "apt-get", f'[ "$1" = update ] || {{ {made}; }}')
+    write(
+        bin_folder / "apt-get",
+        f'echo "$*" >>{bin_folder}/asked; [ "$1" = update ] || {{ {made}; }}',
+    )
     status, said = run(bin_folder)
     assert status == 0, said
+    update, install = (bin_folder / "asked").read_text().splitlines()
+    assert update.startswith("update ")
+    assert install.startswith("install ")
+    assert install.endswith(" chromium prometheus")
     assert "from Debian: chromium prometheus" in said
     assert "make test wants=1" in said
 
 
-def test_what_root_can_not_get_is_a_failure(bin_folder: Path) -> None:
+def test_what_root_can_not_get_is_tried_again_and_said_last(bin_folder: Path) -> None:
+    """It passes: a machine may have no way to Debian."""
     write(bin_folder / "id", "echo 0")
     write(bin_folder / "apt-get", "echo no network; exit 100")
     status, said = run(bin_folder)
-    assert status == 1
-    assert "no network" in said
-    assert "NOT INSTALLED: chromium prometheus" in said
-    assert "make test" not in said
+    assert status == 0, said
+    assert said.count("no network") == 3
+    assert "make test wants=\n" in said
+    assert "could not be installed: chromium prometheus\n" in said.partition("ten years")[2]
 
 
 def test_what_would_be_left_out_is_a_failure_where_all_is_wanted() -> None:
