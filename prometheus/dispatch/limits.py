@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 MAX_OUTPUT = 1_000_000
 """Bytes that an attempt may print on standard output, and again on standard error."""
-_AHEAD = 8_192
-"""Bytes behind the last that may be printed that are looked at, for a secret that begins before."""
 AUTOMATIC_SHARE = 0.75
 """Of the memory there is: what one process may use when no limit is set."""
 # Of a container, as it sees itself; the second is that of older kernels.
@@ -171,29 +169,20 @@ class _Bounded(io.RawIOBase):
 
     def write(self, data: object) -> int:
         view = memoryview(data).cast("B")  # type: ignore[arg-type]  # typeshed has no buffer here
-        if self._left:
-            self._pass_on(view)
-        else:
+        if not self._left and self.heard is None:
             self.dropped += len(view)
-        if self.heard is not None:
-            # As a whole: who hears it cuts long lines, and half a secret would be none to look for.
-            self.heard(self._name, _without_secrets(view))
-        return len(view)
-
-    def _pass_on(self, view: memoryview) -> None:
-        near = view[: self._left + _AHEAD]
-        shown = _without_secrets(near)
-        most = self._left
-        if len(near) < len(view):  # what is nearest to the cut may be half a secret
-            most = min(most, len(shown) - _AHEAD)
-        passed = shown[:most]
-        self._target.write(passed)
-        self._target.flush()
-        if len(passed) == len(shown):
+            return len(view)
+        # As a whole: half a secret, where it is cut here or by who hears it, could not be found.
+        shown = _without_secrets(view)
+        passed = shown[: self._left]
+        if passed:
+            self._target.write(passed)
+            self._target.flush()
             self._left -= len(passed)
-        else:
-            self._left = 0
-            self.dropped += len(view) - len(passed)
+        self.dropped += len(shown) - len(passed)
+        if self.heard is not None:
+            self.heard(self._name, shown)
+        return len(view)
 
     def renew(self) -> int:
         """Pass on as many bytes again; return how many were dropped until now."""

@@ -33,7 +33,7 @@ _MOST_RUNS = 50
 _MOST_ATTEMPTS = 2000
 _MOST_STRETCHES = 10
 """Pictures of a run, the latest; each is of a time in which something was done."""
-_MOST_BANDS = timedelta(days=14)
+_BANDS_UP_TO = timedelta(days=14)
 """States of the market are drawn for no longer: each would be too narrow to be seen."""
 
 
@@ -75,7 +75,7 @@ def day_page(
         for stretch in stretches[-_MOST_STRETCHES:]:
             bands: list[Band] = []
             begin, end = gantt.span_of(stretch, now)
-            if look.now.clock.is_live and calendar is not None and end - begin <= _MOST_BANDS:
+            if look.now.clock.is_live and calendar is not None and end - begin <= _BANDS_UP_TO:
                 with contextlib.suppress(HorizonError):
                     bands = lay_bands(market_id, begin, end)
             picture = gantt.draw_gantt(stretch, bands, now, zone, deadline_at=deadline_at)
