@@ -67,6 +67,24 @@ def pytest_configure() -> None:
             del os.environ[name]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    Let each process begin with its share of the slow tests, so that none of them comes last.
+
+    At first pytest-xdist gives as many of the tests, in their order, to each of its processes.
+    """
+    processes = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    dealt: list[pytest.Item] = []
+    for number in range(processes):
+        share = slow[number::processes]
+        rest = max(0, (len(items) - len(dealt)) // (processes - number) - len(share))
+        dealt += share + others[:rest]
+        del others[:rest]
+    items[:] = dealt
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Show what the test's processes printed when it fails."""

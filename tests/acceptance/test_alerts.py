@@ -148,6 +148,7 @@ def waits(ctx: JobContext) -> None: ...
 """
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P7")
 def test_whatever_goes_wrong_is_told_once_by_web_and_by_mail_and_so_is_its_end(
     run_command: RunCommand,

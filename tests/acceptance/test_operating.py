@@ -61,6 +61,7 @@ def test_retry_adds_attempts_and_says_who_does_them(run_command: RunCommand, liv
     run_command("cancel", DAG_ID, "--folder", live).refused("nothing to cancel")
 
 
+@pytest.mark.slow
 def test_other_commands_find_the_stack(run_command: RunCommand, live: Path) -> None:
     found = wait_until(
         lambda: _status_with_worker(run_command, live), timeout=30, message="a worker is there"

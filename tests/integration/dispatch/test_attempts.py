@@ -44,6 +44,7 @@ def test_job_that_fails_twice_leaves_three_rows_with_doubling_bounds(
         assert after.started_at >= after.scheduled_at >= before.completed_at
 
 
+@pytest.mark.slow
 def test_attempt_over_its_limit_times_out_and_is_retried(installation: Installation) -> None:
     installation.beat()
     installation.worker()
@@ -223,6 +224,7 @@ def test_retry_while_redis_is_away_loses_neither_error_nor_retry(
     assert (second.status, second.retries) == ("SUCCESS", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P4")
 def test_worker_killed_during_a_job_costs_one_attempt(
     installation: Installation, tmp_path: Path

@@ -120,6 +120,7 @@ def test_worker_that_is_cut_off_ends_its_job_however_often_it_was_told_to_run_it
     assert ended_at < worker.expires_at
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P2")
 def test_worker_that_is_cut_off_ends_also_what_it_had_ended_before_it_could_begin(
     installation: Installation,
@@ -214,6 +215,7 @@ def _full(server: PostgresServer, installation: Installation) -> Iterator[None]:
             connection.execute(f"DROP TRIGGER no_room ON {table}")
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P4")
 @pytest.mark.parametrize("trouble", [_away, _full])
 def test_outage_for_everybody_that_outlasts_a_lease_fails_no_job(

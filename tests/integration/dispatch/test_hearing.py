@@ -95,6 +95,7 @@ def test_queue_whose_workers_are_all_busy_is_not_deaf(
     assert _said(caplog) == ["queue_deaf"]
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P4")
 def test_worker_whose_consumer_was_cancelled_begins_anew_and_works_on(
     installation: Installation, app: Celery
@@ -160,6 +161,7 @@ def test_worker_whose_event_loop_stands_still_begins_anew(
     assert first.pid == second.pid == worker.pid
 
 
+@pytest.mark.slow
 def test_worker_that_is_told_to_stop_while_it_begins_anew_stops(
     installation: Installation, tmp_path: Path
 ) -> None:
@@ -174,6 +176,7 @@ def test_worker_that_is_told_to_stop_while_it_begins_anew_stops(
     assert len(installation.workers()) == 1
 
 
+@pytest.mark.slow
 def test_worker_whose_connections_died_without_a_word_works_on(
     installation: Installation, redis_server: RedisServer
 ) -> None:

@@ -44,6 +44,7 @@ def test_leader_frozen_between_decision_and_claim_writes_nothing_when_it_wakes(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P8")
 @pytest.mark.parametrize("point", ["rescues", "cancels"])
 def test_leader_frozen_before_it_ends_an_attempt_leaves_it_as_it_is_when_it_wakes(

@@ -172,6 +172,7 @@ def test_broken_messages_are_dropped_and_end_no_worker(poisoned: Installation) -
     assert len(log) < 5_000_000, "no message is written whole"
 
 
+@pytest.mark.slow
 def test_messages_that_wait_among_broken_ones_are_found(poisoned: Installation) -> None:
     """Without a worker they stay: the reconciler must read past them and not send them again."""
     dag_id = poisoned.make_run("healthy")
@@ -205,6 +206,7 @@ def errors(installation: Installation, dag_id: str) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P4")
 def test_job_that_ends_its_process_fails_by_its_budget(poisoned: Installation) -> None:
     worker = poisoned.worker(concurrency=1)
@@ -262,6 +264,7 @@ def test_whatever_a_job_raises_fails_its_attempt_with_a_short_message(
     assert len(worker.output()) < 2_000_000
 
 
+@pytest.mark.slow
 def test_output_of_a_job_is_bounded(poisoned: Installation) -> None:
     worker = poisoned.worker(concurrency=1)
     dag_id = poisoned.make_run("prints")
@@ -308,6 +311,7 @@ def test_last_words_of_a_job_that_talks_much_are_kept_though_it_is_killed(
     assert int(told[1]) == written - FIRST - LAST
 
 
+@pytest.mark.slow
 def test_job_that_eats_memory_fails_and_its_process_goes(poisoned: Installation) -> None:
     poisoned.settings["PROMETHEUS__WORKERS__MEMORY_LIMIT"] = "300MB"
     worker = poisoned.worker(concurrency=1)
@@ -343,6 +347,7 @@ def test_what_a_job_leaves_behind_harms_no_later_one(
     assert len(worker.output()) < 40_000_000
 
 
+@pytest.mark.slow
 def test_job_that_ignores_every_signal_is_killed_with_what_it_started(
     poisoned: Installation, tmp_path: Path
 ) -> None:
@@ -453,6 +458,7 @@ def test_job_that_no_worker_knows_is_given_up(installation: Installation, tmp_pa
         assert check(connection).violations == ()
 
 
+@pytest.mark.slow
 def test_job_that_only_a_newer_worker_knows_waits_for_it(
     installation: Installation, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_restarted_broker_holds_each_message_once(installation: Installation, ke
             assert set(Counter(ids).values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P4")
 def test_single_lost_message_is_back_within_60_seconds_and_the_others_stay_single(
     installation: Installation, app: Celery, spare_redis: RedisServer

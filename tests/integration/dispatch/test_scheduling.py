@@ -233,6 +233,7 @@ def test_two_schedulers_at_once_start_every_job_exactly_once(installation: Insta
     assert all(count >= 1 for count in lost), f"lost claims: {lost}"
 
 
+@pytest.mark.slow
 def test_two_last_upstreams_finishing_together_start_the_downstream_at_once(
     installation: Installation,
 ) -> None:
@@ -376,6 +377,7 @@ def end(process: Process) -> None:
     assert process.wait(60) == 0, process.output()
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P6")
 def test_market_whose_declaration_has_faults_is_held_alone_until_they_are_mended(
     installation: Installation, tmp_path: Path

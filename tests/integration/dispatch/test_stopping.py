@@ -220,6 +220,7 @@ def test_idle_worker_ends_while_redis_and_the_database_are_away(
     assert worker.wait(120) == 0
 
 
+@pytest.mark.slow
 def test_worker_that_hands_back_ends_while_redis_and_the_database_are_away(
     spare_installation: tuple[Installation, PostgresServer],
     spare_redis: RedisServer,

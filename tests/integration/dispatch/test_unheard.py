@@ -19,6 +19,7 @@ def running(folder: Path, attempt: int = 1) -> int:
     return int(file.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P2")
 def test_job_whose_worker_has_never_heard_of_it_ends_before_the_next_attempt(
     installation: Installation, redis_server: RedisServer, tmp_path: Path

@@ -100,6 +100,7 @@ def _spoil(engine: Engine, table: Table, after: date, how: str, factor: float) -
             upsert(connection, table, copies)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     market_id=st.sampled_from(MARKETS),
