@@ -25,6 +25,9 @@ from prometheus.persistence.looks import read_look
 from prometheus.persistence.overrides import refresh
 from prometheus.settings import Settings
 
+WATCHING = "alerts"
+"""The lease of the web process that looks for what is wrong."""
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -57,6 +60,9 @@ class Installation:
         self._following = threading.Lock()
         self._followed_at = datetime.min.replace(tzinfo=UTC)
         """Wall time of the look whose overrides this process goes by."""
+        self._beginning = threading.Lock()
+        self._looked_at: tuple[datetime | None] | None = None
+        """See `first_looked_at`; ``None`` until somebody has asked."""
 
     @contextmanager
     def look(self) -> Iterator[Look]:
@@ -92,6 +98,19 @@ class Installation:
                 self._followed_at = now.wall_at
         leader = leader_of(lease, now.wall_at) if lease is not None else None
         return Look(connection, now, leader, pauses, open_alerts)
+
+    def first_looked_at(self, found: datetime | None) -> datetime | None:
+        """
+        Return when, in wall time, a look at what is wrong was completed before this process looked.
+
+        Args:
+            found: When one was completed last, as whoever asks has read it, and not written yet;
+                ``None``: never. What the first one says is kept.
+        """
+        with self._beginning:
+            if self._looked_at is None:
+                self._looked_at = (found,)
+            return self._looked_at[0]
 
     def markets(self, now: Now) -> list[str]:
         """Name the markets that are served; in a replay, of those only its own."""

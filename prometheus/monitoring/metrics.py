@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import (
@@ -40,19 +41,19 @@ from prometheus.dispatch.broker import connected, read_depths
 from prometheus.dispatch.crew import Crew, count_listeners, judge_leader
 from prometheus.errors import HorizonError, PrometheusError
 from prometheus.masking import safe_text
-from prometheus.monitoring.alerts.watching import LEASE as WATCHING
-from prometheus.monitoring.installation import Installation
+from prometheus.monitoring.installation import WATCHING, Installation
 from prometheus.monitoring.patience import Shared
 from prometheus.monitoring.tally import Count, Tally, Time
-from prometheus.persistence import leases, migrate
-from prometheus.persistence.alerts import Undelivered, read_undelivered
+from prometheus.orchestration.alerts import AlertKind, Severity
+from prometheus.persistence import migrate
+from prometheus.persistence.alerts import Undelivered, Watched
 from prometheus.persistence.clock import Now
+from prometheus.persistence.deadlines import Due, deadlines_of_runs
 from prometheus.persistence.engine import check_exists, first_line
 from prometheus.persistence.listings import (
     OpenWork,
     QueueLoad,
-    read_busy,
-    read_loads,
+    read_loads_and_busy,
     read_open_work,
 )
 from prometheus.persistence.troubles import Waiting, waiting_in_queues
@@ -126,6 +127,17 @@ _OLDEST = Gauge(
     "left out; 0 if none waits.",
     ("queue",),
 )
+_UNSENT = Gauge(
+    "outbox_pending",
+    "Executions that wait in a queue, and whose message has not been sent.",
+    ("queue",),
+)
+_OLDEST_UNSENT = Gauge(
+    "outbox_oldest_seconds",
+    "For how long the first of those whose message has not been sent has been due; 0 if there is "
+    "none.",
+    ("queue",),
+)
 _OPEN_RUNS = Gauge("open_runs", "Runs that are open.", ("market", "pipeline"))
 _EXECUTIONS = Gauge(
     "executions",
@@ -140,6 +152,18 @@ _HELD = Gauge(
 _PAUSED = Gauge(
     "paused",
     "Whether an operator has paused a pipeline, its market, or it in that market.",
+    ("market", "pipeline"),
+)
+_LATE_RUNS = Gauge(
+    "runs_late",
+    "Runs that were not made in time, whose jobs wait for a worker, or what their sensors wait for "
+    "is late; as alerts are open of them.",
+    ("market", "pipeline"),
+)
+_SLACK = Gauge(
+    "deadline_slack_seconds",
+    "Market time to the first deadline that an open run has not met, its own or one of a job; "
+    "negative by how late it is; not told where no open run has one.",
     ("market", "pipeline"),
 )
 _MARKET_TIME = Gauge(
@@ -162,7 +186,17 @@ _OVERRIDES = Gauge(
     "Overrides of sessions from today on: in_force, or unreadable, which do not hold.",
     ("market", "state"),
 )
-_OPEN_ALERTS = Gauge("open_alerts", "Alerts that are open.")
+_DISAGREEMENTS = Gauge(
+    "feed_disagreements",
+    "What feeds say of days of a market against its calendar, and nobody has decided; as alerts "
+    "are open of it.",
+    ("market",),
+)
+_OPEN_ALERTS = Gauge(
+    "open_alerts",
+    "Alerts that are open: new, or acknowledged by somebody.",
+    ("kind", "severity", "state"),
+)
 _LAST_LOOK = Gauge(
     "alerts_last_look_timestamp_seconds",
     "When a look at what is wrong was completed last, by whichever web process; as of the next.",
@@ -192,15 +226,20 @@ GAUGES = (
     _MESSAGES,
     _QUEUED,
     _OLDEST,
+    _UNSENT,
+    _OLDEST_UNSENT,
     _OPEN_RUNS,
     _EXECUTIONS,
     _HELD,
     _PAUSED,
+    _LATE_RUNS,
+    _SLACK,
     _MARKET_TIME,
     _STATE,
     _TRANSITION,
     _HORIZON,
     _OVERRIDES,
+    _DISAGREEMENTS,
     _OPEN_ALERTS,
     _LAST_LOOK,
     _ALERT_MESSAGES,
@@ -279,10 +318,9 @@ class _Stored:
     busy: Mapping[str, int]
     """Incarnation of a worker -> jobs that it runs."""
     open_work: Mapping[tuple[str, str], OpenWork]
-    open_alerts: int
-    looked_at: datetime | None
-    """Wall time of the last complete look at what is wrong."""
-    undelivered: Mapping[str, Undelivered]
+    due: Sequence[Due]
+    """Deadlines of open runs."""
+    watched: Watched
 
 
 class Scraper:
@@ -329,7 +367,7 @@ class Scraper:
         if isinstance(stored, _Stored):
             self._tell_queues(values, stored, markets)
             self._tell_runs(values, stored, markets)
-            self._tell_alerts(values, stored)
+            self._tell_alerts(values, stored, markets)
         _tell_calendars(values, markets, self._market_time(stored))
         depths = _outcome("broker", broker, ends)
         values.tell(_COMPONENT_UP, not isinstance(depths, Exception), "broker")
@@ -348,18 +386,24 @@ class Scraper:
             connection, now = look.connection, look.now
             for pipeline, market_id in self._configured(self._installation.markets(now)):
                 self._tally.begin(market_id, pipeline)
-            self._tally.look(connection, now)
-            watcher: dict[str, Any] | None = leases.leader(connection, WATCHING)
+            for channel in self._installation.settings.channels:
+                self._tally.begin_channel(channel)
+            runs, watched = self._tally.look(
+                connection,
+                now,
+                watching=WATCHING,
+                first_looked_at=self._installation.first_looked_at,
+            )
+            loads, busy = read_loads_and_busy(connection, now.wall_at)
             return _Stored(
                 now,
                 look.crew(),
-                read_loads(connection, now.wall_at),
+                loads,
                 {each.queue: each for each in waiting_in_queues(connection, now.wall_at)},
-                read_busy(connection),
+                busy,
                 read_open_work(connection),
-                look.open_alerts,
-                watcher["ticked_at"] if watcher is not None else None,
-                read_undelivered(connection),
+                deadlines_of_runs(connection, runs, now),
+                watched,
             )
 
     def _read_broker(self) -> dict[str, int]:
@@ -417,6 +461,9 @@ class Scraper:
             values.tell(_QUEUED, load.running, queue, "running")
             since = free.since if free else stored.now.wall_at
             values.tell(_OLDEST, (stored.now.wall_at - since).total_seconds(), queue)
+            values.tell(_UNSENT, free.unsent if free else 0, queue)
+            since = free.unsent_since if free and free.unsent_since else stored.now.wall_at
+            values.tell(_OLDEST_UNSENT, (stored.now.wall_at - since).total_seconds(), queue)
             if concurrency is not None:
                 values.tell(_DESIRED, max(1, math.ceil(load.backlog / concurrency)), queue)
         for gauge, name in ((_CELERY_UP, "host"), (_WORKER_UP, "worker")):
@@ -455,15 +502,42 @@ class Scraper:
             values.tell(_HELD, work.held, market_id, pipeline)
             paused = any(each.covers_all(market_id, pipeline) for each in stored.crew.pauses)
             values.tell(_PAUSED, paused, market_id, pipeline)
+        left: dict[tuple[str, str], timedelta] = {}
+        for each in stored.due:
+            if each.done_at is None:
+                of, slack = (each.market_id, each.pipeline), each.deadline_at - stored.now.market_at
+                left[of] = min(slack, left.get(of, slack))
+        for of, slack in left.items():
+            values.tell(_SLACK, slack.total_seconds(), *of)
 
-    def _tell_alerts(self, values: _Values, stored: _Stored) -> None:
-        values.tell(_OPEN_ALERTS, stored.open_alerts)
-        if stored.looked_at is not None:
-            values.tell(_LAST_LOOK, stored.looked_at.timestamp())
-        configured, nothing = self._installation.settings.channels, Undelivered(0, None, 0)
+    def _tell_alerts(self, values: _Values, stored: _Stored, markets: Collection[str]) -> None:
+        watched = stored.watched
+        found = Counter(
+            (row.kind, row.severity, "acknowledged" if row.acknowledged_at else "new")
+            for row in watched.open
+        )
+        for labels in product(AlertKind, Severity, ("new", "acknowledged")):
+            values.tell(_OPEN_ALERTS, found[labels], *labels)
+        late = Counter(
+            (row.pipeline, row.markets[0]) for row in watched.open if row.kind == AlertKind.RUN_LATE
+        )
+        for pipeline, market_id in dict.fromkeys((*self._configured(markets), *sorted(late))):
+            values.tell(_LATE_RUNS, late[pipeline, market_id], market_id, pipeline)
+        said = Counter(
+            # Its exchange is named, too.
+            market_id
+            for row in watched.open
+            if row.kind == AlertKind.FEED_DISAGREEMENT
+            for market_id in row.markets
+        )
+        for market_id in markets:
+            values.tell(_DISAGREEMENTS, said[market_id], market_id)
+        if watched.looked_at is not None:
+            values.tell(_LAST_LOOK, watched.looked_at.timestamp())
+        configured, nothing = self._installation.settings.channels, Undelivered()
         # Others may have messages from before the settings were changed.
-        for channel in dict.fromkeys((*configured, *sorted(stored.undelivered))):
-            messages = stored.undelivered.get(channel, nothing)
+        for channel in dict.fromkeys((*configured, *sorted(watched.undelivered))):
+            messages = watched.undelivered.get(channel, nothing)
             values.tell(_ALERT_MESSAGES, messages.waiting, channel, "waiting")
             values.tell(_ALERT_MESSAGES, messages.given_up, channel, "given_up")
             since = messages.waiting_since or stored.now.wall_at

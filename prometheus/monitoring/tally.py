@@ -2,12 +2,12 @@
 What has ended, counted and timed by this process from the rows of the database.
 
 Whatever process wrote an end, or was killed before it could, it is a row; so nobody else needs to
-count, or a port to tell it on.
+count, or a port to tell it on. So it is with missed deadlines, and with messages of alerts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row
 
 from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus, Trigger
 from prometheus.persistence import endings
+from prometheus.persistence.alerts import Watched, read_watched
 from prometheus.persistence.clock import Now
 from prometheus.persistence.endings import Waits
 
@@ -29,6 +30,8 @@ _OVERLAP = timedelta(minutes=1)
 How long after its stamp an end is seen at the latest. It is written when its transaction commits,
 and ours wait for no lock, and stand still, longer than five seconds.
 """
+_LOOKS_BACK = timedelta(days=7)
+"""How long ago what is counted may have ended while no process did."""
 _BUCKETS = (
     *(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
     *(60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 86_400),
@@ -41,6 +44,8 @@ _LOST = {
     "ended without a report": "no_report",
 }
 """How the error begins of an attempt that was taken from its worker -> reason; the first counts."""
+_DELIVERED = {"sent": "sent", "failed": "given_up", "replaced": "replaced"}
+"""State of a message that has ended -> result."""
 _RESULTS = tuple(status for status in JobStatus if status in FINAL)
 _RUN_RESULTS = tuple(status for status in RunStatus if status is not RunStatus.OPEN)
 _PAIR = ("market", "pipeline")
@@ -85,7 +90,23 @@ _LOST_ATTEMPTS = Count(
     "Attempts that were taken from their worker because it, or its report, was lost.",
     ("reason", tuple(_LOST.values())),
 )
-COUNTS = (_RUNS, _MISSED, _ATTEMPTS, _FAILED, _LOST_ATTEMPTS)
+_POISON = Count(
+    "jobs_poisoned_total",
+    "Jobs that took as many workers with them as workers.max_lost allows, and one more: they are "
+    "not tried again. They have failed for good, too.",
+)
+_LATE = Count(
+    "deadline_missed_total",
+    "Runs that have missed a deadline, their own or one of a job; as alerts are raised.",
+)
+_SENT = Count(
+    "alert_deliveries_total",
+    "Messages of alerts that are not sent any more: sent were accepted, given_up never were, "
+    "replaced were not true any more, or somebody saw to it.",
+    ("result", tuple(_DELIVERED.values())),
+    of=("channel",),
+)
+COUNTS = (_RUNS, _MISSED, _ATTEMPTS, _FAILED, _LOST_ATTEMPTS, _POISON, _LATE, _SENT)
 
 _RUN_TIME = Time(
     "run_seconds",
@@ -112,7 +133,7 @@ TIMES = (_RUN_TIME, _DELAY, _WAIT, _GAP, _QUEUE, _RUN)
 
 class Tally:
     """
-    Counters of what ends from the first look on, each thing once.
+    Counters of what ends from the first look on, and since there was none to look; each thing once.
 
     A run that ends and is opened again between two looks has not ended.
     """
@@ -132,6 +153,7 @@ class Tally:
             for time in TIMES
         }
         self._pairs: set[tuple[str, str]] = set()
+        self._channels: set[str] = set()
         self._since: datetime | None = None
         """Wall time: what ended by then has been counted, or had ended before the first look."""
         self._seen: set[str] = set()
@@ -141,6 +163,8 @@ class Tally:
         self._open: set[str] = set()
         """Runs that were open."""
         self._waits: dict[str, Mapping[str, Waits]] = {}
+        self._told: set[tuple[str, int, datetime]] = set()
+        """Alerts and messages that are newer than it, and have been counted."""
 
     def families(self) -> Iterator[Metric]:
         """Tell what has been counted."""
@@ -152,27 +176,66 @@ class Tally:
         if (market_id, pipeline) in self._pairs:
             return
         self._pairs.add((market_id, pipeline))
-        for count, counter in self._counters.items():
-            for value in count.label[1] if count.label else [None]:
-                counter.labels(market_id, pipeline, *([value] if value else []))
+        self._begin(_PAIR, market_id, pipeline)
         for histogram in self._histograms.values():
             histogram.labels(market_id, pipeline)
 
-    def look(self, connection: Connection, now: Now) -> None:
+    def begin_channel(self, channel: str) -> None:
+        """Tell zeros of a channel, likewise."""
+        if channel not in self._channels:
+            self._channels.add(channel)
+            self._begin(_SENT.of, channel)
+
+    def _begin(self, of: tuple[str, ...], *labels: str) -> None:
+        for count, counter in self._counters.items():
+            if count.of == of:
+                for value in count.label[1] if count.label else [None]:
+                    counter.labels(*labels, *([value] if value else []))
+
+    def look(
+        self,
+        connection: Connection,
+        now: Now,
+        *,
+        watching: str = "",
+        first_looked_at: Callable[[datetime | None], datetime | None] = lambda at: at,
+    ) -> tuple[Sequence[Row[Any]], Watched]:
         """
         Count what has ended since the last look; by one thread at a time.
 
         Where it is left by an error, the next look goes on; nothing is counted twice. At the first
-        one, or when the clock was set back by more than the overlap, nothing is counted.
+        one, or when the clock was set back by more than the overlap, nothing is counted: what has
+        ended since a process before this one was at work is, at the second, when its zeros have
+        been told.
+
+        Args:
+            watching: The lease of who looks for what is wrong, which tells until when one was.
+            first_looked_at: Says what it told before this process looked itself, of what it tells.
+
+        Returns:
+            The open runs, and what is kept of what is wrong.
         """
         since = self._since
+        is_first = since is None
         counts = since is not None and since < now.wall_at
         if since is None or not counts:
             since, self._seen, self._ends = now.wall_at - _OVERLAP, set(), {}
+            self._told = set()
         until = max(since, now.wall_at - _OVERLAP)
         runs = endings.read_open(connection)
         for row in runs:
             self.begin(row.market_id, row.pipeline)
+        longest = now.wall_at - _LOOKS_BACK
+        watched = read_watched(connection, watching, longest if is_first else since)
+        at_work = first_looked_at(watched.looked_at) if is_first else None
+        if at_work is not None and at_work < now.wall_at:
+            self._since = max(at_work, longest) - _OVERLAP
+            self._open = {row.dag_id for row in runs}
+            for row in endings.read_pairs(connection, self._since):
+                self.begin(row.market_id, row.pipeline)
+            self._begin_watched(watched)
+            return runs, watched
+        self._count_watched(watched, counts=counts)
         now_open = {row.dag_id for row in runs}
         recent: set[str] = set()
         recent_runs: set[str] = set()
@@ -192,6 +255,28 @@ class Tally:
         self._count_runs(connection, self._open - now_open, counts=counts)
         self._since, self._seen, self._open = until, recent, now_open
         self._ends = {dag_id: at for dag_id, at in self._ends.items() if dag_id in recent_runs}
+        return runs, watched
+
+    def _begin_watched(self, watched: Watched) -> None:
+        for row in watched.missed:
+            self.begin(row.markets[0], row.pipeline)
+        for row in watched.ended:
+            self.begin_channel(row.channel)
+
+    def _count_watched(self, watched: Watched, *, counts: bool) -> None:
+        self._begin_watched(watched)
+        recent: set[tuple[str, int, datetime]] = set()
+        for row in watched.missed:
+            each = "alert", row.alert_id, row.raised_at
+            if counts and each not in self._told:
+                self._counters[_LATE].labels(row.markets[0], row.pipeline).inc()
+            recent.add(each)
+        for row in watched.ended:
+            each = "message", row.delivery_id, row.ended_at
+            if counts and each not in self._told:
+                self._counters[_SENT].labels(row.channel, _DELIVERED[row.state]).inc()
+            recent.add(each)
+        self._told = recent
 
     def _count_runs(
         self, connection: Connection, dag_ids: Collection[str], *, counts: bool
@@ -248,6 +333,8 @@ class Tally:
         lost = next((_LOST[begin] for begin in _LOST if (row.error or "").startswith(begin)), None)
         if lost:
             self._counters[_LOST_ATTEMPTS].labels(*pair, lost).inc()
+            if row.for_good and row.poison:
+                self._counters[_POISON].labels(*pair).inc()
         if row.scheduled_at and not now.jumps:  # where the clock leaps, waiting takes no time
             self._time_waiting(pair, row, now, successes)
         if row.worker:  # not what an operator forced to be a success

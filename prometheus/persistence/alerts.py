@@ -6,28 +6,28 @@ A message that is taken while its sender dies is sent again: at least once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Row,
     Select,
     Text,
     and_,
+    bindparam,
     cast,
     func,
     insert,
-    literal,
-    null,
     or_,
     select,
-    union_all,
     update,
 )
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from prometheus.errors import nearest
 from prometheus.orchestration.alerts import (
@@ -47,7 +47,8 @@ from prometheus.orchestration.dag import JobPriority
 from prometheus.persistence.audits import record_audit
 from prometheus.persistence.metadata import UtcDateTime, database_now
 from prometheus.persistence.operators import OperatorError, UnknownTargetError
-from prometheus.persistence.tables import alert_deliveries, alerts, is_told_of
+from prometheus.persistence.tables import alert_deliveries, alerts, is_told_of, leases
+from prometheus.persistence.together import Together
 
 _a, _d = alerts.c, alert_deliveries.c
 
@@ -58,6 +59,8 @@ GIVEN_UP_AFTER = timedelta(hours=12)
 _LONGEST_ERROR = 500
 _LOOKED_AT = 5_000
 """How many of the last messages are looked at for what was sent lately, however many there are."""
+_COUNTED_OF = 1_000
+"""Likewise for what is new of the last alerts and messages, every few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,40 +346,78 @@ def note_sent(
 class Undelivered:
     """Messages that a channel has not accepted."""
 
-    waiting: int
-    waiting_since: datetime | None
+    waiting: int = 0
+    waiting_since: datetime | None = None
     """When the first of those was written."""
-    given_up: int
+    given_up: int = 0
     """Of alerts that are open, and that nobody has acknowledged."""
 
 
-_UNDELIVERED = union_all(
-    select(
-        _d.channel,
-        func.count().label("waiting"),
-        func.min(_d.created_at).label("waiting_since"),
-        literal(0).label("given_up"),
-    )
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What is kept of what is wrong, for who counts it."""
+
+    looked_at: datetime | None
+    """Wall time of the last complete look; ``None`` where there was none."""
+    open: Sequence[Any]
+    """Alerts that are: ``kind``, ``severity``, ``markets``, ``pipeline``, ``acknowledged_at``."""
+    undelivered: Mapping[str, Undelivered]
+    """Channel -> messages that reached nobody; one without is left out."""
+    missed: Sequence[Any]
+    """Missed deadlines that are new: ``alert_id``, ``raised_at``, ``markets``, ``pipeline``."""
+    ended: Sequence[Any]
+    """Messages that are new in their last ``state``: ``delivery_id``, ``channel``, ``ended_at``."""
+
+
+_since = bindparam("since", type_=UtcDateTime)
+_OF_ALERT = ("alert_id", "raised_at", "markets", "pipeline")
+
+
+def _last(number: Column[Any], *columns: Column[Any]) -> ReadOnlyColumnCollection[str, Any]:
+    """Select from the last rows of a table, at the same cost however many there are."""
+    # SQLite finds them by the first condition, PostgreSQL by order and limit.
+    least = select(func.max(number) - _COUNTED_OF).scalar_subquery()
+    query = select(number, *columns).where(number > least)
+    return query.order_by(number.desc()).limit(_COUNTED_OF).subquery().c
+
+
+_last_alerts = _last(_a.alert_id, _a.kind, _a.raised_at, _a.markets, _a.pipeline)
+_last_messages = _last(_d.delivery_id, _d.channel, _d.state, _d.ended_at)
+_WATCHED = Together(
+    select(leases.c.ticked_at).where(leases.c.name == bindparam("watching")),
+    select(_a.kind, _a.severity, _a.markets, _a.pipeline, _a.acknowledged_at).where(
+        _a.resolved_at.is_(None)
+    ),
+    select(_d.channel, func.count().label("number"), func.min(_d.created_at).label("since"))
     .where(_d.state == "pending")
     .group_by(_d.channel),
-    select(_d.channel, literal(0), cast(null(), UtcDateTime), func.count())
-    .join(alerts)
+    select(_d.channel, func.count().label("number"))
+    .join_from(alert_deliveries, alerts)
     .where(_a.resolved_at.is_(None), _a.acknowledged_at.is_(None), _d.state == "failed")
     .group_by(_d.channel),
+    select(*(_last_alerts[name] for name in _OF_ALERT)).where(
+        _last_alerts.kind == AlertKind.DEADLINE_MISSED.value, _last_alerts.raised_at > _since
+    ),
+    select(*_last_messages).where(_last_messages.ended_at > _since),
 )
 
 
-def read_undelivered(connection: Connection) -> dict[str, Undelivered]:
-    """Count what has not reached anybody: channel -> its messages; one without is left out."""
-    found: dict[str, Undelivered] = {}
-    for row in connection.execute(_UNDELIVERED):
-        before = found.get(row.channel, Undelivered(0, None, 0))
-        found[row.channel] = Undelivered(
-            before.waiting + row.waiting,
-            before.waiting_since or row.waiting_since,
-            before.given_up + row.given_up,
-        )
-    return found
+def read_watched(connection: Connection, watching: str, since: datetime) -> Watched:
+    """
+    Read all of it in one statement.
+
+    Args:
+        watching: The lease of who looks.
+        since: Wall time after which something is new; of very many, only the last ones are told.
+    """
+    asked = {"watching": watching, "since": since}
+    leased, is_open, waiting, given_up, missed, ended = _WATCHED.read(connection, asked)
+    undelivered = {row.channel: Undelivered(row.number, row.since) for row in waiting}
+    for row in given_up:
+        before = undelivered.get(row.channel, Undelivered())
+        undelivered[row.channel] = replace(before, given_up=row.number)
+    looked_at = leased[0].ticked_at if leased else None
+    return Watched(looked_at, is_open, undelivered, missed, ended)
 
 
 # --- who looks ----------------------------------------------------------------------------------

@@ -29,12 +29,24 @@ from prometheus.persistence.tables import dag_runs, in_state, is_open, job_execu
 _AT_ONCE = 1000
 """So many ends are handed out together: the parameters of a statement have their limit, too."""
 
+_POISON = "workers were lost with it)"
+"""How the error ends of an attempt after which no other worker is risked."""
+
 _r = dag_runs.c
 _e = job_executions.c
 _next = job_executions.alias("next_attempt").c
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 
-_OPEN = select(_r.dag_id, _r.pipeline, _r.market_id).where(is_open)
+_OPEN = select(
+    *(_r.dag_id, _r.pipeline, _r.market_id),
+    *(_r.definition_hash, _r.status, _r.trigger, _r.created_at),
+).where(is_open)
+_PAIRS = (
+    select(_r.market_id, _r.pipeline)
+    .join_from(job_executions, dag_runs)
+    .where(_e.completed_at > bindparam("since", type_=UtcDateTime))
+    .distinct()
+)
 _ENDED: Select[Any] = select(_e.execution_id, _e.dag_id, _e.completed_at).where(
     _e.completed_at > bindparam("since", type_=UtcDateTime)
 )
@@ -68,6 +80,8 @@ _ATTEMPTS = (
                 _next.retry_bound_seconds.is_not(None),
             ),
         ).label("for_good"),
+        # As `fail` writes it.
+        func.coalesce(_e.error_message, "").endswith(_POISON).label("poison"),
     )
     .join_from(job_executions, dag_runs)
     .where(_e.execution_id.in_(_IDS))
@@ -94,8 +108,13 @@ _SUCCESSES = (
 
 
 def read_open(connection: Connection) -> list[Row[Any]]:
-    """Read the open runs: ``dag_id``, ``pipeline``, ``market_id``."""
+    """Read the open runs: ``pipeline``, ``market_id``, and what `deadlines_of_runs` needs."""
     return list(connection.execute(_OPEN))
+
+
+def read_pairs(connection: Connection, since: datetime) -> list[Row[Any]]:
+    """Read of which ``market_id`` and ``pipeline`` attempts ended after a wall time."""
+    return list(connection.execute(_PAIRS, {"since": since}))
 
 
 def read_ended(connection: Connection, since: datetime) -> Iterator[Sequence[Row[Any]]]:
@@ -118,7 +137,8 @@ def read_attempts(connection: Connection, execution_ids: Collection[str]) -> lis
     Returns:
         Rows of ``job_executions`` with their run's pipeline; ``forced``: no window counts;
         ``claimed``: it was queued by a decision and not by the end of another attempt;
-        ``for_good``: it is FAILED, and no other follows by itself.
+        ``for_good``: it is FAILED, and no other follows by itself; ``poison``: because it took its
+        workers with it too often.
     """
     return list(connection.execute(_ATTEMPTS, {"ids": list(execution_ids)}))
 

@@ -450,14 +450,23 @@ def _loads_of(rows: Iterable[Any]) -> dict[str, QueueLoad]:
     }
 
 
-def read_busy(connection: Connection) -> dict[str, int]:
-    """Count what workers run: incarnation -> executions; one that runs nothing is left out."""
-    rows = connection.execute(
-        select(_e.incarnation, func.count().label("running"))
-        .where(_running)
-        .group_by(_e.incarnation)
-    )
-    return {row.incarnation: row.running for row in rows}
+_LOADS_AND_BUSY = Together(
+    _LOADS,
+    select(_e.incarnation, func.count().label("running")).where(_running).group_by(_e.incarnation),
+)
+
+
+def read_loads_and_busy(
+    connection: Connection, now: datetime
+) -> tuple[dict[str, QueueLoad], dict[str, int]]:
+    """
+    Read what `read_loads` does, and count what workers run, in one statement.
+
+    Returns:
+        Also incarnation -> executions; one that runs nothing is left out.
+    """
+    loads, busy = _LOADS_AND_BUSY.read(connection, {"now": now})
+    return _loads_of(loads), {row.incarnation: row.running for row in busy}
 
 
 @dataclass(frozen=True, slots=True)

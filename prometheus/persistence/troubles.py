@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+)
 
 from prometheus.orchestration.lifecycle import JobStatus, Trigger
 from prometheus.orchestration.sensor import Readiness
@@ -112,6 +123,10 @@ class Waiting:
     """When the first of it was due, in wall time."""
     priority: int
     """The highest of them."""
+    unsent: int
+    """How many of them have no message yet."""
+    unsent_since: datetime | None
+    """When the first of those was due, in wall time."""
 
 
 def _is_due(now: datetime) -> ColumnElement[bool]:
@@ -137,13 +152,16 @@ def waiting_in_queues(connection: Connection, now: datetime) -> list[Waiting]:
             func.count().label("number"),
             func.min(_e.scheduled_at).label("since"),
             func.min(_e.priority).label("priority"),
+            func.count().filter(_e.published_at.is_(None)).label("unsent"),
+            func.min(case((_e.published_at.is_(None), _e.scheduled_at))).label("unsent_since"),
         )
         .join_from(job_executions, dag_runs)
         .where(_is_due(now))
         .group_by(_e.queue)
     )
     return [
-        Waiting(row.queue, row.number, row.since, row.priority) for row in connection.execute(query)
+        Waiting(row.queue, row.number, row.since, row.priority, row.unsent, row.unsent_since)
+        for row in connection.execute(query)
     ]
 
 

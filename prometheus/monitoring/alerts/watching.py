@@ -20,15 +20,14 @@ from prometheus.errors import nearest
 from prometheus.monitoring.alerts.causes import Seen, read_causes
 from prometheus.monitoring.alerts.messages import composer
 from prometheus.monitoring.alerts.sending import Sender
-from prometheus.monitoring.installation import Installation
+from prometheus.monitoring.installation import WATCHING, Installation
 from prometheus.orchestration.alerts import AlertKind, Cause, Kept, Route, decide, read_route
 from prometheus.persistence import alerts, leases
 from prometheus.persistence.engine import check_exists, first_line, writing
 
 log = logging.getLogger(__name__)
 
-LEASE = "alerts"
-"""The lease of the web process that watches."""
+LEASE = WATCHING
 _LEASE_FOR = timedelta(seconds=30)
 _LONGEST_PAUSE = timedelta(minutes=1)
 _PING_SECONDS = 10.0
@@ -122,12 +121,14 @@ class Watcher:
         looked_at = self._looked_at
         with writing(self._here.engine) as connection:
             before: dict[str, Any] | None = leases.leader(connection, LEASE)
+            found = before["ticked_at"] if before is not None else None
+            self._here.first_looked_at(found)
             leadership = self._lead(connection, looked_at)
             changed = leadership.leads != self._leads
             if changed:
                 # Whoever watched before has told all until then. Noted again at once, for whoever
                 # comes next may do so before this look is through.
-                looked_at = before["ticked_at"] if before is not None else None
+                looked_at = found
                 leadership = self._lead(connection, looked_at)
         if changed:
             self._leads, self._looked_at = leadership.leads, looked_at

@@ -32,9 +32,11 @@ from prometheus.monitoring.alerts.watching import Watcher
 from prometheus.monitoring.app import create_app
 from prometheus.monitoring.metrics import CELERY_GAUGES, GAUGES, KEPT_COUNTS, KEPT_TIMES
 from prometheus.monitoring.tally import COUNTS, TIMES
+from prometheus.orchestration.alerts import AlertKind, Cause, Raise, Severity
 from prometheus.orchestration.dag import JobPriority
+from prometheus.orchestration.deadlines import Deadline
 from prometheus.orchestration.planning import SessionRange
-from prometheus.persistence import alerts, leases, migrate, pauses, runs
+from prometheus.persistence import alerts, executions, leases, migrate, pauses, runs
 from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import create_engine, writing
 from prometheus.persistence.overrides import record
@@ -125,18 +127,18 @@ def test_all_is_told_when_all_works(working: Web) -> None:
     of_times = ("bucket", "sum", "count")
     times = {f"{time.name}_{end}" for time in (*TIMES, *KEPT_TIMES) for end in of_times}
     counts = {count.name for count in (*COUNTS, *KEPT_COUNTS)}
-    # No worker is there, and nobody has looked for what is wrong.
+    # No worker is there, nobody has looked for what is wrong, and no run has a deadline.
     untold = {"celery_worker_up", "worker_up", "worker_slots", "worker_busy"}
-    untold |= {"alerts_last_look_timestamp_seconds"}
+    untold |= {"alerts_last_look_timestamp_seconds", "deadline_slack_seconds"}
     assert gauges - untold | times | counts | {"build_info"} == set(found)
     assert components(found) == ALL_UP
     assert found["calendar_up"] == {of(name): 1 for name in MARKETS}
     ((build, one),) = found["build_info"].items()
     assert one == 1
     assert {release() or "", migrate.head()} < build
-    # Revision, the moment, open runs, what has ended, workers, loads, what waits and is not paused,
-    # what they run, open work, the last look, messages; SQLite asks for the table first.
-    assert len(working.statements) <= 12
+    # Revision, the moment, open runs, what has ended, workers, loads and what they run, what waits
+    # and is not paused, open work, alerts; SQLite asks for the table first.
+    assert len(working.statements) <= 10
 
 
 def test_each_format_is_given_to_who_asks_for_it(working: Web) -> None:
@@ -349,7 +351,9 @@ def test_a_pipeline_that_is_paused_hides_nothing_of_its_queue(working: Web, worl
 
 def test_messages_of_alerts_that_reach_nobody(working: Web, world: World) -> None:
     found = scrape(working)
-    assert found["open_alerts"] == {of(): 0}
+    assert set(found["open_alerts"].values()) == {0}
+    ended = {of("desk", result): 0 for result in ("sent", "given_up", "replaced")}
+    assert found["alert_deliveries_total"] == ended
     nothing = {of("desk", "waiting"): 0, of("desk", "given_up"): 0}
     assert found["alert_messages"] == nothing
     assert found["alert_messages_oldest_seconds"] == {of("desk"): 0}
@@ -362,7 +366,8 @@ def test_messages_of_alerts_that_reach_nobody(working: Web, world: World) -> Non
         assert watcher.look(at)
         watcher.wait_for_sending()
     found = scrape(working)
-    assert found["open_alerts"] == {of(): 1}
+    told = {labels: number for labels, number in found["open_alerts"].items() if number}
+    assert told == {of("job_failed", "error", "new"): 1}
     assert found["alert_messages"] == nothing | {of("desk", "waiting"): 1}
     (looked_at,) = found["alerts_last_look_timestamp_seconds"].values()
     assert math.isclose(looked_at, now.timestamp(), rel_tol=0, abs_tol=1e-3)
@@ -375,10 +380,109 @@ def test_messages_of_alerts_that_reach_nobody(working: Web, world: World) -> Non
     found = scrape(working)
     assert found["alert_messages"] == nothing | {of("desk", "given_up"): 1}
     assert found["alert_messages_oldest_seconds"] == {of("desk"): 0}
+    assert found["alert_deliveries_total"] == ended | {of("desk", "given_up"): 1}
     watcher.close()
     with writing(world.engine) as connection:
         alerts.acknowledge(connection, 1, actor="ada", reason="seen on the page")
-    assert scrape(working)["alert_messages"] == nothing
+    found = scrape(working)
+    assert found["alert_messages"] == nothing
+    told = {labels: number for labels, number in found["open_alerts"].items() if number}
+    assert told == {of("job_failed", "error", "acknowledged"): 1}
+    assert found["alert_deliveries_total"] == ended | {of("desk", "given_up"): 1}
+
+
+def raise_alerts(world: World, *of_kinds: tuple[AlertKind, tuple[str, ...], str | None]) -> None:
+    """Raise alerts of kinds, as the watcher does: of these markets, and of a pipeline."""
+    now = world.now()
+    causes = [
+        Cause(
+            key=f"{kind}:{number}",
+            kind=kind,
+            severity=Severity.WARNING,
+            summary="something",
+            since=now,
+            markets=markets,
+            pipeline=pipeline,
+        )
+        for number, (kind, markets, pipeline) in enumerate(of_kinds)
+    ]
+    with writing(world.engine) as connection:
+        alerts.apply_changes(connection, map(Raise, causes), now, lambda *_: ())
+
+
+def test_what_is_late_and_what_feeds_say(working: Web, world: World) -> None:
+    found = scrape(working)
+    assert found["runs_late"][of("US_EQ", "daily")] == 0
+    assert found["feed_disagreements"] == {of(name): 0 for name in MARKETS}
+    assert found["deadline_missed_total"][of("EU_EQ", "daily")] == 0
+    raise_alerts(
+        world,
+        (AlertKind.RUN_LATE, ("US_EQ",), "daily"),
+        (AlertKind.RUN_LATE, ("US_EQ",), "daily"),
+        (AlertKind.FEED_DISAGREEMENT, ("US_EQ", "XNYS"), None),
+        (AlertKind.DEADLINE_MISSED, ("EU_EQ",), "daily"),
+    )
+    for _ in range(2):
+        found = scrape(working)
+        assert found["runs_late"][of("US_EQ", "daily")] == 2
+        assert found["runs_late"][of("EU_EQ", "daily")] == 0
+        assert found["feed_disagreements"] == {of(name): int(name == "US_EQ") for name in MARKETS}
+        assert found["deadline_missed_total"][of("EU_EQ", "daily")] == 1
+        assert found["deadline_missed_total"][of("US_EQ", "daily")] == 0
+        told = {labels: number for labels, number in found["open_alerts"].items() if number}
+        assert told == {
+            of("run_late", "warning", "new"): 2,
+            of("feed_disagreement", "warning", "new"): 1,
+            of("deadline_missed", "warning", "new"): 1,
+        }
+
+
+def test_how_long_a_deadline_is_away(working: Web, world: World) -> None:
+    calendar, day = TradingCalendar("US_EQ"), world.now().date() + timedelta(days=9)
+    coming = next(
+        each
+        for each in (day + timedelta(days=more) for more in range(9))
+        if calendar.is_trading_day(each)
+    )
+    worker = world.worker()
+    world.run(job("a"), pipeline="later", day=coming, deadline="close+4h")
+    late = world.run(
+        job("a", deadline=Deadline.parse("close+1h")),
+        job("b"),
+        deadline="close+4h",
+        pipeline="late",
+    )
+    found = scrape(working)["deadline_slack_seconds"]
+    assert set(found) == {of("US_EQ", "later"), of("US_EQ", "late")}
+    assert 8 * DAY_SECONDS < found[of("US_EQ", "later")] < 20 * DAY_SECONDS
+    # The first of its two: of 2 December 2025, 17:00 in New York.
+    at = datetime(2025, 12, 2, 22, tzinfo=UTC)
+    ago = (world.now() - at).total_seconds()
+    assert math.isclose(found[of("US_EQ", "late")], -ago, abs_tol=60)
+    world.finish(late, worker, "a")
+    found = scrape(working)["deadline_slack_seconds"]
+    assert math.isclose(found[of("US_EQ", "late")], 3 * 3600 - ago, abs_tol=60)
+    world.finish(late, worker, "b")
+    assert of("US_EQ", "late") not in scrape(working)["deadline_slack_seconds"]
+
+
+def test_what_no_worker_can_have_heard_of(working: Web, world: World) -> None:
+    dag = world.run(job("a"), job("b"), job("c"))
+    world.claim(world.starts(dag))
+    ids = world.ids(dag)
+    for name in "ab":
+        world.change(ids[name], scheduled_at=world.now() - HOUR)
+    world.change(ids["c"], scheduled_at=world.now() + HOUR)  # not yet
+    with writing(world.engine) as connection:
+        executions.mark_published(connection, [ids["a"]])
+    found = scrape(working)
+    assert found["outbox_pending"] == {of(name): int(name == "US_EQ") for name in MARKETS}
+    assert 3600 <= found["outbox_oldest_seconds"][of("US_EQ")] < 7200
+    with writing(world.engine) as connection:
+        pauses.pause(connection, market_id="US_EQ", reason="r", actor="ann")
+    found = scrape(working)
+    assert found["outbox_pending"][of("US_EQ")] == 0
+    assert found["outbox_oldest_seconds"][of("US_EQ")] == 0
 
 
 def test_calendars_say_state_transition_and_horizon(working: Web) -> None:
@@ -493,6 +597,7 @@ OF_THE_DATABASE = {
     *("workers", "desired_workers", "queue_executions", "queue_oldest_seconds"),
     *("open_runs", "executions", "executions_held", "paused"),
     *("open_alerts", "alert_messages", "alert_messages_oldest_seconds"),
+    *("outbox_pending", "outbox_oldest_seconds", "runs_late", "feed_disagreements"),
     "celery_active_worker_count",
     *("scheduler_executions_total", "scheduler_tick_seconds_bucket"),
     *("scheduler_tick_seconds_sum", "scheduler_tick_seconds_count"),

@@ -17,8 +17,8 @@ from tests.integration.persistence.world import DAY, World, job
 MOST = 3
 """Besides the statement by which every request asks who makes it."""
 MORE: Mapping[str, int] = {
-    # The revision (two), the moment, ends (two), workers, what they run, queues, what waits in them
-    # and is not paused, open runs; and of alerts the last look and messages.
+    # The revision (two), the moment, ends (two), workers, queues and what runs, what waits and is
+    # not paused, open runs, their deadlines (two, of which one is kept), and alerts.
     "/metrics": 12,
     # It looks into whatever a job may wait for.
     "/why/{dag_id}": 18,

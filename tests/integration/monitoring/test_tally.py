@@ -19,7 +19,7 @@ from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import Failure
 from prometheus.persistence.runs import create_run
 from tests.integration.monitoring.test_metrics import Samples, lead, of, samples, scrape, serve
-from tests.integration.persistence.world import HOUR, World, dag_of, job
+from tests.integration.persistence.world import HOUR, LOST, World, dag_of, job
 
 SECOND = timedelta(seconds=1)
 PAIR = of("US_EQ", "test")
@@ -147,6 +147,20 @@ def test_a_lost_attempt_says_why(world: World) -> None:
     assert found["attempts_lost_total"] == {
         PAIR | {reason}: 1 for reason in ("worker_lost", "over_limit", "no_report", "cut_off")
     }
+
+
+def test_a_job_that_takes_its_workers_with_it(world: World) -> None:
+    counting, worker = Counting(world), world.worker()
+    dag = world.run(job("a", max_retries=0), job("b", max_retries=0))
+    world.fail(world.running(dag, "a", worker), LOST)
+    world.fail_for_good(dag, "b", worker)
+    assert "jobs_poisoned_total" not in counting.grown()
+    for _ in range(3):  # as often as it may happen
+        world.fail(world.running(dag, "a", worker), LOST)
+    found = counting.grown()
+    assert found["attempts_lost_total"] == {PAIR | {"worker_lost"}: 4}
+    assert found["jobs_failed_total"] == {PAIR: 2}
+    assert found["jobs_poisoned_total"] == {PAIR: 1}
 
 
 def timed(world: World, dag: Any, name: str, since: datetime, **lengths: int) -> None:

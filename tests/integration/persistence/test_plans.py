@@ -13,7 +13,16 @@ from sqlalchemy import Connection, event, text
 
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence import alerts, deadlines, endings, executions, leases, listings, runs
+from prometheus.persistence import (
+    alerts,
+    deadlines,
+    endings,
+    executions,
+    leases,
+    listings,
+    runs,
+    troubles,
+)
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, writing
 from tests.integration.persistence.world import BOOM, DAY, World, job
@@ -150,6 +159,10 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
             c, read_now(c), markets=["US_EQ"], since=now.date()
         ),
         "alerts": lambda c: alerts.read_kept(c, now, timedelta(hours=1)),
+        "what is told of alerts": lambda c: alerts.read_watched(c, "alerts", now - hour),
+        "loads and what runs": lambda c: listings.read_loads_and_busy(c, now),
+        "what is due": lambda c: troubles.waiting_in_queues(c, now),
+        "of what something ended": lambda c: endings.read_pairs(c, now - timedelta(minutes=1)),
         "existing": lambda c: runs.sessions_with_runs(c, "old", "US_EQ", DAY),
     }
 
