@@ -229,11 +229,11 @@ class Tally:
         watched = read_watched(connection, watching, longest if is_first else since)
         at_work = first_looked_at(watched.looked_at) if is_first else None
         if at_work is not None and at_work < now.wall_at:
-            self._since = max(at_work, longest) - _OVERLAP
-            self._open = {row.dag_id for row in runs}
-            for row in endings.read_pairs(connection, self._since):
+            earliest = max(at_work, longest) - _OVERLAP
+            for row in endings.read_pairs(connection, earliest):
                 self.begin(row.market_id, row.pipeline)
             self._begin_watched(watched)
+            self._since, self._open = earliest, {row.dag_id for row in runs}
             return runs, watched
         self._count_watched(watched, counts=counts)
         now_open = {row.dag_id for row in runs}

@@ -11,6 +11,8 @@ import pytest
 from sqlalchemy import event
 
 from prometheus.dispatch.attempts import CutOffError
+from prometheus.monitoring.alerts.watching import LEASE as WATCHING
+from prometheus.monitoring.alerts.watching import Watcher
 from prometheus.monitoring.tally import Tally
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence import executions, leases, operators
@@ -28,16 +30,16 @@ PAIR = of("US_EQ", "test")
 class Counting:
     """A tally that looks at a world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, tally: Tally | None = None) -> None:
         self._world = world
-        self._tally = Tally("prometheus_markets")
+        self._tally = tally or Tally("prometheus_markets")
         self.look()
 
     def look(self, **otherwise: Any) -> Samples:
         """Look once, with another clock if it is given; return what it then tells."""
         with reading(self._world.engine) as connection:
             now: Now = replace(read_now(connection), **otherwise)
-            self._tally.look(connection, now)
+            self._tally.look(connection, now, watching=WATCHING)
         return samples(self._tally.families())
 
     def grown(self, **otherwise: Any) -> dict[str, dict[frozenset[str], float]]:
@@ -101,6 +103,81 @@ def test_every_end_is_told_once_on_every_database(
         assert told["attempt_queue_seconds_count"][PAIR] == 4
         assert told["dependency_gap_seconds_count"][PAIR] == 1
         assert told["run_seconds_count"][PAIR] == 1
+    world.engine.dispose()
+
+
+def look_for_trouble(world: World, at: datetime) -> None:
+    """Look for what is wrong as a web process that has ended since, at an instant."""
+    with writing(world.engine) as connection:
+        for ticked_at in (None, at):
+            leases.lead(connection, WATCHING, "there:7:x", lease=-SECOND, ticked_at=ticked_at)
+
+
+def ended(world: World, pipeline: str, ago: timedelta) -> None:
+    """Let a job fail for good some time ago."""
+    dag = world.run(job("a", max_retries=0), pipeline=pipeline)
+    world.fail_for_good(dag, "a", world.worker())
+    world.close(dag)
+    world.change(world.ids(dag)["a"], completed_at=world.now() - ago)
+
+
+@pytest.mark.parametrize(
+    ("ago", "counted"),
+    [(2 * HOUR, {"since"}), (30 * 24 * HOUR, {"since", "before", "long ago"}), (None, set())],
+)
+def test_what_ended_while_nobody_looked_is_counted_when_its_zeros_are_told(
+    world: World, ago: timedelta | None, counted: set[str]
+) -> None:
+    ended(world, "since", HOUR)
+    ended(world, "before", 3 * HOUR)
+    ended(world, "long ago", 6 * 24 * HOUR)
+    ended(world, "too long ago", 8 * 24 * HOUR)
+    if ago is not None:
+        look_for_trouble(world, world.now() - ago)
+    first = Tally("prometheus_markets")
+    counting = Counting(world, first)
+    zeros = samples(first.families()).get("jobs_failed_total", {})
+    assert zeros == {of("US_EQ", pipeline): 0 for pipeline in counted}
+    for _ in range(2):
+        found = counting.grown()
+        expected = {of("US_EQ", pipeline): 1 for pipeline in counted}
+        assert found.get("jobs_failed_total", {}) == expected
+        assert found.get("runs_total", {}) == {pair | {"FAILED"}: 1 for pair in expected}
+
+
+def test_what_was_missed_while_the_machine_was_down_is_told_by_the_next_web_process(
+    database_url: str, redis_url: str, tmp_path: Any
+) -> None:
+    """Its own watcher looks before it is scraped, and says that it has."""
+    world = World(create_engine(database_url))
+    ended(world, "before", 3 * HOUR)
+    look_for_trouble(world, world.now() - 2 * HOUR)
+    ended(world, "meanwhile", HOUR)
+    with writing(world.engine) as connection:
+        create_run(
+            connection,
+            dag_of(job("a"), pipeline="daily"),
+            opens_at=leases.wall_time(connection),
+            trigger="catch_up",
+            calendar_version="1",
+            parameters={},
+            missed="missed: no scheduler was running",
+        )
+    given = {"DATABASE__URL": database_url, "BROKER__URL": redis_url}
+    with serve(tmp_path, **given) as web:
+        watcher = Watcher(web.app.state.installation)
+        for _ in range(2):  # the second notes the first
+            assert watcher.look()
+        for told in (0, 1, 1):
+            found = scrape(web)
+            assert found["runs_missed_total"][of("US_EQ", "daily")] == told
+            assert found["jobs_failed_total"][of("US_EQ", "meanwhile")] == told
+            assert of("US_EQ", "before") not in found["jobs_failed_total"]
+        # Another one has that one's word for all until now.
+        with serve(tmp_path, **given) as another:
+            for _ in range(2):
+                assert of("US_EQ", "meanwhile") not in scrape(another)["jobs_failed_total"]
+        watcher.close()
     world.engine.dispose()
 
 
