@@ -18,13 +18,21 @@ import pytest
 import yaml
 from sqlalchemy import Connection, Engine, select, text, update
 
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence import runs
 from prometheus.persistence.engine import create_engine, reading, writing
-from prometheus.persistence.tables import alert_deliveries, calendar_overrides, job_executions
+from prometheus.persistence.tables import (
+    alert_deliveries,
+    calendar_overrides,
+    dag_runs,
+    job_executions,
+)
 from tests.acceptance.conftest import RunCommand, StartCommand
 from tests.deployments import DEPLOY
+from tests.eodhd.server import TOKEN as FEED_TOKEN
+from tests.eodhd.server import Imitation
 from tests.servers import (
     REPOSITORY,
     MonitoringServer,
@@ -92,10 +100,16 @@ def server(port: int, tmp_path: Path) -> Iterator[MonitoringServer]:
 
 def sooner(shipped: str) -> str:
     """Shorten how long something must be wrong; promtool has tried how long that is."""
-    for shown, sought in (("5", "0.25"), ("900", "10"), ("300", "5"), ("120", "5")):
-        shipped, found = re.subn(f"> {shown}$", f"> {sought}", shipped, flags=re.MULTILINE)
+    for shown, sought in {
+        "> 5": "> 0.25",
+        "> 60": "> 5",
+        "> 300": "> 5",
+        "> 900": "> 10",
+        "[2m])) <= 120": "[5s])) <= 5",
+    }.items():
+        shipped, found = re.subn(f"{re.escape(shown)}$", sought, shipped, flags=re.MULTILINE)
         assert found, shown
-    return re.sub(r"for: \d+m", "for: 0s", shipped)
+    return re.sub(r"for: \d+[mh]", "for: 0s", shipped)
 
 
 def rules(server: MonitoringServer) -> list[dict[str, Any]]:
@@ -220,7 +234,7 @@ def fail(ctx: JobContext) -> None:
     raise ValueError("the vendor sent nothing")
 
 
-busy = Pipeline("busy", markets=["BBB"])
+busy = Pipeline("busy", markets=["BBB"], deadline="open+20h")
 
 
 @busy.sensor(every="1s", expected="20h", give_up="21h")
@@ -236,9 +250,13 @@ def holds(ctx: JobContext) -> None:
 
 
 @busy.job(after=[bad], priority="OPTIONAL", queue_timeout="3s")
+def expires(ctx: JobContext) -> None: ...
+
+
+@busy.job(after=[bad], priority="OPTIONAL")
 def waits(ctx: JobContext) -> None: ...
 """
-MISSED = """
+TOO_LATE = """
 from prometheus import JobContext, Pipeline
 
 missed = Pipeline("missed", markets=["AAA"])
@@ -246,6 +264,14 @@ missed = Pipeline("missed", markets=["AAA"])
 
 @missed.job()
 def settle(ctx: JobContext) -> None: ...
+
+
+late = Pipeline("late", markets=["AAA"], deadline="open+1h")
+
+
+@late.sensor(every="1s", expected="1m", give_up="20h")
+def vendor(ctx: JobContext) -> bool:
+    return False
 """
 HOUR = timedelta(hours=1)
 DAY = 24 * HOUR
@@ -260,9 +286,16 @@ class Live:
     """The stack of one installation: its commands, and what is done to it."""
 
     def __init__(
-        self, start: StartCommand, engine: Engine, redis: RedisServer, home: Path, port: int
+        self,
+        start_command: StartCommand,
+        run_command: RunCommand,
+        engine: Engine,
+        redis: RedisServer,
+        home: Path,
+        port: int,
     ) -> None:
-        self.start = start
+        self.start_command = start_command
+        self.run_command = run_command
         self.engine = engine
         self.home = home
         now = datetime.now(UTC)
@@ -276,12 +309,12 @@ class Live:
             ended=(now - 2 * DAY).date(),
         )
         (home / "well.py").write_text(PIPELINES)
-        (home / "missed.py").write_text(MISSED)
+        (home / "too_late.py").write_text(TOO_LATE)
         self.enable("AAA", "BBB", "US_EQ")
         self.env = {
             "PROMETHEUS__DATABASE__URL": engine.url.render_as_string(hide_password=False),
             "PROMETHEUS__BROKER__URL": redis.url,
-            "PROMETHEUS__PIPELINES__MODULES": "well.py,missed.py",
+            "PROMETHEUS__PIPELINES__MODULES": "well.py,too_late.py",
             "PROMETHEUS__CHANNELS__DESK": f"json://127.0.0.1:{free_port()}",
             "PROMETHEUS__CHANNELS__GONE": f"json://127.0.0.1:{free_port()}",
             "PROMETHEUS__ALERTS__QUIET": "1s",
@@ -290,6 +323,7 @@ class Live:
             "PROMETHEUS__SCHEDULER__LEASE": "20s",
             "PROMETHEUS__WORKERS__CONCURRENCY": "2",
             "PROMETHEUS__WORKERS__LEASE": "15s",
+            "PROMETHEUS__WORKERS__MAX_LOST": "0",
             "PROMETHEUS__WORKERS__RENEWAL": "1s",
             "PROMETHEUS__WEB__PORT": str(port),
         }
@@ -301,7 +335,7 @@ class Live:
 
     def command(self, *arguments: str, **env: str) -> Process:
         """Start one of its processes."""
-        return self.start(*arguments, env={**self.env, **env})
+        return self.start_command(*arguments, env={**self.env, **env})
 
     def touch(self, name: str) -> None:
         """Let a sensor find what it looks for."""
@@ -314,12 +348,25 @@ class Live:
         with reading(self.engine) as connection:
             return connection.execute(select(job_executions).where(*of)).first() is not None
 
-    def override_that_nobody_can_read(self, run_command: RunCommand) -> None:
+    def run_of(self, pipeline: str) -> str:
+        """Return the run of a pipeline."""
+        with reading(self.engine) as connection:
+            return str(
+                connection.execute(
+                    select(dag_runs.c.dag_id).where(dag_runs.c.pipeline == pipeline)
+                ).scalar_one()
+            )
+
+    def do(self, *arguments: str, **env: str) -> None:
+        """Run a command that succeeds."""
+        done = self.run_command(*arguments, env={**self.env, **env})
+        assert done.status == 0, done
+
+    def override_that_nobody_can_read(self) -> None:
         """Record an override of a coming session, and damage it."""
         session = (datetime.now(UTC) + 3 * DAY).date()
         override = ("calendar", "override", "add", "AAA", str(session), "closed", "--yes")
-        done = run_command(*override, "--reason", "a storm", "--source", "s", env=self.env)
-        assert done.status == 0, done
+        self.do(*override, "--reason", "a storm", "--source", "s")
         with writing(self.engine) as connection:
             connection.execute(update(calendar_overrides).values(opens="noon"))
 
@@ -346,13 +393,14 @@ class Live:
 @pytest.fixture
 def live(
     start_command: StartCommand,
+    run_command: RunCommand,
     postgresql_url: str,
     spare_redis: RedisServer,
     home: Path,
     port: int,
 ) -> Iterator[Live]:
     engine = create_engine(postgresql_url)
-    yield Live(start_command, engine, spare_redis, home, port)
+    yield Live(start_command, run_command, engine, spare_redis, home, port)
     engine.dispose()
 
 
@@ -368,7 +416,6 @@ def holding(engine: Engine, statement: str) -> Iterator[Connection]:
 
 @pytest.mark.slow
 def test_every_panel_has_data_and_every_alert_its_case(
-    run_command: RunCommand,
     live: Live,
     server: MonitoringServer,
     spare_redis: RedisServer,
@@ -402,13 +449,24 @@ def test_every_panel_has_data_and_every_alert_its_case(
         live.block_a_tick()
     live.touch("trouble")
     wait_until((live.home / "holds").exists, timeout=PATIENCE)
-    wrong = {"MarketsJobFailed", "MarketsRunFailed", "MarketsWindowExpired"}
-    wrong.add("MarketsAlertsNotDelivered")
+    wrong = {"MarketsJobFailed", "MarketsRunFailed", "MarketsWindowExpired", "MarketsQueueOld"}
+    wrong |= {"MarketsAlertsNotDelivered", "MarketsAlertsUnanswered"}
     expect(server, wrong, maybe=slow)
     worker.kill()
-    wrong |= {"MarketsWorkerLost", "MarketsQueueWithoutWorkers", "MarketsQueueOld"}
+    wrong |= {"MarketsWorkerLost", "MarketsJobPoisoned", "MarketsQueueWithoutWorkers"}
     expect(server, wrong, maybe=slow)
-    live.override_that_nobody_can_read(run_command)
+    with Imitation(now=datetime.now(UTC)) as feed:
+        storm = TradingCalendar("XNYS").next_trading_day((datetime.now(UTC) + 7 * DAY).date())
+        feed.extra_closures["US", storm] = "Storm"
+        feed.maintenance = False
+        live.do(
+            *("calendar", "sync", "XNYS"),
+            PROMETHEUS__EODHD__TOKEN=FEED_TOKEN,
+            PROMETHEUS__EODHD__URL=feed.url,
+        )
+    wrong.add("MarketsFeedDisagrees")
+    expect(server, wrong, maybe=slow)
+    live.override_that_nobody_can_read()
     live.give_up("gone")
     wrong |= {"MarketsOverridesUnreadable", "MarketsAlertsGivenUp"}
     expect(server, wrong, maybe=slow)
@@ -424,10 +482,12 @@ def test_every_panel_has_data_and_every_alert_its_case(
     with writing(live.engine) as connection:  # as if it had stood still since before it
         runs.first_seen(connection, "missed", "AAA", "every session", live.cut - HOUR)
     live.command("beat")
-    wrong.add("MarketsSessionMissed")
+    wrong |= {"MarketsSessionMissed", "MarketsRunLate", "MarketsDeadlineMissed"}
     expect(server, wrong, maybe=slow)
     spare_redis.stop()
     expect(server, {*wrong, "MarketsComponentDown"}, maybe=slow)
+    live.do("retry", live.run_of("fails"))
+    expect(server, {*wrong, "MarketsComponentDown", "MarketsOutboxPending"}, maybe=slow)
     before = {*wrong, *slow}  # what has been counted stays an alert for ten minutes
     web.send(signal.SIGTERM)
     expect(server, {"MarketsAbsent", "MarketsWebDown"}, maybe=before)
