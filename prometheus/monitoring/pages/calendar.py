@@ -17,10 +17,11 @@ from prometheus.masking import safe_text
 from prometheus.monitoring.api.models import Name
 from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import actions
-from prometheus.monitoring.pages.pulse import Version
+from prometheus.monitoring.pages.pulse import STANDING, Version
 from prometheus.monitoring.pages.rendering import show
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.svg import element
+from prometheus.persistence.changes import HOLIDAYS
 from prometheus.persistence.holidays import differing_holidays
 
 router = APIRouter(include_in_schema=False)
@@ -65,6 +66,7 @@ def calendar_page(
     ]
     values = {
         "version": version,
+        "shows": [STANDING, HOLIDAYS],
         "standing": standing,
         "calendar": found,
         "add": actions.of_calendar(found),

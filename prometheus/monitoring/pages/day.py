@@ -20,10 +20,11 @@ from prometheus.monitoring.api.runs import Deadline
 from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import actions, gantt
 from prometheus.monitoring.pages.lanes import Band, lay_bands
-from prometheus.monitoring.pages.pulse import Version
+from prometheus.monitoring.pages.pulse import STANDING, Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.orchestration.lifecycle import FINAL, JobStatus
+from prometheus.persistence.changes import of_market
 from prometheus.persistence.deadlines import deadlines_of_runs
 from prometheus.persistence.listings import read_day
 
@@ -83,6 +84,7 @@ def day_page(
         pictures.append((run, deadline, drawn))
     values = {
         "version": version,
+        "shows": [STANDING, of_market(market_id)],
         "standing": standing,
         "market": market_id,
         "day": day,

@@ -18,7 +18,7 @@ from prometheus.monitoring.api.models import IsoDate, Name
 from prometheus.monitoring.installation import Here, Installation
 from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.actions import Action
-from prometheus.monitoring.pages.pulse import Version
+from prometheus.monitoring.pages.pulse import STANDING, Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.svg import element
@@ -26,6 +26,7 @@ from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence.backfills import Backfill, list_backfills
+from prometheus.persistence.changes import BACKFILLS, RUNS, of_market
 from prometheus.persistence.clock import Now
 from prometheus.persistence.listings import RunFilter, Sitting, list_sittings, read_dag
 from prometheus.persistence.runs import UnreadableRunError
@@ -126,6 +127,7 @@ def history_page(
         offered.insert(0, (f"{pipeline} in {market}", here_only))
     values = {
         "version": version,
+        "shows": [STANDING, of_market(market) if market is not None else RUNS, BACKFILLS],
         "standing": standing,
         "market": market,
         "pipeline": pipeline,

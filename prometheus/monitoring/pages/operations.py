@@ -22,11 +22,12 @@ from prometheus.monitoring.doorman import host_name
 from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.actions import Action
-from prometheus.monitoring.pages.pulse import Version
+from prometheus.monitoring.pages.pulse import STANDING, Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of, zone_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.pauses import Pause
+from prometheus.persistence.changes import ALERTS, CREW, RUNS
 from prometheus.persistence.listings import QueueLoad, read_bustle
 from prometheus.settings import FlowerSettings
 
@@ -137,6 +138,7 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
     coming = [each for each in overrides.standing() if each.session >= today]
     values = {
         "version": version,
+        "shows": [STANDING, RUNS, ALERTS, CREW],
         "standing": standing,
         "alerts": [
             ShownAlert(row, actions.of_alert(row), _zone_of_one(row.markets))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -16,12 +17,14 @@ from fastapi.responses import StreamingResponse
 
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.pages.standing import standing_of
-from prometheus.persistence.changes import read_changes
+from prometheus.persistence.changes import minute_of, read_changes
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(include_in_schema=False)
 
+STANDING = "standing"
+"""What every page shows: the moment, who leads, what is paused, and calendars with overrides."""
 EVERY_SECONDS = 1.0
 _SAY_SOMETHING_SECONDS = 15.0
 """A stream that says nothing for long is ended by whatever stands between."""
@@ -34,8 +37,11 @@ class Pulse:
     """One reader, in a task of its own, and all who wait for what it reads."""
 
     def __init__(self, read: Callable[[], str]) -> None:
-        self.version = ""
-        """What was read last; whoever looks at the database after that sees at least that."""
+        self.version = "{}"
+        """
+        What was read last, as JSON: scope -> what is another text when that has changed. Whoever
+        looks at the database after that sees at least that.
+        """
         self._read = read
         self.watchers = 0
         """How many pages are open."""
@@ -106,17 +112,23 @@ def pulse_of(here: Installation) -> Pulse:
         with here.look() as look:
             standing = standing_of(look, here)
             now = look.now
-            seen = (
-                read_changes(look.connection),
+            moment = (
                 standing.scheduled,
                 # What markets do changes on whole minutes; in a replay whenever time leaps.
-                standing.market_at.replace(second=0, microsecond=0),
+                minute_of(standing.market_at),
+                minute_of(now.wall_at),  # further back `read_changes` does not tell everything
                 now.latest_override,
                 [each.pause_id for each in standing.pauses],
             )
-        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+            found = {STANDING: repr(moment), **read_changes(look.connection, now.wall_at)}
+        told = {scope: _digest(text) for scope, text in found.items()}
+        return json.dumps(told, sort_keys=True)
 
     return Pulse(read)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _pulse(request: Request) -> Pulse:
@@ -134,7 +146,7 @@ Version = Annotated[str, Depends(_version)]
 
 @router.get("/events")
 async def events(request: Request) -> StreamingResponse:
-    """Tell a page once a second what version of the rows there is, for as long as it is open."""
+    """Tell a page once a second what version of everything there is, for as long as it is open."""
     pulse = _pulse(request)
     if pulse.is_full:
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "Too many pages are open.")

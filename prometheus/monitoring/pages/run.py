@@ -20,12 +20,13 @@ from prometheus.monitoring.api.runs import JobOfRun, RunGraph, tell_run
 from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.graphs import Node, draw_graph
-from prometheus.monitoring.pages.pulse import Version
+from prometheus.monitoring.pages.pulse import STANDING, Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of, zone_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.monitoring.pages.words import how_long
-from prometheus.orchestration.lifecycle import FINAL
+from prometheus.orchestration.lifecycle import FINAL, JobStatus
 from prometheus.orchestration.pauses import Pause
+from prometheus.persistence.changes import BACKFILLS, CREW, RUNS, of_log, of_run
 from prometheus.persistence.clock import Now
 from prometheus.persistence.listings import UnknownExecutionError, UnknownJobError, read_run
 from prometheus.persistence.logs import traceback_of
@@ -73,8 +74,10 @@ def run_page(
     paused = [each for each in standing.pauses if _keeps(each, graph, job)]
     held = next((each for each in paused if each.job_id is not None), None)
     top = top_of(request)
+    writes = shown is not None and shown.execution.status == JobStatus.RUNNING
     values = {
         "version": version,
+        "shows": [STANDING, of_run(dag_id), *([of_log(dag_id)] if writes else [])],
         "standing": standing,
         "paused": paused,
         "run_actions": actions.of_run(graph, here.pipelines[0], paused),
@@ -101,11 +104,17 @@ def run_page(
 
 
 @router.get("/why/{dag_id}")
-def why_page(request: Request, here: Here, dag_id: Name, job: Name | None = None) -> HTMLResponse:
+def why_page(
+    request: Request, here: Here, version: Version, dag_id: Name, job: Name | None = None
+) -> HTMLResponse:
     """Say why a run, or a job of it, does not go on; the page of the run shows it as a part."""
     told = reasons.why_run(here, dag_id) if job is None else reasons.why_job(here, dag_id, job)
     top = top_of(request)
+    # What has not ended may wait for other runs, their workers and the broker.
+    over = told.status in {*map(str, FINAL)}
     values = {
+        "version": version,
+        "shows": [STANDING, of_run(dag_id)] if over else [STANDING, RUNS, BACKFILLS, CREW],
         "why": told,
         "zone": zone_of(told.market),
         "link_to": lambda *chosen: run_link(top, *chosen),

@@ -21,11 +21,12 @@ from prometheus.monitoring.installation import Here
 from prometheus.monitoring.pages import actions
 from prometheus.monitoring.pages.actions import Action
 from prometheus.monitoring.pages.lanes import AHEAD, BACK, Bar, Lane, draw_lane, lay_bands
-from prometheus.monitoring.pages.pulse import Version
+from prometheus.monitoring.pages.pulse import STANDING, Version
 from prometheus.monitoring.pages.rendering import run_link, show, top_of
 from prometheus.monitoring.pages.standing import standing_of
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.pauses import Pause
+from prometheus.persistence.changes import ALERTS, RUNS
 from prometheus.persistence.clock import Now
 from prometheus.persistence.runs import latest_statuses
 from prometheus.persistence.timelines import read_timelines
@@ -94,6 +95,7 @@ def world(request: Request, here: Here, version: Version) -> HTMLResponse:
     ]
     values = {
         "version": version,
+        "shows": [STANDING, RUNS, ALERTS],
         "standing": standing,
         "alerts": look.open_alerts,
         "markets": markets,

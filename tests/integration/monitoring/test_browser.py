@@ -34,7 +34,7 @@ from prometheus.monitoring.pages import pulse as pulse_module
 from prometheus.monitoring.pages.pulse import Pulse
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.passwords import hash_password
-from prometheus.persistence import logs, operators, pauses, runs, users
+from prometheus.persistence import executions, leases, logs, operators, pauses, runs, users
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.holidays import propose_holidays
 from prometheus.persistence.tables import audit, sign_ins
@@ -43,7 +43,7 @@ from tests.integration.monitoring.conftest import Web, served
 from tests.integration.monitoring.proxy import PREFIX, proxied
 from tests.integration.monitoring.test_markets import say
 from tests.integration.monitoring.test_pages import lead, stand
-from tests.integration.persistence.world import World, job
+from tests.integration.persistence.world import DAY, World, job
 from tests.servers import leave_out, wait_until
 
 PATIENCE = 60_000
@@ -520,6 +520,76 @@ def test_a_worker_that_is_gone_is_seen_to_be(page: Page, web: Web, world: World)
     row = page.get_by_role("row").filter(has_text="us_eq@h")
     expect(row).to_contain_text("✗ ended")
     assert was_not_loaded_again(page)
+
+
+def test_the_panel_follows_workers_and_the_broker(page: Page, web: Web, world: World) -> None:
+    """Also where market time stands, and nothing changes but a lease."""
+    stand(world, datetime(2012, 11, 23, 19, 0, tzinfo=UTC), "US_EQ")
+    lead(world)
+    world.worker(name="first@h", lease=timedelta(seconds=5))
+    dag = world.run(job("a"))
+    (sent,) = world.claim(world.starts(dag, "a", forced=True))
+    with writing(world.engine) as connection:
+        executions.mark_published(connection, [sent.execution_id])
+    pages = (page, page.context.new_page())
+    for each, path in zip(pages, ("runs", "why"), strict=True):
+        each.goto(f"/{path}/{dag.dag_id}?job=a")
+        expect(each.locator(".why li").first).to_be_visible()
+        mark(each)
+    for each in pages:
+        expect(each.locator(".why")).to_contain_text(
+            "no worker serves the queue US_EQ: the lease of first@h ended"
+        )
+    world.worker(name="second@h")
+    for each in pages:
+        expect(each.locator(".why")).not_to_contain_text("no worker serves")
+    # There is no Redis, and so the panel says since when the scheduler misses it.
+    lasted: list[float] = []
+    while min(lasted, default=9) >= 2 and len(lasted) < 20:
+        lost_at = world.now() - timedelta(hours=1)
+        with writing(world.engine) as connection:
+            leases.lead(
+                connection,
+                "beat",
+                "host:7:1",
+                lease=timedelta(minutes=9),
+                ticked_at=world.now(),
+                broker_lost_at=lost_at,
+            )
+        changed_at = time.monotonic()
+        page.locator(f".why time[data-at='{lost_at.isoformat()}']").wait_for()
+        lasted.append(time.monotonic() - changed_at)
+    assert min(lasted) < 2, lasted
+    assert all(map(was_not_loaded_again, pages))
+
+
+def test_a_page_is_not_asked_for_because_of_what_it_does_not_show(
+    page: Page, web: Web, world: World
+) -> None:
+    lead(world)
+    worker = world.worker()
+    done = world.run(job("a"), day=DAY - timedelta(days=1))
+    world.finish(done, worker, "a")
+    world.close(done)
+    dag = world.run(job("a"))
+    execution_id = world.running(dag, "a", worker)
+    page.goto(f"/runs/{dag.dag_id}?job=a")
+    others = [page.context.new_page() for _ in range(3)]
+    for other, path in zip(
+        others, (f"/runs/{done.dag_id}?job=a", "/calendar", "/history"), strict=True
+    ):
+        other.goto(path)
+        expect(other.locator("#live")).to_be_visible()
+    asked: list[str] = []
+    page.context.on("request", lambda request: asked.append(request.url))
+    for number in range(4):
+        with writing(world.engine) as connection:
+            logs.append(connection, execution_id, f"line {number}\n")
+        expect(page.locator("pre")).to_contain_text(f"line {number}")
+    of_page = [url for url in asked if url.endswith(f"/runs/{dag.dag_id}?job=a")]
+    assert len(of_page) >= 4
+    # Once a minute a page asks for itself anyhow.
+    assert all(asked.count(url) <= 1 for url in asked if url not in (*of_page, f"{web.url}/events"))
 
 
 def test_what_happens_is_seen_on_every_page(page: Page, web: Web, world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Generator
 from datetime import UTC, date, datetime, timedelta
@@ -11,16 +12,18 @@ from typing import Any
 import httpx
 from sqlalchemy import update
 
+from prometheus.core.holidays import Holiday, HolidayKind
 from prometheus.monitoring.app import create_app
-from prometheus.monitoring.pages.pulse import Pulse
+from prometheus.monitoring.pages.pulse import STANDING, Pulse
 from prometheus.orchestration.planning import SessionRange
-from prometheus.persistence import leases, logs
+from prometheus.persistence import leases, logs, operators
 from prometheus.persistence.clock import start_replay
 from prometheus.persistence.engine import writing
+from prometheus.persistence.holidays import propose_holidays
 from prometheus.persistence.tables import dag_runs
 from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import SECRET, Web, served
-from tests.integration.persistence.world import HOUR, World, job
+from tests.integration.persistence.world import DAY, HOUR, World, job
 from tests.servers import wait_until
 
 COMMON = 1
@@ -262,6 +265,74 @@ def test_a_page_has_what_it_was_told_of(web: Web, world: World) -> None:
     version = wait_for_other(told, before)
     (live,) = show(web, "/").all("div", id="live")
     assert live["data-version"] == version
+    told.close()
+
+
+def changed_since(told: Generator[str, None, None], version: str) -> tuple[str, set[str]]:
+    """Go on until something has changed besides the minute; return the version and what it is."""
+    before = json.loads(version)
+    for each in told:
+        after = json.loads(each)
+        of = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        if of - {STANDING}:
+            return each, of - {STANDING}
+    raise AssertionError("the stream has ended")
+
+
+def test_a_change_concerns_only_pages_that_show_it(web: Web, world: World) -> None:
+    lead(world)
+    worker = world.worker()
+    done = world.run(job("a", max_retries=0), day=DAY - timedelta(days=1))
+    world.fail_for_good(done, "a", worker)
+    world.close(done)
+    dag = world.run(job("a"), job("b", "a"))
+    other = world.run(job("a"), day=DAY + timedelta(days=1))
+    execution_id = world.running(dag, "a", worker)
+    us = {
+        "/",
+        "/operations",
+        "/history?market=US_EQ&pipeline=test",
+        f"/days/US_EQ/{DAY}",
+        f"/why/{dag.dag_id}",
+    }
+    own = {f"/runs/{dag.dag_id}", f"/runs/{dag.dag_id}?job=b"}
+    its_log = f"/runs/{dag.dag_id}?job=a"
+    finished = {f"/runs/{done.dag_id}?job=a", f"/why/{done.dag_id}"}
+    rest = {
+        "/calendar?market=US_EQ",
+        "/history?market=EU_EQ&pipeline=daily",
+        f"/days/EU_EQ/{DAY}",
+        f"/runs/{other.dag_id}?job=a",
+    }
+    shown = {}
+    for path in us | own | {its_log} | finished | rest:
+        live = show(web, path).all("div", data_live="")[0]
+        shown[path] = set(json.loads(live["data-shows"]))
+        assert STANDING in shown[path]
+
+    told = versions(web)
+    version = next(told)
+
+    def concerns() -> set[str]:
+        nonlocal version
+        version, changed = changed_since(told, version)
+        return {path for path, scopes in shown.items() if scopes & changed}
+
+    for _ in range(2):
+        with writing(world.engine) as connection:
+            logs.append(connection, execution_id, "a line\n")
+        assert concerns() == {its_log}
+    world.succeed(execution_id, worker)
+    assert concerns() == us | own | {its_log}
+    world.worker(name="another@h")
+    assert concerns() == {"/operations", f"/why/{dag.dag_id}"}
+    with writing(world.engine) as connection:
+        storm = Holiday(date(2012, 12, 11), "Storm", HolidayKind.CLOSED)
+        propose_holidays(connection, "XNYS", "eodhd", storm.day, storm.day, [storm])
+    assert concerns() == {"/calendar?market=US_EQ"}
+    with writing(world.engine) as connection:
+        operators.retry(connection, done.dag_id, "a", actor="ada")
+    assert concerns() == us | finished
     told.close()
 
 

@@ -9,8 +9,8 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence import logs
-from prometheus.persistence.changes import read_changes
+from prometheus.persistence import leases, logs
+from prometheus.persistence.changes import of_log, read_changes
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.tables import attempt_logs, dag_runs
 from tests.integration.persistence.world import BOOM, World, job
@@ -49,7 +49,8 @@ def test_the_end_is_one_part_that_is_renewed_and_that_is_a_change(world: World) 
         with writing(world.engine) as connection:
             logs.replace_end(connection, execution, text)
         with reading(world.engine) as connection:
-            seen.add(read_changes(connection))
+            now = leases.wall_time(connection)
+            seen.add(read_changes(connection, now)[of_log(dag.dag_id)])
             found = logs.read_attempt(connection, execution, after=0)
             new = logs.read_attempt(connection, execution, after=found.parts[-1].part - 1)
         assert [(each.text, each.is_end) for each in found.parts] == [

@@ -23,6 +23,7 @@ from prometheus.persistence import (
     runs,
     troubles,
 )
+from prometheus.persistence.changes import read_changes
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, writing
 from tests.integration.persistence.world import BOOM, DAY, World, job
@@ -163,6 +164,7 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "loads and what runs": lambda c: listings.read_loads_and_busy(c, now),
         "what is due": lambda c: troubles.waiting_in_queues(c, now),
         "of what something ended": lambda c: endings.read_pairs(c, now - timedelta(minutes=1)),
+        "changes": lambda c: read_changes(c, now + hour),
         "existing": lambda c: runs.sessions_with_runs(c, "old", "US_EQ", DAY),
     }
 

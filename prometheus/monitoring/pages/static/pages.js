@@ -364,7 +364,7 @@
   // A page is fresh while it has what the server has; it asks for itself again when it has not.
   let freshAt = Date.now();
   let looksSince = freshAt; // a hidden page hears nothing, and when it is looked at has not been told yet
-  const shownVersion = () => document.getElementById("live")?.dataset.version;
+  const live = () => [...document.querySelectorAll("[data-live]")]; // the page first, and then its parts
   let wrong = null; // why it is not told anything: status and words
   const isFresh = () => {
     freshAt = Date.now();
@@ -384,10 +384,20 @@
       asking.abort();
     }
   };
+  // Of all that was told only what it shows concerns it.
+  const isBehind = (each, told) => {
+    const has = JSON.parse(each.dataset.version);
+    return JSON.parse(each.dataset.shows).some((scope) => has[scope] !== told[scope]);
+  };
   const hear = ({ version, refused }) => {
-    if (version === undefined) wrong = refused;
-    else if (version === shownVersion()) isFresh();
-    else for (const each of document.querySelectorAll("[data-live]")) each.dispatchEvent(new Event("changed"));
+    if (version === undefined) {
+      wrong = refused;
+      return;
+    }
+    const told = JSON.parse(version);
+    const [behind, page] = [live().filter((each) => isBehind(each, told)), live()[0]];
+    if (!behind.includes(page)) isFresh();
+    for (const each of behind) each.dispatchEvent(new Event("changed"));
   };
   // A browser has six connections to a host, so its pages share a stream: one that is looked at
   // holds it, and passes on what it hears. When it is hidden or gone, the lock is another one's.
@@ -449,13 +459,13 @@
     old.textContent = `Data ${lengthOf(age)} old.`;
   };
   document.addEventListener("htmx:response:error", (event) => {
-    if (event.target.id !== "live") return;
+    if (event.target !== live()[0]) return;
     const { response, text } = event.detail.ctx;
     const problem = new DOMParser().parseFromString(text, "text/html").querySelector("main .warning");
     wrong = refusal(response.status, problem?.textContent);
   });
   document.addEventListener("htmx:after:swap", (event) => {
-    if (event.target.id === "live" && event.detail.ctx.swap !== "none") { // as it is of what was refused
+    if (event.target === live()[0] && event.detail.ctx.swap !== "none") { // as it is of what was refused
       isFresh();
       shownAt = freshAt;
     }
@@ -472,7 +482,7 @@
     countDown();
     setInterval(countDown, 1000);
     linkSignIns();
-    if (!document.getElementById("live")) return;
+    if (!live().length) return;
     follow();
     setInterval(tellAge, 1000);
     // What grows old without a change: leases, and how long something has waited.
