@@ -166,12 +166,11 @@ def show(backfill: _Number, folder: Folder = None, as_json: AsJson = False) -> N
     """Tell how far a backfill is, and what became of each of its sessions."""
     from prometheus.cli import output
     from prometheus.cli.places import find_place, opened
-    from prometheus.persistence.backfills import get_backfill, list_sessions
+    from prometheus.persistence.backfills import read_backfill
     from prometheus.persistence.engine import reading
 
     with opened(find_place(folder)) as engine, reading(engine) as connection:
-        found = get_backfill(connection, backfill)
-        rows = list_sessions(connection, backfill)
+        found, rows = read_backfill(connection, backfill)
     if as_json:
         keys = ("as_of_date", "dag_id", "again", "begun_at", "status", "refused")
         sessions = [{key: getattr(row, key) for key in keys} for row in rows]

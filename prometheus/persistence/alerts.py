@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -474,6 +475,21 @@ def alerts_query(which: AlertFilter, before: int | None = None) -> Select[Any]:
     )
     query: Select[Any] = select(alerts, failing.label("undelivered")).where(*wanted)
     return query.order_by(_a.alert_id.desc())
+
+
+def list_with_deliveries(
+    connection: Connection, which: AlertFilter, *, before: int | None = None, limit: int
+) -> list[tuple[Any, list[Any]]]:
+    """Do what `list_alerts` does, each with its messages, the first one first; one statement."""
+    asked = alerts_query(which, before).limit(limit)
+    listed = select(asked.subquery().c.alert_id)
+    told = select(alert_deliveries).where(_d.alert_id.in_(listed))
+    rows, messages = Together(asked, told).read(connection, {})
+    messages.sort(key=attrgetter("delivery_id"))
+    return [
+        (row, [each for each in messages if each.alert_id == row.alert_id])
+        for row in sorted(rows, key=attrgetter("alert_id"), reverse=True)
+    ]
 
 
 def read_deliveries(

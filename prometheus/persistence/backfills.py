@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain, zip_longest
+from operator import attrgetter
+from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, func, insert, select, update
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError
@@ -34,6 +36,7 @@ from prometheus.persistence.operators import (
 )
 from prometheus.persistence.tables import backfill_sessions, backfills, dag_runs
 from prometheus.persistence.tables import is_open as run_is_open
+from prometheus.persistence.together import Together
 
 _b = backfills.c
 _s = backfill_sessions.c
@@ -275,7 +278,7 @@ def get_backfill(connection: Connection, backfill_id: int) -> Backfill:
     row = connection.execute(_TOLD.where(_b.backfill_id == backfill_id)).first()
     if row is None:
         raise UnknownTargetError(f"There is no backfill {backfill_id}.")
-    return _backfill(row)
+    return backfill_of(row)
 
 
 def list_backfills(
@@ -294,6 +297,21 @@ def list_backfills(
         is_open: Those that have not ended, or those that have.
         before: Only those of a smaller number.
     """
+    query = backfills_query(
+        is_open=is_open, market_id=market_id, pipeline=pipeline, before=before, limit=limit
+    )
+    return [backfill_of(row) for row in connection.execute(query)]
+
+
+def backfills_query(
+    *,
+    is_open: bool | None = None,
+    market_id: str | None = None,
+    pipeline: str | None = None,
+    before: int | None = None,
+    limit: int,
+) -> Select[Any]:
+    """Say what `list_backfills` asks for."""
     wanted = select(_b.backfill_id).order_by(_b.backfill_id.desc()).limit(limit)
     if is_open is not None:
         wanted = wanted.where(_b.ended_at.is_(None) == is_open)
@@ -304,12 +322,11 @@ def list_backfills(
     if before is not None:
         wanted = wanted.where(_b.backfill_id < before)
     # Of no other are the sessions counted.
-    query = _TOLD.where(_b.backfill_id.in_(wanted)).order_by(_b.backfill_id.desc())
-    return [_backfill(row) for row in connection.execute(query)]
+    return _TOLD.where(_b.backfill_id.in_(wanted)).order_by(_b.backfill_id.desc())
 
 
 _RUN_OF = and_(_r.dag_id == _s.dag_id, _s.begun_at.is_not(None), _s.refused.is_(None))
-_TOLD = (
+_TOLD: Select[Any] = (
     select(
         backfills,
         func.count().label("sessions"),
@@ -327,7 +344,8 @@ _TOLD = (
 )
 
 
-def _backfill(row: Row[tuple[object, ...]]) -> Backfill:
+def backfill_of(row: Any) -> Backfill:
+    """Make one of a row of `backfills_query`."""
     return Backfill(
         backfill_id=row.backfill_id,
         pipeline=row.pipeline,
@@ -351,19 +369,28 @@ def _backfill(row: Row[tuple[object, ...]]) -> Backfill:
     )
 
 
-def list_sessions(connection: Connection, backfill_id: int) -> Sequence[Row[tuple[object, ...]]]:
+_WITH_SESSIONS = Together(
+    _TOLD.where(_b.backfill_id == bindparam("number")),
+    select(backfill_sessions, _r.status)
+    .select_from(backfill_sessions.outerjoin(dag_runs, _RUN_OF))
+    .where(_s.backfill_id == bindparam("number")),
+)
+
+
+def read_backfill(connection: Connection, backfill_id: int) -> tuple[Backfill, list[Any]]:
     """
-    List the sessions of a backfill, the oldest first.
+    Read one backfill, and its sessions, the oldest first, in one statement.
 
     Returns:
-        Of each its row and the ``status`` of its run, once its turn has come.
+        Of each session its row and the ``status`` of its run, once its turn has come.
+
+    Raises:
+        UnknownTargetError: There is none of that number.
     """
-    return connection.execute(
-        select(backfill_sessions, _r.status)
-        .select_from(backfill_sessions.outerjoin(dag_runs, _RUN_OF))
-        .where(_s.backfill_id == backfill_id)
-        .order_by(_s.as_of_date)
-    ).all()
+    found, sessions = _WITH_SESSIONS.read(connection, {"number": backfill_id})
+    if not found:
+        raise UnknownTargetError(f"There is no backfill {backfill_id}.")
+    return backfill_of(found[0]), sorted(sessions, key=attrgetter("as_of_date"))
 
 
 def read_turn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -24,6 +25,7 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
+    null,
     select,
     tuple_,
 )
@@ -33,7 +35,7 @@ from prometheus.masking import keep_parameters
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.persistence.alerts import AlertFilter, alerts_query
-from prometheus.persistence.runs import stored_dag
+from prometheus.persistence.runs import keep_dags, known_definitions, stored_dag
 from prometheus.persistence.tables import (
     attempt_logs,
     audit,
@@ -132,6 +134,27 @@ def list_runs(
     return _page(connection, query, (_r.as_of_date, _r.dag_id), after, limit)
 
 
+def list_counted_runs(
+    connection: Connection, which: RunFilter, *, after: tuple[date, str] | None, limit: int
+) -> list[tuple[Any, Counter[JobStatus]]]:
+    """List runs as `list_runs` does, each with how many of its jobs are in which state."""
+    key = (_r.as_of_date, _r.dag_id)
+    page = _page_query(_runs(which), key, after, limit).subquery()
+    rows = connection.execute(
+        select(*page.c, _e.status.label("state"), func.count(_e.job_id).label("jobs"))
+        .outerjoin_from(page, job_executions, (_e.dag_id == page.c.dag_id) & is_last_attempt)
+        .group_by(*page.c, _e.status)
+        .order_by(page.c.as_of_date.desc(), page.c.dag_id.desc())
+    )
+    found: list[tuple[Any, Counter[JobStatus]]] = []
+    for row in rows:
+        if not found or found[-1][0].dag_id != row.dag_id:
+            found.append((row, Counter()))
+        if row.state is not None:
+            found[-1][1][JobStatus(row.state)] += row.jobs
+    return found
+
+
 def _runs(which: RunFilter) -> Select[Any]:
     wanted = _equal({_r.market_id: which.market_id, _r.pipeline: which.pipeline})
     if which.status is not None:
@@ -144,7 +167,7 @@ def _runs(which: RunFilter) -> Select[Any]:
 
 
 _later = job_executions.alias("later")
-_is_last = ~exists().where(
+is_last_attempt = ~exists().where(
     _later.c.dag_id == _e.dag_id,
     _later.c.job_id == _e.job_id,
     _later.c.attempt_number > _e.attempt_number,
@@ -156,24 +179,30 @@ _is_last = ~exists().where(
 class Sitting:
     """A run, and what became of its jobs."""
 
-    run: Row[Any]
-    jobs: Mapping[str, Row[Any]]
+    run: Any
+    jobs: Mapping[str, Any]
     """Job id -> its last attempt: ``state``, ``attempt_number``, ``started_at``, ``ended_at``."""
 
 
 def list_sittings(
-    connection: Connection, which: RunFilter, *, limit: int, most_jobs: int
-) -> tuple[list[Sitting], bool]:
+    connection: Connection,
+    which: RunFilter,
+    *,
+    limit: int,
+    most_jobs: int,
+    beside: Select[Any] | None = None,
+) -> tuple[list[Sitting], bool, list[Any]]:
     """
-    List runs with the last attempts of their jobs, the latest session first.
+    List runs with the last attempts of their jobs, the latest session first, in one statement.
 
     Args:
         limit: The most runs to return.
         most_jobs: The most jobs of all of them: a run that would bring more is left out, unless it
             is the first, of which one more may be told.
+        beside: What else is asked in the same statement.
 
     Returns:
-        The runs, and whether there are more, or may be.
+        The runs, and whether there are more, or may be; and the rows of ``beside``, in no order.
     """
     ordered = _runs(which).order_by(_r.as_of_date.desc(), _r.dag_id.desc())
     latest = ordered.limit(limit + 1).subquery()
@@ -183,18 +212,31 @@ def list_sittings(
             *(_e.job_id, _e.status.label("state"), _e.attempt_number),
             *(_e.started_at, _e.completed_at.label("ended_at")),
         )
-        .outerjoin_from(latest, job_executions, (_e.dag_id == latest.c.dag_id) & _is_last)
+        .outerjoin_from(latest, job_executions, (_e.dag_id == latest.c.dag_id) & is_last_attempt)
         .order_by(latest.c.as_of_date.desc(), latest.c.dag_id.desc())
         .limit(most_jobs + 1)
     )
-    rows = connection.execute(query).all()
+    others: list[Any] = []
+    if beside is None:
+        rows: list[Any] = list(connection.execute(query))
+    else:
+        rows, others = Together(query, beside).read(connection, {})
+        rows.sort(key=attrgetter("as_of_date", "dag_id"), reverse=True)
     found = [
         Sitting(of_run[0], {row.job_id: row for row in of_run if row.job_id is not None})
         for of_run in (list(each) for _, each in groupby(rows, key=attrgetter("dag_id")))
     ]
     if len(rows) > most_jobs:
-        return found[:-1] or found, True
-    return found[:limit], len(found) > limit
+        return found[:-1] or found, True, others
+    return found[:limit], len(found) > limit, others
+
+
+def latest_definition(which: RunFilter) -> Select[Any]:
+    """Ask for what `stored_dag` needs of the run that `list_sittings` has first."""
+    latest = _runs(which).order_by(_r.as_of_date.desc(), _r.dag_id.desc()).limit(1).subquery()
+    return select(*_RUN_COLUMNS, cast(_r.definition, Text).label("definition")).where(
+        _r.dag_id == select(latest.c.dag_id).scalar_subquery()
+    )
 
 
 def list_executions(
@@ -280,20 +322,28 @@ def _page(
     after: tuple[Any, Any] | None,
     limit: int,
 ) -> list[Row[Any]]:
+    return list(connection.execute(_page_query(query, key, after, limit)))
+
+
+def _page_query(
+    query: Select[Any],
+    key: tuple[Column[Any], Column[Any]],
+    after: tuple[Any, Any] | None,
+    limit: int,
+) -> Select[Any]:
     if after is not None:
         last = (literal(value, column.type) for column, value in zip(key, after, strict=True))
         query = query.where(tuple_(*key) < tuple_(*last))
-    ordered = query.order_by(*(column.desc() for column in key)).limit(limit)
-    return list(connection.execute(ordered))
+    return query.order_by(*(column.desc() for column in key)).limit(limit)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
     """A run with its DAG and all its attempts."""
 
-    row: Row[Any]
+    row: Any
     dag: DAG
-    attempts: Mapping[str, list[Row[Any]]]
+    attempts: Mapping[str, list[Any]]
     """Job id -> rows of ``job_executions``, the first attempt first; in the order of the DAG."""
     log: str = ""
     """Of the attempt whose log was asked for."""
@@ -318,34 +368,64 @@ def read_run(
         UnknownRunError: There is none of that name; its message names the nearest.
         UnreadableRunError: This release can not read it.
     """
-    row: Row[Any] | None = connection.execute(_WITH_DEFINITION, {"dag_id": dag_id}).first()
-    if row is None:
+    question = _OF_RUN
+    asked: dict[str, Any] = {"dag_id": dag_id}
+    if log_of is not None:
+        job_id, number = log_of
+        question = _OF_RUN_WITH_LOG
+        asked |= {"log_of_job": job_id, "log_of_attempt": number}
+    found, rows = question.read(connection, asked)
+    if not found:
         hint = nearest(dag_id, latest_runs(connection))
         raise UnknownRunError(f"There is no run {dag_id!r}.{hint}")
+    (row,) = found
     keep_parameters(row.parameters)
     dag = stored_dag(row)
-    attempts: dict[str, list[Row[Any]]] = {job_id: [] for job_id in dag.topological_order()}
-    of_run = select(job_executions).where(_e.dag_id == dag_id).order_by(_e.attempt_number)
-    if log_of is not None:
-        of_run = _with_log(of_run, *log_of)
+    attempts: dict[str, list[Any]] = {job_id: [] for job_id in dag.topological_order()}
     log = []
-    for attempt in connection.execute(of_run):
+    for attempt in sorted(rows, key=attrgetter("attempt_number", "part")):
         of_job = attempts[attempt.job_id]
         if not of_job or of_job[-1].execution_id != attempt.execution_id:
             of_job.append(attempt)
-        if log_of is not None and attempt.text is not None:
+        if attempt.text is not None:
             log.append(attempt.text)
     return StoredRun(row, dag, attempts, "".join(log))
 
 
-def _with_log(attempts: Select[Any], job_id: str, attempt_number: int | None) -> Select[Any]:
-    """Repeat one of some attempts for each part of its log."""
-    chosen = _e.attempt_number == attempt_number if attempt_number is not None else _is_last
-    of_chosen = (_l.execution_id == _e.execution_id) & (_e.job_id == job_id) & chosen
-    with_log = job_executions.outerjoin(attempt_logs, of_chosen)
-    return attempts.add_columns(_l.text).select_from(with_log).order_by(_l.part)
+_log_of_attempt = bindparam("log_of_attempt", type_=Integer)
+_of_chosen = (
+    (_l.execution_id == _e.execution_id)
+    & (_e.job_id == bindparam("log_of_job"))
+    & ((_e.attempt_number == _log_of_attempt) | (_log_of_attempt.is_(None) & is_last_attempt))
+)
+_ATTEMPTS: Select[Any] = select(job_executions).where(_e.dag_id == bindparam("dag_id"))
+_OF_RUN = Together(
+    _WITH_DEFINITION,
+    _ATTEMPTS.add_columns(literal(0).label("part"), cast(null(), Text).label("text")),
+)
+_OF_RUN_WITH_LOG = Together(
+    _WITH_DEFINITION,
+    # One of the attempts comes once for each part of its log.
+    _ATTEMPTS.add_columns(func.coalesce(_l.part, 0).label("part"), _l.text).select_from(
+        job_executions.outerjoin(attempt_logs, _of_chosen)
+    ),
+)
 
 
+_first = dag_runs.alias("first")
+_FIRST_OF_THEIR_DEFINITION: Select[Any] = select(
+    *_RUN_COLUMNS, cast(_r.definition, Text).label("definition")
+).where(
+    _r.dag_id.in_(
+        select(func.min(_first.c.dag_id))
+        .where(
+            _first.c.market_id == bindparam("market"),
+            _first.c.as_of_date == bindparam("day"),
+            _first.c.definition_hash.not_in(bindparam("known", expanding=True)),
+        )
+        .group_by(_first.c.definition_hash)
+    )
+)
 _OF_DAY = Together(
     select(*_RUN_COLUMNS)
     .where(_r.market_id == bindparam("market"), _r.as_of_date == bindparam("day"))
@@ -358,6 +438,7 @@ _OF_DAY = Together(
     .where(_e.market_id == bindparam("market"), _e.as_of_date == bindparam("day"))
     .order_by(_e.scheduled_at.nulls_last(), _e.started_at, _e.job_id, _e.attempt_number)
     .limit(bindparam("most_attempts")),
+    _FIRST_OF_THEIR_DEFINITION,
 )
 
 
@@ -367,13 +448,16 @@ def read_day(
     """
     Read all runs of a session and their attempts, in one statement.
 
+    The definitions that this process has not met are in it, for whoever loads the DAGs of the runs.
+
     Returns:
         Runs as `list_runs` has them; and of attempts what is drawn and `deadlines_of` needs, the
         job that was due first first.
     """
-    asked = {"market": market_id, "day": day}
+    asked = {"market": market_id, "day": day, "known": known_definitions()}
     most = {"most_runs": most_runs, "most_attempts": most_attempts}
-    runs, attempts = _OF_DAY.read(connection, asked | most)
+    runs, attempts, definitions = _OF_DAY.read(connection, asked | most)
+    keep_dags(runs, definitions)
     runs.sort(key=attrgetter("dag_id"), reverse=True)
     never = datetime.max.replace(tzinfo=UTC)
     attempts.sort(
@@ -383,16 +467,6 @@ def read_day(
         )
     )
     return runs, attempts
-
-
-def read_dag(connection: Connection, dag_id: str) -> DAG:
-    """
-    Read the DAG of a run that there is.
-
-    Raises:
-        UnreadableRunError: This release can not read it.
-    """
-    return stored_dag(connection.execute(_WITH_DEFINITION, {"dag_id": dag_id}).one())
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,6 +515,24 @@ def read_loads(connection: Connection, now: datetime) -> dict[str, QueueLoad]:
         now: Wall time.
     """
     return _loads_of(connection.execute(_LOADS, {"now": now}))
+
+
+_QUEUES = Together(
+    select(_w.queues).where(_w.ended_at.is_(None), _w.expires_at > bindparam("now")), _LOADS
+)
+
+
+def read_queues(
+    connection: Connection, now: datetime
+) -> tuple[list[Mapping[str, Any]], dict[str, QueueLoad]]:
+    """
+    Read the ``queues`` of each worker that holds a lease, and `read_loads`, in one statement.
+
+    Args:
+        now: Wall time.
+    """
+    workers, loads = _QUEUES.read(connection, {"now": now})
+    return [{"queues": row.queues} for row in workers], _loads_of(loads)
 
 
 def _loads_of(rows: Iterable[Any]) -> dict[str, QueueLoad]:

@@ -169,20 +169,20 @@ def read_attempt(connection: Connection, execution_id: str, *, after: int) -> Lo
     Raises:
         UnknownExecutionError: There is no such attempt.
     """
-    row = connection.execute(
-        select(*_OF_ATTEMPT).where(_e.execution_id == execution_id)
-    ).one_or_none()
-    if row is None:
-        raise UnknownExecutionError(f"There is no execution {execution_id!r}.")
-    logged = connection.execute(
-        select(attempt_logs)
-        .where(_l.execution_id == row.execution_id, _l.part > after)
+    behind = (_l.execution_id == _e.execution_id) & (_l.part > after)
+    rows = connection.execute(
+        select(*_OF_ATTEMPT, _l.part, _l.at, _l.text)
+        .outerjoin_from(job_executions, attempt_logs, behind)
+        .where(_e.execution_id == execution_id)
         .order_by(_l.part)
-    )
-    return _logged(row, [LogPart(each.part, each.at, each.text) for each in logged])
+    ).all()
+    if not rows:
+        raise UnknownExecutionError(f"There is no execution {execution_id!r}.")
+    parts = [LogPart(row.part, row.at, row.text) for row in rows if row.part is not None]
+    return _logged(rows[0], parts)
 
 
-def _logged(row: Row[Any], parts: Iterable[LogPart]) -> LoggedAttempt:
+def _logged(row: Any, parts: Iterable[LogPart]) -> LoggedAttempt:
     return LoggedAttempt(
         row.execution_id,
         row.dag_id,

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, func, or_, select, tuple_
@@ -146,59 +148,47 @@ def read_progress(
         of_market.append(_r.market_id == market_id)
         latest = select(_r.pipeline, func.max(_r.as_of_date)).where(*of_market)
         wanted.append(tuple_(_r.pipeline, _r.as_of_date).in_(latest.group_by(_r.pipeline)))
-    runs = connection.execute(
-        select(_r.dag_id, _r.pipeline, _r.market_id, _r.as_of_date, _r.status)
+    rows = connection.execute(
+        select(
+            *(_r.dag_id, _r.pipeline, _r.market_id, _r.as_of_date, _r.status.label("run_status")),
+            *(_e.job_id, _e.execution_id, _e.status, _e.attempt_number, _e.scheduled_at),
+            *(_e.named_at, _e.started_market_at, _e.error_message),
+        )
+        .outerjoin_from(dag_runs, job_executions, _e.dag_id == _r.dag_id)
         .where(or_(*wanted), *of_market)
-        .order_by(_r.as_of_date, _r.dag_id)
-    ).all()
-    jobs = _jobs(connection, [row.dag_id for row in runs])
+        .order_by(_r.as_of_date, _r.dag_id, _e.attempt_number, _e.created_at, _e.job_id)
+    )
     return Progress(
-        now,
-        tuple(
-            RunProgress(
-                row.dag_id,
-                row.pipeline,
-                row.market_id,
-                row.as_of_date,
-                RunStatus(row.status),
-                jobs.get(row.dag_id, ()),
-            )
-            for row in runs
-        ),
+        now, tuple(_run(list(of_run)) for _, of_run in groupby(rows, key=attrgetter("dag_id")))
     )
 
 
-def _jobs(connection: Connection, dag_ids: Collection[str]) -> dict[str, tuple[JobProgress, ...]]:
-    latest: dict[str, dict[str, JobProgress]] = defaultdict(dict)
-    for chunk in chunks(dag_ids):
-        rows = connection.execute(
-            select(
-                _e.dag_id,
-                _e.job_id,
-                _e.execution_id,
-                _e.status,
-                _e.attempt_number,
-                _e.scheduled_at,
-                _e.named_at,
-                _e.started_market_at,
-                _e.error_message,
-            )
-            .where(_e.dag_id.in_(chunk))
-            .order_by(_e.attempt_number, _e.created_at, _e.job_id)
+def _run(rows: list[Any]) -> RunProgress:
+    """Make one of all attempts of a run; of a row without one where there is none."""
+    latest: dict[str, JobProgress] = {}
+    for row in rows:
+        if row.job_id is None:
+            continue
+        before = latest.get(row.job_id)
+        latest[row.job_id] = JobProgress(
+            row.job_id,
+            row.execution_id,
+            JobStatus(row.status),
+            row.attempt_number,
+            row.scheduled_at,
+            row.named_at,
+            row.started_market_at,
+            row.error_message or (before.error if before else None),
         )
-        for row in rows:
-            before = latest[row.dag_id].get(row.job_id)
-            latest[row.dag_id][row.job_id] = JobProgress(
-                row.job_id,
-                row.execution_id,
-                JobStatus(row.status),
-                row.attempt_number,
-                row.scheduled_at,
-                row.named_at,
-                row.started_market_at,
-                row.error_message or (before.error if before else None),
-            )
-    return {dag_id: tuple(jobs.values()) for dag_id, jobs in latest.items()}
+    run = rows[0]
+    return RunProgress(
+        run.dag_id,
+        run.pipeline,
+        run.market_id,
+        run.as_of_date,
+        RunStatus(run.run_status),
+        tuple(latest.values()),
+    )
 
 
 def chunks(names: Collection[str], size: int = 500) -> list[list[str]]:

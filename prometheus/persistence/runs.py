@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 from sqlalchemy import (
     BindParameter,
     Connection,
-    Row,
     Select,
     Table,
     Text,
@@ -275,6 +275,30 @@ def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[s
     return {dag_id: dag for (dag_id, _), dag in loaded.items() if dag is not None}
 
 
+def known_definitions() -> list[str]:
+    """Return the hashes of the definitions that `load_dags` need not read, nor anybody for it."""
+    return list({definition for _, definition in tuple(_dags)})
+
+
+def keep_dags(runs: Iterable[Any], definitions: Iterable[Any]) -> None:
+    """
+    Keep the DAGs of runs for `load_dags`, which then asks for nothing.
+
+    Args:
+        runs: Their ``dag_id``, ``definition_hash``, ``market_id`` and ``as_of_date``.
+        definitions: What `stored_dag` needs of one run of each definition that was not among the
+            `known_definitions`, and its ``definition_hash``.
+    """
+    alike = {definition: dag for (_, definition), dag in tuple(_dags.items())}
+    for row in definitions:
+        with suppress(UnreadableRunError):  # it is said where the run is loaded
+            alike[row.definition_hash] = stored_dag(row)
+    for run in runs:
+        key = (run.dag_id, run.definition_hash)
+        if key not in _dags and (known := alike.get(run.definition_hash)) is not None:
+            _dags[key] = known.alike(run.dag_id, run.market_id, run.as_of_date)
+
+
 class UnreadableRunError(PrometheusError):
     """A run that this release can not read."""
 
@@ -298,7 +322,7 @@ def load_dag(connection: Connection, dag_id: str, definition_hash: str) -> DAG:
     return dag
 
 
-def stored_dag(row: Row[Any]) -> DAG:
+def stored_dag(row: Any) -> DAG:
     """
     Return the DAG of a run's row that was read with its definition, as text.
 
@@ -312,7 +336,7 @@ def stored_dag(row: Row[Any]) -> DAG:
         raise UnreadableRunError(row.dag_id) from None
 
 
-def _read_dag(row: Row[Any]) -> DAG:
+def _read_dag(row: Any) -> DAG:
     definition = json.loads(row.definition)
     limit, deadline = definition.get("run_timeout_seconds"), definition.get("deadline")
     dag = DAG(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from prometheus.channels import send_tests
 from prometheus.core.markets import get_market
@@ -19,7 +19,7 @@ from prometheus.orchestration.dag import JobPriority
 from prometheus.persistence.alerts import (
     AlertFilter,
     acknowledge,
-    list_alerts,
+    list_with_deliveries,
     read_deliveries,
     record_test,
 )
@@ -126,7 +126,7 @@ class Tested(Done):
     channels: list[TestedChannel]
 
 
-def tell_alert(row: Row[Any], deliveries: list[Row[Any]]) -> Alert:
+def tell_alert(row: Any, deliveries: list[Any]) -> Alert:
     """Tell of an alert what everybody may know."""
     return Alert(
         alert=row.alert_id,
@@ -176,14 +176,13 @@ def alerts(here: Here, question: Annotated[AlertQuestion, Query()]) -> AlertPage
         dag_id=question.run,
     )
     with here.look() as look:
-        rows = list_alerts(look.connection, which, before=before, limit=question.limit + 1)
-        more = len(rows) > question.limit
-        rows = rows[: question.limit]
-        deliveries = read_deliveries(look.connection, [row.alert_id for row in rows])
+        rows = list_with_deliveries(look.connection, which, before=before, limit=question.limit + 1)
+    more = len(rows) > question.limit
+    rows = rows[: question.limit]
     return AlertPage(
         **times(look.now),
-        items=[tell_alert(row, deliveries[row.alert_id]) for row in rows],
-        next=str(rows[-1].alert_id) if more else None,
+        items=[tell_alert(row, deliveries) for row, deliveries in rows],
+        next=str(rows[-1][0].alert_id) if more else None,
     )
 
 

@@ -238,8 +238,7 @@ def list_backfills(here: Here, question: Annotated[BackfillQuestion, Query()]) -
 def show_backfill(here: Here, backfill: Number) -> BackfillReport:
     """Tell how far a backfill is, and what became of each of its sessions."""
     with here.look() as look:
-        found = backfills.get_backfill(look.connection, backfill)
-        rows = backfills.list_sessions(look.connection, backfill)
+        found, rows = backfills.read_backfill(look.connection, backfill)
     return BackfillReport(
         **times(look.now),
         backfill=tell_backfill(found),

@@ -21,8 +21,7 @@ from prometheus.monitoring.api.models import (
 )
 from prometheus.monitoring.api.paging import Page, read_number
 from prometheus.monitoring.installation import Here
-from prometheus.persistence import leases
-from prometheus.persistence.listings import AuditFilter, QueueLoad, list_audit, read_loads
+from prometheus.persistence.listings import AuditFilter, QueueLoad, list_audit, read_queues
 
 router = APIRouter(prefix="/api/v1", tags=["operations"])
 
@@ -158,8 +157,8 @@ def _worker(row: dict[str, Any], *, alive: bool) -> Worker:
 def queues(here: Here) -> Queues:
     """List the queues: who listens, what waits, what runs."""
     with here.look() as look:
-        listeners = count_listeners(leases.live_workers(look.connection, look.now.wall_at))
-        loads = read_loads(look.connection, look.now.wall_at)
+        workers, loads = read_queues(look.connection, look.now.wall_at)
+    listeners = count_listeners(workers)
     empty = QueueLoad(0, 0, 0, None)
     names = dict.fromkeys((*here.markets(look.now), *sorted(loads)))
     return Queues(

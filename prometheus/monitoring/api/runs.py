@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from datetime import date
 from typing import Annotated, Any, Self
 
@@ -34,8 +33,7 @@ from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.windows import SessionBounds
 from prometheus.persistence.clock import Now
 from prometheus.persistence.deadlines import Due, deadlines_of
-from prometheus.persistence.listings import RunFilter, StoredRun, list_runs, read_run
-from prometheus.persistence.runs import latest_statuses
+from prometheus.persistence.listings import RunFilter, StoredRun, list_counted_runs, read_run
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
@@ -156,17 +154,16 @@ def runs(here: Here, question: Annotated[RunQuestion, Query()]) -> Runs:
     )
     after = read_cursor(question.cursor, date.fromisoformat)
     with here.look() as look:
-        rows = list_runs(look.connection, which, after=after, limit=question.limit + 1)
+        rows = list_counted_runs(look.connection, which, after=after, limit=question.limit + 1)
         if not rows:
             names = {"market": question.market, "pipeline": question.pipeline}
             check_names(look.connection, here.pipelines[0], **names)
-        page = rows[: question.limit]
-        statuses = latest_statuses(look.connection, [row.dag_id for row in page])
+    page = rows[: question.limit]
     more = len(rows) > len(page)
     return Runs(
         **times(look.now),
-        items=[_run(row, statuses.get(row.dag_id, {}).values()) for row in page],
-        next=write_cursor(page[-1].as_of_date, page[-1].dag_id) if more else None,
+        items=[_run(row, counts) for row, counts in page],
+        next=write_cursor(page[-1][0].as_of_date, page[-1][0].dag_id) if more else None,
     )
 
 
@@ -188,7 +185,7 @@ def tell_run(found: StoredRun, now: Now) -> RunGraph:
     }
     return RunGraph(
         **times(now),
-        run=_run(found.row, [JobStatus(row.status) for row in latest.values()]),
+        run=_run(found.row, Counter(JobStatus(row.status) for row in latest.values())),
         session=SessionHours.of(calendar.session(dag.as_of_date)) if calendar and bounds else None,
         closed=closed,
         unknown=unknown,
@@ -205,8 +202,7 @@ def tell_run(found: StoredRun, now: Now) -> RunGraph:
     )
 
 
-def _run(row: Row[Any], statuses: Iterable[JobStatus]) -> Run:
-    counts = Counter(statuses)
+def _run(row: Row[Any], counts: Counter[JobStatus]) -> Run:
     return Run(
         dag_id=row.dag_id,
         pipeline=row.pipeline,

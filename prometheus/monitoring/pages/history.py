@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
-from sqlalchemy import Connection, Row
+from sqlalchemy import Row, Select
 
 from prometheus.monitoring.api.models import IsoDate, Name
 from prometheus.monitoring.installation import Here, Installation
@@ -25,11 +25,11 @@ from prometheus.monitoring.pages.svg import element
 from prometheus.monitoring.pages.words import how_long
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.orchestration.pauses import Pause
-from prometheus.persistence.backfills import Backfill, list_backfills
+from prometheus.persistence.backfills import Backfill, backfill_of, backfills_query
 from prometheus.persistence.changes import BACKFILLS, RUNS, of_market
 from prometheus.persistence.clock import Now
-from prometheus.persistence.listings import RunFilter, Sitting, list_sittings, read_dag
-from prometheus.persistence.runs import UnreadableRunError
+from prometheus.persistence.listings import RunFilter, Sitting, latest_definition, list_sittings
+from prometheus.persistence.runs import UnreadableRunError, stored_dag
 
 router = APIRouter(include_in_schema=False)
 
@@ -91,21 +91,29 @@ def history_page(
     with here.look() as look:
         standing = standing_of(look, here)
         last = before - timedelta(days=1) if before is not None else None
+        backfills = backfills_query(
+            is_open=True, market_id=market, pipeline=pipeline, limit=_MOST_BACKFILLS
+        )
         if market is not None and pipeline is not None:
             which = RunFilter(market_id=market, pipeline=pipeline, last=last)
-            sittings, more = list_sittings(
-                look.connection, which, limit=_MOST_SESSIONS, most_jobs=_MOST_CELLS
-            )
-        if configured is None and sittings:
-            jobs = _jobs(look.connection, sittings[0].run.dag_id)
-        elif look.now.open_backfills:
-            going_on = list_backfills(
+            if configured is None:
+                beside: Select[Any] | None = latest_definition(which)
+            else:
+                beside = backfills if look.now.open_backfills else None
+            sittings, more, beside_them = list_sittings(
                 look.connection,
-                is_open=True,
-                market_id=market,
-                pipeline=pipeline,
-                limit=_MOST_BACKFILLS,
+                which,
+                limit=_MOST_SESSIONS,
+                most_jobs=_MOST_CELLS,
+                beside=beside,
             )
+            if configured is None:
+                jobs = _jobs(beside_them)
+            else:
+                going_on = [backfill_of(row) for row in beside_them]
+        elif look.now.open_backfills:
+            going_on = [backfill_of(row) for row in look.connection.execute(backfills)]
+    going_on.sort(key=lambda each: each.backfill_id, reverse=True)
     if configured is not None and market is not None and sittings:
         jobs = configured.dag(market, sittings[0].run.as_of_date).topological_order()
     others = {job for each in sittings for job in each.jobs}.difference(jobs)
@@ -162,10 +170,10 @@ def _link(market: str | None, pipeline: str | None, before: date | None = None) 
     return "?" + urlencode({name: value for name, value in asked.items() if value is not None})
 
 
-def _jobs(connection: Connection, dag_id: str) -> Sequence[str]:
-    """Give the jobs of a run, upstream first; none of a run that can not be read."""
+def _jobs(latest: Iterable[Any]) -> Sequence[str]:
+    """Give the jobs of the latest run, upstream first; none of a run that can not be read."""
     try:
-        return read_dag(connection, dag_id).topological_order()
+        return next((stored_dag(row).topological_order() for row in latest), ())
     except UnreadableRunError:
         return ()
 

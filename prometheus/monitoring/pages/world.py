@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
-from sqlalchemy import Row
 
 from prometheus.core.days import date_there
 from prometheus.core.market_state import MarketStatus, describe_market
@@ -28,8 +26,7 @@ from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.pauses import Pause
 from prometheus.persistence.changes import ALERTS, RUNS
 from prometheus.persistence.clock import Now
-from prometheus.persistence.runs import latest_statuses
-from prometheus.persistence.timelines import read_timelines
+from prometheus.persistence.timelines import Timeline, read_timelines
 
 router = APIRouter(include_in_schema=False)
 
@@ -70,19 +67,18 @@ def world(request: Request, here: Here, version: Version) -> HTMLResponse:
             (now.market_at + AHEAD + _SESSIONS_AROUND).date(),
             limit=_MOST_RUNS,
         )
-        statuses = latest_statuses(look.connection, [row.dag_id for row in rows])
     top = top_of(request)
     bars: dict[str, list[Bar]] = {market_id: [] for market_id in listed}
     for row in rows:
-        bar = _bar(row, statuses.get(row.dag_id, {}), now, top)
+        bar = _bar(row, now, top)
         if bar.start < now.market_at + AHEAD and now.market_at - BACK < bar.end:
-            bars[row.market_id].append(bar)
+            bars[row.run.market_id].append(bar)
     followed: dict[str, set[str]] = {market_id: set() for market_id in listed}
     for each in here.pipelines[0].values():
         for market_id in followed.keys() & set(each.markets):
             followed[market_id].add(each.name)
     for row in rows:
-        followed[row.market_id].add(row.pipeline)
+        followed[row.run.market_id].add(row.run.pipeline)
     markets = [
         _market(
             market_id,
@@ -155,30 +151,29 @@ def _market(
     )
 
 
-def _bar(row: Row[Any], statuses: Mapping[str, JobStatus], now: Now, top: str) -> Bar:
-    status = RunStatus(row.status)
-    start = row.first_started_at or row.opens_at
+def _bar(row: Timeline, now: Now, top: str) -> Bar:
+    run = row.run
+    start = row.first_started_at or run.opens_at
     end = now.market_at
-    if row.completed_at is not None:
+    if run.completed_at is not None:
         if now.clock.is_live:
-            end = row.completed_at
+            end = run.completed_at
         elif now.clock.stands:  # the clock stood while its jobs ran
             end = row.last_started_at or start
         else:
-            end = now.clock.market_time(row.completed_at)
+            end = now.clock.market_time(run.completed_at)
     return Bar(
-        dag_id=row.dag_id,
-        status=status,
+        dag_id=run.dag_id,
+        status=RunStatus(run.status),
         start=start,
         end=max(start, end),
-        progress=tell_progress(statuses.values()),
-        link=run_link(top, row.dag_id),
+        progress=tell_progress(row.jobs),
+        link=run_link(top, run.dag_id),
     )
 
 
-def tell_progress(statuses: Iterable[JobStatus]) -> str:
+def tell_progress(counts: Counter[JobStatus]) -> str:
     """Say how far a run is: ``"7 of 9 jobs succeeded, 1 failed"``."""
-    counts = Counter(statuses)
     told = f"{counts[JobStatus.SUCCESS]} of {counts.total()} jobs succeeded"
     others = (JobStatus.RUNNING, JobStatus.FAILED, JobStatus.SKIPPED, JobStatus.EXPIRED)
     return ", ".join([told, *(f"{counts[each]} {each.lower()}" for each in others if counts[each])])

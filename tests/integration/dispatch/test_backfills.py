@@ -23,8 +23,8 @@ from prometheus.persistence.backfills import (
     BackfillChangedError,
     digest,
     get_backfill,
-    list_sessions,
     plan,
+    read_backfill,
     start_backfill,
     stop_backfill,
 )
@@ -325,7 +325,7 @@ def test_session_that_is_gone_when_its_turn_comes_is_refused_and_the_others_go_o
     assert told.ended_at is not None
     assert (told.sessions, told.succeeded, told.refused) == (3, 1, 2)
     with reading(desk.engine) as connection:
-        _, made, closed = list_sessions(connection, number)
+        _, made, closed = read_backfill(connection, number)[1]
     assert "exists already" in made.refused
     assert "2012-11-21" in closed.refused
     assert "storm" in closed.refused

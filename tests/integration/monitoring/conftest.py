@@ -38,7 +38,12 @@ class Web:
     app: FastAPI
     url: str
     statements: list[str] = field(default_factory=list)
-    """SQL since it was last emptied, without the beginnings of transactions."""
+    """
+    SQL since it was last emptied, without the beginnings of transactions and the one by which every
+    request asks who makes it.
+    """
+    asked_who: list[str] = field(default_factory=list)
+    """That one."""
 
     @property
     def cookie(self) -> str:
@@ -57,6 +62,7 @@ class Web:
         # A parameter that is a word of Python's: from_.
         params = {name.rstrip("_"): value for name, value in query.items()}
         self.statements.clear()
+        self.asked_who.clear()
         return self._checked(
             httpx.request(
                 method, f"{self.url}{path}", params=params or None, headers=headers, timeout=60
@@ -138,10 +144,12 @@ def served(app: FastAPI) -> Iterator[Web]:
         web = Web(app, f"http://127.0.0.1:{listener.getsockname()[1]}")
 
         def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-            # Nor the one by which every request asks who makes it.
-            of_guard = "FROM users" in statement or "FROM api_tokens" in statement
-            if not (of_guard or statement.startswith(("BEGIN", "PRAGMA query_only"))):
-                web.statements.append(statement)
+            if statement.startswith(("BEGIN", "PRAGMA query_only")):
+                return
+            of_guard = any(
+                f"FROM {each}" in statement for each in ("users", "api_tokens", "sign_ins")
+            )
+            (web.asked_who if of_guard else web.statements).append(statement)
 
         event.listen(installation.engine, "before_cursor_execute", note)
         thread.start()

@@ -79,7 +79,7 @@ def test_of_very_many_jobs_fewer_sessions_are_shown_each_with_all_of_its_jobs(
     def found(limit: int, most_jobs: int) -> tuple[list[tuple[date, int]], bool]:
         with reading(world.engine) as connection:
             which = RunFilter(market_id="US_EQ")
-            shown, more = list_sittings(connection, which, limit=limit, most_jobs=most_jobs)
+            shown, more, _ = list_sittings(connection, which, limit=limit, most_jobs=most_jobs)
         return [(each.run.as_of_date, len(each.jobs)) for each in shown], more
 
     newest_first = [(day, 2) for day in DAYS[2::-1]]

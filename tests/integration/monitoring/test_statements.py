@@ -7,7 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from prometheus.persistence import logs, operators, pauses
+from prometheus.actors import Role
+from prometheus.monitoring.guard import PUBLIC
+from prometheus.passwords import hash_password
+from prometheus.persistence import logs, operators, pauses, runs, users
 from prometheus.persistence.engine import writing
 from tests.integration.monitoring.conftest import Web
 from tests.integration.monitoring.test_foreign_sites import walk
@@ -15,15 +18,16 @@ from tests.integration.monitoring.test_pages import lead
 from tests.integration.persistence.world import DAY, World, job
 
 MOST = 3
-"""Besides the statement by which every request asks who makes it."""
+"""With the one by which every request asks who makes it."""
 MORE: Mapping[str, int] = {
-    # The revision (two), the moment, ends (two), workers, queues and what runs, what waits and is
-    # not paused, open runs, their deadlines (two, of which one is kept), and alerts.
-    "/metrics": 12,
+    # Whether anybody is known and who asks; the revision (two), the moment, ends (two), workers,
+    # queues and what runs, what waits and is not paused, open runs, their deadlines (two, of which
+    # one is kept), and alerts.
+    "/metrics": 14,
     # It looks into whatever a job may wait for.
-    "/why/{dag_id}": 18,
-    "/api/v1/runs/{dag_id}/why": 18,
-    "/api/v1/runs/{dag_id}/jobs/{job}/why": 18,
+    "/why/{dag_id}": 19,
+    "/api/v1/runs/{dag_id}/why": 19,
+    "/api/v1/runs/{dag_id}/jobs/{job}/why": 19,
 }
 QUERIES: Mapping[str, str] = {
     "/history": "?market=US_EQ&pipeline=test",
@@ -31,6 +35,7 @@ QUERIES: Mapping[str, str] = {
     "/api/status/pipeline": "?market_id=US_EQ",
 }
 ENDLESS = "/events"
+PASSWORD = "correct horse battery staple"
 
 
 @pytest.fixture
@@ -59,6 +64,14 @@ def test_every_page_and_list_asks_few_things(web: Web, world: World) -> None:
         operators.skip(connection, dags[1].dag_id, "b", actor="eve", reason="not today")
     range_of_it = {"market": "US_EQ", "first": "2012-11-19", "last": "2012-11-23"}
     started = web.post("/api/v1/backfills", {**range_of_it, "reason": "new prices"})
+    with writing(world.engine) as connection:
+        users.add_user(connection, "ada", Role.VIEWER, hash_password(PASSWORD), actor="root")
+        kept = users.password_hash_of(connection, "ada")
+        assert kept is not None
+        signed_in = users.sign_in(connection, "ada", kept, timedelta(hours=1))
+        assert signed_in is not None
+    cookie = {"Cookie": f"{web.cookie}={signed_in[0]}"}
+    runs._dags.clear()  # as if another process had made the runs
     asked = []
     for method, path in walk(web.app.routes):
         if method != "GET" or path == ENDLESS or path.startswith(("/static/", "/api/openapi")):
@@ -71,10 +84,11 @@ def test_every_page_and_list_asks_few_things(web: Web, world: World) -> None:
             "execution_id": running,
             "backfill": started["backfill"]["backfill"],
         }
-        web.statements.clear()
-        answer = web.ask(path.format_map(values) + QUERIES.get(path, ""))
+        answer = web.ask(path.format_map(values) + QUERIES.get(path, ""), headers=cookie)
         assert answer.status_code == (503 if path == "/readyz" else 200), path  # there is no Redis
-        asked.append((path, len(web.statements)))
+        is_public = ("GET", path) in PUBLIC
+        assert bool(web.asked_who) != is_public, path
+        asked.append((path, len(web.asked_who) + len(web.statements)))
     assert len(asked) >= 29
     too_many = {path: count for path, count in asked if count > MORE.get(path, MOST)}
     assert too_many == {}
