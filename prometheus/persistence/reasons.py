@@ -9,7 +9,17 @@ from datetime import date, datetime, timedelta
 from statistics import median
 from typing import Any
 
-from sqlalchemy import Connection, Select, String, bindparam, exists, literal, select, union_all
+from sqlalchemy import (
+    Connection,
+    ScalarSelect,
+    Select,
+    String,
+    bindparam,
+    exists,
+    literal,
+    select,
+    union_all,
+)
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.errors import PrometheusError
@@ -300,15 +310,19 @@ def _usual(connection: Connection, wanted: Mapping[str, set[str]]) -> dict[JobRe
 
 def _took(dag_id: str, jobs: list[str]) -> Select[Any]:
     own, before = dag_runs.alias("own"), dag_runs.alias("before")
+
+    def of_own(column: str) -> ScalarSelect[Any]:
+        return select(own.c[column]).where(own.c.dag_id == dag_id).scalar_subquery()
+
+    # Not joined: PostgreSQL would look for them among the last sessions of all runs, and go through
+    # all where there are not so many.
     earlier = (
         select(before.c.dag_id)
-        .join(
-            own,
-            (before.c.pipeline == own.c.pipeline)
-            & (before.c.market_id == own.c.market_id)
-            & (before.c.as_of_date < own.c.as_of_date),
+        .where(
+            before.c.pipeline == of_own("pipeline"),
+            before.c.market_id == of_own("market_id"),
+            before.c.as_of_date < of_own("as_of_date"),
         )
-        .where(own.c.dag_id == dag_id)
         .order_by(before.c.as_of_date.desc())
         .limit(SESSIONS_COUNTED)
     )

@@ -20,6 +20,8 @@ from prometheus.persistence import (
     executions,
     leases,
     listings,
+    progress,
+    reasons,
     runs,
     troubles,
 )
@@ -117,7 +119,7 @@ def crowded(postgresql_url: str) -> Iterator[tuple[World, DAG]]:
 
 
 def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]:
-    """What the scheduler, the workers and who scrapes metrics do all the time."""
+    """What the scheduler, the workers, who scrapes metrics and who looks on do all the time."""
     ids, now = world.ids(dag), world.now()
     starts = world.starts(dag, "d", "e")
     worker = world.worker()
@@ -166,6 +168,8 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "of what something ended": lambda c: endings.read_pairs(c, now - timedelta(minutes=1)),
         "changes": lambda c: read_changes(c, now + hour),
         "existing": lambda c: runs.sessions_with_runs(c, "old", "US_EQ", DAY),
+        "progress": progress.read_progress,
+        "usual durations": lambda c: reasons._usual(c, {dag.dag_id: {"a", "b"}}),
     }
 
 
@@ -203,6 +207,18 @@ def test_failures_are_found_without_reading_what_went_well(crowded: tuple[World,
         [(statement, parameters)] = sent
         plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
     assert "ix_job_executions_failed" in plan, plan
+
+
+def test_progress_of_a_market_is_told_without_reading_what_has_long_ended(
+    crowded: tuple[World, DAG],
+) -> None:
+    world, _ = crowded
+    with world.engine.connect() as connection:
+        with statements(connection) as sent:
+            progress.read_progress(connection, market_id="US_EQ")
+        statement, parameters = sent[-1]
+        plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
+    assert "Seq Scan on job_executions" not in plan, plan
 
 
 def test_sqlite_reads_no_whole_table_either(sqlite_url: str) -> None:
