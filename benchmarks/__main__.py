@@ -106,7 +106,7 @@ def _tell_pages(found: dict[str, Any]) -> None:
         many = f"  more than {MOST_STATEMENTS} queries" if not page["few"] else ""
         print(f"  {name:<34}{times}{page['statements']:>10}{slow}{many}")
     print(
-        "  Queries are besides the one by which every request asks who makes it.\n"
+        "  Among the queries is the one by which every request asks who makes it.\n"
         f"  The first request is among the times. A run of {BIG:,} jobs may take a second."
     )
 

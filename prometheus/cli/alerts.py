@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from prometheus.cli.options import Actor, AsJson, Folder, Reason
 from prometheus.orchestration.alerts import AlertKind
-
-if TYPE_CHECKING:
-    from sqlalchemy import Row
 
 application = typer.Typer(help="What is wrong, and who is told.", invoke_without_command=True)
 
@@ -79,9 +76,8 @@ def list_alerts(
     )
     with opened(place) as engine, reading(engine) as connection:
         rows = alerts.list_alerts(connection, which, limit=limit)
-        deliveries = alerts.read_deliveries(connection, [row.alert_id for row in rows])
     if as_json:
-        output.print_json([_document(row, deliveries[row.alert_id]) for row in rows])
+        output.print_json([_document(row, deliveries) for row, deliveries in rows])
         return
     if not rows:
         filtered = any(each is not None for each in (kind, market, pipeline, run))
@@ -89,7 +85,7 @@ def list_alerts(
         print(said if everything else f"No {'such ' if filtered else ''}alert is open.")
         return
     table = output.table("ALERT", "SEVERITY", "SINCE", "WHAT", "STATE", right=("ALERT",))
-    for row in rows:
+    for row, _ in rows:
         table.add_row(
             str(row.alert_id),
             row.severity,
@@ -175,7 +171,7 @@ def _safe(text: str) -> str:
     return safe_text(text)
 
 
-def _state(row: Row[Any]) -> str:
+def _state(row: Any) -> str:
     from prometheus.cli import output
 
     if row.resolved_at is not None:
@@ -189,7 +185,7 @@ def _state(row: Row[Any]) -> str:
     return state + (", NOT DELIVERED" if row.undelivered else "")
 
 
-def _document(row: Row[Any], deliveries: list[Row[Any]]) -> dict[str, Any]:
+def _document(row: Any, deliveries: list[Any]) -> dict[str, Any]:
     from prometheus.masking import safe_value
 
     document = {

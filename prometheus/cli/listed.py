@@ -52,13 +52,10 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, the latest session first."""
-    from collections import Counter
-
     from prometheus.cli import output
     from prometheus.cli.places import find_place, opened
     from prometheus.persistence.engine import reading
     from prometheus.persistence.listings import RunFilter, list_runs
-    from prometheus.persistence.runs import latest_statuses
 
     which = RunFilter(
         market_id=market,
@@ -72,7 +69,6 @@ def runs(
         rows = list_runs(connection, which, after=None, limit=limit)
         if not rows:
             _check_names(connection, place, market, pipeline)
-        statuses = latest_statuses(connection, [row.dag_id for row in rows])
     found = [
         {
             "dag_id": row.dag_id,
@@ -86,9 +82,9 @@ def runs(
             "opens_at": row.opens_at,
             "created_at": row.created_at,
             "completed_at": row.completed_at,
-            "jobs": dict(Counter(statuses.get(row.dag_id, {}).values())),
+            "jobs": dict(counts),
         }
-        for row in rows
+        for row, counts in rows
     ]
     if as_json:
         output.print_json(found)

@@ -437,22 +437,31 @@ class AlertFilter:
 
 def list_alerts(
     connection: Connection, which: AlertFilter, *, before: int | None = None, limit: int
-) -> list[Row[Any]]:
+) -> list[tuple[Any, list[Any]]]:
     """
-    List alerts, the last one first.
+    List alerts, the last one first, each with its messages, the first one first.
 
     Args:
         before: Number of the last alert of the page before.
         limit: The most to return.
 
     Returns:
-        Rows of ``alerts``, with ``undelivered``: messages that were not taken yet, or given up.
+        Rows of ``alerts``, with ``undelivered``: messages that were not taken yet, or given up; and
+        those of ``alert_deliveries``.
     """
-    return list(connection.execute(alerts_query(which, before).limit(limit)))
+    asked = alerts_query(which, before).limit(limit)
+    listed = select(asked.subquery().c.alert_id)
+    told = select(alert_deliveries).where(_d.alert_id.in_(listed))
+    rows, messages = Together(asked, told).read(connection, {})
+    messages.sort(key=attrgetter("delivery_id"))
+    return [
+        (row, [each for each in messages if each.alert_id == row.alert_id])
+        for row in sorted(rows, key=attrgetter("alert_id"), reverse=True)
+    ]
 
 
 def alerts_query(which: AlertFilter, before: int | None = None) -> Select[Any]:
-    """Say what `list_alerts` asks for, however many there are."""
+    """Say which alerts `list_alerts` lists, however many there are."""
     wanted: list[ColumnElement[bool]] = []
     if which.is_open is not None:
         wanted.append(_a.resolved_at.is_(None) if which.is_open else _a.resolved_at.is_not(None))
@@ -475,21 +484,6 @@ def alerts_query(which: AlertFilter, before: int | None = None) -> Select[Any]:
     )
     query: Select[Any] = select(alerts, failing.label("undelivered")).where(*wanted)
     return query.order_by(_a.alert_id.desc())
-
-
-def list_with_deliveries(
-    connection: Connection, which: AlertFilter, *, before: int | None = None, limit: int
-) -> list[tuple[Any, list[Any]]]:
-    """Do what `list_alerts` does, each with its messages, the first one first; one statement."""
-    asked = alerts_query(which, before).limit(limit)
-    listed = select(asked.subquery().c.alert_id)
-    told = select(alert_deliveries).where(_d.alert_id.in_(listed))
-    rows, messages = Together(asked, told).read(connection, {})
-    messages.sort(key=attrgetter("delivery_id"))
-    return [
-        (row, [each for each in messages if each.alert_id == row.alert_id])
-        for row in sorted(rows, key=attrgetter("alert_id"), reverse=True)
-    ]
 
 
 def read_deliveries(

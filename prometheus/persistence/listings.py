@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
@@ -121,25 +121,16 @@ class ExecutionFilter:
 
 def list_runs(
     connection: Connection, which: RunFilter, *, after: tuple[date, str] | None, limit: int
-) -> list[Row[Any]]:
+) -> list[tuple[Any, Counter[JobStatus]]]:
     """
-    List runs, the latest session first.
+    List runs, the latest session first, each with how many of its jobs are in which state.
 
     Args:
         after: Session date and dag id of the last run of the page before; neither ever changes, so
             that no run is on two pages or on none because others come.
         limit: The most to return.
     """
-    query = _runs(which)
-    return _page(connection, query, (_r.as_of_date, _r.dag_id), after, limit)
-
-
-def list_counted_runs(
-    connection: Connection, which: RunFilter, *, after: tuple[date, str] | None, limit: int
-) -> list[tuple[Any, Counter[JobStatus]]]:
-    """List runs as `list_runs` does, each with how many of its jobs are in which state."""
-    key = (_r.as_of_date, _r.dag_id)
-    page = _page_query(_runs(which), key, after, limit).subquery()
+    page = _page(_runs(which), (_r.as_of_date, _r.dag_id), after, limit).subquery()
     rows = connection.execute(
         select(*page.c, _e.status.label("state"), func.count(_e.job_id).label("jobs"))
         .outerjoin_from(page, job_executions, (_e.dag_id == page.c.dag_id) & is_last_attempt)
@@ -190,8 +181,8 @@ def list_sittings(
     *,
     limit: int,
     most_jobs: int,
-    beside: Select[Any] | None = None,
-) -> tuple[list[Sitting], bool, list[Any]]:
+    beside: Sequence[Select[Any]] = (),
+) -> tuple[list[Sitting], bool, list[list[Any]]]:
     """
     List runs with the last attempts of their jobs, the latest session first, in one statement.
 
@@ -202,7 +193,8 @@ def list_sittings(
         beside: What else is asked in the same statement.
 
     Returns:
-        The runs, and whether there are more, or may be; and the rows of ``beside``, in no order.
+        The runs, and whether there are more, or may be; and for each of ``beside`` its rows, in no
+        order.
     """
     ordered = _runs(which).order_by(_r.as_of_date.desc(), _r.dag_id.desc())
     latest = ordered.limit(limit + 1).subquery()
@@ -216,12 +208,8 @@ def list_sittings(
         .order_by(latest.c.as_of_date.desc(), latest.c.dag_id.desc())
         .limit(most_jobs + 1)
     )
-    others: list[Any] = []
-    if beside is None:
-        rows: list[Any] = list(connection.execute(query))
-    else:
-        rows, others = Together(query, beside).read(connection, {})
-        rows.sort(key=attrgetter("as_of_date", "dag_id"), reverse=True)
+    rows, *others = Together(query, *beside).read(connection, {})
+    rows.sort(key=attrgetter("as_of_date", "dag_id"), reverse=True)
     found = [
         Sitting(of_run[0], {row.job_id: row for row in of_run if row.job_id is not None})
         for of_run in (list(each) for _, each in groupby(rows, key=attrgetter("dag_id")))
@@ -273,7 +261,8 @@ def list_executions(
     # Of the page's rows alone, which a join would not be sure of.
     parameters = select(_r.parameters).where(_r.dag_id == _e.dag_id).scalar_subquery()
     query = select(job_executions, parameters.label("parameters")).where(*wanted)
-    rows = _page(connection, query, (_e.created_at, _e.execution_id), after, limit)
+    page = _page(query, (_e.created_at, _e.execution_id), after, limit)
+    rows = list(connection.execute(page))
     for row in {row.dag_id: row for row in rows}.values():
         keep_parameters(row.parameters)
     return rows
@@ -316,16 +305,6 @@ def _equal(values: Mapping[Column[Any], Any]) -> list[ColumnElement[bool]]:
 
 
 def _page(
-    connection: Connection,
-    query: Select[Any],
-    key: tuple[Column[Any], Column[Any]],
-    after: tuple[Any, Any] | None,
-    limit: int,
-) -> list[Row[Any]]:
-    return list(connection.execute(_page_query(query, key, after, limit)))
-
-
-def _page_query(
     query: Select[Any],
     key: tuple[Column[Any], Column[Any]],
     after: tuple[Any, Any] | None,

@@ -19,7 +19,7 @@ from prometheus.orchestration.dag import JobPriority
 from prometheus.persistence.alerts import (
     AlertFilter,
     acknowledge,
-    list_with_deliveries,
+    list_alerts,
     read_deliveries,
     record_test,
 )
@@ -176,7 +176,7 @@ def alerts(here: Here, question: Annotated[AlertQuestion, Query()]) -> AlertPage
         dag_id=question.run,
     )
     with here.look() as look:
-        rows = list_with_deliveries(look.connection, which, before=before, limit=question.limit + 1)
+        rows = list_alerts(look.connection, which, before=before, limit=question.limit + 1)
     more = len(rows) > question.limit
     rows = rows[: question.limit]
     return AlertPage(

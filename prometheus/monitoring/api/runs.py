@@ -33,7 +33,7 @@ from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.windows import SessionBounds
 from prometheus.persistence.clock import Now
 from prometheus.persistence.deadlines import Due, deadlines_of
-from prometheus.persistence.listings import RunFilter, StoredRun, list_counted_runs, read_run
+from prometheus.persistence.listings import RunFilter, StoredRun, list_runs, read_run
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
@@ -154,7 +154,7 @@ def runs(here: Here, question: Annotated[RunQuestion, Query()]) -> Runs:
     )
     after = read_cursor(question.cursor, date.fromisoformat)
     with here.look() as look:
-        rows = list_counted_runs(look.connection, which, after=after, limit=question.limit + 1)
+        rows = list_runs(look.connection, which, after=after, limit=question.limit + 1)
         if not rows:
             names = {"market": question.market, "pipeline": question.pipeline}
             check_names(look.connection, here.pipelines[0], **names)

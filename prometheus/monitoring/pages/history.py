@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
-from sqlalchemy import Row, Select
+from sqlalchemy import Row
 
 from prometheus.monitoring.api.models import IsoDate, Name
 from prometheus.monitoring.installation import Here, Installation
@@ -96,11 +96,10 @@ def history_page(
         )
         if market is not None and pipeline is not None:
             which = RunFilter(market_id=market, pipeline=pipeline, last=last)
+            beside = [backfills] if look.now.open_backfills else []
             if configured is None:
-                beside: Select[Any] | None = latest_definition(which)
-            else:
-                beside = backfills if look.now.open_backfills else None
-            sittings, more, beside_them = list_sittings(
+                beside.append(latest_definition(which))
+            sittings, more, told = list_sittings(
                 look.connection,
                 which,
                 limit=_MOST_SESSIONS,
@@ -108,9 +107,8 @@ def history_page(
                 beside=beside,
             )
             if configured is None:
-                jobs = _jobs(beside_them)
-            else:
-                going_on = [backfill_of(row) for row in beside_them]
+                jobs = _jobs(told.pop())
+            going_on = [backfill_of(row) for rows in told for row in rows]
         elif look.now.open_backfills:
             going_on = [backfill_of(row) for row in look.connection.execute(backfills)]
     going_on.sort(key=lambda each: each.backfill_id, reverse=True)

@@ -147,7 +147,7 @@ def test_runs_of_a_session_are_drawn(web: Web, world: World) -> None:
     world.fail(first)
     world.change(first, scheduled_at=world.now() - 2 * HOUR, started_at=world.now() - HOUR)
     page = show(web, "/days/US_EQ/2025-12-02")
-    assert len(web.statements) <= COMMON + 2
+    assert len(web.statements) <= COMMON + 1
     assert page.words.count("Deadline missed: it was due by 2025-12-03 14:00:00") == 1
     told = {each["aria-label"]: each["href"] for each in page.all("a") if "aria-label" in each}
     (of_a,) = (label for label in told if label.startswith("a: "))

@@ -7,8 +7,11 @@ from datetime import date, timedelta
 
 import pytest
 
+from prometheus import Pipeline
 from prometheus.monitoring.pages.history import percentile
-from prometheus.persistence.engine import reading
+from prometheus.orchestration.backfill import Reprocess
+from prometheus.persistence.backfills import start_backfill
+from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.listings import RunFilter, list_sittings
 from tests.integration.monitoring.conftest import Web
 from tests.integration.monitoring.test_pages import COMMON, Page, show
@@ -36,7 +39,7 @@ def test_sessions_are_shown_by_jobs(web: Web, world: World) -> None:
     for name, row in world.latest(first).items():
         world.change(row.execution_id, started_at=row.completed_at - timedelta(minutes=len(name)))
     page = show(web, "/history?market=US_EQ&pipeline=test")
-    assert len(web.statements) <= COMMON + 2
+    assert len(web.statements) <= COMMON + 1
     links = [f"./runs/{dag.dag_id}" for dag in (first, second)]
     assert cells(page) == [
         ("2025-12-02: SUCCESS, 3 min 0 s", links[0]),
@@ -102,6 +105,26 @@ def test_without_runs_it_offers_what_is_configured(web: Web, world: World) -> No
         assert "There are no runs of it." in show(web, f"/history?{other}").words
     assert web.ask("/history?before=0001-01-01").status_code == 422
     assert web.ask("/history?before=soon").status_code == 422
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_backfills_of_what_is_no_longer_configured_are_shown(
+    web: Web, world: World, *, has_run: bool
+) -> None:
+    if has_run:
+        world.run(job("b"), job("a", "b"))
+    with writing(world.engine) as connection:
+        gone = Pipeline("test", markets=["US_EQ"])
+        gone.add("jobs:report")
+        for day in (date(2012, 11, 19), date(2012, 11, 20)):
+            start_backfill(
+                connection, gone, "US_EQ", day, day, reprocess=Reprocess.NONE, max_active_runs=1,
+                reason="new prices", actor="ada",
+            )  # fmt: skip
+    words = show(web, "/history?market=US_EQ&pipeline=test").words
+    assert len(web.statements) <= COMMON + 1
+    assert words.index("2012-11-20") < words.index("2012-11-19")
+    assert ("There are no runs of it." in words) is not has_run
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def lead(world: World) -> None:
 
 def test_without_runs_markets_are_shown(web: Web) -> None:
     page = show(web, "/")
-    assert len(web.statements) <= COMMON + 2
+    assert len(web.statements) <= COMMON + 1
     assert [each["id"] for each in page.all("section")] == [
         "market-US_EQ",
         "market-EU_EQ",
@@ -140,7 +140,7 @@ def test_runs_stand_in_their_markets_with_their_states(web: Web, world: World) -
     world.fail_for_good(failed, "a", worker)
     world.close(failed)
     page = show(web, "/")
-    assert len(web.statements) <= COMMON + 2
+    assert len(web.statements) <= COMMON + 1
     told = {each["href"]: each["aria-label"] for each in page.all("a") if "aria-label" in each}
     assert told.keys() == {f"./runs/{dag.dag_id}", f"./runs/{failed.dag_id}"}
     assert "OPEN, 1 of 2 jobs succeeded" in told[f"./runs/{dag.dag_id}"]

@@ -129,7 +129,7 @@ class Filled:
             if not any(each.market_id == "ASIA_EQ" for each in pauses.read_pauses(connection)):
                 pauses.pause(connection, market_id="ASIA_EQ", reason="r", actor="ada")
             alerts.apply_changes(connection, [Raise(cause)], now, lambda *_: ())
-            (alert,) = alerts.list_alerts(connection, alerts.AlertFilter(), limit=1)
+            ((alert, _),) = alerts.list_alerts(connection, alerts.AlertFilter(), limit=1)
             backfill, _ = backfills.start_backfill(
                 connection, daily, "US_EQ", day, day, reprocess=Reprocess.NONE, max_active_runs=1,
                 reason="r", actor="ada",
