@@ -201,7 +201,7 @@ def prune(
             dag_ids = connection.execute(
                 select(_r.dag_id)
                 .where(cutoff.old)
-                .order_by(_r.dag_id)
+                .order_by(_r.as_of_date, _r.dag_id)
                 .limit(_RUNS_AT_ONCE)
                 .with_for_update(skip_locked=True)
             ).scalars()

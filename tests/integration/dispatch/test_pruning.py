@@ -10,7 +10,7 @@ from sqlalchemy import Engine, func, insert, select, update
 from prometheus.dispatch.scheduler import Scheduler
 from prometheus.orchestration.lifecycle import RunStatus
 from prometheus.orchestration.planning import LOOKS_BACK, SessionRange
-from prometheus.persistence import clock, runs
+from prometheus.persistence import clock, pruning, runs
 from prometheus.persistence.audits import record_audit
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.metadata import database_now
@@ -113,6 +113,19 @@ def test_what_is_old_goes_whole_and_is_counted_before(engine: Engine, ended: Sch
     assert (entry.details["reason"], entry.details["after"]) == ("disk", None)
     assert entry.details["before"] == {**expected.document(), "alerts": 0}
     assert removed(engine) == Removed(0, 0)
+
+
+def test_the_oldest_sessions_go_first(
+    engine: Engine, ended: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By name, each step would first go through all that stays of the pipelines before it."""
+    with writing(engine) as connection:
+        last = select(dag_runs).where(dag_runs.c.as_of_date == OLD[-1])
+        row = dict(connection.execute(last).mappings().one())
+        connection.execute(insert(dag_runs), {**row, "dag_id": "a", "pipeline": "a"})
+    monkeypatch.setattr(pruning, "_RUNS_AT_ONCE", 1)
+    steps = prune(engine, cutoff(engine), actor="bob")
+    assert [each.first_session for each in steps] == [*OLD, OLD[-1]]
 
 
 def test_what_else_is_old_goes_in_small_steps_and_is_told(engine: Engine, ended: Scheduler) -> None:
