@@ -10,6 +10,8 @@ from sqlalchemy import Connection
 from prometheus.core.markets import get_market
 from prometheus.errors import PipelineError, PrometheusError, UnknownMarketError, nearest
 from prometheus.orchestration.pipeline import Pipeline
+from prometheus.persistence.alerts import AlertFilter, list_alerts
+from prometheus.persistence.backfills import list_backfills
 from prometheus.persistence.listings import RunFilter, list_runs
 from prometheus.pipelines.loading import find_pipelines, load_pipelines
 from prometheus.settings import Settings
@@ -113,9 +115,9 @@ def check_names(
     pipeline: str | None = None,
 ) -> None:
     """
-    Refuse a name by which nothing can be found; for a list that is empty, in one statement at most.
+    Refuse a name by which nothing can be found; for a list that is empty.
 
-    What is no longer configured has a name as long as it has a run.
+    A name is known when it is configured; any other, as long as a run, alert or backfill has it.
 
     Args:
         pipelines: Those of the settings.
@@ -124,18 +126,26 @@ def check_names(
         UnknownMarketError, UnknownPipelineError: It is one; the message names the nearest.
     """
 
-    def has_run(which: RunFilter) -> bool:
-        return bool(list_runs(connection, which, after=None, limit=1))
-
     if market is not None:
         try:
             get_market(market)
         except UnknownMarketError:
-            if not has_run(RunFilter(market_id=market)):
+            if not _has_rows(connection, market_id=market):
                 raise
-            return
-    if pipeline is None or pipeline in pipelines or has_run(RunFilter(pipeline=pipeline)):
+    if pipeline is None or pipeline in pipelines or _has_rows(connection, pipeline=pipeline):
         return
     raise UnknownPipelineError(
         f"There is no pipeline {pipeline!r}, nor a run of one.{nearest(pipeline, pipelines)}"
+    )
+
+
+def _has_rows(
+    connection: Connection, *, market_id: str | None = None, pipeline: str | None = None
+) -> bool:
+    runs = RunFilter(market_id=market_id, pipeline=pipeline)
+    alerts = AlertFilter(market_id=market_id, pipeline=pipeline)
+    return bool(
+        list_runs(connection, runs, after=None, limit=1)
+        or list_alerts(connection, alerts, limit=1)
+        or list_backfills(connection, market_id=market_id, pipeline=pipeline, limit=1)
     )

@@ -61,8 +61,8 @@ def list_alerts(
     from rich.text import Text
 
     from prometheus.cli import output
+    from prometheus.cli.listed import check_names
     from prometheus.cli.places import find_place, opened
-    from prometheus.core.markets import get_market
     from prometheus.persistence import alerts
     from prometheus.persistence.engine import reading
 
@@ -70,12 +70,14 @@ def list_alerts(
     which = alerts.AlertFilter(
         is_open=None if everything else True,
         kind=kind,
-        market_id=market and get_market(market).market_id,
+        market_id=market,
         pipeline=pipeline,
         dag_id=run,
     )
     with opened(place) as engine, reading(engine) as connection:
         rows = alerts.list_alerts(connection, which, limit=limit)
+        if not rows:
+            check_names(connection, place, market, pipeline)
     if as_json:
         output.print_json([_document(row, deliveries) for row, deliveries in rows])
         return

@@ -128,6 +128,12 @@ def start(
 @application.command("list")
 def show_all(
     everything: Annotated[bool, typer.Option("--all", "-a", help="Also those that ended.")] = False,
+    market: Annotated[
+        str | None, typer.Option("--market", metavar="MARKET", help="Only those of it.")
+    ] = None,
+    pipeline: Annotated[
+        str | None, typer.Option("--pipeline", metavar="NAME", help="Only those of it.")
+    ] = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many at most.")
     ] = 50,
@@ -136,17 +142,28 @@ def show_all(
 ) -> None:
     """List backfills, the latest first."""
     from prometheus.cli import output
+    from prometheus.cli.listed import check_names
     from prometheus.cli.places import find_place, opened
     from prometheus.persistence.backfills import list_backfills
     from prometheus.persistence.engine import reading
 
-    with opened(find_place(folder)) as engine, reading(engine) as connection:
-        found = list_backfills(connection, is_open=None if everything else True, limit=limit)
+    place = find_place(folder)
+    with opened(place) as engine, reading(engine) as connection:
+        found = list_backfills(
+            connection,
+            is_open=None if everything else True,
+            market_id=market,
+            pipeline=pipeline,
+            limit=limit,
+        )
+        if not found:
+            check_names(connection, place, market, pipeline)
     if as_json:
         output.print_json([_document(each) for each in found])
         return
     if not found:
-        print("There are no backfills." if everything else "No backfill is open.")
+        such = "" if market is None and pipeline is None else "such "
+        print(f"There are no {such}backfills." if everything else f"No {such}backfill is open.")
         return
     table = output.table("BACKFILL", "OF", "SESSIONS", "STATE", "BY", "WHY", right=("BACKFILL",))
     for each in found:

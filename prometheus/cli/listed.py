@@ -68,7 +68,7 @@ def runs(
     with opened(place) as engine, reading(engine) as connection:
         rows = list_runs(connection, which, after=None, limit=limit)
         if not rows:
-            _check_names(connection, place, market, pipeline)
+            check_names(connection, place, market, pipeline)
     found = [
         {
             "dag_id": row.dag_id,
@@ -156,7 +156,7 @@ def executions(
     with opened(place) as engine, reading(engine) as connection:
         rows = list_executions(connection, which, after=None, limit=limit)
         if not rows:
-            _check_names(connection, place, market, None)
+            check_names(connection, place, market, None)
     if as_json:
         output.print_json([_execution(row) for row in rows])
         return
@@ -188,12 +188,15 @@ def _instant(text: str | None) -> datetime | None:
     return None if text is None else read_instant(text)
 
 
-def _check_names(
+def check_names(
     connection: Connection, place: Place, market: str | None, pipeline: str | None
 ) -> None:
-    from prometheus.configured import check_names, sound_pipelines
+    """Refuse a name by which nothing can be found; see `prometheus.configured.check_names`."""
+    from prometheus import configured
 
-    check_names(connection, sound_pipelines(place.settings)[0], market=market, pipeline=pipeline)
+    # Only a pipeline's name is worth the time in which all of them are loaded.
+    pipelines = {} if pipeline is None else configured.sound_pipelines(place.settings)[0]
+    configured.check_names(connection, pipelines, market=market, pipeline=pipeline)
 
 
 def _execution(row: Row[Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy import Connection
 
 from prometheus.channels import send_tests
-from prometheus.core.markets import get_market
+from prometheus.configured import check_names
 from prometheus.masking import safe_text
 from prometheus.monitoring.api.actions import Ask, AskWithReason, AtDesk, Done
 from prometheus.monitoring.api.models import Instant, Model, Name, Reply, times
@@ -171,12 +171,15 @@ def alerts(here: Here, question: Annotated[AlertQuestion, Query()]) -> AlertPage
     which = AlertFilter(
         is_open=None if question.state is None else question.state == "open",
         kind=question.kind,
-        market_id=question.market and get_market(question.market).market_id,
+        market_id=question.market,
         pipeline=question.pipeline,
         dag_id=question.run,
     )
     with here.look() as look:
         rows = list_alerts(look.connection, which, before=before, limit=question.limit + 1)
+        if not rows:
+            names = {"market": question.market, "pipeline": question.pipeline}
+            check_names(look.connection, here.pipelines[0], **names)
     more = len(rows) > question.limit
     rows = rows[: question.limit]
     return AlertPage(

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 from sqlalchemy import Connection
 
+from prometheus.configured import check_names
 from prometheus.core.markets import get_market
 from prometheus.errors import HorizonError
 from prometheus.masking import safe_text
@@ -220,11 +221,14 @@ def list_backfills(here: Here, question: Annotated[BackfillQuestion, Query()]) -
         found = backfills.list_backfills(
             look.connection,
             is_open=None if question.state is None else question.state == "open",
-            market_id=question.market and get_market(question.market).market_id,
+            market_id=question.market,
             pipeline=question.pipeline,
             before=read_number(question.cursor),
             limit=question.limit + 1,
         )
+        if not found:
+            names = {"market": question.market, "pipeline": question.pipeline}
+            check_names(look.connection, here.pipelines[0], **names)
     more = len(found) > question.limit
     found = found[: question.limit]
     return BackfillPage(

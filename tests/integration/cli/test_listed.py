@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 from prometheus.cli.application import make_application
 from prometheus.monitoring.api.executions import Execution
 from prometheus.monitoring.api.runs import Run
-from prometheus.persistence.engine import create_engine
+from prometheus.persistence.engine import create_engine, writing
+from prometheus.persistence.tables import backfills, dag_runs
 from tests.integration.persistence.world import DAY, World, job
 
 
@@ -72,6 +74,34 @@ def test_executions_are_listed_and_filtered(world: World) -> None:
         assert listed("executions", *one) == [failed], one
     assert listed("executions", "--to", failed["started_at"]) == []
     assert "ValueError: boom" in run("executions")
+
+
+def test_backfills_are_listed_and_filtered(world: World) -> None:
+    for first in ("2012-11-19", "2012-11-26"):
+        range_of_it = ("--from", first, "--to", first, "--reason", "new prices")
+        run("backfill", "start", "US_EQ", *range_of_it, "--yes")
+    with writing(world.engine) as connection:
+        which = backfills.c.backfill_id == 1
+        connection.execute(update(backfills).where(which).values(market_id="GONE", pipeline="gone"))
+    for filters, numbers in {
+        (): [2, 1],
+        ("--market", "US_EQ"): [2],
+        ("--pipeline", "gone"): [1],
+        ("--market", "GONE", "--pipeline", "daily"): [],
+    }.items():
+        assert [each["backfill"] for each in listed("backfill", "list", *filters)] == numbers
+    assert run("backfill", "list", "--market", "EU_EQ") == "No such backfill is open.\n"
+    refused = CliRunner().invoke(make_application(), ("backfill", "list", "--pipeline", "dayly"))
+    assert "Did you mean 'daily'?" in str(refused.exception)
+
+
+def test_what_is_not_configured_any_more_is_known_by_what_there_is_of_it(world: World) -> None:
+    with writing(world.engine) as connection:
+        connection.execute(update(dag_runs).values(market_id="GONE"))
+    assert run("alerts", "list", "--market", "GONE") == "No such alert is open.\n"
+    refused = ("alerts", "list", "--market", "GONE", "--pipeline", "dayly")
+    done = CliRunner().invoke(make_application(), refused)
+    assert "Did you mean 'daily'?" in str(done.exception)
 
 
 @pytest.mark.parametrize("command", ["runs", "executions", "alerts"])

@@ -13,7 +13,7 @@ from sqlalchemy import update
 from prometheus.core.market_state import MarketState
 from prometheus.orchestration.dag import JobPriority
 from prometheus.persistence.engine import writing
-from prometheus.persistence.tables import dag_runs, job_executions
+from prometheus.persistence.tables import backfills, dag_runs, job_executions
 from tests.integration.monitoring.conftest import Web
 from tests.integration.persistence.world import DAY, World, job
 
@@ -182,6 +182,23 @@ def test_a_name_of_which_there_is_nothing_has_a_nearest(web: Web, world: World) 
         assert len(web.statements) <= 3
     assert web.get("/api/v1/runs", pipeline="gone", status="FAILED")["items"] == []
     assert len(web.statements) <= 3
+
+
+def test_a_name_is_known_where_anything_has_it(web: Web, world: World) -> None:
+    """Whatever list is asked for, and whichever of two names is not known."""
+    gone = {"market": "GONE", "pipeline": "gone"}
+    paths = [f"/api/v1/{name}" for name in ("alerts", "backfills", "runs")]
+    for path in paths:
+        for names in ({"market": "US_EQQ"}, {"market": "US_EQ", "pipeline": "dayly"}):
+            assert "Did you mean" in web.problem(path, 404, **names), (path, names)
+    asked = {"market": "US_EQ", "first": "2012-11-19", "last": "2012-11-23", "reason": "x"}
+    web.post("/api/v1/backfills", asked)
+    with writing(world.engine) as connection:
+        connection.execute(update(backfills).values(market_id="GONE", pipeline="gone"))
+    assert len(web.get("/api/v1/backfills", **gone)["items"]) == 1
+    for path in paths:
+        assert web.get(path, market="GONE", pipeline="daily")["items"] == []
+        assert "'dayly'" in web.problem(path, 404, market="GONE", pipeline="dayly")
 
 
 def test_a_run_of_another_release_is_told_and_holds_up_no_other(web: Web, world: World) -> None:

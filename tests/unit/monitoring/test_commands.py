@@ -115,6 +115,7 @@ LISTS = {
     "/api/v1/executions": "executions",
     "/api/v1/alerts": "alerts list",
     "/api/v1/audit": "audit",
+    "/api/v1/backfills": "backfill list",
 }
 """What takes filters on either side."""
 OTHER_FILTERS = {
