@@ -216,10 +216,13 @@ def revoke_token(connection: Connection, name: str, *, actor: str) -> None:
 
 
 def anybody_known(connection: Connection) -> bool:
-    """Say whether there is a user or a token, and so whether all others are refused."""
-    found: bool = connection.execute(
-        select(select(_u.name).exists() | select(_t.name).exists())
-    ).scalar_one()
+    """
+    Say whether there is a user or a token, and so whether all others are refused.
+
+    A token that has expired lets nobody in, and so does not count.
+    """
+    good = select(_t.name).where(_t.expires_at > database_now())
+    found: bool = connection.execute(select(select(_u.name).exists() | good.exists())).scalar_one()
     return found
 
 

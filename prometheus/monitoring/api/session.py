@@ -13,7 +13,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from pydantic import Field, SecretStr
 
-from prometheus.actors import Role
+from prometheus.actors import Action, Role
 from prometheus.monitoring.api.models import Instant, Model, Name
 from prometheus.monitoring.attempts import Attempts, network_of
 from prometheus.monitoring.guard import SESSION, Asking, cookie_name, is_secure, role_of
@@ -104,6 +104,8 @@ class Session(Model):
     """When the sign-in or the token does."""
     csrf_token: str | None
     """What to send as ``X-CSRF-Token`` with every change, of a browser that is signed in."""
+    allowed: tuple[Action, ...] | None = None
+    """To which actions a token is limited; ``null``: all that the role may."""
 
 
 @router.get(SESSION)
@@ -117,6 +119,7 @@ async def who_asks(here: Here, visitor: Asking) -> Session:
         role=role,
         expires_at=visitor.expires_at,
         csrf_token=visitor.csrf_token,
+        allowed=visitor.allowed,
     )
 
 

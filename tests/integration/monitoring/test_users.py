@@ -13,7 +13,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, select, update
 
-from prometheus.actors import Role
+from prometheus.actors import Action, Role
 from prometheus.monitoring.api.session import Limits
 from prometheus.monitoring.app import create_app
 from prometheus.passwords import hash_password
@@ -94,6 +94,7 @@ class TestSignIn:
             "role": "viewer",
             "expires_at": None,
             "csrf_token": None,
+            "allowed": None,
         }
         assert web.get("/api/v1/runs")["items"] == []
         assert status(web, {"Cookie": f"{web.cookie}=of-another"}) == 200
@@ -281,6 +282,30 @@ class TestEnds:
             connection.execute(update(api_tokens).values(expires_at=wall_time(connection)))
         assert status(web, ci) == status(web, old) == 401
         assert status(web, ci, "/metrics") == 401
+
+    def test_an_expired_token_alone_closes_nothing(self, web: Web, engine: Engine) -> None:
+        """Nobody could sign in to revoke it."""
+        old = add_token(engine, "old", Role.VIEWER)
+        assert status(web, {}) == status(web, {}, "/metrics") == 401
+        with writing(engine) as connection:
+            connection.execute(update(api_tokens).values(expires_at=wall_time(connection)))
+            assert not users.anybody_known(connection)
+        assert status(web, {}) == status(web, {}, "/metrics") == 200
+        assert status(web, old) == 401
+
+    def test_a_token_is_told_to_what_it_is_limited(self, web: Web, engine: Engine) -> None:
+        whole = add_token(engine, "whole", Role.OPERATOR)
+        with writing(engine) as connection:
+            allowed = [Action.RETRY, Action.RUN]
+            token, _ = users.add_token(
+                connection, "ci", Role.OPERATOR, HOUR, allowed=allowed, actor="root"
+            )
+
+        def told(headers: dict[str, str]) -> Any:
+            return web.ask("/api/v1/session", headers=headers).json()["allowed"]
+
+        assert sorted(told({"Authorization": f"Bearer {token}"})) == ["retry", "run"]
+        assert told(whole) is None
 
 
 class TestActing:
