@@ -339,7 +339,10 @@ def make_case(
                 parsed[run.definition] = Definition()
         calendar = calendar_then(run.market_id, run.calendar_version)
         before = [
-            calendar_then(run.market_id, str(row.details.get("before", "")))
+            # Rows of earlier releases call it "from".
+            calendar_then(
+                run.market_id, str(row.details.get("before", row.details.get("from", "")))
+            )
             for row in audit[run.dag_id]
             if row.action == "calendar"
         ]

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from prometheus.core.clock import MarketClock
+from prometheus.core.overrides import Override, OverrideKind, Overrides
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.verification import Expectation, StartRecord, Tolerances, checks, judge
-from prometheus.verification.history import Change, History, Pause, Worker
+from prometheus.verification.history import Audit, Change, History, Pause, Worker
 from tests.unit.verification.histories import (
     DEFINITION,
     JOBS,
@@ -1343,3 +1345,33 @@ def test_a_hundred_thousand_rows_take_a_few_seconds() -> None:
     took = time.process_time() - began_at
     assert report.ok
     assert took < 20, "about 3 s on an idle machine"
+
+
+@pytest.mark.parametrize("word", ["before", "from"])
+def test_the_calendar_that_a_run_left_is_read_by_either_word(word: str) -> None:
+    """Earlier releases wrote the other one."""
+    first = Override(
+        override_id=7,
+        exchange="XNYS",
+        session=date(2025, 12, 5),
+        kind=OverrideKind.CLOSED,
+        reason="mourning",
+        source="a circular",
+        announced_at=at("04 09:00:00"),
+        author="ada",
+    )
+    later = replace(first, override_id=8, session=date(2025, 12, 8))
+    (run,) = still_open().runs
+    version = TradingCalendar("US_EQ", overrides=Overrides((first,))).version
+    row = Audit(at("05 09:00:00"), "scheduler", "calendar", run.dag_id, {word: version})
+    history = replace(still_open(), audit=[row], overrides=Overrides((first, later)))
+    case = checks.make_case(
+        history,
+        finished=False,
+        starts=(),
+        expect=None,
+        tolerances=Tolerances(),
+        now=None,
+        max_lost=None,
+    )
+    assert [each.version for each in case.runs[0].before] == [version]
