@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections import defaultdict
 from contextlib import suppress
 from typing import Protocol
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_EVERY = 0.5
 """Wall seconds after which lines are kept while their attempt goes on."""
+_RENEWED = 32_768
+"""Characters of its end that are kept anew in a second, while it writes without a pause."""
 FIRST, LAST = 131_072, 65_536
 """Characters of an attempt that are kept: so many of its beginning, and so many of its end."""
 _LONGEST_LINE = 8_192
@@ -31,13 +34,15 @@ _CONTROLS = re.compile(r"[\x01-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Keep(Protocol):
-    """Writes what an attempt has written; what raises has written nothing."""
+    """Writes what an attempt has written; what raises may have written it all the same."""
 
-    def __call__(self, text: str, end: str, *, last: bool) -> None:
+    def __call__(self, part: int, text: str, end: str, *, last: bool) -> None:
         """
         Write some lines behind those that were written before, and the newest of all.
 
         Args:
+            part: Number of the lines, from 1: they are kept once, however often they are written.
+            text: The lines; empty if none have come.
             end: What has come behind the first 128 KB, in place of what was so before; empty if
                 nothing has come since.
             last: Whether nothing follows, so that it is worth waiting for the database.
@@ -49,7 +54,8 @@ class AttemptLog:
     Collects whole lines, and keeps them every half second and at the end.
 
     Once the first 128 KB are full, what is newest takes the place of what was, each time: who looks
-    on sees how it goes on, and what is killed has left its last words.
+    on sees how it goes on, and what is killed has left its last words. As that is up to 64 KB, it
+    is done every two seconds only while it writes without a pause.
 
     Its own thread keeps them, so that neither a job that writes nothing for long nor a database
     that is slow holds anything up.
@@ -63,11 +69,15 @@ class AttemptLog:
         self._keeping = threading.Lock()
         self._unfinished: defaultdict[str, bytes] = defaultdict(bytes)
         self._waiting = ""
+        self._part = 1
+        self._perhaps_kept = ""
         self._room = FIRST
         self._behind = bytearray()
         self._end = ""
         self._left_out = 0
         self._grown = False
+        self._writes = False
+        self._renew_at = 0.0
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
@@ -100,6 +110,7 @@ class AttemptLog:
     def _take(self, data: bytes) -> None:
         if not data:
             return
+        self._writes = True
         if self._room:
             text = readable(data.decode("utf-8", "replace"))
             self._waiting += text[: self._room]
@@ -136,19 +147,37 @@ class AttemptLog:
 
     def _flush(self, *, last: bool = False) -> None:
         with self._keeping:
+            # What failed to be written, but may have been, is so by itself, as it was; then what
+            # has come since.
+            again = bool(self._perhaps_kept)
+            if self._write(last=last) and again:
+                self._write(last=last)
+
+    def _write(self, *, last: bool) -> bool:
+        with self._lock:
+            if not self._perhaps_kept:
+                self._perhaps_kept, self._waiting = self._waiting, ""
+            text = self._perhaps_kept
+            paused, self._writes = not self._writes, False
+            due = last or paused or time.monotonic() >= self._renew_at
+            # Whoever has read it reads on behind it.
+            end = self._newest() if due and not self._waiting else ""
+        if not (text or end):
+            return True
+        try:
+            self._keep(self._part, text, end, last=last)
+        except Exception as error:  # noqa: BLE001  no job fails, and no thread ends, of its log
+            if last:  # it stands in the worker's own log all the same
+                log.warning("log_not_kept", extra={"error": str(error)})
             with self._lock:
-                text, self._waiting = self._waiting, ""
-                end = self._newest()
-            if not (text or end):
-                return
-            try:
-                self._keep(text, end, last=last)
-            except Exception as error:  # noqa: BLE001  no job fails, and no thread ends, of its log
-                if last:  # it stands in the worker's own log all the same
-                    log.warning("log_not_kept", extra={"error": str(error)})
-                with self._lock:
-                    self._waiting = text + self._waiting
-                    self._grown = self._grown or bool(end)
+                self._grown = self._grown or bool(end)
+            return False
+        if end:
+            self._renew_at = time.monotonic() + len(end) / _RENEWED
+        if text:
+            self._perhaps_kept = ""
+            self._part += 1
+        return True
 
 
 def news(end: str, known: int) -> tuple[str, int]:

@@ -301,7 +301,7 @@ class Attempts:
 
         return self._written(read, within=math.inf, begin=reading)
 
-    def keep_log(self, execution_id: str, text: str, end: str, *, last: bool) -> None:
+    def keep_log(self, execution_id: str, part: int, text: str, end: str, *, last: bool) -> None:
         """
         Keep some lines that an attempt has written, and the newest of all; see `attempt_log.Keep`.
 
@@ -310,9 +310,9 @@ class Attempts:
                 waits for the database; the last ones until it is back, as what follows them is.
         """
 
-        def write(connection: Connection, perhaps_written: bool) -> None:
+        def write(connection: Connection, _: bool) -> None:
             if text:
-                logs.append(connection, execution_id, text, perhaps_kept=perhaps_written)
+                logs.append(connection, execution_id, part, text)
             if end:
                 logs.replace_end(connection, execution_id, end)
 

@@ -24,11 +24,11 @@ from sqlalchemy import (
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence.listings import UnknownExecutionError
 from prometheus.persistence.metadata import database_now
+from prometheus.persistence.runs import insert_new
 from prometheus.persistence.tables import attempt_logs, is_live, job_executions
 
 _e = job_executions.c
 _l = attempt_logs.c
-_ID = bindparam("id", type_=String)
 
 _OF_ATTEMPT: tuple[ColumnElement[Any], ...] = (
     *(_e.execution_id, _e.dag_id, _e.job_id, _e.attempt_number, _e.status, _e.worker),
@@ -38,22 +38,10 @@ _OF_ATTEMPT: tuple[ColumnElement[Any], ...] = (
 ENDS = 1_000_000
 """Number from which on a part is the end of an attempt: it takes the place of the end before it."""
 
-_APPEND = insert(attempt_logs).from_select(
-    ["execution_id", "part", "text"],
-    select(
-        _ID,
-        select(func.coalesce(func.max(_l.part), 0) + 1)
-        .where(_l.execution_id == _ID)
-        .scalar_subquery(),
-        bindparam("text", type_=String),
-    ),
-)
-
-
 # One row by one statement; written once more, it changes nothing but its number.
 _RENEW_END = (
     update(attempt_logs)
-    .where(_l.execution_id == _ID, _l.part >= ENDS)
+    .where(_l.execution_id == bindparam("id", type_=String), _l.part >= ENDS)
     .values(part=_l.part + 1, at=database_now(), text=bindparam("text_of_end", type_=String))
 )
 
@@ -91,20 +79,14 @@ class LoggedAttempt:
     parts: tuple[LogPart, ...]
 
 
-def append(
-    connection: Connection, execution_id: str, text: str, *, perhaps_kept: bool = False
-) -> None:
+def append(connection: Connection, execution_id: str, part: int, text: str) -> None:
     """
-    Keep some whole lines of an attempt, after what was kept of it before.
+    Keep some whole lines of an attempt; once more, whose answer was lost, changes nothing.
 
     Args:
-        perhaps_kept: Whether they may have been kept by an earlier try, whose answer was lost.
+        part: Their number, from 1, by which they are read in order.
     """
-    if perhaps_kept:
-        newest = select(_l.text).where(_l.execution_id == execution_id, _l.part < ENDS)
-        if connection.execute(newest.order_by(_l.part.desc()).limit(1)).scalar() == text:
-            return
-    connection.execute(_APPEND, {"id": execution_id, "text": text})
+    insert_new(connection, attempt_logs, {"execution_id": execution_id, "part": part, "text": text})
 
 
 def replace_end(connection: Connection, execution_id: str, text: str) -> None:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import Connection, Engine, event
 
+from prometheus.dispatch.attempt_log import AttemptLog
 from prometheus.dispatch.attempts import Attempts
 from prometheus.persistence import logs
 from prometheus.persistence.engine import PATIENCE_SECONDS, create_engine, reading
@@ -212,12 +214,31 @@ def test_last_lines_of_an_attempt_are_kept_once_though_the_answer_was_lost(
     dag_id, execution_id = queued(installation)
     incarnation = register_worker(installation.engine)
     attempts.start(execution_id, worker="test", incarnation=incarnation)
-    attempts.keep_log(execution_id, "first\n", "", last=False)
+    attempts.keep_log(execution_id, 1, "first\n", "", last=False)
     with answer_lost(installation.engine, committed=committed):
-        attempts.keep_log(execution_id, "head\n", "last words\n", last=True)
+        attempts.keep_log(execution_id, 2, "head\n", "last words\n", last=True)
     with reading(installation.engine) as connection:
         (found,) = logs.read(connection, dag_id, after={})
     assert [part.text for part in found.parts] == ["first\n", "head\n", "last words\n"]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_lines_of_an_attempt_are_kept_once_though_the_answer_was_lost(
+    installation: Installation, attempts: Attempts, committed: bool
+) -> None:
+    """Also those in its middle, which are tried again beside what has come since."""
+    dag_id, execution_id = queued(installation)
+    incarnation = register_worker(installation.engine)
+    attempts.start(execution_id, worker="test", incarnation=incarnation)
+    written = AttemptLog(partial(attempts.keep_log, execution_id))
+    with answer_lost(installation.engine, committed=committed) as breaks:
+        written.write("stdout", b"once\n")
+        wait_until(lambda: bool(breaks), timeout=60)
+        written.write("stdout", b"then\n")
+        written.close()
+    with reading(installation.engine) as connection:
+        (found,) = logs.read(connection, dag_id, after={})
+    assert [part.text for part in found.parts] == ["once\n", "then\n"]
 
 
 @pytest.fixture

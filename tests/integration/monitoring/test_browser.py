@@ -186,7 +186,7 @@ def test_what_changes_is_shown_within_two_seconds(
         word = f"number {len(lasted)}."
         with writing(world.engine) as connection:
             if where == "Run":
-                logs.append(connection, execution_id, f"read file {word}\n")
+                logs.append(connection, execution_id, len(lasted) + 1, f"read file {word}\n")
             else:
                 pauses.pause(connection, market_id="US_EQ", reason=f"halt {word}", actor="ada")
         changed_at = time.monotonic()

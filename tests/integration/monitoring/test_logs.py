@@ -11,9 +11,9 @@ from tests.integration.persistence.world import BOOM, World, job
 
 
 def write(world: World, execution_id: str, *texts: str) -> None:
-    for text in texts:
+    for part, text in enumerate(texts, 1):
         with writing(world.engine) as connection:
-            logs.append(connection, execution_id, text)
+            logs.append(connection, execution_id, part, text)
 
 
 def test_a_log_goes_on_where_the_last_look_ended(web: Web, world: World) -> None:

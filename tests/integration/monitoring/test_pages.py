@@ -249,7 +249,7 @@ def test_an_open_page_is_told_of_changes(web: Web, world: World) -> None:
     execution_id = world.running(dag, "a", worker)
     version = wait_for_other(told, version)
     with writing(world.engine) as connection:
-        logs.append(connection, execution_id, "a line\n")
+        logs.append(connection, execution_id, 1, "a line\n")
     version = wait_for_other(told, version)
     world.succeed(execution_id, worker)
     version = wait_for_other(told, version)

@@ -88,8 +88,8 @@ def test_a_job_has_its_attempts_and_a_log_of_each(web: Web, world: World) -> Non
     worker = world.worker()
     first = world.running(dag, "a", worker)
     with writing(world.engine) as connection:
-        logs.append(connection, first, "hello\n")
-        logs.append(connection, first, f"my {SECRET} {HOSTILE}\n")
+        logs.append(connection, first, 1, "hello\n")
+        logs.append(connection, first, 2, f"my {SECRET} {HOSTILE}\n")
     world.fail(first, type(BOOM)("E: no", {"traceback": f"Traceback of {SECRET}\n"}))
     page = show(web, f"/runs/{dag.dag_id}?job=a&attempt=1")
     assert len(web.statements) <= COMMON + 1

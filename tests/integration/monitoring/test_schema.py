@@ -124,7 +124,7 @@ class Filled:
         )
         daily = self.web.app.state.installation.pipelines[0]["daily"]
         with writing(world.engine) as connection:
-            logs.append(connection, execution_id, "it failed\n")
+            logs.append(connection, execution_id, 1, "it failed\n")
             pauses.hold(connection, dag.dag_id, "held", reason="r", actor="ada")
             if not any(each.market_id == "ASIA_EQ" for each in pauses.read_pauses(connection)):
                 pauses.pause(connection, market_id="ASIA_EQ", reason="r", actor="ada")

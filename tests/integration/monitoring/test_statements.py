@@ -57,8 +57,8 @@ def test_every_page_and_list_asks_few_things(web: Web, world: World) -> None:
     world.running(dags[1], "a", worker)
     world.claim(world.starts(dags[2], "a"))
     with writing(world.engine) as connection:
-        logs.append(connection, running, "a line\n")
-        logs.append(connection, running, "another\n")
+        logs.append(connection, running, 1, "a line\n")
+        logs.append(connection, running, 2, "another\n")
         pauses.pause(connection, market_id="EU_EQ", reason="it rains", actor="ada")
         pauses.hold(connection, dag.dag_id, "b", reason="it rains", actor="ada")
         operators.skip(connection, dags[1].dag_id, "b", actor="eve", reason="not today")

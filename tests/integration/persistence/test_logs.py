@@ -17,9 +17,9 @@ from tests.integration.persistence.world import BOOM, World, job
 
 
 def keep(world: World, execution_id: str, *texts: str) -> None:
-    for text in texts:
+    for part, text in enumerate(texts, 1):
         with writing(world.engine) as connection:
-            logs.append(connection, execution_id, text)
+            logs.append(connection, execution_id, part, text)
 
 
 def test_parts_are_read_in_order_and_once(world: World) -> None:
@@ -78,11 +78,11 @@ def test_lines_whose_keeping_was_not_answered_are_not_kept_twice(world: World) -
     execution = world.running(world.run(job("a")), "a", world.worker())
     keep(world, execution, "one\n", "two\n")
     with writing(world.engine) as connection:
-        logs.append(connection, execution, "two\n", perhaps_kept=True)
-        logs.append(connection, execution, "three\n", perhaps_kept=True)
+        logs.append(connection, execution, 2, "two\n")
+        logs.append(connection, execution, 3, "two\n")
     with reading(world.engine) as connection:
         found = logs.read_attempt(connection, execution, after=0)
-    assert [each.text for each in found.parts] == ["one\n", "two\n", "three\n"]
+    assert [each.text for each in found.parts] == ["one\n", "two\n", "two\n"]
 
 
 def test_attempts_come_with_their_ends(world: World) -> None:

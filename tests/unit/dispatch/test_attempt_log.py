@@ -21,18 +21,24 @@ class Kept:
 
     def __init__(self) -> None:
         self.parts: list[str] = []
+        self.numbers: set[int] = set()
         self.ends: list[str] = []
         self.away = False
         self.refused = 0
+        self.answers_lost = 0
 
-    def __call__(self, text: str, end: str, *, last: bool) -> None:
+    def __call__(self, part: int, text: str, end: str, *, last: bool) -> None:
         if self.away:
             self.refused += 1
             raise OperationalError("INSERT", None, OSError("it is away"))
-        if text:
+        if text and part not in self.numbers:
+            self.numbers.add(part)
             self.parts.append(text)
         if end:
             self.ends.append(end)
+        if self.answers_lost:
+            self.answers_lost -= 1
+            raise OperationalError("COMMIT", None, OSError("it is away"))
 
     @property
     def text(self) -> str:
@@ -107,6 +113,44 @@ def test_an_end_that_was_not_kept_is_kept_the_next_time(kept: Kept) -> None:
     wait_until(lambda: kept.refused >= 2, timeout=60)
     kept.away = False
     wait_until(lambda: kept.text.endswith("last words\n"), timeout=60)
+    log.close()
+
+
+def test_an_end_is_renewed_rarely_while_its_attempt_writes_without_a_pause(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is 64 KB each time; but as soon as the attempt pauses, its last words are there."""
+    monkeypatch.setattr(attempt_log, "FLUSH_EVERY", 3600)  # here the test does so
+    monkeypatch.setattr(attempt_log, "_RENEWED", 1)
+    log = AttemptLog(kept)
+    log.write("stdout", (b"x" * 99 + b"\n") * 3_000)
+    log._flush()
+    for number in range(5):
+        log.write("stdout", f"line {number}\n".encode())
+        log._flush()
+    assert len(kept.ends) == 1
+    log._flush()
+    assert len(kept.ends) == 2
+    assert kept.text.endswith("line 3\nline 4\n")
+    log.write("stdout", b"last words\n")
+    log._flush()
+    log.close()
+    assert len(kept.ends) == 3
+    assert kept.text.endswith("line 4\nlast words\n")
+
+
+def test_an_end_is_renewed_once_it_is_due_though_there_is_no_pause(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_log, "FLUSH_EVERY", 3600)
+    monkeypatch.setattr(attempt_log, "_RENEWED", 10**12)
+    log = AttemptLog(kept)
+    log.write("stdout", (b"x" * 99 + b"\n") * 3_000)
+    log._flush()
+    for number in range(5):
+        log.write("stdout", f"line {number}\n".encode())
+        log._flush()
+        assert kept.text.endswith(f"line {number}\n")
     log.close()
 
 
@@ -204,6 +248,31 @@ def test_what_a_database_that_is_away_does_not_take_waits_for_it(kept: Kept) -> 
     kept.away = False
     log.close()
     assert kept.text == "first\nsecond\n"
+
+
+def test_lines_that_were_kept_without_an_answer_are_kept_once(kept: Kept) -> None:
+    log = AttemptLog(kept)
+    kept.answers_lost = 2
+    log.write("stdout", b"first\n")
+    wait_until(lambda: kept.parts == ["first\n"], timeout=60)
+    log.write("stdout", b"second\n")
+    wait_until(lambda: "second" in kept.text, timeout=60)
+    log.write("stdout", b"first\n")
+    log.close()
+    assert kept.parts == ["first\n", "second\n", "first\n"]
+
+
+def test_the_end_follows_when_all_before_it_is_kept(kept: Kept) -> None:
+    """Whoever reads on behind the end would never see what came between."""
+    log = AttemptLog(kept)
+    kept.away = True
+    log.write("stdout", b"first\n")
+    wait_until(lambda: kept.refused >= 1, timeout=60)
+    log.write("stdout", (b"x" * 99 + b"\n") * 3_000)
+    kept.away = False
+    wait_until(lambda: bool(kept.ends), timeout=60)
+    assert len("".join(kept.parts)) == FIRST
+    log.close()
 
 
 def test_what_can_not_be_kept_at_the_end_is_said(
