@@ -7,6 +7,7 @@ import json
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -36,8 +37,16 @@ _IN_TOKEN = re.compile(r"[A-Z0-9]")
 _adding = Lock()
 _of_settings: frozenset[str] = frozenset()
 _of_parameters: frozenset[str] = frozenset()
-_pattern: re.Pattern[str] | None = None
-"""Finds what this process keeps secret."""
+_PLAIN = re.compile(r"[A-Za-z0-9]+")
+_LETTERS = 4
+"""By how many in a row a secret is looked for first; by fewer, if it has not so many."""
+_known: Mapping[int, Mapping[str, tuple[str, ...]]] = {}
+"""
+What this process keeps secret: length -> letters -> those that stand in no text without these.
+
+It only grows, so a text is looked through for the few alone whose letters it has. Never changed in
+place: another thread may be reading it.
+"""
 
 
 def keep_secret(secrets: Iterable[SecretStr]) -> None:
@@ -47,9 +56,9 @@ def keep_secret(secrets: Iterable[SecretStr]) -> None:
     Args:
         secrets: URLs with their passwords, ``user:password`` pairs, passwords and tokens.
     """
-    global _of_settings
+    global _of_settings, _known
     _of_settings = frozenset(word for each in secrets for word in _words(each.get_secret_value()))
-    _look_for(_of_settings | _of_parameters)
+    _known = _with({}, _of_settings | _of_parameters)
 
 
 def keep_parameters(parameters: Mapping[str, Any]) -> None:
@@ -60,13 +69,13 @@ def keep_parameters(parameters: Mapping[str, Any]) -> None:
         parameters: Name -> JSON value; below a name such as ``api_token`` all texts are secret,
             and whole numbers of eight digits or more: shorter ones are part of too many others.
     """
-    global _of_parameters
+    global _of_parameters, _known
     texts = _secret_texts(parameters, secret=False)
     words = frozenset(word for text in texts for word in _words(text))
     with _adding:  # the web process answers several at once
         if not words <= _of_parameters:
+            _known = _with(_known, words - _of_settings - _of_parameters)
             _of_parameters |= words
-            _look_for(_of_settings | _of_parameters)
 
 
 def safe_url(url: str | SecretStr) -> str:
@@ -88,7 +97,7 @@ def safe_text(text: str) -> str:
     """
     text = _URL_IN_TEXT.sub(lambda match: safe_url(match[0]), text)
     text = _API_TOKEN.sub(_HIDDEN, text)
-    return _pattern.sub(_HIDDEN, text) if _pattern is not None else text
+    return _without(_candidates(text), text)
 
 
 def tokens(url: str) -> tuple[str, ...]:
@@ -119,12 +128,59 @@ def safe_value(value: Any) -> Any:
     return value
 
 
-def _look_for(words: Iterable[str]) -> None:
-    global _pattern
-    known = {word for word in words if len(word) >= _SHORTEST}
-    # The longest first: another may be a part of it.
-    spelt = ["".join(map(_spelt, word)) for word in sorted(known, key=len, reverse=True)]
-    _pattern = re.compile("|".join(spelt)) if spelt else None
+def _with(
+    known: Mapping[int, Mapping[str, tuple[str, ...]]], words: Iterable[str]
+) -> Mapping[int, Mapping[str, tuple[str, ...]]]:
+    """Add secrets to those that are known."""
+    grown = {length: dict(by_letters) for length, by_letters in known.items()}
+    for word in words:
+        if len(word) < _SHORTEST:
+            continue
+        plain = max(_PLAIN.findall(word), key=len, default="")
+        length = min(len(plain), _LETTERS)
+        by_letters = grown.setdefault(length, {})
+        # The rarest: what many begin with tells none from another.
+        letters = min(_pieces(plain, length), key=lambda each: len(by_letters.get(each, ())))
+        by_letters[letters] = (*by_letters.get(letters, ()), word)
+    return grown
+
+
+def _pieces(text: str, length: int) -> set[str]:
+    return {text[at : at + length] for at in range(len(text) - length + 1)}
+
+
+def _candidates(text: str) -> Iterator[str]:
+    for length, by_letters in _known.items():
+        for letters in by_letters.keys() & _pieces(text, length):
+            yield from by_letters[letters]
+
+
+def _without(words: Iterable[str], text: str) -> str:
+    """Hide each place where one of these stands; places that overlap, as one."""
+    hidden: list[tuple[int, int]] = []
+    for start, end in sorted(place for word in words for place in _places(word, text)):
+        if hidden and start < hidden[-1][1]:
+            start, before = hidden.pop()
+            end = max(end, before)
+        hidden.append((start, end))
+    shown, reached = "", 0
+    for start, end in hidden:
+        shown += text[reached:start] + _HIDDEN
+        reached = end
+    return shown + text[reached:]
+
+
+def _places(word: str, text: str) -> Iterator[tuple[int, int]]:
+    pattern = _pattern_of(word)
+    match = pattern.search(text)
+    while match is not None:
+        yield match.span()
+        match = pattern.search(text, match.start() + 1)
+
+
+@cache
+def _pattern_of(word: str) -> re.Pattern[str]:
+    return re.compile("".join(map(_spelt, word)))
 
 
 def _spelt(character: str) -> str:

@@ -6,8 +6,10 @@ import base64
 import html
 import json
 import re
+import time
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus
+from uuid import uuid4
 
 import pytest
 from markupsafe import escape
@@ -123,3 +125,35 @@ def test_tokens_of_the_web_api_are_hidden() -> None:
     assert safe_text(f"as {TOKEN_PREFIX}{make_secret()}.") == "as ***."
     name = f"{TOKEN_PREFIX}{'x' * 43}"
     assert safe_text(name) == name
+
+
+def test_secrets_that_overlap_are_hidden_to_their_ends() -> None:
+    keep_secret([SecretStr("planted-one"), SecretStr("one-behind"), SecretStr("abab")])
+    assert safe_text("a planted-one-behind it") == "a *** it"
+    assert safe_text("planted-one" * 2) == "******"
+    assert safe_text("xababab") == "x***"
+
+
+def test_a_secret_without_letters_is_hidden_too() -> None:
+    keep_secret([SecretStr("!?%/"), SecretStr("-1-2-3-")])
+    assert safe_text("it is !?%/, or %21%3F%25%2F, or -1-2-3-") == "it is ***, or ***, or ***"
+
+
+def test_hiding_takes_no_longer_however_many_secrets_there_are() -> None:
+    """A process gets to know ever more of them, and forgets none."""
+    text = " ".join(f"line {number} of what a job prints" for number in range(800))
+
+    def took() -> float:
+        lasted = []
+        for _ in range(5):
+            began = time.process_time()
+            assert safe_text(text) == text
+            lasted.append(time.process_time() - began)
+        return min(lasted)
+
+    keep_secret([SecretStr(f"{uuid4()}") for _ in range(40)])
+    few = took()
+    many = [f"secret-{uuid4()}" for _ in range(4_000)]
+    keep_secret(map(SecretStr, many))
+    assert took() < 5 * few
+    assert safe_text(f"it is {many[0]} or {many[-1]}") == "it is *** or ***"
