@@ -188,22 +188,27 @@ def of_market(market_id: str, pauses: Iterable[Pause], *, has_runs: bool) -> lis
     return [Action("Pause", told, "api/v1/pause", ("reason", "for"), {"market": market_id})]
 
 
-def of_pipeline(pipeline: str, market_id: str | None, pauses: Iterable[Pause]) -> Action:
+def of_pipeline(
+    pipeline: str, market_id: str | None, pauses: Iterable[Pause], *, has_runs: bool
+) -> list[Action]:
     """
-    Say how a pipeline that has runs is paused, or resumed if it is, and nothing wider or narrower.
+    Say how a pipeline is paused, or resumed if it is, and nothing wider or narrower.
 
     Args:
         market_id: In this market; ``None``: in all.
+        has_runs: There are runs of it: otherwise there is nothing to pause.
     """
     for each in pauses:
         if (each.market_id, each.pipeline, each.dag_id) == (market_id, pipeline, None):
-            return end_of(each)
+            return [end_of(each)]
+    if not has_runs:
+        return []
     fixed = {"pipeline": pipeline} | ({"market": market_id} if market_id else {})
     where = f"in {market_id}" if market_id else "in any market"
     told = (
         f"No job of {pipeline} starts {where} until it is resumed. What runs goes on; windows pass."
     )
-    return Action("Pause", told, "api/v1/pause", ("reason", "for"), fixed)
+    return [Action("Pause", told, "api/v1/pause", ("reason", "for"), fixed)]
 
 
 def of_alert(alert: Row[Any]) -> Action | None:

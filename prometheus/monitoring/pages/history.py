@@ -127,9 +127,9 @@ def history_page(
         here_only = []
         if configured is not None:
             here_only.append(actions.of_history(pipeline, market, paused))
-        if sittings:
-            here_only.append(actions.of_pipeline(pipeline, market, paused))
-            offered.append((pipeline, [actions.of_pipeline(pipeline, None, paused)]))
+        had_runs = bool(sittings)
+        here_only += actions.of_pipeline(pipeline, market, paused, has_runs=had_runs)
+        offered.append((pipeline, actions.of_pipeline(pipeline, None, paused, has_runs=had_runs)))
         offered.insert(0, (f"{pipeline} in {market}", here_only))
     values = {
         "version": version,

@@ -19,6 +19,7 @@ from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
 from prometheus.monitoring.guard import ASSETS, SIGN_IN_PAGE, role_of
 from prometheus.monitoring.pages import words
+from prometheus.monitoring.pages.actions import named
 from prometheus.monitoring.pages.assets import read_assets
 from prometheus.monitoring.prefix import path_of
 from prometheus.monitoring.problems import Problem
@@ -67,6 +68,7 @@ _templates.filters.update(
     clock_time=words.clock_time,
     day_time=words.day_time,
     how_long=words.how_long,
+    named=named,
     safe_text=safe_text,
 )
 

@@ -43,6 +43,8 @@ class ShownMarket:
     pauses: list[Pause]
     """Those of all of it, and of its pipelines."""
     actions: list[Action]
+    resumes: list[tuple[str, Action]]
+    """Pipeline, named with its market where it is paused in that alone -> how to resume it."""
     error: str | None = None
     """Why its state is not known; then there is nothing else."""
     status: MarketStatus | None = None
@@ -122,6 +124,7 @@ def _market(
         and (each.pipeline is None or each.pipeline in pipelines)
     ]
     acts = actions.of_market(market_id, pauses, has_runs=bool(pipelines))
+    resumes = [(actions.named(each), actions.end_of(each)) for each in paused if each.pipeline]
     try:
         calendar = TradingCalendar(market_id)
         status = describe_market(market_id, at)
@@ -138,11 +141,12 @@ def _market(
             bars=bars,
         )
     except (HorizonError, SnapshotError) as error:  # one market's, not another's
-        return ShownMarket(market_id, paused, acts, error=str(error))
+        return ShownMarket(market_id, paused, acts, resumes, error=str(error))
     return ShownMarket(
         market_id,
         paused,
         acts,
+        resumes,
         status=status,
         zone=lane.zone,
         today=date_there(calendar, at),

@@ -339,7 +339,7 @@ def test_a_run_is_made_for_a_session_that_has_none(page: Page, web: Web, world: 
     with writing(world.engine) as connection:
         pauses.pause(connection, market_id="US_EQ", reason="halted", actor="ada")
     page.goto("/days/US_EQ/2012-11-21")
-    expect(page.locator("#live")).to_contain_text("Paused (US_EQ)")
+    expect(page.locator("#live")).to_contain_text("Paused (market US_EQ)")
     page.get_by_role("button", name="Run now").click()
     waits = "Paused, so it waits: market US_EQ."
     expect(page.get_by_role("dialog")).to_contain_text(waits)
@@ -397,7 +397,7 @@ def test_a_pipeline_is_paused_and_resumed(page: Page, web: Web, world: World) ->
     offered.get_by_role("button", name="Pause").click()
     page.get_by_role("dialog").get_by_label("Reason").fill("new books")
     submit(page)
-    expect(page.locator("#live")).to_contain_text(f"Paused (US_EQ, {dag.pipeline})")
+    expect(page.locator("#live")).to_contain_text(f"Paused (pipeline {dag.pipeline} in US_EQ)")
     assert serious_faults(page) == []
     offered.get_by_role("button", name="Resume").click()
     submit(page)

@@ -291,6 +291,35 @@ def test_a_pause_of_a_pipeline_is_offered_where_there_are_runs_of_it(
     assert names == {"do-daily-in-US_EQ-Backfill"}
 
 
+@pytest.mark.parametrize("market", ["US_EQ", None])
+def test_a_pause_of_a_pipeline_is_ended_where_it_is_told(
+    web: Web, world: World, market: str | None
+) -> None:
+    """On World, and on History also when its runs are gone."""
+    with writing(world.engine) as connection:
+        runs.first_seen(connection, "daily", "US_EQ", "every session", world.now())
+        pauses.pause(
+            connection, market_id=market, pipeline="daily", reason="new books", actor="bob"
+        )
+    told_of = [market] if market else ["ASIA_EQ", "EU_EQ", "US_EQ"]
+    named = "pipeline daily" + (f" in {market}" if market else "")
+    page = show(web, "/")
+    assert f"Paused ({named}) since" in page.words
+    resumes = [each for each in page.all("button") if each.get("id", "").endswith("-Resume")]
+    assert sorted(each["id"] for each in resumes) == [
+        f"do-{each}-{named.replace(' ', '-')}-Resume" for each in told_of
+    ]
+    (of_history,) = (
+        each
+        for each in show(web, "/history?market=US_EQ&pipeline=daily").all("button")
+        if each.get("id", "").endswith("-Resume")
+    )
+    for each in (*resumes, of_history):
+        assert json.loads(each["data-body"]) == json.loads(resumes[0]["data-body"])
+    web.post("/api/v1/resume", body_of(of_history))
+    assert "new books" not in show(web, "/").words
+
+
 def test_a_market_that_no_pipeline_follows_is_not_paused(
     database_url: str, variables: dict[str, str], tmp_path: Path, world: World
 ) -> None:
