@@ -103,8 +103,36 @@ def read_reason(text: str) -> str:
 
 
 def tell_details(details: Mapping[str, Any]) -> tuple[str, str]:
-    """Return why something was done, and what else its audit row says: the states at the end."""
-    states = ("before", "after")
-    rest = {name: value for name, value in details.items() if name not in ("reason", *states)}
-    rest |= {name: details[name] for name in states if name in details}
-    return details.get("reason") or "", json.dumps(rest, ensure_ascii=False) if rest else ""
+    """
+    Return why something was done, and what else its audit row says.
+
+    What has changed comes last: ``jobs: b; status: QUEUED → SKIPPED``.
+    """
+    told = [
+        f"{name}: {_written(value)}"
+        for name, value in details.items()
+        if name not in ("reason", "before", "after") and value is not None
+    ]
+    before, after = details.get("before"), details.get("after")
+    if isinstance(before, Mapping) or isinstance(after, Mapping):
+        was = before if isinstance(before, Mapping) else {}
+        now = after if isinstance(after, Mapping) else {}
+        told += [
+            f"{name}: {_written(was.get(name))} → {_written(now.get(name))}"
+            for name in {**was, **now}
+            if was.get(name) != now.get(name)
+        ]
+    elif before != after:
+        told.append(f"{_written(before)} → {_written(after)}")
+    return details.get("reason") or "", "; ".join(told)
+
+
+def _written(value: Any) -> str:
+    """Write a JSON value for people."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return ", ".join(value)
+    return json.dumps(value, ensure_ascii=False)
