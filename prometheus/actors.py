@@ -6,7 +6,7 @@ import contextlib
 import getpass
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -106,7 +106,7 @@ def tell_details(details: Mapping[str, Any]) -> tuple[str, str]:
     """
     Return why something was done, and what else its audit row says.
 
-    What has changed comes last: ``jobs: b; status: QUEUED → SKIPPED``.
+    What has changed comes last: ``run: us_eq_daily_2026-11-20; jobs b: QUEUED → SKIPPED``.
     """
     told = [
         f"{name}: {_written(value)}"
@@ -115,8 +115,7 @@ def tell_details(details: Mapping[str, Any]) -> tuple[str, str]:
     ]
     before, after = details.get("before"), details.get("after")
     if isinstance(before, Mapping) or isinstance(after, Mapping):
-        was = before if isinstance(before, Mapping) else {}
-        now = after if isinstance(after, Mapping) else {}
+        was, now = dict(_each_of(before)), dict(_each_of(after))
         told += [
             f"{name}: {_written(was.get(name))} → {_written(now.get(name))}"
             for name in {**was, **now}
@@ -125,6 +124,15 @@ def tell_details(details: Mapping[str, Any]) -> tuple[str, str]:
     elif before != after:
         told.append(f"{_written(before)} → {_written(after)}")
     return details.get("reason") or "", "; ".join(told)
+
+
+def _each_of(values: Any) -> Iterator[tuple[str, Any]]:
+    """Give what is changed one by one: of a mapping in it, such as jobs, each for itself."""
+    for name, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, Mapping):
+            yield from ((f"{name} {inner}", each) for inner, each in value.items())
+        else:
+            yield name, value
 
 
 def _written(value: Any) -> str:

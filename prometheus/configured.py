@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from prometheus.core.markets import get_market
 from prometheus.errors import PipelineError, PrometheusError, UnknownMarketError, nearest
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.persistence.alerts import AlertFilter, list_alerts
-from prometheus.persistence.backfills import list_backfills
-from prometheus.persistence.listings import RunFilter, list_runs
+from prometheus.persistence.alerts import AlertFilter, alerts_query
+from prometheus.persistence.backfills import backfills_query
+from prometheus.persistence.listings import RunFilter, runs_query
 from prometheus.pipelines.loading import find_pipelines, load_pipelines
 from prometheus.settings import Settings
 
@@ -135,17 +135,17 @@ def check_names(
     if pipeline is None or pipeline in pipelines or _has_rows(connection, pipeline=pipeline):
         return
     raise UnknownPipelineError(
-        f"There is no pipeline {pipeline!r}, nor a run of one.{nearest(pipeline, pipelines)}"
+        f"There is no pipeline {pipeline!r}, nor anything of one.{nearest(pipeline, pipelines)}"
     )
 
 
 def _has_rows(
     connection: Connection, *, market_id: str | None = None, pipeline: str | None = None
 ) -> bool:
-    runs = RunFilter(market_id=market_id, pipeline=pipeline)
-    alerts = AlertFilter(market_id=market_id, pipeline=pipeline)
-    return bool(
-        list_runs(connection, runs, after=None, limit=1)
-        or list_alerts(connection, alerts, limit=1)
-        or list_backfills(connection, market_id=market_id, pipeline=pipeline, limit=1)
-    )
+    runs = runs_query(RunFilter(market_id=market_id, pipeline=pipeline))
+    backfills = backfills_query(market_id=market_id, pipeline=pipeline, limit=1)
+    alerts = alerts_query(AlertFilter(market_id=market_id, pipeline=pipeline))
+    found: bool = connection.execute(
+        select(runs.exists() | backfills.exists() | alerts.exists())
+    ).scalar_one()
+    return found

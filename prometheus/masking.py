@@ -57,8 +57,10 @@ def keep_secret(secrets: Iterable[SecretStr]) -> None:
         secrets: URLs with their passwords, ``user:password`` pairs, passwords and tokens.
     """
     global _of_settings, _known
-    _of_settings = frozenset(word for each in secrets for word in _words(each.get_secret_value()))
-    _known = _with({}, _of_settings | _of_parameters)
+    words = frozenset(word for each in secrets for word in _words(each.get_secret_value()))
+    with _adding:
+        _of_settings = words
+        _known = _with({}, words | _of_parameters)
 
 
 def keep_parameters(parameters: Mapping[str, Any]) -> None:

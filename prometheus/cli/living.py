@@ -19,7 +19,7 @@ from prometheus.errors import PrometheusError
 from prometheus.persistence import migrate
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading
-from prometheus.persistence.users import anybody_known
+from prometheus.persistence.users import anybody_let_in
 from prometheus.settings import Settings, load_settings
 
 
@@ -52,7 +52,7 @@ def live_here(folder: Path | None, *, web: bool, as_json: bool) -> None:
                 )
         if web and not place.settings.web.only_here:
             with reading(engine) as connection:
-                if not anybody_known(connection):
+                if not anybody_let_in(connection):
                     raise UpError(
                         f"On {place.settings.web.address} the pages would answer whoever reaches "
                         f"this machine, for there are no users. Make one ({program()} user add "

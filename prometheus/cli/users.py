@@ -94,11 +94,11 @@ def add_user(
     from prometheus.cli.operate import actor_name
     from prometheus.cli.places import find_place, opened
     from prometheus.persistence.engine import reading
-    from prometheus.persistence.users import add_user, anybody_known
+    from prometheus.persistence.users import add_user, anybody_let_in
 
     if if_none:
         with opened(find_place(folder)) as engine, reading(engine) as connection:
-            if anybody_known(connection):
+            if anybody_let_in(connection):
                 print("There are users or tokens already. Nothing was done.")
                 return
     password_hash = _password_hash(password_file)

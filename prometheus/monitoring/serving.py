@@ -17,7 +17,7 @@ from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.pages.pulse import Pulse
 from prometheus.persistence import migrate
 from prometheus.persistence.engine import check_exists, is_unavailable, reading
-from prometheus.persistence.users import anybody_known
+from prometheus.persistence.users import anybody_let_in
 from prometheus.settings import Settings
 
 _ENDS_WITHIN_SECONDS = 5
@@ -30,9 +30,9 @@ class NoUsersError(PrometheusError):
     def __init__(self, where: str) -> None:
         super().__init__(
             f"On {where} the web API would answer whoever reaches this machine, for it has no "
-            f"users and no tokens. Make one (prometheus user add NAME), or stay on 127.0.0.1 "
-            f"(PROMETHEUS__WEB__ADDRESS, [web] address in prometheus.toml; no hosts) and come from "
-            f"elsewhere by a tunnel: ssh -L 8765:127.0.0.1:8765 HOST"
+            f"users and no tokens that are still good. Make one (prometheus user add NAME), or "
+            f"stay on 127.0.0.1 (PROMETHEUS__WEB__ADDRESS, [web] address in prometheus.toml; no "
+            f"hosts) and come from elsewhere by a tunnel: ssh -L 8765:127.0.0.1:8765 HOST"
         )
 
 
@@ -60,7 +60,7 @@ def serve(settings: Settings) -> None:
     web = settings.web
     app = create_app(settings, watches=True)
     installation: Installation = app.state.installation
-    if not web.only_here and not _anybody_known(installation):
+    if not web.only_here and not _anybody_let_in(installation):
         raise NoUsersError(", ".join([web.address, *web.hosts]))
     config = uvicorn.Config(
         app,
@@ -80,12 +80,12 @@ def serve(settings: Settings) -> None:
         Server(app, config).run()
 
 
-def _anybody_known(installation: Installation) -> bool:
-    """Say whether there are users or tokens; a database that is away is no reason not to start."""
+def _anybody_let_in(installation: Installation) -> bool:
+    """Say whether anybody would be; a database that is away is no reason not to start."""
     try:
         check_exists(installation.engine)
         with reading(installation.engine) as connection:
-            return anybody_known(connection)
+            return anybody_let_in(connection)
     except DatabaseError:
         return False
     except DBAPIError as error:

@@ -133,7 +133,7 @@ TIMES = (_RUN_TIME, _DELAY, _WAIT, _GAP, _QUEUE, _RUN)
 
 class Tally:
     """
-    Counters of what ends from the first look on, and since there was none to look; each thing once.
+    Counters of what ends from the first look on, and since there was none to look.
 
     A run that ends and is opened again between two looks has not ended.
     """

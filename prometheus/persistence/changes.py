@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
+from zlib import crc32
 
 from sqlalchemy import (
     ColumnElement,
@@ -45,6 +46,8 @@ HOLIDAYS = "holidays"
 """What feeds propose."""
 CREW = "crew"
 """Who is at work, what the scheduler says of the broker, and what it has sent."""
+_SHARES = 256
+"""Scopes that all runs are divided among."""
 
 
 def of_market(market_id: str) -> str:
@@ -53,13 +56,13 @@ def of_market(market_id: str) -> str:
 
 
 def of_run(dag_id: str) -> str:
-    """Name a run with its jobs."""
-    return f"run {dag_id}"
+    """Name a run with its jobs, and some others: what is told of all stays short, however many."""
+    return f"run {crc32(dag_id.encode()) % _SHARES}"
 
 
 def of_log(dag_id: str) -> str:
-    """Name what the attempts of a run that run write."""
-    return f"log {dag_id}"
+    """Name what the attempts of a run that run write, and of some others."""
+    return f"log {crc32(dag_id.encode()) % _SHARES}"
 
 
 _r = dag_runs.c

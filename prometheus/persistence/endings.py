@@ -23,14 +23,12 @@ from sqlalchemy import (
 )
 
 from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.persistence.executions import POISON
 from prometheus.persistence.metadata import UtcDateTime
 from prometheus.persistence.tables import dag_runs, in_state, is_open, job_executions
 
 _AT_ONCE = 1000
 """So many ends are handed out together: the parameters of a statement have their limit, too."""
-
-_POISON = "workers were lost with it)"
-"""How the error ends of an attempt after which no other worker is risked."""
 
 _r = dag_runs.c
 _e = job_executions.c
@@ -81,7 +79,7 @@ _ATTEMPTS = (
             ),
         ).label("for_good"),
         # As `fail` writes it.
-        func.coalesce(_e.error_message, "").endswith(_POISON).label("poison"),
+        func.coalesce(_e.error_message, "").endswith(f"{POISON})").label("poison"),
     )
     .join_from(job_executions, dag_runs)
     .where(_e.execution_id.in_(_IDS))

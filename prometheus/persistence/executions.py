@@ -84,6 +84,8 @@ _CLOCKS_AGREE = timedelta(seconds=1)
 """By how much a worker's clock may be ahead of the database's before a retry is sent anew."""
 _LONGEST_WAIT = timedelta(days=366)
 """That an error can ask for: an instant at the end of time can not be reckoned with."""
+POISON = "workers were lost with it"
+"""How it is said of an attempt that no other worker is risked after it."""
 _LONGEST_REASON = 500
 """Characters that are repeated of why a sensor says no; its result has all of them."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
@@ -1262,7 +1264,7 @@ def _no_more_attempts(
     if failure.final:
         return "not tried again: the error says that it would not help"
     if failure.lost and row.lost >= max_lost:
-        return f"not tried again: {row.lost + 1} workers were lost with it"
+        return f"not tried again: {row.lost + 1} {POISON}"
     if failure.by_the_job and row.retries >= job.max_retries:
         return f"not tried again: attempt {row.attempt_number}, max_retries is {job.max_retries}"
     forced = row.forced or row.run_forced

@@ -130,7 +130,7 @@ def list_runs(
             that no run is on two pages or on none because others come.
         limit: The most to return.
     """
-    page = _page(_runs(which), (_r.as_of_date, _r.dag_id), after, limit).subquery()
+    page = _page(runs_query(which), (_r.as_of_date, _r.dag_id), after, limit).subquery()
     rows = connection.execute(
         select(*page.c, _e.status.label("state"), func.count(_e.job_id).label("jobs"))
         .outerjoin_from(page, job_executions, (_e.dag_id == page.c.dag_id) & is_last_attempt)
@@ -146,7 +146,8 @@ def list_runs(
     return found
 
 
-def _runs(which: RunFilter) -> Select[Any]:
+def runs_query(which: RunFilter) -> Select[Any]:
+    """Say which runs `list_runs` lists, however many there are."""
     wanted = _equal({_r.market_id: which.market_id, _r.pipeline: which.pipeline})
     if which.status is not None:
         wanted.append(in_state(dag_runs, which.status))
@@ -196,7 +197,7 @@ def list_sittings(
         The runs, and whether there are more, or may be; and for each of ``beside`` its rows, in no
         order.
     """
-    ordered = _runs(which).order_by(_r.as_of_date.desc(), _r.dag_id.desc())
+    ordered = runs_query(which).order_by(_r.as_of_date.desc(), _r.dag_id.desc())
     latest = ordered.limit(limit + 1).subquery()
     query: Select[Any] = (
         select(
@@ -221,7 +222,7 @@ def list_sittings(
 
 def latest_definition(which: RunFilter) -> Select[Any]:
     """Ask for what `stored_dag` needs of the run that `list_sittings` has first."""
-    latest = _runs(which).order_by(_r.as_of_date.desc(), _r.dag_id.desc()).limit(1).subquery()
+    latest = runs_query(which).order_by(_r.as_of_date.desc(), _r.dag_id.desc()).limit(1).subquery()
     return select(*_RUN_COLUMNS, cast(_r.definition, Text).label("definition")).where(
         _r.dag_id == select(latest.c.dag_id).scalar_subquery()
     )
@@ -486,16 +487,6 @@ _LOADS: Select[Any] = (
 )
 
 
-def read_loads(connection: Connection, now: datetime) -> dict[str, QueueLoad]:
-    """
-    Read what is queued and runs: queue -> load; a queue with neither is left out.
-
-    Args:
-        now: Wall time.
-    """
-    return _loads_of(connection.execute(_LOADS, {"now": now}))
-
-
 _QUEUES = Together(
     select(_w.queues).where(_w.ended_at.is_(None), _w.expires_at > bindparam("now")), _LOADS
 )
@@ -505,10 +496,14 @@ def read_queues(
     connection: Connection, now: datetime
 ) -> tuple[list[Mapping[str, Any]], dict[str, QueueLoad]]:
     """
-    Read the ``queues`` of each worker that holds a lease, and `read_loads`, in one statement.
+    Read who listens to which queues, and what is queued and runs, in one statement.
 
     Args:
         now: Wall time.
+
+    Returns:
+        The ``queues`` of each worker that holds a lease; and queue -> load, where a queue in which
+        nothing waits or runs is left out.
     """
     workers, loads = _QUEUES.read(connection, {"now": now})
     return [{"queues": row.queues} for row in workers], _loads_of(loads)
@@ -531,7 +526,7 @@ def read_loads_and_busy(
     connection: Connection, now: datetime
 ) -> tuple[dict[str, QueueLoad], dict[str, int]]:
     """
-    Read what `read_loads` does, and count what workers run, in one statement.
+    Read the loads of `read_queues`, and count what workers run, in one statement.
 
     Returns:
         Also incarnation -> executions; one that runs nothing is left out.
@@ -548,7 +543,7 @@ class Bustle:
     """Rows of ``worker_incarnations`` that have not ended, nor been given up; and ``dag_id``,
     ``job_id`` and ``begun_at`` of what each runs, the oldest first."""
     loads: Mapping[str, QueueLoad]
-    """See `read_loads`."""
+    """See `read_queues`."""
     alerts: list[Any]
     """Those that are open; see `list_alerts`."""
     audited: list[Any]

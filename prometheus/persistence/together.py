@@ -14,7 +14,7 @@ class Together:
     Queries that have nothing in common, asked on one way to the database and back.
 
     For lists that are short: each row has the columns of all, and is without those of the others.
-    It is built once, for that takes longer than to run it.
+    What is asked often is built once, for that takes longer than to run it.
     """
 
     def __init__(self, *queries: Select[Any]) -> None:

@@ -14,7 +14,6 @@ from sqlalchemy import (
     Select,
     and_,
     case,
-    exists,
     func,
     or_,
     select,
@@ -23,6 +22,7 @@ from sqlalchemy import (
 from prometheus.orchestration.lifecycle import JobStatus, Trigger
 from prometheus.orchestration.sensor import Readiness
 from prometheus.orchestration.timeouts import RUN_TIMEOUT
+from prometheus.persistence.listings import is_last_attempt
 from prometheus.persistence.progress import chunks
 from prometheus.persistence.tables import (
     dag_runs,
@@ -37,12 +37,6 @@ from prometheus.persistence.tables import (
 )
 
 _e, _r, _w = job_executions.c, dag_runs.c, worker_incarnations.c
-_later = job_executions.alias("later")
-_is_last = ~exists().where(
-    _later.c.dag_id == _e.dag_id,
-    _later.c.job_id == _e.job_id,
-    _later.c.attempt_number > _e.attempt_number,
-)
 # One that an operator has cancelled is as he wants it.
 _went_wrong = or_(
     in_state(job_executions, JobStatus.FAILED, JobStatus.EXPIRED),
@@ -85,7 +79,7 @@ _ENDED: Select[Any] = select(
 
 def failed_since(connection: Connection, since: datetime) -> list[Ended]:
     """List the jobs that have ended for good, and not well, after an instant of wall time."""
-    query = _ENDED.where(has_failed, _went_wrong, _e.completed_at > since, _is_last)
+    query = _ENDED.where(has_failed, _went_wrong, _e.completed_at > since, is_last_attempt)
     return [_ended(row) for row in connection.execute(query)]
 
 
@@ -94,7 +88,7 @@ def failed_or_unfinished(connection: Connection, dag_ids: Collection[str]) -> li
     found = []
     unfinished = in_state(job_executions, JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING)
     for some in chunks(sorted(dag_ids)):
-        query = _ENDED.where(_e.dag_id.in_(some), or_(_went_wrong, unfinished), _is_last)
+        query = _ENDED.where(_e.dag_id.in_(some), or_(_went_wrong, unfinished), is_last_attempt)
         found += [_ended(row) for row in connection.execute(query)]
     return found
 

@@ -206,7 +206,7 @@ def test_it_is_about_the_stack_of_a_folder(live: Path, start_command: StartComma
 def test_it_is_not_open_to_all(run_command: RunCommand, address: str) -> None:
     run_command("web", "--address", address).refused(
         f"On {address} the web API would answer whoever reaches this machine",
-        "no users and no tokens",
+        "no users and no tokens that are still good",
         "prometheus user add NAME",
         "PROMETHEUS__WEB__ADDRESS",
     )

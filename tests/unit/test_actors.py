@@ -16,14 +16,18 @@ from prometheus.actors import tell_details
         ({"jobs": ["a", "b"], "force": False}, "jobs: a, b; force: false"),
         ({"reason": "late", "until": None, "before": None, "after": None}, ""),
         (
-            {"before": {"a": "QUEUED", "b": "SUCCESS"}, "after": {"a": "SKIPPED", "b": "SUCCESS"}},
-            "a: QUEUED → SKIPPED",
+            {
+                "before": {"run": "OPEN", "jobs": {"a": "QUEUED", "b": "SUCCESS"}},
+                "after": {"run": "OPEN", "jobs": {"a": "SKIPPED", "b": "SUCCESS"}},
+            },
+            "jobs a: QUEUED → SKIPPED",
         ),
+        ({"before": "viewer", "after": "admin"}, "viewer → admin"),
         ({"before": None, "after": {"role": "admin"}}, "role: nothing → admin"),
         ({"before": {"role": ""}, "after": None}, 'role: "" → nothing'),
         (
             {"before": {"at": {"day": 1}}, "after": {"at": {"day": 2}}},
-            'at: {"day": 1} → {"day": 2}',
+            "at day: 1 → 2",
         ),
         ({"before": [1], "after": [2]}, "[1] → [2]"),
     ],

@@ -27,7 +27,6 @@ from prometheus.persistence.engine import check_exists, first_line, writing
 
 log = logging.getLogger(__name__)
 
-LEASE = WATCHING
 _LEASE_FOR = timedelta(seconds=30)
 _LONGEST_PAUSE = timedelta(minutes=1)
 _PING_SECONDS = 10.0
@@ -85,7 +84,7 @@ class Watcher:
         if self._leads and not (self._thread and self._thread.is_alive()):
             try:
                 with writing(self._here.engine) as connection:
-                    leases.resign(connection, LEASE, self._owner)
+                    leases.resign(connection, WATCHING, self._owner)
             except Exception as error:  # noqa: BLE001  then another one waits for its lease to end
                 log.info("alerts_not_handed_over", extra={"error": str(error)})
 
@@ -120,7 +119,7 @@ class Watcher:
         check_exists(self._here.engine)
         looked_at = self._looked_at
         with writing(self._here.engine) as connection:
-            before: dict[str, Any] | None = leases.leader(connection, LEASE)
+            before: dict[str, Any] | None = leases.leader(connection, WATCHING)
             found = before["ticked_at"] if before is not None else None
             self._here.first_looked_at(found)
             leadership = self._lead(connection, looked_at)
@@ -150,7 +149,7 @@ class Watcher:
         if changes:
             with writing(self._here.engine) as connection:
                 epoch = leadership.epoch
-                if not leases.keep_lead(connection, LEASE, self._owner, epoch, lease=_LEASE_FOR):
+                if not leases.keep_lead(connection, WATCHING, self._owner, epoch, lease=_LEASE_FOR):
                     return False  # it took too long, and another may have written the same
                 alerts.apply_changes(connection, changes, now, self._compose)
         self._looked_at = now
@@ -162,7 +161,7 @@ class Watcher:
         return True
 
     def _lead(self, connection: Connection, looked_at: datetime | None) -> leases.Leadership:
-        return leases.lead(connection, LEASE, self._owner, lease=_LEASE_FOR, ticked_at=looked_at)
+        return leases.lead(connection, WATCHING, self._owner, lease=_LEASE_FOR, ticked_at=looked_at)
 
     def wait_for_sending(self, timeout: float = 60) -> None:
         """Wait until nothing is being sent."""

@@ -14,7 +14,7 @@ from sqlalchemy.exc import ProgrammingError
 from prometheus.orchestration.dag import JobMetadata
 from prometheus.persistence import leases
 from prometheus.persistence.engine import create_engine, reading, writing
-from prometheus.persistence.listings import read_loads
+from prometheus.persistence.listings import read_queues
 from tests.deployments import DEPLOY, KEDA, Document, find
 from tests.integration.persistence.world import HOUR, World, job
 
@@ -44,7 +44,7 @@ def workers(world: World, market: str = "US_EQ") -> int:
     """Reckon as the HorizontalPodAutoscaler does that KEDA makes, in the long run."""
     with reading(world.engine) as connection:
         ((count,),) = connection.execute(text(query(market))).all()
-        loads = read_loads(connection, leases.wall_time(connection))
+        _, loads = read_queues(connection, leases.wall_time(connection))
     # What the metric `desired_workers` goes by.
     assert (loads[market].backlog if market in loads else 0) == count
     spec = scaled(market)

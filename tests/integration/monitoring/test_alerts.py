@@ -22,9 +22,9 @@ from prometheus.core.holidays import Holiday, HolidayKind, HolidayState
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.monitoring.alerts.sending import Sender
-from prometheus.monitoring.alerts.watching import LEASE, Watcher
+from prometheus.monitoring.alerts.watching import Watcher
 from prometheus.monitoring.app import create_app
-from prometheus.monitoring.installation import Installation
+from prometheus.monitoring.installation import WATCHING, Installation
 from prometheus.orchestration.dag import JobPriority
 from prometheus.orchestration.deadlines import Deadline
 from prometheus.orchestration.lifecycle import JobStatus
@@ -624,7 +624,7 @@ def test_who_watches_after_two_others_have_died_goes_on_from_the_last_complete_l
     assert [len(each) for each in told] == [1, 1, 0]
 
     def end_lease() -> None:
-        ends = update(leases_table).where(leases_table.c.name == LEASE).values(expires_at=now)
+        ends = update(leases_table).where(leases_table.c.name == WATCHING).values(expires_at=now)
         act(world, lambda connection: connection.execute(ends))
 
     end_lease()

@@ -94,7 +94,7 @@ def test_what_is_paused_is_ended_there_and_what_was_done_is_told(web: Web, world
     assert "market US_EQ since" in page.words
     assert "by ada: my ***" in page.words
     assert f"a of {dag.dag_id} since" in page.words
-    changed = 'jobs: {"b": "PENDING"} → {"b": "SKIPPED"}'
+    changed = "jobs b: PENDING → SKIPPED"
     assert f"<b>not today</b> jobs: b; {changed}" in page.words
     assert (
         page.words.index("eve skip") < page.words.index("bob hold") < page.words.index("ada pause")

@@ -169,7 +169,7 @@ def test_a_name_of_which_there_is_nothing_has_a_nearest(web: Web, world: World) 
         assert "US_EQ'" in why
         assert web.get(path, market="EU_EQ")["items"] == []  # which is known, and has no runs
     why = web.problem("/api/v1/runs", 404, pipeline="dayly")
-    assert why == "There is no pipeline 'dayly', nor a run of one. Did you mean 'daily'?"
+    assert why == "There is no pipeline 'dayly', nor anything of one. Did you mean 'daily'?"
     assert web.get("/api/v1/runs", pipeline="daily")["items"] == []
     world.run(pipeline="gone")
     with writing(world.engine) as connection:

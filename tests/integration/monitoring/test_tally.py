@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import event
 
 from prometheus.dispatch.attempts import CutOffError
-from prometheus.monitoring.alerts.watching import LEASE as WATCHING
 from prometheus.monitoring.alerts.watching import Watcher
+from prometheus.monitoring.installation import WATCHING
 from prometheus.monitoring.tally import Tally
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence import executions, leases, operators

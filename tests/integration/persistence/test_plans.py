@@ -149,7 +149,7 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "answers before": lambda c: executions.earlier_results(
             c, executions.Attempt(ids["a"], dag, dag.jobs["a"], 1, {}, worker), 20
         ),
-        "loads": lambda c: listings.read_loads(c, now),
+        "queues": lambda c: listings.read_queues(c, now),
         "bustle": lambda c: listings.read_bustle(c, now, most_alerts=50, most_audited=50),
         "open work": listings.read_open_work,
         "open ones": endings.read_open,

@@ -386,6 +386,7 @@
   };
   // Of all that was told only what it shows concerns it.
   const isBehind = (each, told) => {
+    if (!each.dataset.shows) return true; // of another release, while it is changed
     const has = JSON.parse(each.dataset.version);
     return JSON.parse(each.dataset.shows).some((scope) => has[scope] !== told[scope]);
   };
