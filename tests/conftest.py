@@ -19,6 +19,7 @@ the test; when the test fails, the ends of their logs are in its report.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import shutil
@@ -27,6 +28,8 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, groupby, pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,22 +70,38 @@ def pytest_configure() -> None:
             del os.environ[name]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Look for no garbage in what is imported and collected: it is a lot, and stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
-    Let each process begin with its share of the slow tests, so that none of them comes last.
+    Give each process as much of everything: the slow tests first, and those of units last.
 
-    At first pytest-xdist gives as many of the tests, in their order, to each of its processes.
+    Otherwise one would have those that wait for leases, and the others nothing to do at the end. At
+    first pytest-xdist gives as many of the tests, in their order, to each of its processes.
     """
     processes = int(getattr(config, "workerinput", {}).get("workercount", 1))
     slow = [item for item in items if item.get_closest_marker("slow")]
-    others = [item for item in items if not item.get_closest_marker("slow")]
-    dealt: list[pytest.Item] = []
-    for number in range(processes):
-        share = slow[number::processes]
-        rest = max(0, (len(items) - len(dealt)) // (processes - number) - len(share))
-        dealt += share + others[:rest]
-        del others[:rest]
-    items[:] = dealt
+    others = (item for item in items if not item.get_closest_marker("slow"))
+    shares = [slow[number::processes] for number in range(processes)]
+    for _, of_file in groupby(others, key=attrgetter("path")):
+        min(shares, key=len).extend(of_file)
+    ends = [len(items) * number // processes for number in range(processes + 1)]
+    sizes = [after - before for before, after in pairwise(ends)]
+    spare = [item for share, size in zip(shares, sizes, strict=True) for item in share[size:]]
+    for share, size in zip(shares, sizes, strict=True):
+        missing = max(0, size - len(share))
+        share[size:] = spare[:missing]
+        del spare[:missing]
+    items[:] = chain.from_iterable(shares)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -124,7 +124,7 @@ def make_alarm(url: str, recipients: Recipients, folder: Path, **given: str) -> 
         "PROMETHEUS__MARKETS__ENABLED": "US_EQ",
         "PROMETHEUS__SCHEDULER__LEASE": "24h",
         "PROMETHEUS__FLOWER__BASIC_AUTH": f"me:{SECRET}",
-        "PROMETHEUS__CHANNELS__HOOK": f"json://127.0.0.1:{web}/{TOKEN}",
+        "PROMETHEUS__CHANNELS__HOOK": f"json://127.0.0.1:{web}/{TOKEN}?rto=60",
         "PROMETHEUS__CHANNELS__MAIL": f"mailto://127.0.0.1:{mail}?{named}",
         **given,
     }
