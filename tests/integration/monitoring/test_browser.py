@@ -165,24 +165,35 @@ def test_a_run_goes_on_while_it_is_looked_at(page: Page, web: Web, world: World)
     assert page.evaluate("document.activeElement.textContent") == "b"
 
 
-@pytest.mark.parametrize("where", ["World", "Run", "Operations"])
+def are_live(lasted: list[float]) -> bool:
+    """Say whether three changes were shown within two seconds; a busy machine may need more."""
+    return sum(each < 2 for each in lasted) >= 3
+
+
+@pytest.mark.parametrize("where", ["World", "Market day", "Run", "History", "Operations"])
 def test_what_changes_is_shown_within_two_seconds(
     page: Page, web: Web, world: World, where: str
 ) -> None:
     """
-    From the commit to the words on the page: once, of as many times as a busy machine needs.
+    From the commit to the words on the page.
 
-    If pages asked less often it would never be.
+    If pages asked less often it would hardly ever be.
     """
     lead(world)
     dag = world.run(job("a"), day=datetime.now(UTC).date())
     execution_id = world.running(dag, "a", world.worker())
-    paths = {"World": "/", "Run": f"/runs/{dag.dag_id}?job=a", "Operations": "/operations"}
+    paths = {
+        "World": "/",
+        "Market day": f"/days/US_EQ/{dag.as_of_date}",
+        "Run": f"/runs/{dag.dag_id}?job=a",
+        "History": "/history?market=US_EQ&pipeline=test",
+        "Operations": "/operations",
+    }
     shown = "pre" if where == "Run" else ".warning"
     page.goto(paths[where])
     mark(page)
     lasted: list[float] = []
-    while min(lasted, default=9) >= 2 and len(lasted) < 20:
+    while not are_live(lasted) and len(lasted) < 40:
         word = f"number {len(lasted)}."
         with writing(world.engine) as connection:
             if where == "Run":
@@ -196,7 +207,7 @@ def test_what_changes_is_shown_within_two_seconds(
             with writing(world.engine) as connection:
                 pauses.resume(connection, market_id="US_EQ", actor="ada")
             page.locator(shown, has_text=word).wait_for(state="detached")
-    assert min(lasted) < 2, lasted
+    assert are_live(lasted), lasted
     assert was_not_loaded_again(page)
 
 
@@ -545,7 +556,7 @@ def test_the_panel_follows_workers_and_the_broker(page: Page, web: Web, world: W
         expect(each.locator(".why")).not_to_contain_text("no worker serves")
     # There is no Redis, and so the panel says since when the scheduler misses it.
     lasted: list[float] = []
-    while min(lasted, default=9) >= 2 and len(lasted) < 20:
+    while not are_live(lasted) and len(lasted) < 40:
         lost_at = world.now() - timedelta(hours=1)
         with writing(world.engine) as connection:
             leases.lead(
@@ -559,7 +570,7 @@ def test_the_panel_follows_workers_and_the_broker(page: Page, web: Web, world: W
         changed_at = time.monotonic()
         page.locator(f".why time[data-at='{lost_at.isoformat()}']").wait_for()
         lasted.append(time.monotonic() - changed_at)
-    assert min(lasted) < 2, lasted
+    assert are_live(lasted), lasted
     assert all(map(was_not_loaded_again, pages))
 
 
@@ -832,6 +843,15 @@ def test_times_are_those_of_the_clocks_one_asks_for(page: Page, web: Web, world:
     expect(page.locator("#why time").first).to_have_attribute("title", re.compile("New_York$"))
 
 
+def test_what_is_left_to_the_next_change_of_a_market_grows_less(page: Page, web: Web) -> None:
+    page.clock.install()
+    page.goto("/")
+    left = page.locator("[data-until]").first
+    before = left.text_content() or ""
+    page.clock.fast_forward("02:00:00")
+    expect(left).not_to_have_text(before)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_pages_have_no_serious_fault_by_axe(
@@ -861,6 +881,7 @@ def test_pages_have_no_serious_fault_by_axe(
         "/history?market=US_EQ&pipeline=test",
         "/calendar",
         "/operations",
+        f"/why/{dag.dag_id}?job=a",
         "/sign-in",
     ):
         page.goto(path)
@@ -893,7 +914,8 @@ def test_it_is_light_or_dark_and_fits_a_phone(
     colours = set()
     day = f"/days/US_EQ/{dag.as_of_date}"
     history = "/history?market=US_EQ&pipeline=test"
-    for path in ("/", f"/runs/{dag.dag_id}?job=a", day, history, "/calendar", "/operations"):
+    run, why = f"/runs/{dag.dag_id}?job=a", f"/why/{dag.dag_id}?job=a"
+    for path in ("/", run, why, day, history, "/calendar", "/operations", "/sign-in"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,21 @@ def test_of_a_wrong_password_nothing_is_shown(tmp_path: Path) -> None:
     url = f"postgresql://me:{SECRET}@127.0.0.1:{free_port()}/none"
     with serve(tmp_path, DATABASE__URL=url) as web:
         assert "postgresql://me:***@127.0.0.1" in faults(web)["database"]
+
+
+def test_a_calendar_that_has_ended_is_told_by_its_market(
+    redis_url: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    last = datetime.now(UTC).date() - timedelta(days=2)
+    (tmp_path / "prometheus.toml").write_text(
+        f'[markets]\nenabled = ["US_EQ", "MINE"]\n[markets.MINE]\nzone = "UTC"\ncut = "22:00"\n'
+        f"last = {last}\n"
+    )
+    lead(sqlite_url)
+    with serve(tmp_path, DATABASE__URL=sqlite_url, BROKER__URL=redis_url) as web:
+        found = faults(web)
+    assert list(found) == ["calendar MINE"]
+    assert f"sessions known to {last}" in found["calendar MINE"]
 
 
 def test_one_damaged_calendar_is_told_by_its_market(
