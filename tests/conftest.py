@@ -19,7 +19,6 @@ the test; when the test fails, the ends of their logs are in its report.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import shutil
@@ -68,17 +67,6 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name.startswith("PROMETHEUS_"):
             del os.environ[name]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
-    """Look for no garbage in what is imported and collected: it is a lot, and stays."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
