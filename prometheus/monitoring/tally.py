@@ -197,8 +197,8 @@ class Tally:
         connection: Connection,
         now: Now,
         *,
-        watching: str = "",
-        first_looked_at: Callable[[datetime | None], datetime | None] = lambda at: at,
+        watching: str,
+        first_looked_at: Callable[[datetime | None], datetime | None],
     ) -> tuple[Sequence[Row[Any]], Watched]:
         """
         Count what has ended since the last look; by one thread at a time.

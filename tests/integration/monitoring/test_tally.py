@@ -39,7 +39,7 @@ class Counting:
         """Look once, with another clock if it is given; return what it then tells."""
         with reading(self._world.engine) as connection:
             now: Now = replace(read_now(connection), **otherwise)
-            self._tally.look(connection, now, watching=WATCHING)
+            self._tally.look(connection, now, watching=WATCHING, first_looked_at=lambda at: at)
         return samples(self._tally.families())
 
     def grown(self, **otherwise: Any) -> dict[str, dict[frozenset[str], float]]:
