@@ -238,7 +238,7 @@ def start_process(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[St
     A function that starts a command and returns its `Process`.
 
     Example:
-        >>> beat = start_process("celery", "-A", "workers", "beat", env={...}, name="beat")
+        >>> beat = start_process("python", "-m", "workers", "beat", env={...}, name="beat")
     """
     processes = request.node.stash.setdefault(_PROCESSES, [])
     logs = tmp_path / "logs"

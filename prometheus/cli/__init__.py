@@ -9,7 +9,7 @@ import sys
 def main() -> None:
     """Run the command line and end the process with its status."""
     # Imports leave no garbage, and to look for it takes a third of a short command's time: during
-    # them, and as Python ends. Commands that stay enable it once they are imported.
+    # them, and as Python ends. Most commands enable it once they are imported.
     gc.disable()
     try:
         # Here, not above: importing one module of this package must not load all commands.
@@ -18,6 +18,5 @@ def main() -> None:
         status = run_command()
     except KeyboardInterrupt:
         status = 130
-    if not gc.isenabled():
-        gc.freeze()
+    gc.freeze()
     sys.exit(status)

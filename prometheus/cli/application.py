@@ -130,6 +130,7 @@ def run_command() -> int:
     try:
         application = make_application(sys.argv[1:])
         if not _BRIEF.intersection(sys.argv[1:2]):
+            gc.freeze()
             gc.enable()
         application(prog_name="prometheus")
     except SystemExit as end:

@@ -12,7 +12,7 @@ import typer
 from prometheus.addresses import is_loopback
 from prometheus.cli.commands import (
     beat_command,
-    celery_command,
+    flower_command,
     web_command,
     worker_command,
 )
@@ -180,7 +180,7 @@ def flower(
         # Not as an option, which whoever lists processes would see.
         os.environ["FLOWER_BASIC_AUTH"] = secret
     options = [f"--address={listens_at}", f"--port={port or settings.port}", "--read_only=true"]
-    _become(celery_command("flower", *options))
+    _become(flower_command(*options))
 
 
 def _served(name: str, enabled: Sequence[str]) -> str:

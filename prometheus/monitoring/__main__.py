@@ -14,6 +14,7 @@ def main() -> None:
     from prometheus.monitoring.serving import serve
     from prometheus.settings import load_settings
 
+    gc.freeze()
     gc.enable()
     try:
         settings = load_settings()

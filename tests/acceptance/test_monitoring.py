@@ -45,6 +45,7 @@ from tests.servers import (
 )
 
 SHIPPED = DEPLOY / "prometheus"
+DASHBOARD = json.loads((DEPLOY / "grafana" / "markets.json").read_text())
 PATIENCE = 60
 
 
@@ -144,7 +145,6 @@ def expect(
 
 def queries() -> list[str]:
     """Return what the dashboard asks, with everything chosen."""
-    dashboard = json.loads((DEPLOY / "grafana" / "markets.json").read_text())
     chosen = {
         "$job": "markets",
         "$market": ".*",
@@ -153,13 +153,26 @@ def queries() -> list[str]:
         "$__range": "1h",
     }
     found = []
-    for target in (each for panel in dashboard["panels"] for each in panel.get("targets", ())):
+    for target in (each for panel in DASHBOARD["panels"] for each in panel.get("targets", ())):
         query = target["expr"]
         for name, value in chosen.items():
             query = query.replace(name, value)
         assert "$" not in query
         found.append(query)
     return found
+
+
+def choices(server: MonitoringServer) -> dict[str, set[str]]:
+    """Return what the dashboard lets choose, as Grafana asks for it."""
+    offered = {}
+    for variable in DASHBOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            asked = variable["query"]["query"].replace("$job", "markets")
+            ((series, label),) = re.findall(r"^label_values\((.+), (\w+)\)$", asked)
+            offered[variable["name"]] = set(
+                server.ask(f"label/{label}/values", **{"match[]": series})
+            )
+    return offered
 
 
 def has_data(server: MonitoringServer, query: str) -> bool:
@@ -442,6 +455,11 @@ def test_every_panel_has_data_and_every_alert_its_case(
         message=lambda: str([each for each in queries() if not has_data(server, each)]),
     )
     expect(server, ())
+    assert choices(server) == {
+        "job": {"markets"},
+        "market": {"AAA", "BBB", "US_EQ"},
+        "pipeline": {"busy", "fails", "late", "missed", "well"},
+    }
 
     # All that can go wrong together.
     slow = {"MarketsTicksSlow"}  # by an average, which the next ticks lower

@@ -57,7 +57,7 @@ class Node:
         self.lives: list[Life] = []
         self.log = folder / f"{name}.log"
         self._clock = folder / f"{name}.clock"
-        self._command = ("celery", "-A", "workers", *arguments)
+        self._command = ("python", "-P", "-m", "workers", *arguments)
         self._env = {**env, "PYTHONPATH": str(_CLOCKS), "CHAOS_CLOCK": str(self._clock)}
         self._process: Process | None = None
         self.skew(0)

@@ -65,7 +65,7 @@ class Installation:
         return self._start(name, "worker", "-Q", queues, "-c", str(concurrency), *options)
 
     def _start(self, name: str, *arguments: str) -> Process:
-        command = ("celery", "-A", "workers", *arguments)
+        command = ("python", "-P", "-m", "workers", *arguments)
         process = self.start_process(*command, env=self.env, name=name)
         self.processes.append(process)
         return process
