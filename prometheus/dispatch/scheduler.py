@@ -737,7 +737,10 @@ class Scheduler:
         """Begin the sessions of backfills whose turn has come, and end those that are through."""
         with reading(self._engine) as connection:
             due = backfills.due_sessions(connection, BEGUN_AT_ONCE)
+        tried = 0
         for session in due:
+            if tried == BEGUN_AT_ONCE:
+                break
             number = session.backfill_id
             pipeline = self._pipelines.get(session.pipeline)
             facts = {"backfill": number, "session": session.session_date}
@@ -747,6 +750,7 @@ class Scheduler:
                     told = {"pipeline": session.pipeline, "market": session.market_id}
                     log.warning("backfill_held", extra={**facts, **told})
                 continue
+            tried += 1
             try:
                 with self._writing() as connection:
                     refused = backfills.begin_session(connection, session, pipeline)

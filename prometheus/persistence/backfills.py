@@ -465,7 +465,7 @@ def due_sessions(connection: Connection, most: int) -> list[DueSession]:
     List the sessions whose turn has come: of each backfill as many as may be open besides.
 
     Args:
-        most: How many at most; one of each backfill in turn.
+        most: Of each backfill, at most; one of each in turn.
     """
     due: list[list[DueSession]] = []
     for backfill in connection.execute(
@@ -497,7 +497,7 @@ def due_sessions(connection: Connection, most: int) -> list[DueSession]:
             ]
         )
     in_turn = chain.from_iterable(zip_longest(*due))
-    return [each for each in in_turn if each is not None][:most]
+    return [each for each in in_turn if each is not None]
 
 
 def waiting_sessions(connection: Connection, pipeline: str, market_id: str) -> dict[date, int]:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from prometheus.core.overrides import Override, OverrideKind, Overrides, put_in_force
-from prometheus.dispatch.scheduler import Scheduler
+from prometheus.dispatch.scheduler import BEGUN_AT_ONCE, Scheduler
 from prometheus.errors import HorizonError
 from prometheus.orchestration.backfill import BackfillEffect, BackfillRangeError, Reprocess
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus, Trigger
@@ -448,4 +448,25 @@ def test_one_of_a_pipeline_that_this_release_has_not_waits_for_one_that_has(desk
     number = desk.start(last=FIRST)
     make_scheduler(desk.engine, desk.broker).tick()
     assert desk.told(number).waiting == 1
+    assert desk.tick() == ["2012-11-19"]
+
+
+def test_those_that_wait_for_another_release_leave_others_their_turn(desk: Desk) -> None:
+    gone = Pipeline("gone", markets=["US_EQ"])
+    gone.add("jobs:report", max_retries=0)
+    with writing(desk.engine) as connection:
+        for week in range(BEGUN_AT_ONCE):
+            session = SESSIONS[2] - timedelta(weeks=week)
+            start_backfill(
+                connection,
+                gone,
+                "US_EQ",
+                session,
+                session,
+                reprocess=Reprocess.NONE,
+                max_active_runs=1,
+                reason="x",
+                actor="ada",
+            )
+    desk.start(last=FIRST)
     assert desk.tick() == ["2012-11-19"]
