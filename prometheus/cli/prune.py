@@ -33,8 +33,8 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """
-    Remove finished runs that are old, with all their attempts, and old alerts, backfills and keys
-    of requests; the audit of operators stays.
+    Remove finished runs that are old, with all their attempts, and old alerts, backfills, keys of
+    requests and records of workers that have ended; the audit of operators stays.
 
     Schedulers and workers may go on meanwhile. No open run is touched, and no session whose run is
     removed is run again by itself.
@@ -92,5 +92,6 @@ def _others(removed: Removed) -> list[str]:
         (removed.request_keys, "key of a request", "keys of requests"),
         (removed.alerts, "alert", "alerts"),
         (removed.backfills, "backfill", "backfills"),
+        (removed.workers, "record of a worker", "records of workers"),
     )
     return [f"{count} {one if count == 1 else many}" for count, one, many in others if count]

@@ -11,9 +11,11 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Double,
+    Select,
     and_,
     bindparam,
     case,
+    exists,
     func,
     insert,
     or_,
@@ -166,6 +168,12 @@ def end_worker(connection: Connection, incarnation: str) -> None:
         .where(_w.incarnation == incarnation, _w.ended_at.is_(None))
         .values(ended_at=database_now())
     )
+
+
+def old_workers(before: datetime) -> Select[tuple[str]]:
+    """Select the incarnations that had ended before an instant of wall time, and run nothing."""
+    runs = exists().where(is_live, _e.incarnation == _w.incarnation)
+    return select(_w.incarnation).where(_w.ended_at < before, ~runs)
 
 
 @dataclass(frozen=True, slots=True)

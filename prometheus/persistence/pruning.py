@@ -1,5 +1,6 @@
 """
-Old keys of requests, alerts, backfills and runs are removed, a few at a time, and never made again.
+Old keys of requests, alerts, backfills, workers and runs are removed, a few at a time, and never
+made again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from prometheus.persistence.audits import change_audit, record_audit
 from prometheus.persistence.backfills import old_backfills
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.leases import old_workers
 from prometheus.persistence.requests import old_keys
 from prometheus.persistence.tables import (
     alerts,
@@ -39,6 +41,7 @@ from prometheus.persistence.tables import (
     job_executions,
     pipelines,
     request_keys,
+    worker_incarnations,
 )
 
 _r = dag_runs.c
@@ -47,6 +50,7 @@ OTHERS: Mapping[str, tuple[Column[Any], Callable[[datetime], Select[Any]], int]]
     "request_keys": (request_keys.c.key, old_keys, 1_000),
     "alerts": (alerts.c.alert_id, old_alerts, 200),  # each with its messages
     "backfills": (backfills.c.backfill_id, old_backfills, 1),  # each with up to 5,000 sessions
+    "workers": (worker_incarnations.c.incarnation, old_workers, 1_000),
 }
 """What else goes: its key, which of it is old, and how many go in one transaction."""
 LEAST_AGE = timedelta(days=30)
@@ -93,6 +97,8 @@ class Removed:
     request_keys: int = 0
     alerts: int = 0
     backfills: int = 0
+    workers: int = 0
+    """Processes of workers that have ended."""
 
     def __add__(self, other: Removed) -> Removed:
         firsts = [each for each in (self.first_session, other.first_session) if each]
@@ -105,6 +111,7 @@ class Removed:
             self.request_keys + other.request_keys,
             self.alerts + other.alerts,
             self.backfills + other.backfills,
+            self.workers + other.workers,
         )
 
     def document(self) -> dict[str, Any]:
@@ -153,8 +160,8 @@ def prune(
     engine: Engine, cutoff: Cutoff, *, actor: str, reason: str | None = None
 ) -> Iterator[Removed]:
     """
-    Remove old keys of requests, alerts and backfills that were over by then, and old runs with
-    their executions, so many in a transaction; who did what stays in `audit`, this too.
+    Remove old keys of requests, alerts, backfills and workers that were over by then, and old runs
+    with their executions, so many in a transaction; who did what stays in `audit`, this too.
 
     Safe beside schedulers, workers, operators and another of its kind: an open run is never
     touched, nor what somebody holds at that moment.
@@ -222,7 +229,7 @@ def prune(
 
 def forget_some(connection: Connection, kind: str, before: datetime) -> int:
     """
-    Remove a few keys of requests, alerts or backfills that were over before an instant.
+    Remove a few keys of requests, alerts, backfills or workers that were over before an instant.
 
     Args:
         connection: In whose transaction they go.

@@ -29,8 +29,8 @@ def run(*arguments: str) -> str:
 
 def test_it_says_what_goes_besides_runs(sqlite_url: str) -> None:
     engine = create_engine(sqlite_url)
-    make_others(engine, request_keys=1, alerts=2, backfills=2)
-    told = "Besides: 1 key of a request, 2 alerts, 1 backfill.\n"
+    make_others(engine, request_keys=1, alerts=2, backfills=2, worker_incarnations=2)
+    told = "Besides: 1 key of a request, 2 alerts, 1 backfill, 2 records of workers.\n"
     assert run(*PRUNE, "--dry-run").endswith(f"would be removed.\n{told}")
     assert run(*PRUNE).endswith(f"removed.\n{told}")
     assert "Besides" not in run(*PRUNE)

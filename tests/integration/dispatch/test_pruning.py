@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, func, insert, select, update
 
 from prometheus.dispatch.scheduler import Scheduler
-from prometheus.orchestration.lifecycle import RunStatus
+from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.orchestration.planning import LOOKS_BACK, SessionRange
 from prometheus.persistence import clock, pruning, runs
 from prometheus.persistence.audits import record_audit
@@ -32,6 +32,7 @@ from prometheus.persistence.tables import (
     job_executions,
     pipelines,
     request_keys,
+    worker_incarnations,
 )
 from tests.integration.dispatch.schedulers import RecordingBroker, make_scheduler
 from tests.integration.dispatch.trial import chain
@@ -145,7 +146,7 @@ def test_what_else_is_old_goes_in_small_steps_and_is_told(engine: Engine, ended:
 
 
 def make_others(engine: Engine, **count: int) -> None:
-    """Write some keys of requests, alerts and backfills that were over long ago."""
+    """Write some keys of requests, alerts, backfills and workers that were over long ago."""
     with writing(engine) as connection:
         then = connection.execute(select(database_now())).scalar_one() - 2 * AGE
         key = {"request_hash": "", "answer": "", "created_at": then}
@@ -158,9 +159,18 @@ def make_others(engine: Engine, **count: int) -> None:
             "pipeline": "p", "market_id": "US_EQ", "first_session": OLD[0], "last_session": OLD[0],
             "reprocess": "none", "max_active_runs": 1, "reason": "", "author": "", "ended_at": then,
         }  # fmt: skip
-        for table, row in ((request_keys, key), (alerts, alert), (backfills, backfill)):
+        worker = {
+            "worker": "w@h", "host": "h", "pid": 1, "queues": [], "expires_at": then,
+            "ended_at": then,
+        }  # fmt: skip
+        for table, name, row in (
+            (request_keys, "key", key),
+            (alerts, "key", alert),
+            (backfills, None, backfill),
+            (worker_incarnations, "incarnation", worker),
+        ):
             many = count.get(table.name, 0)
-            named = [row | ({} if table is backfills else {"key": str(at)}) for at in range(many)]
+            named = [row | ({name: str(at)} if name else {}) for at in range(many)]
             if named:
                 connection.execute(insert(table), named)
 
@@ -182,12 +192,37 @@ def test_alerts_and_backfills_go_in_small_steps_too(engine: Engine, ended: Sched
 def test_beside_another_one_it_goes_on_with_what_that_leaves(postgresql_url: str) -> None:
     """The other one's rows are neither waited for nor taken for the last."""
     engine = create_engine(postgresql_url)
-    make_others(engine, request_keys=1_001, alerts=201, backfills=3)
+    make_others(engine, request_keys=1_001, alerts=201, backfills=3, worker_incarnations=1_001)
     with writing(engine) as other:
         went = {kind: forget_some(other, kind, cutoff(engine).completed_at) for kind in OTHERS}
-        assert went == {"request_keys": 1_000, "alerts": 200, "backfills": 1}
-        assert removed(engine) == Removed(0, 0, request_keys=1, alerts=1, backfills=1)
+        assert went == {"request_keys": 1_000, "alerts": 200, "backfills": 1, "workers": 1_000}
+        assert removed(engine) == Removed(0, 0, request_keys=1, alerts=1, backfills=1, workers=1)
     engine.dispose()
+
+
+def test_a_worker_that_went_lately_or_whose_attempt_is_not_ended_yet_stays(
+    engine: Engine, ended: Scheduler
+) -> None:
+    make_others(engine, worker_incarnations=3)
+    with writing(engine) as connection:
+        known = worker_incarnations.c
+        of = update(worker_incarnations)
+        connection.execute(of.where(known.incarnation == "1").values(ended_at=database_now()))
+        one = select(func.min(job_executions.c.execution_id)).scalar_subquery()
+        connection.execute(
+            update(job_executions)
+            .where(job_executions.c.execution_id == one)
+            .values(
+                status=JobStatus.RUNNING,
+                incarnation="2",
+                scheduled_at=NOW,
+                started_at=NOW,
+                completed_at=None,
+            )
+        )
+    assert removed(engine).workers == 1
+    with reading(engine) as connection:
+        assert sorted(connection.execute(select(known.incarnation)).scalars()) == ["1", "2"]
 
 
 def test_an_open_run_stays_and_so_does_one_that_ended_lately(
