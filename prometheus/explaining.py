@@ -99,6 +99,7 @@ def read_question(
     job_id: str | None,
     settings: Settings,
     pipelines: Callable[[], Mapping[str, Pipeline]],
+    follow: Callable[[Connection, Now], object],
 ) -> Question:
     """
     Read what explains a run that is there, or that is to come.
@@ -107,6 +108,7 @@ def read_question(
         connection: Of a transaction that sees one state of the database.
         job_id: One job of it; if not given, all of it.
         pipelines: Gives the pipelines of the settings; called for a run that is not there.
+        follow: Lets calendars go by the overrides of that state.
 
     Raises:
         UnknownRunError: There is no such run, and no pipeline makes one.
@@ -119,8 +121,8 @@ def read_question(
         silent_after=SILENT_AFTER_LEASES * settings.scheduler.lease,
         makes_runs=settings.scheduler.create_runs,
     )
-    case = read_case(connection, dag_id, installation)
-    if case is not None:
+    case = read_case(connection, dag_id, installation, follow)
+    if isinstance(case, Case):
         jobs = case.run.jobs
         if job_id is not None and job_id not in jobs:
             raise UnknownJobError(f"{dag_id} has no job {job_id!r}.{nearest(job_id, jobs)}")
@@ -130,8 +132,8 @@ def read_question(
         raise UnknownJobError(
             f"{dag_id} will have no job {job_id!r}.{nearest(job_id, pipeline.jobs)}"
         )
-    unmade = read_unmade(connection, pipeline, market_id, day, installation)
-    return Question(dag_id, job_id, unmade)
+    unmade = read_unmade(connection, case, pipeline, market_id, day, installation)
+    return Question(dag_id, job_id, (case.now, unmade))
 
 
 def _to_come(

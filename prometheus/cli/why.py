@@ -31,6 +31,7 @@ def why(dag_id: RunId, job: Job = None, folder: Folder = None, as_json: AsJson =
     from prometheus.configured import sound_pipelines
     from prometheus.explaining import answer, read_question
     from prometheus.persistence.engine import reading
+    from prometheus.persistence.overrides import refresh
 
     place = find_place(folder)
 
@@ -39,7 +40,7 @@ def why(dag_id: RunId, job: Job = None, folder: Folder = None, as_json: AsJson =
 
     with opened(place) as engine:
         with reading(engine) as connection:
-            question = read_question(connection, dag_id, job, place.settings, pipelines)
+            question = read_question(connection, dag_id, job, place.settings, pipelines, refresh)
         found = answer(question, engine, place.settings.broker.url)
     if as_json:
         output.print_json(found.document())

@@ -72,9 +72,21 @@ class Installation:
         Raises:
             DatabaseError: There is none.
         """
+        with self.reading() as connection:
+            yield self._look(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """
+        Read one state of the database; who asks what time it is together with the rest calls
+        `follow` then.
+
+        Raises:
+            DatabaseError: There is none.
+        """
         check_exists(self.engine)
         with reading(self.engine) as connection:
-            yield self._look(connection)
+            yield connection
 
     @contextmanager
     def act(self) -> Iterator[Look]:
@@ -92,12 +104,16 @@ class Installation:
 
     def _look(self, connection: Connection) -> Look:
         now, lease, pauses, open_alerts = read_look(connection, LEADERSHIP)
+        self.follow(connection, now)
+        leader = leader_of(lease, now.wall_at) if lease is not None else None
+        return Look(connection, now, leader, pauses, open_alerts)
+
+    def follow(self, connection: Connection, now: Now) -> None:
+        """Let calendars go by the overrides that the database has."""
         with self._following:
             # A look that began earlier does not undo what a later one has seen.
             if now.wall_at >= self._followed_at and refresh(connection, now):
                 self._followed_at = now.wall_at
-        leader = leader_of(lease, now.wall_at) if lease is not None else None
-        return Look(connection, now, leader, pauses, open_alerts)
 
     def first_looked_at(self, found: datetime | None) -> datetime | None:
         """

@@ -393,46 +393,58 @@ def read_backfill(connection: Connection, backfill_id: int) -> tuple[Backfill, l
     return backfill_of(found[0]), sorted(sessions, key=attrgetter("as_of_date"))
 
 
-def read_turn(
-    connection: Connection, pipeline: str, market_id: str, day: date, pauses: Iterable[Pause]
+_ACTIVE = (
+    select(func.count())
+    .select_from(backfill_sessions.join(dag_runs, _RUN_OF))
+    .where(_s.backfill_id == _b.backfill_id, run_is_open)
+    .correlate(backfills)
+    .scalar_subquery()
+)
+"""How many runs of a backfill are open."""
+_earlier = backfill_sessions.alias()
+_AHEAD = (
+    select(func.count())
+    .select_from(_earlier)
+    .where(
+        _earlier.c.backfill_id == _b.backfill_id,
+        _earlier.c.as_of_date < bindparam("day"),
+        _earlier.c.begun_at.is_(None),
+    )
+    .correlate(backfills)
+    .scalar_subquery()
+)
+TURN = (
+    select(
+        *(_b.backfill_id, _b.author, _b.reason, _b.max_active_runs),
+        *(_s.again, _s.begun_at, _s.refused),
+        _AHEAD.label("ahead"),
+        _ACTIVE.label("active"),
+    )
+    .select_from(backfills.join(backfill_sessions))
+    .where(
+        _b.pipeline == bindparam("pipeline"),
+        _b.market_id == bindparam("market"),
+        _s.as_of_date == bindparam("day"),
+        _b.ended_at.is_(None) | _s.begun_at.is_not(None),
+    )
+    .order_by(_b.backfill_id.desc())
+    .limit(1)
+)
+"""The turn of a session in the last backfill that has run it or will."""
+
+
+def turn_of(
+    rows: Sequence[Any], pipeline: str, market_id: str, pauses: Iterable[Pause]
 ) -> Turn | None:
     """
-    Return the turn of a session in the last backfill that has run it or will.
+    Return the turn that `TURN` has found, if any.
 
     Args:
         pauses: What operators keep from starting.
     """
-    earlier = backfill_sessions.alias()
-    ahead = (
-        select(func.count())
-        .select_from(earlier)
-        .where(
-            earlier.c.backfill_id == _b.backfill_id,
-            earlier.c.as_of_date < day,
-            earlier.c.begun_at.is_(None),
-        )
-        .correlate(backfills)
-        .scalar_subquery()
-    )
-    row = connection.execute(
-        select(
-            *(_b.backfill_id, _b.author, _b.reason, _b.max_active_runs),
-            *(_s.again, _s.begun_at, _s.refused),
-            ahead.label("ahead"),
-            _ACTIVE.label("active"),
-        )
-        .select_from(backfills.join(backfill_sessions))
-        .where(
-            _b.pipeline == pipeline,
-            _b.market_id == market_id,
-            _s.as_of_date == day,
-            _b.ended_at.is_(None) | _s.begun_at.is_not(None),
-        )
-        .order_by(_b.backfill_id.desc())
-        .limit(1)
-    ).first()
-    if row is None:
+    if not rows:
         return None
+    (row,) = rows
     return Turn(
         backfill_id=row.backfill_id,
         author=row.author,
@@ -448,16 +460,6 @@ def read_turn(
 
 
 # --- what the scheduler does ----------------------------------------------------------------------
-
-
-_ACTIVE = (
-    select(func.count())
-    .select_from(backfill_sessions.join(dag_runs, _RUN_OF))
-    .where(_s.backfill_id == _b.backfill_id, run_is_open)
-    .correlate(backfills)
-    .scalar_subquery()
-)
-"""How many runs of a backfill are open."""
 
 
 def due_sessions(connection: Connection, most: int) -> list[DueSession]:

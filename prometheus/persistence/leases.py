@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -184,7 +184,7 @@ class Orphan:
     message: str
 
 
-_ORPHANS = (
+ORPHANS = (
     select(
         _e.execution_id,
         _e.started_at,
@@ -229,7 +229,14 @@ def find_orphans(
         gone_for: How long ago a worker that is gone must have ended, or have been given up;
             ``None``: its lease has run out, that is enough.
     """
-    rows = connection.execute(_ORPHANS, {"now": now, "limit": now - over_limit_by})
+    rows = connection.execute(ORPHANS, {"now": now, "limit": now - over_limit_by})
+    return orphans_of(rows, now, gone_for=gone_for)
+
+
+def orphans_of(
+    rows: Iterable[Any], now: datetime, *, gone_for: timedelta | None = None
+) -> list[Orphan]:
+    """List what rows of `ORPHANS` are of; see `find_orphans`."""
     orphans = []
     for row in rows:
         if row.worker is None:

@@ -1,6 +1,6 @@
 """
-What every page and list is read beside: what time it is, who leads, what is paused, and whether
-something is wrong.
+What every page and list but *Why* is read beside: what time it is, who leads, what is paused, and
+whether something is wrong.
 """
 
 from __future__ import annotations

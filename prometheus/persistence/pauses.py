@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from prometheus.core.instants import write_instant
 from prometheus.errors import nearest
@@ -29,12 +29,13 @@ class PauseEndError(OperatorError):
     """A pause would end before it begins."""
 
 
-_HOLDING = select(pauses).where(pause_holds).order_by(_p.pause_id)
+HOLDING = select(pauses).where(pause_holds).order_by(_p.pause_id)
+"""What `read_pauses` asks for, whose rows are for `pause_of`."""
 
 
 def read_pauses(connection: Connection) -> tuple[Pause, ...]:
     """Return what is paused now, in the order in which it was."""
-    return tuple(map(pause_of, connection.execute(_HOLDING)))
+    return tuple(map(pause_of, connection.execute(HOLDING)))
 
 
 def pauses_of(
@@ -57,7 +58,7 @@ def pauses_of(
     ]
 
 
-def pause_of(row: Row[Any]) -> Pause:
+def pause_of(row: Any) -> Pause:
     """Make one of a row of ``pauses``."""
     return Pause(
         row.pause_id,

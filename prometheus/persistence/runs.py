@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
     Connection,
     Select,
     Table,
@@ -133,8 +134,8 @@ def note_horizon(connection: Connection, market_id: str, level: str, day: date) 
     return changed.rowcount == 1
 
 
-_SESSIONS_WITH_RUNS = select(_r.as_of_date).where(
-    _r.pipeline == bindparam("of"),
+SESSIONS_WITH_RUNS = select(_r.as_of_date).where(
+    _r.pipeline == bindparam("pipeline"),
     _r.market_id == bindparam("market"),
     _r.as_of_date >= bindparam("since"),
 )
@@ -144,8 +145,8 @@ def sessions_with_runs(
     connection: Connection, pipeline: str, market_id: str, since: date
 ) -> frozenset[date]:
     """Return the session dates from ``since`` on that have a run."""
-    asked = {"of": pipeline, "market": market_id, "since": since}
-    return frozenset(connection.execute(_SESSIONS_WITH_RUNS, asked).scalars())
+    asked = {"pipeline": pipeline, "market": market_id, "since": since}
+    return frozenset(connection.execute(SESSIONS_WITH_RUNS, asked).scalars())
 
 
 def create_run(
@@ -354,31 +355,32 @@ def _read_dag(row: Any) -> DAG:
 
 
 _STATUS = {status.value: status for status in JobStatus}
-_RUNS = select(
+RUNS = select(
     _r.dag_id, _r.definition_hash, _r.forced, _r.created_at, _r.status, _r.calendar_version
 )
-_OPEN_RUNS = _RUNS.where(is_open)
+"""What `run_state` needs of a run."""
+_OPEN_RUNS = RUNS.where(is_open)
 _OPEN_RUN = _OPEN_RUNS.where(_r.dag_id == bindparam("of"))
-_JOBS = (
-    select(
-        _e.dag_id,
-        _e.job_id,
-        _e.execution_id,
-        _e.status,
-        _e.forced,
-        _e.scheduled_at,
-        _e.cancel_asked_at,
-        and_(
-            _e.status == literal_column(f"'{JobStatus.CANCELLED}'"),
-            _e.error_message.startswith(CLOSED, autoescape=True),
-        ).label("dropped"),
-    )
-    .join_from(dag_runs, job_executions)
-    .order_by(_e.attempt_number)
+OF_JOBS: tuple[ColumnElement[Any], ...] = (
+    _e.dag_id,
+    _e.job_id,
+    _e.execution_id,
+    _e.status,
+    _e.forced,
+    _e.scheduled_at,
+    _e.cancel_asked_at,
+    and_(
+        _e.status == literal_column(f"'{JobStatus.CANCELLED}'"),
+        _e.error_message.startswith(CLOSED, autoescape=True),
+    ).label("dropped"),
+)
+"""What `job_states` needs of executions."""
+_JOBS: Select[Any] = (
+    select(*OF_JOBS).join_from(dag_runs, job_executions).order_by(_e.attempt_number)
 )
 _OPEN_JOBS = _JOBS.where(is_open)
 _OPEN_JOBS_OF_RUN = _OPEN_JOBS.where(_r.dag_id == bindparam("of"))
-_SOME_RUNS = _RUNS.where(_r.dag_id.in_(_IDS))
+_SOME_RUNS = RUNS.where(_r.dag_id.in_(_IDS))
 _JOBS_OF_SOME_RUNS = _JOBS.where(_r.dag_id.in_(_IDS))
 
 
@@ -428,12 +430,7 @@ def _run_states(
     previous_run: Callable[[DAG], str | None],
 ) -> tuple[RunState, ...]:
     dags = load_dags(connection, ((row.dag_id, row.definition_hash) for row in found))
-    jobs: dict[str, dict[str, JobState]] = defaultdict(dict)
-    # In order of attempts: the latest one stays.
-    for of, job_id, execution_id, status, forced, scheduled_at, asked_at, dropped in rows:
-        jobs[of][job_id] = JobState(
-            execution_id, _STATUS[status], forced, scheduled_at, asked_at is not None, bool(dropped)
-        )
+    jobs = job_states(rows)
     before = {
         dag_id: previous
         for dag_id, dag in dags.items()
@@ -446,17 +443,39 @@ def _run_states(
     waiting = {job_id for dag_id in before for job_id in dags[dag_id].after_previous}
     earlier = _statuses_of(connection, set(before.values()), waiting)
     return tuple(
-        RunState(
-            dag=dags[row.dag_id],
-            jobs=jobs[row.dag_id],
-            previous=earlier.get(before.get(row.dag_id, "")),
-            forced=row.forced,
-            created_at=row.created_at,
-            status=RunStatus(row.status),
-            calendar_version=row.calendar_version,
-        )
+        run_state(row, dags[row.dag_id], jobs[row.dag_id], earlier.get(before.get(row.dag_id, "")))
         for row in found
         if row.dag_id in dags
+    )
+
+
+def job_states(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, JobState]]:
+    """
+    Make the states of jobs, by their runs.
+
+    Args:
+        rows: `OF_JOBS`, a later attempt after an earlier one, of which it stays.
+    """
+    jobs: dict[str, dict[str, JobState]] = defaultdict(dict)
+    for of, job_id, execution_id, status, forced, scheduled_at, asked_at, dropped in rows:
+        jobs[of][job_id] = JobState(
+            execution_id, _STATUS[status], forced, scheduled_at, asked_at is not None, bool(dropped)
+        )
+    return jobs
+
+
+def run_state(
+    row: Any, dag: DAG, jobs: dict[str, JobState], previous: dict[str, JobStatus] | None
+) -> RunState:
+    """Make one of a row of `RUNS`."""
+    return RunState(
+        dag=dag,
+        jobs=jobs,
+        previous=previous,
+        forced=row.forced,
+        created_at=row.created_at,
+        status=RunStatus(row.status),
+        calendar_version=row.calendar_version,
     )
 
 

@@ -6,7 +6,15 @@ from collections import namedtuple
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Select, cast, literal_column, null, select, union_all
+from sqlalchemy import (
+    Connection,
+    SelectBase,
+    cast,
+    literal_column,
+    null,
+    select,
+    union_all,
+)
 
 
 class Together:
@@ -17,7 +25,7 @@ class Together:
     What is asked often is built once, for that takes longer than to run it.
     """
 
-    def __init__(self, *queries: Select[Any]) -> None:
+    def __init__(self, *queries: SelectBase) -> None:
         asked = [query.subquery(f"q{number}") for number, query in enumerate(queries)]
         self._statement = union_all(
             *(

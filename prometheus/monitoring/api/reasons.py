@@ -88,7 +88,7 @@ def _why(here: Installation, dag_id: str, job: str | None) -> Why:
     def pipelines() -> Mapping[str, Pipeline]:
         return here.pipelines[0]
 
-    with here.look() as look:
-        question = read_question(look.connection, dag_id, job, here.settings, pipelines)
+    with here.reading() as connection:
+        question = read_question(connection, dag_id, job, here.settings, pipelines, here.follow)
     found = answer(question, here.engine, here.settings.broker.url)
     return Why.model_validate(safe_value(found.document()))

@@ -33,7 +33,7 @@ from prometheus.persistence.executions import Failure
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.operators import OperatorError
-from prometheus.persistence.overrides import record
+from prometheus.persistence.overrides import record, refresh
 from prometheus.persistence.pruning import forget_some
 from prometheus.persistence.tables import audit, dag_runs, job_executions, market_clock
 from prometheus.verification import Expectation, check
@@ -146,10 +146,10 @@ class Desk:
         """What is said of the run of a session, or of its job, but that no scheduler leads."""
         dag_id = f"us_eq_pages_{day}"
         with reading(self.engine) as connection:
-            case = reasons.read_case(connection, dag_id, US_EQ)
-            if case is None:
-                now, unmade = reasons.read_unmade(connection, pages, "US_EQ", day, US_EQ)
-                told = explain_unmade(unmade, job_id, now.market_at)
+            case = reasons.read_case(connection, dag_id, US_EQ, refresh)
+            if isinstance(case, reasons.NoRun):
+                unmade = reasons.read_unmade(connection, case, pages, "US_EQ", day, US_EQ)
+                told = explain_unmade(unmade, job_id, case.now.market_at)
             elif job_id is None:
                 told = explain_run(case.snapshot, case.now.market_at, case.facts).around
             else:

@@ -92,9 +92,8 @@ def scheduler_of(world: World, broker: RecordingBroker | None = None) -> Schedul
 
 def read(engine: Engine, dag_id: str, **installation: Any) -> reasons.Case:
     with reading(engine) as connection:
-        refresh(connection, read_now(connection))
-        case = reasons.read_case(connection, dag_id, replace(US_EQ, **installation))
-    assert case is not None
+        case = reasons.read_case(connection, dag_id, replace(US_EQ, **installation), refresh)
+    assert isinstance(case, reasons.Case)
     return case
 
 
@@ -821,11 +820,11 @@ def unmade(
     world: World, day: date, pipeline: Pipeline = daily, job_id: str | None = None, **changes: Any
 ) -> tuple[Reason, ...]:
     with reading(world.engine) as connection:
-        refresh(connection, read_now(connection))
-        now, found = reasons.read_unmade(
-            connection, pipeline, "US_EQ", day, replace(US_EQ, **changes)
-        )
-    return explain_unmade(found, job_id, now.market_at)
+        here = replace(US_EQ, **changes)
+        missing = reasons.read_case(connection, f"us_eq_{pipeline.name}_{day}", here, refresh)
+        assert isinstance(missing, reasons.NoRun)
+        found = reasons.read_unmade(connection, missing, pipeline, "US_EQ", day, here)
+    return explain_unmade(found, job_id, missing.now.market_at)
 
 
 def test_run_that_is_not_made_yet(world: World) -> None:

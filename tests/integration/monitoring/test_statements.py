@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from prometheus.actors import Role
 from prometheus.monitoring.guard import PUBLIC
+from prometheus.orchestration.planning import SessionRange
 from prometheus.passwords import hash_password
-from prometheus.persistence import logs, operators, pauses, runs, users
+from prometheus.persistence import clock, logs, operators, pauses, runs, users
 from prometheus.persistence.engine import writing
 from tests.integration.monitoring.conftest import Web
 from tests.integration.monitoring.test_foreign_sites import walk
@@ -24,10 +25,6 @@ MORE: Mapping[str, int] = {
     # queues and what runs, what waits and is not paused, open runs, their deadlines (two, of which
     # one is kept), and alerts.
     "/metrics": 14,
-    # It looks into whatever a job may wait for.
-    "/why/{dag_id}": 19,
-    "/api/v1/runs/{dag_id}/why": 19,
-    "/api/v1/runs/{dag_id}/jobs/{job}/why": 19,
 }
 QUERIES: Mapping[str, str] = {
     "/history": "?market=US_EQ&pipeline=test",
@@ -42,6 +39,17 @@ PASSWORD = "correct horse battery staple"
 def database_url(sqlite_url: str) -> str:
     """One kind of database: the statements are the same ones on both."""
     return sqlite_url
+
+
+def sign_in(web: Web, world: World) -> dict[str, str]:
+    """Make a user; return what a browser sends once they have signed in."""
+    with writing(world.engine) as connection:
+        users.add_user(connection, "ada", Role.VIEWER, hash_password(PASSWORD), actor="root")
+        kept = users.password_hash_of(connection, "ada")
+        assert kept is not None
+        signed_in = users.sign_in(connection, "ada", kept, timedelta(hours=1))
+        assert signed_in is not None
+    return {"Cookie": f"{web.cookie}={signed_in[0]}"}
 
 
 def test_every_page_and_list_asks_few_things(web: Web, world: World) -> None:
@@ -64,13 +72,7 @@ def test_every_page_and_list_asks_few_things(web: Web, world: World) -> None:
         operators.skip(connection, dags[1].dag_id, "b", actor="eve", reason="not today")
     range_of_it = {"market": "US_EQ", "first": "2012-11-19", "last": "2012-11-23"}
     started = web.post("/api/v1/backfills", {**range_of_it, "reason": "new prices"})
-    with writing(world.engine) as connection:
-        users.add_user(connection, "ada", Role.VIEWER, hash_password(PASSWORD), actor="root")
-        kept = users.password_hash_of(connection, "ada")
-        assert kept is not None
-        signed_in = users.sign_in(connection, "ada", kept, timedelta(hours=1))
-        assert signed_in is not None
-    cookie = {"Cookie": f"{web.cookie}={signed_in[0]}"}
+    cookie = sign_in(web, world)
     runs._dags.clear()  # as if another process had made the runs
     asked = []
     for method, path in walk(web.app.routes):
@@ -92,3 +94,45 @@ def test_every_page_and_list_asks_few_things(web: Web, world: World) -> None:
     assert len(asked) >= 29
     too_many = {path: count for path, count in asked if count > MORE.get(path, MOST)}
     assert too_many == {}
+
+
+def test_why_asks_few_things_of_any_run(web: Web, world: World) -> None:
+    """Of one that waits for the session before and for a slot, of one that is over or to come."""
+    lead(world)
+    before, dag, over = (
+        world.run(job("a", after_previous=ago == 0), job("b"), day=DAY - timedelta(days=ago))
+        for ago in (1, 0, 7)
+    )
+    worker = world.worker()
+    world.running(before, "a", worker)
+    world.claim(world.starts(dag, "b"))
+    for name in over.jobs:
+        world.finish(over, worker, name)
+    with writing(world.engine) as connection:
+        clock.start_replay(
+            connection,
+            market_at=datetime(2025, 12, 2, 18, tzinfo=UTC),
+            speed=1,
+            only=SessionRange(DAY - timedelta(days=7), DAY),
+            markets=["US_EQ"],
+        )
+    cookie = sign_in(web, world)
+    asked = {}
+    for dag_id, name, kind in (
+        (dag.dag_id, "a", "previous"),
+        (dag.dag_id, "b", "broker_away"),
+        (over.dag_id, "a", "success"),
+        ("us_eq_daily_2025-12-25", "run_signals", "never_made"),
+    ):
+        runs._dags.clear()  # as if another process had made the runs
+        of_run = f"/api/v1/runs/{dag_id}"
+        for path in (
+            *(f"{of_run}/jobs/{name}/why", f"{of_run}/why"),
+            *(f"/why/{dag_id}", f"/why/{dag_id}?job={name}"),
+        ):
+            answer = web.ask(path, headers=cookie)
+            assert answer.status_code == 200, path
+            if path.endswith(f"{name}/why"):
+                assert kind in {each["kind"] for each in answer.json()["reasons"]}
+            asked[path] = len(web.asked_who) + len(web.statements)
+    assert {path: count for path, count in asked.items() if count > MOST} == {}

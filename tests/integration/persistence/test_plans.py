@@ -13,6 +13,7 @@ from sqlalchemy import Connection, event, text
 
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus
+from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence import (
     alerts,
     deadlines,
@@ -28,12 +29,16 @@ from prometheus.persistence import (
 from prometheus.persistence.changes import read_changes
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, writing
+from prometheus.persistence.overrides import refresh
 from tests.integration.persistence.world import BOOM, DAY, World, job
 
 RUNS = 4000
 """Finished runs of nine jobs each: five years of three markets."""
 ALERTS = 4000
 """Those that are over."""
+WHY = reasons.Installation(
+    markets=["US_EQ"], leadership="beat", silent_after=timedelta(seconds=30), makes_runs=True
+)
 
 
 @contextmanager
@@ -169,8 +174,17 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "changes": lambda c: read_changes(c, now + hour),
         "existing": lambda c: runs.sessions_with_runs(c, "old", "US_EQ", DAY),
         "progress": progress.read_progress,
-        "usual durations": lambda c: reasons._usual(c, {dag.dag_id: {"a", "b"}}),
+        "why": lambda c: reasons.read_case(c, dag.dag_id, WHY, refresh),
+        "why not yet": why_not_yet,
     }
+
+
+def why_not_yet(connection: Connection) -> None:
+    """Ask for a run of a pipeline that has many, but not of this session."""
+    missing = reasons.read_case(connection, f"us_eq_old_{DAY}", WHY, refresh)
+    assert isinstance(missing, reasons.NoRun)
+    pipeline = Pipeline("old", markets=["US_EQ"])
+    reasons.read_unmade(connection, missing, pipeline, "US_EQ", DAY, WHY)
 
 
 def test_no_statement_of_a_tick_or_a_worker_reads_a_whole_table(
