@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from benchmarks.commands import measure_commands
 from benchmarks.figures import Figure
 from benchmarks.flows import REFERENCES, measure_flows
 from benchmarks.idle import measure_idle
-from benchmarks.pages import BIG, MOST_STATEMENTS, measure_pages
+from benchmarks.pages import BIG, MOST_STATEMENTS, measure_pages, over_limits
 from benchmarks.state import measure_states, measure_validate
 from benchmarks.ticks import measure_ticks
 
@@ -34,6 +35,8 @@ def main() -> None:
             tell(figures[key])
     if options.json:
         print(json.dumps(figures, indent=2))
+    if "pages" in figures and (over := over_limits(figures["pages"])):
+        sys.exit(f"over what is promised of pages and lists: {', '.join(over)}")
 
 
 def _tell_states(states: dict[str, float | None]) -> None:
@@ -104,7 +107,8 @@ def _tell_pages(found: dict[str, Any]) -> None:
         times = "".join(f"{page[key]:8.1f}" for key in ("p50_ms", "p95_ms", "max_ms"))
         slow = f"  slower than {page['limit_ms']:.0f} ms" if not page["quick"] else ""
         many = f"  more than {MOST_STATEMENTS} queries" if not page["few"] else ""
-        print(f"  {name:<34}{times}{page['statements']:>10}{slow}{many}")
+        other = "  no page or list" if page["limit_ms"] is None else ""
+        print(f"  {name:<34}{times}{page['statements']:>10}{slow}{many}{other}")
     print(
         "  Among the queries is the one by which every request asks who makes it.\n"
         f"  The first request is among the times. A run of {BIG:,} jobs may take a second."
