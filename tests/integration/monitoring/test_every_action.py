@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -114,12 +115,17 @@ def page(browser: Browser, web: Web) -> Iterator[Page]:
         yield page
 
 
-def by_keyboard(page: Page, button: Locator, step: Step) -> None:
-    """Press a button, fill in its dialog and press that: by keys alone."""
-    button.focus()
+def by_keyboard(page: Page, _: Locator, step: Step) -> None:
+    """Reach the first button of a name by Tab, press it, fill in its dialog and press that."""
+    first = f"""(() => {{
+        const named = [...document.querySelectorAll("button")].filter((each) =>
+            each.textContent.trim() === {json.dumps(step.name)} && each.checkVisibility());
+        return document.activeElement === named[0];
+    }})()"""
+    reach(page, first, among=300)
     page.keyboard.press("Enter")
     for name, value in {**step.fields, "reason": REASON}.items():
-        reach(page, f"[name={name}]")
+        reach(page, f"document.activeElement.matches('#action [name={name}]')")
         if page.evaluate("document.activeElement.type") == "date":
             # Its keys are those of the system's language.
             page.locator("#action :focus").fill(value)
@@ -132,14 +138,14 @@ def by_keyboard(page: Page, button: Locator, step: Step) -> None:
     if step.previewed:
         expect(page.get_by_role("region", name="What changes")).to_be_focused()
         expect(doing).to_be_enabled()
-        reach(page, "[type=submit]")
+        reach(page, "document.activeElement.matches('#action [type=submit]')")
         page.keyboard.press("Enter")
 
 
-def reach(page: Page, wanted: str) -> None:
-    """Press Tab until something in the dialog has the focus."""
-    for _ in range(20):
-        if page.evaluate(f"document.activeElement.matches('#action {wanted}')"):
+def reach(page: Page, wanted: str, *, among: int = 20) -> None:
+    """Press Tab until what is wanted has the focus, as an expression says."""
+    for _ in range(among):
+        if page.evaluate(wanted):
             return
         page.keyboard.press("Tab")
     raise AssertionError(f"{wanted} is not reached by Tab")
