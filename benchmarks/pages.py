@@ -330,6 +330,7 @@ def _questions(logged: Any, deep: Any, early: Any, at_work: str) -> list[Asked]:
         ("Operations", "/operations", {}),
         ("Sign in", "/sign-in", {}),
         ("Why, of a run at work", f"/why/{at_work}", {}),
+        (f"Why, of the run of {BIG} jobs", f"/why/{_BIG_RUN}", {}),
         ("Why, of a run to come", f"/why/{to_come}", {}),
         ("runs", f"{api}/runs", {}),
         ("runs, 200 far behind", f"{api}/runs",

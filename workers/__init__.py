@@ -2,8 +2,8 @@
 
 import gc
 
-# What is imported stays: to look for garbage in it, now and as Python ends, would take a third of
-# the time.
+# What is imported here stays: to look for garbage in it, now and as Python ends, would take a third
+# of the time.
 gc.disable()
 try:
     from workers.app import app

@@ -9,7 +9,8 @@ import sys
 def main() -> None:
     """Run the command line and end the process with its status."""
     # Imports leave no garbage, and to look for it takes a third of a short command's time: during
-    # them, and as Python ends. Most commands enable it once they are imported.
+    # them, and as Python ends. Most commands enable it once they are imported; what they leave open
+    # would not be closed at the end, so they close it by themselves.
     gc.disable()
     try:
         # Here, not above: importing one module of this package must not load all commands.

@@ -737,6 +737,8 @@ class Scheduler:
         """Begin the sessions of backfills whose turn has come, and end those that are through."""
         with reading(self._engine) as connection:
             due = backfills.due_sessions(connection, BEGUN_AT_ONCE)
+        # What could not be begun before comes last, so that it takes no other's turn.
+        due.sort(key=lambda each: each.backfill_id in self._not_backfilled)
         tried = 0
         for session in due:
             if tried == BEGUN_AT_ONCE:

@@ -265,7 +265,7 @@ def read_case(
             "limit": now.wall_at,
             "queue": queue,
             **{f"of_{number}": of for number, of in enumerate(timed)},
-            **{f"jobs_{number}": sorted(of) for number, of in enumerate(timed.values())},
+            **{f"timed_{number}": sorted(of) for number, of in enumerate(timed.values())},
         },
     )
     usual = _usual(took[0] if took else ())
@@ -425,7 +425,7 @@ def _took(number: int) -> Select[Any]:
     )
     return select(dag_id.label("of"), _e.job_id, _e.started_at, _e.completed_at).where(
         _e.dag_id.in_(earlier),
-        _e.job_id.in_(bindparam(f"jobs_{number}", expanding=True)),
+        _e.job_id.in_(bindparam(f"timed_{number}", expanding=True)),
         _e.status == JobStatus.SUCCESS,
         _e.started_at.is_not(None),
     )

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.acceptance.conftest import RunCommand, StartCommand
+from tests.conftest import StartProcess
 from tests.servers import Process, free_port, wait_until
 
 SECRET = "correct-horse"
@@ -37,6 +38,16 @@ def started_worker(run_command: RunCommand, process: Process, env: dict[str, str
         return next((each for each in workers if each["pid"] == process.pid), None)
 
     return wait_until(find, timeout=90, interval=0.3, message="the worker has a lease")
+
+
+@pytest.mark.parametrize("option", ["--detach", "-D"])
+def test_a_worker_that_would_be_one_of_no_app_is_refused(
+    start_process: StartProcess, variables: dict[str, str], option: str
+) -> None:
+    """Celery would start ``python -m celery worker`` in its stead."""
+    process = start_process("python", "-m", "workers", "worker", option, env=variables)
+    assert process.wait(60) == 2
+    assert f"No such option '{option}'" in process.output()
 
 
 @pytest.mark.slow

@@ -73,9 +73,10 @@ class Desk:
         self.worker = register_worker(engine)
         self.scheduler = self.another()
 
-    def another(self, *, create_runs: bool = False) -> Scheduler:
+    def another(self, *more: Pipeline, create_runs: bool = False) -> Scheduler:
+        pipelines = {each.name: each for each in (pages, *more)}
         return make_scheduler(
-            self.engine, self.broker, pipelines={"pages": pages}, create_runs=create_runs
+            self.engine, self.broker, pipelines=pipelines, create_runs=create_runs
         )
 
     def at(self, instant: datetime) -> None:
@@ -451,15 +452,14 @@ def test_one_of_a_pipeline_that_this_release_has_not_waits_for_one_that_has(desk
     assert desk.tick() == ["2012-11-19"]
 
 
-def test_those_that_wait_for_another_release_leave_others_their_turn(desk: Desk) -> None:
-    gone = Pipeline("gone", markets=["US_EQ"])
-    gone.add("jobs:report", max_retries=0)
+def start_many(desk: Desk, pipeline: Pipeline) -> None:
+    """Start as many backfills of a session as a tick begins."""
     with writing(desk.engine) as connection:
         for week in range(BEGUN_AT_ONCE):
             session = SESSIONS[2] - timedelta(weeks=week)
             start_backfill(
                 connection,
-                gone,
+                pipeline,
                 "US_EQ",
                 session,
                 session,
@@ -468,5 +468,21 @@ def test_those_that_wait_for_another_release_leave_others_their_turn(desk: Desk)
                 reason="x",
                 actor="ada",
             )
+
+
+def test_those_that_wait_for_another_release_leave_others_their_turn(desk: Desk) -> None:
+    gone = Pipeline("gone", markets=["US_EQ"])
+    gone.add("jobs:report", max_retries=0)
+    start_many(desk, gone)
     desk.start(last=FIRST)
     assert desk.tick() == ["2012-11-19"]
+
+
+def test_those_that_can_not_be_begun_leave_others_their_turn(desk: Desk) -> None:
+    broken = Pipeline("broken", markets=["US_EQ"])
+    broken.add("jobs:report", max_retries=0)
+    start_many(desk, broken)
+    broken.parameters["limit"] = object()  # which no row takes
+    desk.start(last=FIRST)
+    desk.scheduler = desk.another(broken)
+    assert [*desk.tick(), *desk.tick()] == ["2012-11-19"]
