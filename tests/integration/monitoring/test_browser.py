@@ -643,6 +643,40 @@ def test_whoever_signs_in_sees_the_markets_and_signs_out_again(
     assert page.request.get("/").status == 401
 
 
+def test_a_page_asks_for_nothing_more_while_its_user_signs_out(
+    page: Page, web: Web, world: World
+) -> None:
+    """It would ask as nobody, and say of what is refused that the sign-in has ended."""
+    with writing(world.engine) as connection:
+        kept = hash_password("correct horse battery")
+        users.add_user(connection, "ada", Role.VIEWER, kept, actor="root")
+    page.clock.install()
+    page.goto("/sign-in?next=operations")
+    page.get_by_label("Name").fill("ada")
+    page.get_by_label("Password").fill("correct horse battery")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Operations")).to_be_visible()
+    ended: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if route.request.method == "DELETE":
+            route.fetch()
+            ended.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/api/v1/session", hold)
+    page.get_by_role("button", name="Sign out").click()
+    wait_until(lambda: page.request.get("/").status == 401 and bool(ended), timeout=60)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    world.run(job("a"))
+    page.clock.run_for("00:10")
+    assert asked == []
+    ended[0].fulfill(status=204)
+    page.wait_for_url("**/sign-in")
+
+
 def test_eight_pages_of_a_browser_share_a_stream(page: Page, web: Web, world: World) -> None:
     """A browser has six connections to a host; a stream each would leave none to load by."""
     lead(world)
@@ -723,8 +757,6 @@ def test_below_a_path_of_a_proxy_everything_works(
         submit(page)
         expect(page.locator("#done")).to_contain_text("Done by ada. Cancel run")
         assert was_not_loaded_again(page)
-        # From a page that has all that was done: this one may still be asking for it, as nobody.
-        page.goto("operations")
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("button", name="Sign in")).to_be_visible()
         assert page.url == f"{proxy.url}/sign-in"

@@ -123,10 +123,22 @@
     return fetch(url, { method, headers, body });
   };
 
+  // While it is left the page asks for nothing: it would do so as nobody.
+  let isLeft = false;
+  const isDeaf = () => document.hidden || isLeft;
   const signOut = async () => {
-    const answer = await send(document.body.dataset.session, "DELETE");
-    if (!answer.ok && answer.status !== 401) throw new Error((await answer.json()).detail);
-    location.assign(document.body.dataset.signInPage);
+    try {
+      isLeft = true;
+      turn();
+      for (const each of live()) each.dispatchEvent(new Event("htmx:abort"));
+      const answer = await send(document.body.dataset.session, "DELETE");
+      if (!answer.ok && answer.status !== 401) throw new Error((await answer.json()).detail);
+      location.assign(document.body.dataset.signInPage);
+    } catch (error) {
+      isLeft = false;
+      turn();
+      throw error;
+    }
   };
   // What a button does is told and asked for in one dialog, which no change of the page takes away.
   let opening = 0;
@@ -400,12 +412,13 @@
     if (!behind.includes(page)) isFresh();
     for (const each of behind) each.dispatchEvent(new Event("changed"));
   };
+  let turn = () => {}; // to listen or not, once the page follows
   // A browser has six connections to a host, so its pages share a stream: one that is looked at
   // holds it, and passes on what it hears. When it is hidden or gone, the lock is another one's.
   const follow = () => {
     const url = new URL(document.body.dataset.events, location.href).href;
     const pages = new BroadcastChannel(url);
-    pages.addEventListener("message", (event) => { if (!document.hidden) hear(event.data); });
+    pages.addEventListener("message", (event) => { if (!isDeaf()) hear(event.data); });
     const pass = (heard) => {
       hear(heard);
       pages.postMessage(heard);
@@ -433,8 +446,8 @@
       else open();
     });
     let looked = null;
-    const turn = () => {
-      if (document.hidden) {
+    turn = () => {
+      if (isDeaf()) {
         looked?.abort();
         looked = null;
       } else if (!looked) {
@@ -488,6 +501,6 @@
     setInterval(tellAge, 1000);
     // What grows old without a change: leases, and how long something has waited.
     const ageing = () => document.querySelectorAll("[data-ages]");
-    setInterval(() => { if (!document.hidden) for (const each of ageing()) each.dispatchEvent(new Event("changed")); }, 2000);
+    setInterval(() => { if (!isDeaf()) for (const each of ageing()) each.dispatchEvent(new Event("changed")); }, 2000);
   });
 })();
