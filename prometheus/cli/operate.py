@@ -65,7 +65,7 @@ def retry(
                 actor=actor_name(actor),
                 reason=reason,
             )
-            crew = read_crew(connection, paused=True)
+            crew = read_crew(connection, whole=True)
             if is_unattended(place, crew):
                 check_can_work_on(connection, place, dag_id)
             ignored = operators.ignored_windows(connection, dag_id, jobs)
@@ -128,7 +128,7 @@ def cancel(
         cancelled = operators.cancel(
             connection, dag_id, job, actor=actor_name(actor), reason=reason, grace=patience
         )
-        crew = read_crew(connection, paused=True)
+        crew = read_crew(connection, whole=True)
     if as_json:
         jobs = [
             {
@@ -203,7 +203,7 @@ def force_success(
         jobs = operators.force_success(
             connection, dag_id, job, actor=actor_name(actor), reason=reason
         )
-        crew = read_crew(connection, paused=True)
+        crew = read_crew(connection, whole=True)
     if as_json:
         document = {"dag_id": dag_id, "job": job, "jobs": jobs, "scheduler": crew.scheduled}
         output.print_json(document)

@@ -200,7 +200,7 @@ def _end(write: Callable[[Connection], Any], folder: Path | None, as_json: bool)
 
     with opened(find_place(folder)) as engine, writing(engine) as connection:
         ended = write(connection)
-        crew = read_crew(connection, paused=True)
+        crew = read_crew(connection, whole=True)
     if as_json:
         output.print_json({"pause": ended.pause_id, "scheduler": crew.scheduled})
         return

@@ -73,7 +73,7 @@ def run_now(request: Request) -> bool:
     make_local_database(place)
     with opened(place) as engine:
         with writing(engine) as connection:
-            crew = read_crew(connection, paused=True)
+            crew = read_crew(connection, whole=True)
             try:
                 dag_id = operators.run_now(
                     connection,

@@ -46,7 +46,7 @@ def status(
         from prometheus.persistence.engine import reading
 
         with reading(engine) as connection:
-            crew = read_crew(connection, paused=True).tried(engine)
+            crew = read_crew(connection, whole=True).tried(engine)
             if dag_id is not None:
                 found = _read_run(connection, dag_id, crew)
                 if as_json:
@@ -189,6 +189,10 @@ def _print_crew(console: Console, crew: Crew, markets: list[str], now: Now) -> N
                 style="bold red",
             )
         )
+    for standby in crew.standbys:
+        told = "stands by" if standby.alive else "stood by, and is SILENT: it may have ended"
+        seen = output.in_words(crew.at - standby.renewed_at)
+        console.print(f"scheduler {standby.process}, {told}, seen {seen} ago", markup=False)
     silent = crew.silent if crew.locked else ()
     for worker in (*crew.workers, *silent):
         seen = output.in_words(crew.at - worker["renewed_at"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -37,8 +38,7 @@ class Leader:
     @property
     def process(self) -> str:
         """Host and process id."""
-        host, pid, *_ = [*self.owner.split(":"), "?"]
-        return f"{host}, pid {pid}"
+        return _process_of(self.owner)
 
     def document(self) -> dict[str, Any]:
         """Describe it for machines."""
@@ -52,6 +52,37 @@ class Leader:
 
 
 @dataclass(frozen=True, slots=True)
+class Standby:
+    """A scheduler that waits for the lead."""
+
+    owner: str
+    alive: bool
+    """Whether it has said so within the time of a lease; otherwise it is silent."""
+    since: datetime
+    """Wall time, as the next."""
+    renewed_at: datetime
+
+    @property
+    def process(self) -> str:
+        """Host and process id."""
+        return _process_of(self.owner)
+
+    def document(self) -> dict[str, Any]:
+        """Describe it for machines."""
+        return {
+            "owner": self.owner,
+            "alive": self.alive,
+            "since": self.since,
+            "renewed_at": self.renewed_at,
+        }
+
+
+def _process_of(owner: str) -> str:
+    host, pid, *_ = [*owner.split(":"), "?"]
+    return f"{host}, pid {pid}"
+
+
+@dataclass(frozen=True, slots=True)
 class Crew:
     """Everybody at work."""
 
@@ -61,6 +92,8 @@ class Crew:
     workers: tuple[dict[str, Any], ...]
     silent: tuple[dict[str, Any], ...]
     """Workers whose lease has run out, and that nobody has given up."""
+    standbys: tuple[Standby, ...] = ()
+    """Those that wait for the lead, and those that did and are silent."""
     pauses: tuple[Pause, ...] = ()
     """What operators keep from starting."""
     locked: bool = False
@@ -89,6 +122,7 @@ class Crew:
         return {
             "locked": self.locked,
             "scheduler": self.leader and self.leader.document(),
+            "standbys": [standby.document() for standby in self.standbys],
             "workers": [
                 {
                     "worker": worker["worker"],
@@ -117,27 +151,28 @@ class Crew:
 
 
 def read_crew(
-    connection: Connection, wall_at: datetime | None = None, *, paused: bool = False
+    connection: Connection, wall_at: datetime | None = None, *, whole: bool = False
 ) -> Crew:
     """
     Read who holds a lease.
 
     Args:
         wall_at: Wall time, if it was read in this transaction already.
-        paused: Read also what operators keep from starting; only tables of this release have it.
+        whole: Read also who waits for the lead, and what operators keep from starting: not all
+            releases have tables of these.
     """
-    return crew_of(
-        wall_at or leases.wall_time(connection),
-        read_leader(connection),
-        leases.unended_workers(connection),
-        read_pauses(connection) if paused else (),
-    )
+    at, leader = wall_at or leases.wall_time(connection), read_leader(connection)
+    if not whole:
+        return crew_of(at, leader, leases.unended_workers(connection))
+    workers, standing_by = leases.workers_and_standbys(connection)
+    return crew_of(at, leader, workers, standing_by, read_pauses(connection))
 
 
 def crew_of(
     at: datetime,
     leader: Leader | None,
     workers: Collection[dict[str, Any]],
+    standing_by: Iterable[Any] = (),
     pauses: tuple[Pause, ...] = (),
 ) -> Crew:
     """Tell those whose lease holds at an instant from those whose lease has run out."""
@@ -146,7 +181,16 @@ def crew_of(
         leader,
         tuple(each for each in workers if each["expires_at"] > at),
         tuple(each for each in workers if each["expires_at"] <= at),
+        standbys_of(standing_by, at),
         pauses,
+    )
+
+
+def standbys_of(rows: Iterable[Any], at: datetime) -> tuple[Standby, ...]:
+    """Say of rows of ``standbys`` what they are at an instant of wall time, the first first."""
+    return tuple(
+        Standby(row.owner, row.expires_at > at, row.since, row.renewed_at)
+        for row in sorted(rows, key=attrgetter("since", "owner"))
     )
 
 

@@ -561,7 +561,7 @@ class Scheduler:
 
     def _ask_to_lead(self, *, instead_of: int | None = None) -> leases.Leadership:
         with writing(self._engine) as connection:
-            return leases.lead(
+            leadership = leases.lead(
                 connection,
                 LEADERSHIP,
                 self._owner,
@@ -571,6 +571,11 @@ class Scheduler:
                 figures=self._figures(),
                 instead_of=instead_of,
             )
+            if not leadership.leads:
+                leases.stand_by(connection, self._owner, lease=self._pace.lease)
+            elif not self._leads:
+                leases.end_standby(connection, self._owner)
+        return leadership
 
     def _figures(self) -> dict[str, int]:
         """Add up what this scheduler and those that led before did."""
@@ -627,11 +632,15 @@ class Scheduler:
         self._reached_at = at
 
     def resign(self) -> None:
-        """Let a standby take the lead at once."""
-        if self._leads:
-            self._leads, self._epoch = False, None
-            with writing(self._engine) as connection:
+        """Let a standby take the lead at once; or, as one, do not wait for it any more."""
+        if self._leads is None:
+            return
+        led, self._leads, self._epoch = self._leads, None, None
+        with writing(self._engine) as connection:
+            if led:
                 leases.resign(connection, LEADERSHIP, self._owner)
+            else:
+                leases.end_standby(connection, self._owner)
 
     def _plan(self, now: Now) -> None:
         opened = self._opening_at is not None and now.market_at >= self._opening_at

@@ -20,7 +20,7 @@ from prometheus.orchestration.pauses import Pause
 from prometheus.persistence import migrate
 from prometheus.persistence.clock import Now
 from prometheus.persistence.engine import check_exists, create_engine, reading, writing
-from prometheus.persistence.leases import unended_workers
+from prometheus.persistence.leases import workers_and_standbys
 from prometheus.persistence.looks import read_look
 from prometheus.persistence.overrides import refresh
 from prometheus.settings import Settings
@@ -43,8 +43,8 @@ class Look:
 
     def crew(self) -> Crew:
         """Read who is at work."""
-        workers = unended_workers(self.connection)
-        return crew_of(self.now.wall_at, self.leader, workers, self.pauses)
+        workers, standing_by = workers_and_standbys(self.connection)
+        return crew_of(self.now.wall_at, self.leader, workers, standing_by, self.pauses)
 
 
 class Installation:

@@ -91,6 +91,7 @@ _CALENDAR_UP = Gauge(
     "calendar_up", "Whether a market's calendar can be read and reaches today.", ("market",)
 )
 _LEADER = Gauge("scheduler_leader", "Whether a scheduler holds the lead.")
+_STANDBYS = Gauge("scheduler_standbys", "Schedulers that wait for the lead, and are heard.")
 _EPOCH = Gauge("scheduler_epoch", "Number of the lead; it grows when the lead passes on.")
 _LAST_TICK = Gauge(
     "scheduler_last_tick_timestamp_seconds", "When the leader last completed a tick."
@@ -216,6 +217,7 @@ GAUGES = (
     _COMPONENT_UP,
     _CALENDAR_UP,
     _LEADER,
+    _STANDBYS,
     _EPOCH,
     _LAST_TICK,
     _WORKERS,
@@ -436,6 +438,7 @@ class Scraper:
         works, _ = judge_leader(leader, self._installation.settings.scheduler.lease)
         values.tell(_COMPONENT_UP, works, "scheduler")
         values.tell(_LEADER, stored.crew.scheduled)
+        values.tell(_STANDBYS, sum(each.alive for each in stored.crew.standbys))
         if leader is not None:
             values.tell(_EPOCH, leader.epoch)
             values.tell_figures(leader.figures)

@@ -36,6 +36,7 @@ from prometheus.persistence.tables import (
     job_executions,
     leases,
     market_holidays,
+    standbys,
 )
 
 RUNS = "runs"
@@ -68,6 +69,7 @@ def of_log(dag_id: str) -> str:
 _r = dag_runs.c
 _e = job_executions.c
 _l = leases.c
+_s = standbys.c
 _OF_RUN, _LOG = "run", "log"
 _queued = is_live & in_state(job_executions, JobStatus.QUEUED)
 _running = is_live & in_state(job_executions, JobStatus.RUNNING)
@@ -123,6 +125,9 @@ _CHANGES = union_all(
     _of_runs("sent", _e.published_at, _queued, scope=CREW),
     select(_written(CREW), _written("leads"), _written(""), _l.owner).add_columns(
         case((_l.expires_at > _NOW, 1), else_=0), _l.broker_lost_at
+    ),
+    select(_written(CREW), _written("stands by"), _written(""), _s.owner).add_columns(
+        case((_s.expires_at > _NOW, 1), else_=0), _s.since
     ),
     _of_all(ALERTS, func.count(), func.max(alerts.c.acknowledged_at)).where(_unresolved),
     _of_all(ALERTS, func.max(alerts.c.alert_id), null()).where(_unresolved),

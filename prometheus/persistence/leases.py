@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -15,6 +16,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    delete,
     exists,
     func,
     insert,
@@ -33,11 +35,15 @@ from prometheus.persistence.tables import (
     is_live,
     job_executions,
     leases,
+    standbys,
     worker_incarnations,
 )
+from prometheus.persistence.together import Together
 
 _w = worker_incarnations.c
 _e = job_executions.c
+
+_s = standbys.c
 
 _ON_ITS_WAY_OUT = timedelta(seconds=3)
 """How long after its end an execution may still be named by its worker without being killed."""
@@ -299,10 +305,19 @@ def unended_workers(connection: Connection) -> list[dict[str, Any]]:
 
 
 def _workers(connection: Connection, which: ColumnElement[bool]) -> list[dict[str, Any]]:
-    rows = connection.execute(
-        select(worker_incarnations).where(_w.ended_at.is_(None), which).order_by(_w.worker)
-    )
+    rows = connection.execute(_UNENDED.where(which).order_by(_w.worker))
     return [dict(row) for row in rows.mappings()]
+
+
+_UNENDED = select(worker_incarnations).where(_w.ended_at.is_(None))
+STANDBYS = select(standbys)
+_CREW = Together(_UNENDED, STANDBYS)
+
+
+def workers_and_standbys(connection: Connection) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Return `unended_workers`, and the rows of ``standbys``, in one statement."""
+    workers, standing_by = _CREW.read(connection, {})
+    return sorted((each._asdict() for each in workers), key=itemgetter("worker")), standing_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,6 +441,38 @@ def resign(connection: Connection, name: str, owner: str) -> None:
         .where(leases.c.name == name, leases.c.owner == owner)
         .values(expires_at=database_now())
     )
+
+
+_STAND_BY = (
+    update(standbys)
+    .where(_s.owner == bindparam("who"))
+    .values(renewed_at=database_now(), expires_at=_UNTIL)
+)
+_FORGET_STANDBYS = delete(standbys).where(
+    or_(_s.owner == bindparam("who"), _s.expires_at < bindparam("before"))
+)
+_FORGOTTEN_AFTER = timedelta(hours=1)
+"""How long one that says nothing is still told of, once there is another."""
+
+
+def stand_by(connection: Connection, owner: str, *, lease: timedelta) -> None:
+    """
+    Note that a scheduler waits for the lead.
+
+    Args:
+        lease: From when on it is silent, if it does not say so again.
+    """
+    asked = {"who": owner, "lease_seconds": lease.total_seconds()}
+    if not connection.execute(_STAND_BY, asked).rowcount:
+        end_standby(connection, owner)
+        until = wall_time(connection) + lease
+        insert_new(connection, standbys, {"owner": owner, "expires_at": until})
+
+
+def end_standby(connection: Connection, owner: str) -> None:
+    """Note that a scheduler does not wait any more; forget those that have long been silent."""
+    before = wall_time(connection) - _FORGOTTEN_AFTER
+    connection.execute(_FORGET_STANDBYS, {"who": owner, "before": before})
 
 
 def leader(connection: Connection, name: str) -> dict[str, object] | None:

@@ -35,6 +35,7 @@ from prometheus.masking import keep_parameters
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus
 from prometheus.persistence.alerts import AlertFilter, alerts_query
+from prometheus.persistence.leases import STANDBYS
 from prometheus.persistence.runs import keep_dags, known_definitions, stored_dag
 from prometheus.persistence.tables import (
     attempt_logs,
@@ -544,6 +545,8 @@ class Bustle:
     ``job_id`` and ``begun_at`` of what each runs, the oldest first."""
     loads: Mapping[str, QueueLoad]
     """See `read_queues`."""
+    standbys: list[Any]
+    """Rows of ``standbys``."""
     alerts: list[Any]
     """Those that are open; see `list_alerts`."""
     audited: list[Any]
@@ -557,6 +560,7 @@ _BUSTLE = Together(
     )
     .where(_w.ended_at.is_(None)),
     _LOADS,
+    STANDBYS,
     alerts_query(AlertFilter(is_open=True)).limit(bindparam("most_alerts")),
     _audit_query(AuditFilter()).limit(bindparam("most_audited")),
 )
@@ -572,13 +576,14 @@ def read_bustle(
         now: Wall time.
     """
     asked = {"now": now, "most_alerts": most_alerts, "most_audited": most_audited}
-    crew, loads, alerts, audited = _BUSTLE.read(connection, asked)
+    crew, loads, standbys, alerts, audited = _BUSTLE.read(connection, asked)
     # Of what runs it is known since when; of a worker without it there is one row.
     crew.sort(key=lambda row: (row.worker, row.incarnation, row.begun_at))
     by_worker = [list(rows) for _, rows in groupby(crew, key=attrgetter("incarnation"))]
     return Bustle(
         [(rows[0], [row for row in rows if row.dag_id is not None]) for rows in by_worker],
         _loads_of(loads),
+        standbys,
         sorted(alerts, key=attrgetter("alert_id"), reverse=True),
         sorted(audited, key=attrgetter("audit_id"), reverse=True),
     )

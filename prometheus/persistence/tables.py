@@ -364,6 +364,16 @@ leases = Table(
     Column("figures", Json, comment="what all its owners have done, as counts that add up"),
 )
 
+standbys = Table(
+    "standbys",
+    metadata,
+    Column("owner", String(300), primary_key=True, comment="as it would lead"),
+    Column("since", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("renewed_at", UtcDateTime, nullable=False, server_default=database_now()),
+    Column("expires_at", UtcDateTime, nullable=False, comment="it is silent from then on"),
+    comment="beats that wait for the lead",
+)
+
 market_clock = Table(
     "market_clock",
     metadata,

@@ -115,9 +115,10 @@ def test_standby_that_stands_still_is_told_from_one_that_waits(
         interval=0.3,
         message="both tick",
     )
-    leader = run_command("status", "--json", env=variables).document["scheduler"]
-    pid = int(leader["owner"].split(":")[1])
+    crew = run_command("status", "--json", env=variables).document
+    pid = _pid(crew["scheduler"])
     ((standby, env),) = [each for each in beats if each[0].pid != pid]
+    assert [(_pid(each), each["alive"]) for each in crew["standbys"]] == [(standby.pid, True)]
     standby.send(signal.SIGSTOP)
     try:
         wait_until(
@@ -130,6 +131,15 @@ def test_standby_that_stands_still_is_told_from_one_that_waits(
             message="it stands still",
         )
         assert run_command("health", "beat", env=variables).status == 0
+        wait_until(
+            lambda: (
+                f"pid {standby.pid}, stood by, and is SILENT"
+                in run_command("status", env=variables).out
+            ),
+            timeout=60,
+            interval=0.3,
+            message="it is silent",
+        )
     finally:
         standby.send(signal.SIGCONT)
     wait_until(
@@ -138,6 +148,14 @@ def test_standby_that_stands_still_is_told_from_one_that_waits(
         interval=0.3,
         message="it goes on",
     )
+    assert f"pid {standby.pid}, stands by" in run_command("status", env=variables).out
+    standby.send(signal.SIGTERM)
+    assert standby.wait(60) == 0, standby.output()
+    assert run_command("status", "--json", env=variables).document["standbys"] == []
+
+
+def _pid(crew: dict[str, Any]) -> int:
+    return int(crew["owner"].split(":")[1])
 
 
 def test_heartbeat_that_can_not_be_kept_is_refused(

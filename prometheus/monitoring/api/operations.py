@@ -36,6 +36,16 @@ class Scheduler(Model):
     last_tick_seconds_ago: float | None
 
 
+class Standby(Model):
+    """A scheduler that waits for the lead."""
+
+    owner: str
+    alive: bool
+    """Whether it has said so within the time of a lease; otherwise it is silent."""
+    since: Instant
+    renewed_at: Instant
+
+
 class Worker(Model):
     """A worker process that has not ended, nor been given up."""
 
@@ -56,6 +66,7 @@ class Workers(Reply):
     """Who is at work."""
 
     scheduler: Scheduler | None
+    standbys: list[Standby]
     items: list[Worker]
 
 
@@ -125,12 +136,13 @@ class RecordedOverrides(Reply):
 
 @router.get("/workers")
 def workers(here: Here) -> Workers:
-    """List the scheduler that leads, and the workers with their leases."""
+    """List the scheduler that leads, those that stand by, and the workers with their leases."""
     with here.look() as look:
         crew = look.crew()
     return Workers(
         **times(look.now),
         scheduler=Scheduler(**crew.leader.document()) if crew.leader else None,
+        standbys=[Standby(**each.document()) for each in crew.standbys],
         items=[
             _worker(row, alive=alive)
             for rows, alive in ((crew.workers, True), (crew.silent, False))

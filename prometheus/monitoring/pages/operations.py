@@ -16,6 +16,7 @@ from sqlalchemy import Row
 from prometheus.actors import tell_details
 from prometheus.addresses import is_loopback
 from prometheus.core.overrides import in_force
+from prometheus.dispatch.crew import standbys_of
 from prometheus.monitoring.api.markets import tell_override
 from prometheus.monitoring.api.operations import tell_audited
 from prometheus.monitoring.doorman import host_name
@@ -145,6 +146,9 @@ def operations_page(request: Request, here: Here, version: Version) -> HTMLRespo
             for row in bustle.alerts
         ],
         "leader": look.leader,
+        "standbys": [
+            (each, how_long(now - each.renewed_at)) for each in standbys_of(bustle.standbys, now)
+        ],
         "workers": workers,
         "more_workers": len(crew) - len(workers),
         "queues": queues,

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from prometheus.dispatch import figures
-from prometheus.dispatch.crew import read_leader
+from prometheus.dispatch.crew import read_crew, read_leader
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.dispatch.publisher import Publisher
 from prometheus.dispatch.scheduler import Pace
@@ -180,6 +180,35 @@ def test_standby_takes_over_from_a_leader_that_alone_has_lost_redis(
         wait_until(both_are_without, timeout=60, message="three leases pass")
         assert standby.totals["ticks"] > led
         assert leader.totals["ticks"] == ticks
+
+
+def test_who_stands_by_is_known_until_it_leads_or_ends(installation: Installation) -> None:
+    pace = Pace(lease=timedelta(hours=1))
+    first, second, third = (
+        make_scheduler(installation.engine, RecordingBroker(), pace=pace, election=True)
+        for _ in range(3)
+    )
+
+    def standing_by() -> int:
+        with reading(installation.engine) as connection:
+            return len(read_crew(connection, whole=True).standbys)
+
+    first.tick()
+    assert standing_by() == 0
+    for scheduler in (second, third, second):
+        scheduler.tick()
+    assert standing_by() == 2
+    first.resign()
+    assert standing_by() == 2
+    second.tick()
+    assert standing_by() == 1
+    first.tick()
+    assert standing_by() == 2
+    for scheduler in (first, third, third):
+        scheduler.resign()
+    assert standing_by() == 0
+    second.tick()
+    assert standing_by() == 0
 
 
 def test_what_ticks_did_adds_up_over_all_that_have_led(installation: Installation) -> None:

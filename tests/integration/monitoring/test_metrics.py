@@ -256,6 +256,14 @@ def test_a_scheduler_that_leads_stands_still_or_has_stopped(web: Web, database_u
     assert components(found)["scheduler"] == 0
 
 
+def test_schedulers_that_stand_by_count_while_they_are_heard(web: Web, world: World) -> None:
+    assert scrape(web)["scheduler_standbys"] == {of(): 0}
+    with writing(world.engine) as connection:
+        leases.stand_by(connection, "there:8:x", lease=HOUR)
+        leases.stand_by(connection, "there:9:x", lease=-HOUR)
+    assert scrape(web)["scheduler_standbys"] == {of(): 1}
+
+
 def test_what_schedulers_did_is_told_of_all_of_them(web: Web, database_url: str) -> None:
     engine = create_engine(database_url)
     did: dict[str, int] = defaultdict(int, sent=7, claimed=3)
@@ -593,7 +601,12 @@ def test_what_is_no_queue_is_told_of_the_broker_only(working: Web, redis_url: st
 
 
 OF_THE_DATABASE = {
-    *("scheduler_leader", "scheduler_epoch", "scheduler_last_tick_timestamp_seconds"),
+    *(
+        "scheduler_leader",
+        "scheduler_standbys",
+        "scheduler_epoch",
+        "scheduler_last_tick_timestamp_seconds",
+    ),
     *("workers", "desired_workers", "queue_executions", "queue_oldest_seconds"),
     *("open_runs", "executions", "executions_held", "paused"),
     *("open_alerts", "alert_messages", "alert_messages_oldest_seconds"),

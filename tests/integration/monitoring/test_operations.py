@@ -23,6 +23,8 @@ def test_who_is_at_work_holds_a_lease(web: Web, world: World) -> None:
         at = leases.wall_time(connection)
         leases.lead(connection, LEADERSHIP, "there:7:x", lease=HOUR)
         leases.lead(connection, LEADERSHIP, "there:7:x", lease=HOUR, ticked_at=at)
+        leases.stand_by(connection, "there:8:x", lease=HOUR)
+        leases.stand_by(connection, "there:9:x", lease=-HOUR)
     found = web.get("/api/v1/workers")
     assert len(web.statements) <= 3
     assert [(each["incarnation"], each["alive"]) for each in found["items"]] == [
@@ -32,6 +34,10 @@ def test_who_is_at_work_holds_a_lease(web: Web, world: World) -> None:
     assert found["items"][0]["queues"] == ["US_EQ"]
     assert (found["scheduler"]["owner"], found["scheduler"]["alive"]) == ("there:7:x", True)
     assert found["scheduler"]["last_tick_seconds_ago"] >= 0
+    assert [(each["owner"], each["alive"]) for each in found["standbys"]] == [
+        ("there:8:x", True),
+        ("there:9:x", False),
+    ]
 
 
 def test_a_queue_says_what_waits_in_it_and_who_listens(web: Web, world: World) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import insert
 
 from prometheus.monitoring.app import create_app
 from prometheus.monitoring.pages.operations import _flower
-from prometheus.persistence import operators, pauses, tables
+from prometheus.persistence import leases, operators, pauses, tables
 from prometheus.persistence.engine import writing
 from prometheus.settings import FlowerSettings, SettingsError, load_settings
 from tests.integration.monitoring.conftest import SECRET, Web, served
@@ -74,8 +74,13 @@ def test_it_tells_who_works_on_what_and_what_waits(web: Web, world: World) -> No
     world.change(waits.execution_id, scheduled_at=world.now() - timedelta(minutes=5))
     (stranded,) = world.claim(world.starts(other, "d"))
     world.change(stranded.execution_id, queue="EU_EQ")
+    with writing(world.engine) as connection:
+        leases.stand_by(connection, "there:8:x", lease=HOUR)
+        leases.stand_by(connection, "there:9:x", lease=-HOUR)
     page = show(web, "/operations")
     assert len(web.statements) == COMMON + 1
+    assert "there, pid 8 stands by: since " in page.words
+    assert "there, pid 9 stood by, and is ✗ silent : since " in page.words
     assert f"a of {dag.dag_id} , 2 h 0 min" in page.words
     assert "silent@h, pid" in page.words
     assert "✗ ended" in page.words

@@ -81,6 +81,21 @@ def test_a_worker_grows_silent_and_then_has_no_lease(world: World, lease: timede
     assert watch.sees(at=began + lease) == {CREW}
 
 
+def test_who_stands_by_is_told_and_when_it_is_silent_and_when_it_ends(world: World) -> None:
+    watch = Watch(world)
+    lease = timedelta(minutes=1)
+    with writing(world.engine) as connection:
+        leases.stand_by(connection, "host:7:1", lease=lease)
+    assert watch.sees() == {CREW}
+    with writing(world.engine) as connection:
+        leases.stand_by(connection, "host:7:1", lease=lease)
+    assert watch.sees() == set()
+    assert watch.sees(at=world.now() + lease) == {CREW}
+    with writing(world.engine) as connection:
+        leases.end_standby(connection, "host:7:1")
+    assert watch.sees() == {CREW}
+
+
 def test_what_the_scheduler_says_of_the_broker_is_told(world: World) -> None:
     lease = timedelta(minutes=1)
     with writing(world.engine) as connection:

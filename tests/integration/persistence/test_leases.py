@@ -13,7 +13,7 @@ from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.leases import Orphan
 from prometheus.persistence.tables import leases as leases_table
 from prometheus.persistence.tables import worker_incarnations
-from tests.integration.persistence.world import World, at_once, job
+from tests.integration.persistence.world import HOUR, World, at_once, job
 
 TEN, TWENTY = timedelta(minutes=10), timedelta(minutes=20)
 OVER = timedelta(seconds=-1)
@@ -49,6 +49,25 @@ class TestLead:
         with writing(world.engine) as connection:
             leases.resign(connection, "beat", "one")
         assert lead(world, "two") == ("two", 2, True)
+
+    def test_standby_that_ends_is_forgotten_and_so_is_who_has_long_been_silent(
+        self, world: World
+    ) -> None:
+        def owners() -> list[str]:
+            with reading(world.engine) as connection:
+                _, standing_by = leases.workers_and_standbys(connection)
+            return sorted(each.owner for each in standing_by)
+
+        with writing(world.engine) as connection:
+            leases.stand_by(connection, "silent", lease=-HOUR / 2)
+            leases.stand_by(connection, "long silent", lease=-2 * HOUR)
+        assert owners() == ["long silent", "silent"]
+        with writing(world.engine) as connection:
+            leases.stand_by(connection, "new", lease=HOUR)
+        assert owners() == ["new", "silent"]
+        with writing(world.engine) as connection:
+            leases.end_standby(connection, "new")
+        assert owners() == ["silent"]
 
     def test_renewing_extends_the_lease_and_says_when(self, world: World) -> None:
         lead(world, "one")
