@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -362,20 +363,20 @@ class Stack:
         self._lock = _lock_folder(self.folder)
         binary = find_redis_server()
         self._sockets = _socket_folder()
-        socket = self._sockets / "redis.sock"
+        path = self._sockets / "redis.sock"
         data = self.folder / REDIS_FOLDER
         data.mkdir(exist_ok=True, mode=0o700)
-        self.broker_url = f"redis+socket://{socket}"
+        self.broker_url = f"redis+socket://{path}"
         self.environment["PROMETHEUS__BROKER__URL"] = self.broker_url
         redis = Program(
             "redis",
             [
-                *(binary, "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700"),
+                *(binary, "--port", "0", "--unixsocket", path, "--unixsocketperm", "700"),
                 *("--dir", data, "--daemonize", "no", "--logfile", ""),
                 # As production should have it: no message is dropped, none is lost in a crash.
                 *("--maxmemory-policy", "noeviction", "--appendonly", "yes", "--save", ""),
             ],
-            ready=lambda: _redis_answers(socket),
+            ready=lambda: _redis_answers(path),
             stop_within=_REDIS_STOPS_WITHIN,
         )
         self._redis = self._launch(redis)
@@ -673,16 +674,14 @@ def _socket_folder() -> Path:
     return folder
 
 
-def _redis_answers(socket: Path) -> bool:
-    from redis import Redis, RedisError
-
-    client = Redis(unix_socket_path=str(socket), socket_timeout=1)
-    try:
-        return bool(client.ping())
-    except RedisError:  # also while it reads its append-only file
-        return False
-    finally:
-        client.close()
+def _redis_answers(path: Path) -> bool:
+    # A client would stay in memory for as long as all of it runs.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1)
+        connection.connect(str(path))
+        connection.sendall(b"PING\r\n")
+        return connection.recv(64) == b"+PONG\r\n"  # -LOADING while it reads its append-only file
+    return False
 
 
 def _web_answers(url: str) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine import make_url
@@ -63,26 +62,6 @@ def shown_url(url: URL) -> str:
     return url.set(query={}, drivername=kind).render_as_string(hide_password=True)
 
 
-class _OneByOne(psycopg.Cursor[Any]):
-    """
-    Sends each row of an ``executemany`` by itself, and waits for the answer.
-
-    psycopg would send them in a pipeline, in the midst of which PostgreSQL knows no idle time: a
-    process that is frozen there would keep its locks until it wakes.
-    """
-
-    def executemany(
-        self,
-        query: Any,
-        params_seq: Iterable[Any],
-        *,
-        returning: bool = False,  # noqa: ARG002  SQLAlchemy does not ask for it
-    ) -> None:
-        """Execute the same statement with each of the parameters."""
-        for params in params_seq:
-            self.execute(query, params)
-
-
 def create_engine(url: str, *, pool_size: int = 5, keeps_plans: bool = True) -> Engine:
     """
     Make an engine with our conventions; nothing is connected yet.
@@ -106,6 +85,8 @@ def create_engine(url: str, *, pool_size: int = 5, keeps_plans: bool = True) -> 
     shown = shown_url(parsed)
     backend = parsed.get_backend_name()
     if backend == "postgresql":
+        from prometheus.persistence.one_by_one import OneByOne
+
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         engine = sqlalchemy.create_engine(
@@ -115,7 +96,7 @@ def create_engine(url: str, *, pool_size: int = 5, keeps_plans: bool = True) -> 
             hide_parameters=True,
             connect_args={
                 "application_name": "prometheus",
-                "cursor_factory": _OneByOne,
+                "cursor_factory": OneByOne,
                 **({} if keeps_plans else {"prepare_threshold": None}),
                 # Also where the database itself was made without an encoding (SQL_ASCII).
                 "client_encoding": "utf8",
