@@ -573,7 +573,7 @@ class Scheduler:
             )
             if not leadership.leads:
                 leases.stand_by(connection, self._owner, lease=self._pace.lease)
-            elif not self._leads:
+            elif leadership.epoch != self._epoch:
                 leases.end_standby(connection, self._owner)
         return leadership
 

@@ -211,6 +211,24 @@ def test_who_stands_by_is_known_until_it_leads_or_ends(installation: Installatio
     assert standing_by() == 0
 
 
+def test_who_led_and_replaces_a_leader_without_redis_does_not_stand_by_any_more(
+    installation: Installation,
+) -> None:
+    """One that was frozen wakes, learns that another leads, and takes the lead in the same tick."""
+    pace = Pace(lease=timedelta(hours=1))
+    woken = make_scheduler(installation.engine, RecordingBroker(), pace=pace, election=True)
+    woken.tick()
+    with writing(installation.engine) as connection:
+        lost_at = leases.wall_time(connection) - 2 * pace.lease
+        leases.lead(connection, LEADERSHIP, "other", lease=pace.lease, instead_of=1)
+        leases.lead(connection, LEADERSHIP, "other", lease=pace.lease, broker_lost_at=lost_at)
+    woken.tick()
+    with reading(installation.engine) as connection:
+        crew = read_crew(connection, whole=True)
+    assert crew.leader is not None
+    assert (crew.leader.epoch, crew.standbys) == (3, ())
+
+
 def test_what_ticks_did_adds_up_over_all_that_have_led(installation: Installation) -> None:
     """But for the last of each, which nobody keeps any more."""
     broker = RecordingBroker()
