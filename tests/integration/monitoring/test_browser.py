@@ -671,10 +671,38 @@ def test_a_page_asks_for_nothing_more_while_its_user_signs_out(
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     world.run(job("a"))
+    page.evaluate(
+        "window.told = 0;"
+        "const url = new URL(document.body.dataset.events, location.href).href;"
+        "new BroadcastChannel(url).addEventListener('message', () => { window.told++; });"
+    )
+    # What was read last before that may be told after it; the next has it.
+    wait_until(lambda: page.evaluate("window.told") >= 2, timeout=60)
     page.clock.run_for("00:10")
     assert asked == []
     ended[0].fulfill(status=204)
     page.wait_for_url("**/sign-in")
+
+
+def test_another_page_is_told_when_its_user_has_signed_out(
+    page: Page, web: Web, world: World
+) -> None:
+    """It comes to hold the stream, and not before the session has ended: it would keep it."""
+    with writing(world.engine) as connection:
+        kept = hash_password("correct horse battery")
+        users.add_user(connection, "ada", Role.VIEWER, kept, actor="root")
+    page.goto("/sign-in")
+    page.get_by_label("Name").fill("ada")
+    page.get_by_label("Password").fill("correct horse battery")
+    with page.expect_response("**/events"):
+        page.keyboard.press("Enter")
+    other = page.context.new_page()
+    other.goto("/")
+    expect(other.locator("svg.lane")).to_have_count(3)
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/sign-in")
+    # Sooner than a stream that nobody may have any more comes to its end.
+    expect(other.locator("#stale")).to_contain_text("Your sign-in has ended.", timeout=PATIENCE / 2)
 
 
 def test_eight_pages_of_a_browser_share_a_stream(page: Page, web: Web, world: World) -> None:

@@ -123,20 +123,19 @@
     return fetch(url, { method, headers, body });
   };
 
-  // While it is left the page asks for nothing: it would do so as nobody.
+  // While it is left the page asks for nothing: it would do so as nobody. It keeps the stream, which
+  // another page would be given while the session has not ended yet, and hold as nobody.
   let isLeft = false;
   const isDeaf = () => document.hidden || isLeft;
   const signOut = async () => {
     try {
       isLeft = true;
-      turn();
       for (const each of live()) each.dispatchEvent(new Event("htmx:abort"));
       const answer = await send(document.body.dataset.session, "DELETE");
       if (!answer.ok && answer.status !== 401) throw new Error((await answer.json()).detail);
       location.assign(document.body.dataset.signInPage);
     } catch (error) {
       isLeft = false;
-      turn();
       throw error;
     }
   };
@@ -403,6 +402,7 @@
     return JSON.parse(each.dataset.shows).some((scope) => has[scope] !== told[scope]);
   };
   const hear = ({ version, refused }) => {
+    if (isDeaf()) return;
     if (version === undefined) {
       wrong = refused;
       return;
@@ -412,13 +412,12 @@
     if (!behind.includes(page)) isFresh();
     for (const each of behind) each.dispatchEvent(new Event("changed"));
   };
-  let turn = () => {}; // to listen or not, once the page follows
   // A browser has six connections to a host, so its pages share a stream: one that is looked at
   // holds it, and passes on what it hears. When it is hidden or gone, the lock is another one's.
   const follow = () => {
     const url = new URL(document.body.dataset.events, location.href).href;
     const pages = new BroadcastChannel(url);
-    pages.addEventListener("message", (event) => { if (!isDeaf()) hear(event.data); });
+    pages.addEventListener("message", (event) => hear(event.data));
     const pass = (heard) => {
       hear(heard);
       pages.postMessage(heard);
@@ -446,8 +445,8 @@
       else open();
     });
     let looked = null;
-    turn = () => {
-      if (isDeaf()) {
+    const turn = () => {
+      if (document.hidden) {
         looked?.abort();
         looked = null;
       } else if (!looked) {
