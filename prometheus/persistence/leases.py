@@ -20,6 +20,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     or_,
     select,
     true,
@@ -42,7 +43,6 @@ from prometheus.persistence.together import Together
 
 _w = worker_incarnations.c
 _e = job_executions.c
-
 _s = standbys.c
 
 _ON_ITS_WAY_OUT = timedelta(seconds=3)
@@ -448,31 +448,35 @@ _STAND_BY = (
     .where(_s.owner == bindparam("who"))
     .values(renewed_at=database_now(), expires_at=_UNTIL)
 )
-_FORGET_STANDBYS = delete(standbys).where(
-    or_(_s.owner == bindparam("who"), _s.expires_at < bindparam("before"))
-)
+_END_STANDBY = delete(standbys).where(_s.owner == bindparam("who"))
 _FORGOTTEN_AFTER = timedelta(hours=1)
-"""How long one that says nothing is still told of, once there is another."""
+"""How long one that says nothing is still told of, where there is another."""
+_LONG_SILENT = select(_s.owner).where(
+    _s.expires_at < database_later(literal(-_FORGOTTEN_AFTER.total_seconds(), Double))
+)
+# Two that wake after an hour may each have renewed what the other would remove.
+_FORGET_STANDBYS = delete(standbys).where(
+    _s.owner.in_(_LONG_SILENT.with_for_update(skip_locked=True))
+)
 
 
 def stand_by(connection: Connection, owner: str, *, lease: timedelta) -> None:
     """
-    Note that a scheduler waits for the lead.
+    Note that a scheduler waits for the lead; forget those that have long been silent.
 
     Args:
         lease: From when on it is silent, if it does not say so again.
     """
     asked = {"who": owner, "lease_seconds": lease.total_seconds()}
     if not connection.execute(_STAND_BY, asked).rowcount:
-        end_standby(connection, owner)
         until = wall_time(connection) + lease
         insert_new(connection, standbys, {"owner": owner, "expires_at": until})
+    connection.execute(_FORGET_STANDBYS)
 
 
 def end_standby(connection: Connection, owner: str) -> None:
-    """Note that a scheduler does not wait any more; forget those that have long been silent."""
-    before = wall_time(connection) - _FORGOTTEN_AFTER
-    connection.execute(_FORGET_STANDBYS, {"who": owner, "before": before})
+    """Note that a scheduler does not wait any more."""
+    connection.execute(_END_STANDBY, {"who": owner})
 
 
 def leader(connection: Connection, name: str) -> dict[str, object] | None:

@@ -24,7 +24,7 @@ def test_who_is_at_work_holds_a_lease(web: Web, world: World) -> None:
         leases.lead(connection, LEADERSHIP, "there:7:x", lease=HOUR)
         leases.lead(connection, LEADERSHIP, "there:7:x", lease=HOUR, ticked_at=at)
         leases.stand_by(connection, "there:8:x", lease=HOUR)
-        leases.stand_by(connection, "there:9:x", lease=-HOUR)
+        leases.stand_by(connection, "there:9:x", lease=-HOUR / 2)
     found = web.get("/api/v1/workers")
     assert len(web.statements) <= 3
     assert [(each["incarnation"], each["alive"]) for each in found["items"]] == [

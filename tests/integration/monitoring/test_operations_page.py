@@ -76,7 +76,7 @@ def test_it_tells_who_works_on_what_and_what_waits(web: Web, world: World) -> No
     world.change(stranded.execution_id, queue="EU_EQ")
     with writing(world.engine) as connection:
         leases.stand_by(connection, "there:8:x", lease=HOUR)
-        leases.stand_by(connection, "there:9:x", lease=-HOUR)
+        leases.stand_by(connection, "there:9:x", lease=-HOUR / 2)
     page = show(web, "/operations")
     assert len(web.statements) == COMMON + 1
     assert "there, pid 8 stands by since " in page.words

@@ -12,7 +12,7 @@ from prometheus.persistence import executions, leases, operators
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.leases import Orphan
 from prometheus.persistence.tables import leases as leases_table
-from prometheus.persistence.tables import worker_incarnations
+from prometheus.persistence.tables import standbys, worker_incarnations
 from tests.integration.persistence.world import HOUR, World, at_once, job
 
 TEN, TWENTY = timedelta(minutes=10), timedelta(minutes=20)
@@ -58,10 +58,13 @@ class TestLead:
                 _, standing_by = leases.workers_and_standbys(connection)
             return sorted(each.owner for each in standing_by)
 
+        long_ago = world.now() - 2 * HOUR
         with writing(world.engine) as connection:
-            leases.stand_by(connection, "silent", lease=-HOUR / 2)
-            leases.stand_by(connection, "long silent", lease=-2 * HOUR)
-        assert owners() == ["long silent", "silent"]
+            for owner, lease in (("silent", -HOUR / 2), ("long silent", HOUR), ("new", HOUR)):
+                leases.stand_by(connection, owner, lease=lease)
+            which = standbys.c.owner == "long silent"
+            connection.execute(update(standbys).where(which).values(expires_at=long_ago))
+        assert owners() == ["long silent", "new", "silent"]
         with writing(world.engine) as connection:
             leases.stand_by(connection, "new", lease=HOUR)
         assert owners() == ["new", "silent"]
