@@ -684,10 +684,15 @@ def test_a_page_asks_for_nothing_more_while_its_user_signs_out(
     page.wait_for_url("**/sign-in")
 
 
+@pytest.mark.parametrize("holds", [True, False], ids=["who leaves has the stream", "it has"])
 def test_another_page_is_told_when_its_user_has_signed_out(
-    page: Page, web: Web, world: World
+    page: Page, web: Web, world: World, holds: bool
 ) -> None:
-    """It comes to hold the stream, and not before the session has ended: it would keep it."""
+    """
+    It comes to hold the stream, and not before the session has ended: it would keep it.
+
+    Or it has held it all along, and hears that nothing has changed, which it may ask no longer.
+    """
     with writing(world.engine) as connection:
         kept = hash_password("correct horse battery")
         users.add_user(connection, "ada", Role.VIEWER, kept, actor="root")
@@ -697,12 +702,20 @@ def test_another_page_is_told_when_its_user_has_signed_out(
     with page.expect_response("**/events"):
         page.keyboard.press("Enter")
     other = page.context.new_page()
-    other.goto("/")
-    expect(other.locator("svg.lane")).to_have_count(3)
+    if holds:
+        other.goto("/")
+        expect(other.locator("svg.lane")).to_have_count(3)
+    else:
+        page.goto("about:blank")
+        with other.expect_response("**/events"):
+            other.goto("/operations")
+        page.goto("/")
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/sign-in")
     # Sooner than a stream that nobody may have any more comes to its end.
-    expect(other.locator("#stale")).to_contain_text("Your sign-in has ended.", timeout=PATIENCE / 2)
+    stale = other.locator("#stale")
+    expect(stale).to_contain_text("Your sign-in has ended.", timeout=PATIENCE / 2)
+    expect(stale).to_contain_text(re.compile(r"ended\. .*Data ([89]|\d\d) s old"))
 
 
 def test_eight_pages_of_a_browser_share_a_stream(page: Page, web: Web, world: World) -> None:

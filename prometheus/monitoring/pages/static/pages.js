@@ -376,7 +376,7 @@
   let freshAt = Date.now();
   let looksSince = freshAt; // a hidden page hears nothing, and when it is looked at has not been told yet
   const live = () => [...document.querySelectorAll("[data-live]")]; // the page first, and then its parts
-  let wrong = null; // why it is not told anything: status and words
+  let wrong = null; // why it is not told anything: status and words, and whether it asked itself
   const isFresh = () => {
     freshAt = Date.now();
     wrong = null;
@@ -409,7 +409,8 @@
     }
     const told = JSON.parse(version);
     const [behind, page] = [live().filter((each) => isBehind(each, told)), live()[0]];
-    if (!behind.includes(page)) isFresh();
+    // Not where what it asked for itself was refused: that it has missed nothing else is told to all.
+    if (!behind.includes(page) && !wrong?.own) isFresh();
     for (const each of behind) each.dispatchEvent(new Event("changed"));
   };
   // A browser has six connections to a host, so its pages share a stream: one that is looked at
@@ -475,7 +476,7 @@
     if (event.target !== live()[0]) return;
     const { response, text } = event.detail.ctx;
     const problem = new DOMParser().parseFromString(text, "text/html").querySelector("main .warning");
-    wrong = refusal(response.status, problem?.textContent);
+    wrong = { ...refusal(response.status, problem?.textContent), own: true };
   });
   document.addEventListener("htmx:after:swap", (event) => {
     if (event.target === live()[0] && event.detail.ctx.swap !== "none") { // as it is of what was refused
