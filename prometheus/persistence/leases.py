@@ -294,6 +294,9 @@ def given_up(connection: Connection, since: datetime) -> frozenset[str]:
     return frozenset(connection.execute(_GIVEN_UP, {"since": since}).scalars())
 
 
+_UNENDED = select(worker_incarnations).where(_w.ended_at.is_(None))
+
+
 def live_workers(connection: Connection, now: datetime) -> list[dict[str, Any]]:
     """Return the workers that hold a lease: node name, host, pid, queues, start and renewal."""
     return _workers(connection, _w.expires_at > now)
@@ -309,7 +312,6 @@ def _workers(connection: Connection, which: ColumnElement[bool]) -> list[dict[st
     return [dict(row) for row in rows.mappings()]
 
 
-_UNENDED = select(worker_incarnations).where(_w.ended_at.is_(None))
 STANDBYS = select(standbys)
 _CREW = Together(_UNENDED, STANDBYS)
 

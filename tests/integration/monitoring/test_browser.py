@@ -624,16 +624,21 @@ def test_what_happens_is_seen_on_every_page(page: Page, web: Web, world: World) 
         assert len(world.rows(dag.dag_id)) == number + 1
 
 
-def test_whoever_signs_in_sees_the_markets_and_signs_out_again(
-    page: Page, web: Web, world: World
-) -> None:
+def sign_in(page: Page, world: World, leads_to: str) -> None:
+    """Make a viewer, and sign in as that one."""
     with writing(world.engine) as connection:
         kept = hash_password("correct horse battery")
         users.add_user(connection, "ada", Role.VIEWER, kept, actor="root")
-    page.goto("/sign-in")
+    page.goto(f"/sign-in?next={leads_to}")
     page.get_by_label("Name").fill("ada")
     page.get_by_label("Password").fill("correct horse battery")
     page.keyboard.press("Enter")
+
+
+def test_whoever_signs_in_sees_the_markets_and_signs_out_again(
+    page: Page, web: Web, world: World
+) -> None:
+    sign_in(page, world, "")
     expect(page.locator("svg.lane")).to_have_count(3)
     button = page.get_by_role("button", name="Sign out")
     expect(button).to_have_attribute("title", "ada")
@@ -647,14 +652,8 @@ def test_a_page_asks_for_nothing_more_while_its_user_signs_out(
     page: Page, web: Web, world: World
 ) -> None:
     """It would ask as nobody, and say of what is refused that the sign-in has ended."""
-    with writing(world.engine) as connection:
-        kept = hash_password("correct horse battery")
-        users.add_user(connection, "ada", Role.VIEWER, kept, actor="root")
     page.clock.install()
-    page.goto("/sign-in?next=operations")
-    page.get_by_label("Name").fill("ada")
-    page.get_by_label("Password").fill("correct horse battery")
-    page.keyboard.press("Enter")
+    sign_in(page, world, "operations")
     expect(page.get_by_role("heading", name="Operations")).to_be_visible()
     ended: list[Route] = []
 
@@ -693,14 +692,8 @@ def test_another_page_is_told_when_its_user_has_signed_out(
 
     Or it has held it all along, and hears that nothing has changed, which it may ask no longer.
     """
-    with writing(world.engine) as connection:
-        kept = hash_password("correct horse battery")
-        users.add_user(connection, "ada", Role.VIEWER, kept, actor="root")
-    page.goto("/sign-in")
-    page.get_by_label("Name").fill("ada")
-    page.get_by_label("Password").fill("correct horse battery")
     with page.expect_response("**/events"):
-        page.keyboard.press("Enter")
+        sign_in(page, world, "")
     other = page.context.new_page()
     if holds:
         other.goto("/")
