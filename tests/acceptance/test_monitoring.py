@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
-from sqlalchemy import Connection, Engine, select, text, update
+from sqlalchemy import Connection, Engine, insert, select, text, update
 
+from prometheus.core.overrides import OverrideKind
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.orchestration.lifecycle import JobStatus
@@ -376,12 +377,25 @@ class Live:
         assert done.status == 0, done
 
     def override_that_nobody_can_read(self) -> None:
-        """Record an override of a coming session, and damage it."""
-        session = (datetime.now(UTC) + 3 * DAY).date()
-        override = ("calendar", "override", "add", "AAA", str(session), "closed", "--yes")
-        self.do(*override, "--reason", "a storm", "--source", "s")
+        """
+        Record an override of a coming session as no release writes it.
+
+        At once, and not one that is damaged afterwards: what a process has read, it keeps.
+        """
+        now = datetime.now(UTC)
+        override = {
+            "override_id": 1,
+            "market_id": "AAA",
+            "session": (now + 3 * DAY).date(),
+            "kind": OverrideKind.LATE_OPEN.value,
+            "opens": "noon",
+            "reason": "a storm",
+            "source": "s",
+            "announced_at": now,
+            "author": "op",
+        }
         with writing(self.engine) as connection:
-            connection.execute(update(calendar_overrides).values(opens="noon"))
+            connection.execute(insert(calendar_overrides).values(override))
 
     def give_up(self, channel: str) -> None:
         """Let a channel have been tried for more than half a day."""
