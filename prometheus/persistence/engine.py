@@ -7,13 +7,14 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Connection, Dialect, Engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError
 
 from prometheus.errors import DatabaseError, PrometheusError
 
@@ -21,6 +22,10 @@ _READ = "prometheus_read"
 BUSY_TIMEOUT_SECONDS = 20.0
 PATIENCE_SECONDS = 5
 """How long, on PostgreSQL, a transaction may wait for a lock, or hold its own and do nothing."""
+
+_USED_AT = "prometheus_used_at"
+_IDLE_SECONDS = 0.5
+"""After which a connection of the pool is asked whether it is still there, before it is used."""
 
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
 """SQLSTATE classes: connection, rollback (serialization, deadlock), resources, operator, system."""
@@ -92,7 +97,6 @@ def create_engine(url: str, *, pool_size: int = 5, keeps_plans: bool = True) -> 
         engine = sqlalchemy.create_engine(
             parsed,
             pool_size=pool_size,
-            pool_pre_ping=True,
             hide_parameters=True,
             connect_args={
                 "application_name": "prometheus",
@@ -109,7 +113,9 @@ def create_engine(url: str, *, pool_size: int = 5, keeps_plans: bool = True) -> 
             },
         )
         event.listen(engine, "connect", _prepare_postgresql)
+        event.listen(engine, "checkout", partial(_ping_if_idle, engine.dialect))
         event.listen(engine, "checkin", _leave_mode_to_postgresql)
+        event.listen(engine, "checkin", _note_use)
         return engine
     if backend != "sqlite":
         raise DatabaseUrlError(shown, f"{backend} is not supported")
@@ -133,6 +139,22 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
         f"SET idle_in_transaction_session_timeout = '{PATIENCE_SECONDS}s'"
     )
     connection.commit()
+
+
+def _note_use(_connection: object, record: Any) -> None:
+    record.info[_USED_AT] = time.monotonic()
+
+
+def _ping_if_idle(dialect: Dialect, connection: Any, record: Any, _proxy: object) -> None:
+    # One that was in use a moment ago can be lost as well as one that has just been asked.
+    used_at = record.info.get(_USED_AT)  # not of one that was made just now
+    if used_at is None or time.monotonic() - used_at < _IDLE_SECONDS:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        # Those that were made before it are lost like it, and the pool makes another.
+        raise InvalidatePoolError from error
 
 
 def _leave_mode_to_postgresql(connection: Any, _record: object) -> None:

@@ -40,6 +40,14 @@ def count(engine: Engine) -> int:
         return int(connection.execute(select(func.count()).select_from(pipelines)).scalar_one())
 
 
+def end_connection_of(engine: Engine, server: PostgresServer) -> None:
+    """End, from outside, the connection that an engine keeps once it was used."""
+    with reading(engine) as connection:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    with server.connect() as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+
+
 class TestTransactions:
     def test_block_that_ends_is_committed_and_one_that_raises_is_not(self, world: World) -> None:
         add(world.engine, "kept", world)
@@ -200,6 +208,36 @@ class TestPostgresql:
                 connection.execute(text("SELECT :value + 0"), {"value": value})
             plans = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%+ 0'"
             assert connection.exec_driver_sql(plans.replace("%", "%%")).scalar_one() == kept
+        engine.dispose()
+
+    def test_connection_that_was_lost_while_it_was_idle_is_replaced_unseen(
+        self,
+        postgresql_url: str,
+        postgres_server: PostgresServer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("prometheus.persistence.engine._IDLE_SECONDS", 0)
+        engine = create_engine(postgresql_url)
+        end_connection_of(engine, postgres_server)
+        with reading(engine) as connection:
+            assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+        engine.dispose()
+
+    def test_connection_that_was_in_use_a_moment_ago_is_not_asked_whether_it_is_there(
+        self,
+        postgresql_url: str,
+        postgres_server: PostgresServer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """One that is lost in such a moment costs an outage of a single try."""
+        monkeypatch.setattr("prometheus.persistence.engine._IDLE_SECONDS", 60)
+        engine = create_engine(postgresql_url)
+        end_connection_of(engine, postgres_server)
+        with pytest.raises(DBAPIError) as raised, reading(engine) as connection:
+            connection.exec_driver_sql("SELECT 1")
+        assert is_unavailable(raised.value)
+        with reading(engine) as connection:
+            assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
         engine.dispose()
 
     def test_server_that_vanishes_without_a_word_is_noticed_within_seconds(
