@@ -25,6 +25,7 @@ from prometheus.masking import safe_text
 from prometheus.persistence import executions, logs
 from prometheus.persistence.engine import (
     PATIENCE_SECONDS,
+    each_alone,
     is_contended,
     is_unavailable,
     reading,
@@ -162,7 +163,7 @@ class Attempts:
                 dag_id = executions.succeeded(connection, execution_id, incarnation)
             return dag_id
 
-        return self._written(write, within=math.inf)
+        return self._written(write, within=math.inf, begin=each_alone)
 
     def poll(
         self, execution_id: str, *, incarnation: str, ready: bool, found: Mapping[str, Any]
@@ -347,7 +348,7 @@ class Attempts:
 
     def mark_published(self, execution_id: str) -> None:
         """Note that a message for the attempt was sent."""
-        with writing(self._engine) as connection:
+        with each_alone(self._engine) as connection:
             executions.mark_published(connection, [execution_id])
 
     @contextmanager
@@ -404,8 +405,8 @@ class Attempts:
         Write in a transaction of its own, again and again while the database is away.
 
         Args:
-            write: Told whether an earlier try may have been committed: when the answer to a COMMIT
-                is lost, nobody knows.
+            write: Told whether an earlier try may have been committed: when the answer to a COMMIT,
+                or to what is committed by itself, is lost, nobody knows.
             within: Wall seconds after which the error is raised.
             begin: Begins it; by default `writing`.
         """

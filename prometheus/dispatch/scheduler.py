@@ -58,7 +58,13 @@ from prometheus.persistence import (
     runs,
 )
 from prometheus.persistence.clock import Now, read_now
-from prometheus.persistence.engine import is_contended, is_unavailable, reading, writing
+from prometheus.persistence.engine import (
+    each_alone,
+    is_contended,
+    is_unavailable,
+    reading,
+    writing,
+)
 from prometheus.persistence.executions import NotOurs, Publication
 from prometheus.persistence.operators import CANCEL_GRACE
 from prometheus.persistence.pauses import read_pauses
@@ -454,7 +460,8 @@ class Scheduler:
             except BrokerUnavailableError as error:
                 self._lose_broker(error)
                 return
-            with self._writing() as connection:
+            alone = self._epoch is None and len(batch) == 1
+            with each_alone(self._engine) if alone else self._writing() as connection:
                 executions.mark_published(connection, [each.execution_id for each in batch])
 
     def _lose_broker(self, error: BrokerUnavailableError) -> None:

@@ -229,6 +229,26 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def each_alone(engine: Engine) -> Iterator[Connection]:
+    """
+    Open a connection on which each statement is committed by itself.
+
+    No more is asked of PostgreSQL than the statements, and a process that is frozen between two of
+    them holds nothing. On SQLite, where a transaction costs no round trip, they are a transaction
+    that may write.
+    """
+    if engine.dialect.name == "sqlite":
+        with writing(engine) as connection:
+            yield connection
+    else:
+        with (
+            _noted(),
+            engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        ):
+            yield connection
+
+
 def is_unavailable(error: BaseException) -> bool:
     """
     Say whether an error is the database's trouble, which passes, rather than the statement's fault.

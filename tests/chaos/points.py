@@ -168,6 +168,7 @@ def _wrap_all() -> None:
         setattr(executions, name, _written(getattr(executions, name), what, before=True))
     for module in (scheduler, attempts):
         module.writing = _ending(module.writing)  # type: ignore[attr-defined]
+        module.each_alone = _ending(module.each_alone)  # type: ignore[attr-defined]
     Publisher.publish = _around(Publisher.publish, "publish")  # type: ignore[method-assign]
     Scheduler.advance = _around(Scheduler.advance, "advance")  # type: ignore[method-assign]
 

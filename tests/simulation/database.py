@@ -377,6 +377,24 @@ class _Transaction:
         self._database.end(self, self._writes, failed=kind is not None)
 
 
+class _EachAlone:
+    """Stands where a connection does on which each statement is committed by itself."""
+
+    dialect = DIALECT
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> _EachAlone:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def execute(self, statement: Any, params: Any = None) -> Result:
+        with _Transaction(self._database, True) as connection:
+            return connection.execute(statement, params)
+
+
 class Database:
     """One SQLite, one connection, used by all processes in turn."""
 
@@ -548,6 +566,10 @@ class _Engine:
 
     def connect(self) -> _Reading:
         return _Reading(self._database)
+
+    def each_alone(self) -> _EachAlone:
+        """Do what `prometheus.persistence.engine.each_alone` does with it on PostgreSQL."""
+        return _EachAlone(self._database)
 
     def read(self) -> _Transaction:
         """Do what `prometheus.persistence.engine.reading` does with it."""

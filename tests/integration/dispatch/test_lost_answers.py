@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, event
 
@@ -37,6 +39,45 @@ from tests.servers import Gate, PostgresServer, wait_until
 BOOM = Failure("ValueError: boom", {"type": "ValueError"})
 
 
+def driver_of(connection: Connection) -> psycopg.Connection[Any]:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver
+
+
+@contextmanager
+def at_next_commit(
+    engine: Engine, call: Callable[[Connection], None], *, done: bool
+) -> Iterator[None]:
+    """
+    Call something at the next COMMIT, or change that is committed by itself.
+
+    Args:
+        done: Once the server has committed it, or else before.
+    """
+
+    def in_transaction(connection: Connection) -> None:
+        driver = driver_of(connection)
+        if not driver.autocommit:
+            if done:
+                driver.commit()
+            call(connection)
+
+    def by_itself(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        driver = driver_of(connection)
+        if driver.autocommit and statement.startswith("UPDATE"):
+            call(connection)
+            if done and driver.closed:  # what it had read of the answer is lost with it
+                raise psycopg.OperationalError("the connection is closed")
+
+    when = "after_cursor_execute" if done else "before_cursor_execute"
+    event.listen(engine, "commit", in_transaction)
+    event.listen(engine, when, by_itself)
+    yield
+    event.remove(engine, "commit", in_transaction)
+    event.remove(engine, when, by_itself)
+
+
 @contextmanager
 def answer_lost(engine: Engine, *, committed: bool = True) -> Iterator[list[bool]]:
     """Let the connection break at the next COMMIT, after the server has done it or before."""
@@ -45,15 +86,10 @@ def answer_lost(engine: Engine, *, committed: bool = True) -> Iterator[list[bool
     def break_off(connection: Connection) -> None:
         if not breaks:
             breaks.append(committed)
-            driver = connection.connection.driver_connection
-            assert driver is not None
-            if committed:
-                driver.commit()
-            driver.close()
+            driver_of(connection).close()
 
-    event.listen(engine, "commit", break_off)
-    yield breaks
-    event.remove(engine, "commit", break_off)
+    with at_next_commit(engine, break_off, done=committed):
+        yield breaks
     assert breaks
 
 
@@ -111,18 +147,15 @@ def test_start_by_another_process_of_the_pool_is_not_taken_for_its_own(
     def other_child(connection: Connection) -> None:
         if outcomes:
             return
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        driver.close()
+        driver_of(connection).close()
         with monkeypatch.context() as patch:
             patch.setattr("prometheus.dispatch.attempts.os.getpid", lambda: 1)
             outcomes.append(
                 make_attempts(other).start(execution_id, worker="test", incarnation=incarnation)
             )
 
-    event.listen(installation.engine, "commit", other_child)
-    mine = attempts.start(execution_id, worker="test", incarnation=incarnation)
-    event.remove(installation.engine, "commit", other_child)
+    with at_next_commit(installation.engine, other_child, done=False):
+        mine = attempts.start(execution_id, worker="test", incarnation=incarnation)
     other.dispose()
     assert isinstance(outcomes[0], Started)
     assert mine == Refused("it is RUNNING")

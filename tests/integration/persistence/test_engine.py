@@ -18,6 +18,7 @@ from prometheus.persistence import migrate
 from prometheus.persistence.engine import (
     DatabaseUrlError,
     create_engine,
+    each_alone,
     is_unavailable,
     reading,
     shown_url,
@@ -130,6 +131,47 @@ class TestTransactions:
             return answer
 
         assert at_once([connect] * 8) == [1] * 8
+
+
+class TestEachAlone:
+    def test_statement_is_committed_before_the_next(self, postgresql_url: str) -> None:
+        engine = create_engine(postgresql_url)
+        world = World(engine)
+        with pytest.raises(KeyError), each_alone(engine) as connection:
+            connection.execute(
+                insert(pipelines).values(name="kept", market_id="M", first_seen_at=world.now())
+            )
+            assert count(engine) == 1
+            raise KeyError
+        assert count(engine) == 1
+        engine.dispose()
+
+    def test_connection_takes_part_in_transactions_again(self, database_url: str) -> None:
+        engine = create_engine(database_url, pool_size=1)
+        world = World(engine)
+        for number in range(3):
+            with each_alone(engine) as connection:
+                connection.execute(update(market_clock).values(speed=number))
+            with pytest.raises(KeyError), writing(engine) as connection:
+                connection.execute(update(market_clock).values(speed=7.0))
+                raise KeyError
+            with reading(engine) as connection:
+                assert connection.execute(select(market_clock.c.speed)).scalar_one() == number
+            add(engine, f"p{number}", world)
+        engine.dispose()
+
+    def test_nothing_is_asked_of_postgresql_but_the_statement(
+        self, postgresql_url: str, postgres_server: PostgresServer
+    ) -> None:
+        engine = create_engine(postgresql_url, pool_size=1)
+        with each_alone(engine) as connection:
+            pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        with postgres_server.connect() as other:
+            last = other.execute(
+                "SELECT state, query FROM pg_stat_activity WHERE pid = %s", (pid,)
+            ).fetchone()
+        assert last == ("idle", "SELECT pg_backend_pid()")
+        engine.dispose()
 
 
 class TestSqlite:
