@@ -41,6 +41,7 @@ from prometheus.persistence.executions import (
     Failure,
     GaveUp,
     NotOurs,
+    Over,
     Polled,
     Refused,
     Retried,
@@ -128,22 +129,25 @@ class Attempts:
         self, execution_id: str, *, worker: str, incarnation: str, within: float = START_WITHIN
     ) -> Started | Refused:
         """
-        Begin an attempt, at most once; see `prometheus.persistence.executions.start`.
+        Begin an attempt, at most once; see `prometheus.persistence.executions.try_start`.
 
         Tried again for a while when the database is away.
         """
+        asked: dict[str, Any] = {
+            "execution_id": execution_id,
+            "worker": worker,
+            "incarnation": incarnation,
+            "pid": os.getpid(),
+        }
 
-        def write(connection: Connection, again: bool) -> Started | Refused:
-            return executions.start(
-                connection,
-                execution_id,
-                worker=worker,
-                incarnation=incarnation,
-                pid=os.getpid(),
-                again=again,
-            )
+        def begin(connection: Connection, again: bool) -> Started | Refused | Over:
+            return executions.try_start(connection, **asked, again=again)
 
-        return self._written(write, within=within)
+        def expire(connection: Connection, again: bool) -> Started | Refused:
+            return executions.start(connection, **asked, again=again)
+
+        outcome = self._written(begin, within=within, begin=each_alone)
+        return self._written(expire, within=within) if isinstance(outcome, Over) else outcome
 
     def succeed(self, execution_id: str, *, incarnation: str, result: Any) -> str | None:
         """

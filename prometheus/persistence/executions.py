@@ -25,8 +25,10 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
     or_,
     select,
+    true,
     update,
 )
 
@@ -55,12 +57,14 @@ from prometheus.orchestration.sensor import (
     show_limit,
 )
 from prometheus.orchestration.timeouts import RUN_TIMEOUT, Timeout, run_timeout, start_timeout
-from prometheus.persistence.clock import Now, read_now
+from prometheus.persistence.clock import READ_NOW, Now, now_of, read_now
+from prometheus.persistence.engine import PATIENCE_SECONDS
 from prometheus.persistence.metadata import UtcDateTime, database_now
 from prometheus.persistence.overrides import refresh
 from prometheus.persistence.runs import (
     end_waiting,
     insert_new,
+    keep_dags,
     load_dag,
     lock_in_order,
     new_execution,
@@ -74,6 +78,7 @@ from prometheus.persistence.tables import (
     is_open,
     is_paused,
     job_executions,
+    market_clock,
     market_holidays,
     worker_incarnations,
 )
@@ -377,8 +382,16 @@ class Refused:
     """The dag id, when the refusal expired the execution: its run wants a new decision."""
 
 
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The execution can not start any more, and is to be made EXPIRED."""
+
+    dag_id: str
+    reason: str
+
+
 _TO_START: Select[Any] = (
-    select(
+    READ_NOW.add_columns(
         _e.execution_id,
         _e.dag_id,
         _e.job_id,
@@ -402,9 +415,10 @@ _TO_START: Select[Any] = (
         _r.calendar_version,
         is_paused.label("paused"),
     )
-    .join_from(job_executions, dag_runs)
+    .select_from(job_executions.join(dag_runs).join(market_clock, true()))
     .where(_e.execution_id == bindparam("id"))
 )
+"""With the time, as of one moment."""
 _FORGET_MESSAGE = (
     update(job_executions)
     .where(_e.execution_id == bindparam("id"), in_state(job_executions, JobStatus.QUEUED))
@@ -420,17 +434,29 @@ _RENEWED_LATER = (
     )
     .scalar_subquery()
 )
+# Its row is locked before the time is asked for: a change that waits for a lock asks before. The
+# limit keeps PostgreSQL from asking within, where it would be before the lock, too. Nothing else is
+# locked earlier: whoever expires an execution has its run's lock first.
+_held = (
+    select(_e.execution_id)
+    .where(_e.execution_id == bindparam("id"))
+    .limit(literal_column("1"))
+    .with_for_update(key_share=True)
+    .subquery()
+)
 _START = (
     update(job_executions)
     .where(
-        _e.execution_id == bindparam("id"),
+        # Again, because whoever asks may have stood still since it read the clock.
+        _e.execution_id
+        == select(_held.c.execution_id)
+        .where(database_now() < bindparam("not_from", type_=UtcDateTime))
+        .scalar_subquery(),
         in_state(job_executions, *allowed_from(JobStatus.RUNNING)),
         exists().where(
             worker_incarnations.c.incarnation == bindparam("by"),
             worker_incarnations.c.ended_at.is_(None),
         ),
-        # Again, because whoever asks may have stood still since it read the clock.
-        database_now() < bindparam("not_from", type_=UtcDateTime),
     )
     .values(
         status=JobStatus.RUNNING,
@@ -457,17 +483,37 @@ def start(
     pid: int | None = None,
     again: bool = False,
 ) -> Started | Refused:
+    """Do what `try_start` does, and make the execution EXPIRED if it is over."""
+    outcome = try_start(
+        connection, execution_id, worker=worker, incarnation=incarnation, pid=pid, again=again
+    )
+    if not isinstance(outcome, Over):
+        return outcome
+    ended = end_waiting(connection, {execution_id: outcome.reason}, JobStatus.EXPIRED)
+    return Refused(outcome.reason, outcome.dag_id if ended else None)
+
+
+def try_start(
+    connection: Connection,
+    execution_id: str,
+    *,
+    worker: str,
+    incarnation: str,
+    pid: int | None = None,
+    again: bool = False,
+) -> Started | Refused | Over:
     """
     Turn a QUEUED execution into a RUNNING one, at most once.
 
     Refused unless the run is open and follows every override of its session, which can be read
     here, nobody has paused it or its market or pipeline, the delay of a retry is over, the market
     time is inside the window (or the run or execution is forced) and the worker has not been given
-    up. A window that has closed, and a time-out, make the row EXPIRED; a sensor that does not fail
-    when it gives up is asked once more after its window, while a job that waits for it could still
-    start.
+    up. A window that has closed, and a time-out, end it; a sensor that does not fail when it gives
+    up is asked once more after its window, while a job that waits for it could still start.
 
     Args:
+        connection: Its statements may be committed one by one: each change stands for itself, and
+            what was read for it counts for no longer than a transaction may stand still.
         worker: Node name.
         incarnation: Worker process.
         pid: The process of its pool that runs the job.
@@ -476,10 +522,11 @@ def start(
     """
     # A lease that has run out does not count until somebody gives the worker up: after an outage of
     # the database every lease has, and each renews within seconds.
-    now = read_now(connection)
     row = connection.execute(_TO_START, {"id": execution_id}).first()
     if row is None:
         return Refused("there is no such execution")
+    now = now_of(row)
+    keep_dags([row], [])
     if again and (row.status, row.incarnation, row.pid) == (JobStatus.RUNNING, incarnation, pid):
         return _started(row, load_dag(connection, row.dag_id, row.definition_hash), incarnation)
     if row.status != JobStatus.QUEUED:
@@ -502,15 +549,15 @@ def start(
     if row.updated_at <= now.wall_at < row.scheduled_at - _CLOCKS_AGREE:
         connection.execute(_FORGET_MESSAGE, {"id": execution_id})  # another is sent when it is due
         return Refused(f"it is due at {row.scheduled_at:%Y-%m-%d %H:%M:%S} UTC")
-    ends = []
+    ends = [now.wall_at + timedelta(seconds=PATIENCE_SECONDS)]
     dag = load_dag(connection, row.dag_id, row.definition_hash)
     job = dag.jobs[row.job_id]
     if not (row.forced or row.run_forced):
         closes_at = _asked_until(connection, dag, job, row)
         if now.market_at >= closes_at:
-            reason = f"its window closed at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
-            ended = end_waiting(connection, {execution_id: reason}, JobStatus.EXPIRED)
-            return Refused(reason, row.dag_id if ended else None)
+            return Over(
+                row.dag_id, f"its window closed at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
+            )
         if now.market_at < row.window_opens_at:
             return Refused(f"its window opens at {row.window_opens_at:%Y-%m-%d %H:%M:%S} UTC")
         if not (now.jumps or closes_at == _NEVER):
@@ -525,12 +572,8 @@ def start(
     )
     if timeout is not None:
         if now.wall_at >= timeout.at:
-            ended = end_waiting(connection, {execution_id: timeout.reason}, JobStatus.EXPIRED)
-            return Refused(timeout.reason, row.dag_id if ended else None)
+            return Over(row.dag_id, timeout.reason)
         ends.append(timeout.at)
-    # In a statement of its own, because a change that waits for a lock asks for the time before.
-    # Not earlier: whoever expires an execution has its run's lock first.
-    lock_in_order(connection, [execution_id])
     started = connection.execute(
         _START,
         {
@@ -540,7 +583,7 @@ def start(
             "child": pid,
             "market_at": now.market_at,
             "limit": now.wall_at + timedelta(seconds=row.timeout_seconds) + HARD_LIMIT_GRACE,
-            "not_from": min(ends, default=_NEVER),
+            "not_from": min(ends),
         },
     ).first()
     if started is None:

@@ -161,7 +161,7 @@ def _wrap_all() -> None:
     for name, what in {
         "claim": "claim",
         "mark_published": "mark",
-        "start": "start",
+        "try_start": "start",
         "succeed": "finish",
         "fail": "finish",
     }.items():

@@ -271,6 +271,27 @@ class TestStart:
         assert refused.reason.endswith("its time just passed")
         assert world.statuses(dag) == {"a": "QUEUED"}
 
+    def test_worker_that_stood_still_since_it_looked_starts_nothing(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What it saw, that nobody had paused it for one, may not be so any more."""
+        monkeypatch.setattr("prometheus.persistence.executions.PATIENCE_SECONDS", 0.5)
+        dag = world.run(forced=True)
+        world.claim(world.starts(dag, forced=True))
+        row = world.latest(dag)["a"]
+
+        def load_slowly(connection: Connection, *args: str) -> DAG:
+            seen_at = leases.wall_time(connection)
+            later = lambda: leases.wall_time(connection) - seen_at >= MINUTE / 120  # noqa: E731
+            wait_until(later, timeout=30, message="time passes")
+            return runs.load_dag(connection, *args)
+
+        monkeypatch.setattr("prometheus.persistence.executions.load_dag", load_slowly)
+        refused = world.start(row.execution_id, world.worker())
+        assert isinstance(refused, Refused)
+        assert refused.reason.endswith("its time just passed")
+        assert world.statuses(dag) == {"a": "QUEUED"}
+
     @pytest.mark.promise("P3")
     def test_window_that_closes_while_the_row_is_held_starts_nothing(
         self, postgresql_url: str
