@@ -147,17 +147,17 @@ class Publication:
     timeout_seconds: int
 
 
-_PUBLICATIONS: Select[Any] = select(
+_OF_EXECUTION = (
     _e.execution_id,
     _e.dag_id,
-    _r.pipeline,
     _e.job_type,
     _e.queue,
     _e.priority,
-    _r.trigger,
     _e.retries,
     _e.timeout_seconds,
-).join_from(job_executions, dag_runs)
+)
+_OF_RUN = (_r.pipeline, _r.trigger)
+_PUBLICATIONS: Select[Any] = select(*_OF_EXECUTION, *_OF_RUN).join_from(job_executions, dag_runs)
 
 
 def _publication(row: Row[Any]) -> Publication:
@@ -197,9 +197,18 @@ _CLAIM = (
         window_closes_at=bindparam("closes_at"),
         updated_at=database_now(),
     )
-    .returning(_e.execution_id)
+    .returning(
+        *_OF_EXECUTION,
+        *(
+            # Written out: SQLAlchemy leaves the table's name away from what SQLite returns.
+            select(column)
+            .where(_r.dag_id == literal_column("job_executions.dag_id"))
+            .scalar_subquery()
+            .label(column.name)
+            for column in _OF_RUN
+        ),
+    )
 )
-_CLAIMED = _PUBLICATIONS.where(_e.execution_id.in_(_IDS))
 
 
 def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[Publication]:
@@ -220,9 +229,9 @@ def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[P
         if start.forced or now.market_at in start.window:
             key = (start.window.opens_at, start.window.closes_at, start.forced)
             groups[key].append(start.execution_id)
-    claimed: list[str] = []
+    claimed: dict[str, Publication] = {}
     for (opens_at, closes_at, _), execution_ids in groups.items():
-        claimed += connection.execute(
+        rows = connection.execute(
             _CLAIM,
             {
                 "ids": execution_ids,
@@ -230,12 +239,9 @@ def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[P
                 "opens_at": opens_at,
                 "closes_at": closes_at,
             },
-        ).scalars()
-    if not claimed:
-        return []
-    rows = connection.execute(_CLAIMED, {"ids": claimed})
-    found = {row.execution_id: _publication(row) for row in rows}
-    return [found[start.execution_id] for start in starts if start.execution_id in found]
+        )
+        claimed.update((row.execution_id, _publication(row)) for row in rows)
+    return [claimed[start.execution_id] for start in starts if start.execution_id in claimed]
 
 
 _MARK_PUBLISHED = (
