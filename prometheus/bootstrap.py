@@ -118,6 +118,7 @@ def make_runtime(settings: Settings) -> Runtime:
         Workplace(
             attempts=attempts,
             advance=scheduler.advance,
+            advance_after=scheduler.advance_after,
             sources=sources,
             incarnation=incarnation,
             memory=memory_limit(settings.workers.memory_limit),

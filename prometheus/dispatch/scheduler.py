@@ -2,7 +2,7 @@
 The scheduler: decide, claim, publish; and, at each tick, everything that time alone changes.
 
 Two things come here: the beat at each tick, for all open runs, and a worker whose job has just
-reached a final state, for its own run.
+reached a final state, for its own run: after a success, for what can follow.
 """
 
 from __future__ import annotations
@@ -276,6 +276,72 @@ class Scheduler:
         self.totals["claimed"] += total.claimed
         self.totals["lost_claims"] += total.lost_claims
         return total
+
+    def advance_after(self, dag: DAG, job_id: str) -> None:
+        """
+        Decide, claim and publish what can follow a job that has just succeeded.
+
+        That costs what waits for the job, whatever else its run has. Where there is more to do than
+        to start what waited for it, `advance` does it.
+        """
+        self._broker_away = False
+        if not self._start_following(dag, job_id):
+            self.advance(dag.dag_id)
+
+    def _start_following(self, dag: DAG, job_id: str) -> bool:
+        """Start what waited for a job, if it can; say whether that is all that there is to do."""
+        following = dag.waiting_for(job_id)
+        if not following:
+            with each_alone(self._engine, reads=True) as connection:
+                return runs.any_unfinished(connection, dag.dag_id)
+        if any(each.sensor is not None for each in following):
+            return False
+        if all(len(each.dependencies) > 1 for each in following):
+            # Most often others of them are not through. Who looks has committed its own end, so of
+            # two last ones the later finds both.
+            others = {up for each in following for up in each.dependencies} - {job_id}
+            with each_alone(self._engine, reads=True) as connection:
+                unfinished = runs.unfinished_beside(connection, dag.dag_id, job_id, others)
+            if unfinished is None:
+                return False
+            following = [each for each in following if unfinished.isdisjoint(each.dependencies)]
+            if not following:
+                return True
+        known = in_force().latest
+        try:
+            calendar = TradingCalendar(dag.market_id)
+            bounds = session_bounds(calendar, dag.as_of_date)
+        except PrometheusError:
+            return False
+        if dag.market_id not in self._markets:
+            return False
+        jobs = [each.job_id for each in following]
+        with self._writing() as connection:
+            # So that no operator gives what they wait for another attempt meanwhile. In a statement
+            # of its own: the next one sees what was committed before the lock was granted.
+            runs.lock_runs(connection, [dag.dag_id])
+            found = runs.read_following(connection, dag, jobs, self._previous_run)
+            if found is None:
+                return True  # it is not open
+            now, state = found
+            if now.latest_override != known:
+                return False
+            snapshot = Snapshot(
+                (state,),
+                {(dag.market_id, dag.as_of_date): bounds},
+                now.wall_at,
+                read_pauses(connection) if now.unended_pauses else (),
+            )
+            decisions = decide(snapshot, now.market_at, holds=False, jobs=jobs)
+            starts = [decision for decision in decisions if isinstance(decision, Start)]
+            if len(starts) < len(decisions) or all(
+                state.jobs[name].status in FINAL for name in jobs
+            ):
+                return False
+            claimed = executions.claim(connection, starts, now)
+        self._publish(claimed)
+        self.totals["claimed"] += len(claimed)
+        return True
 
     def _read(
         self, dag_id: str | None

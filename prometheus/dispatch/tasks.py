@@ -67,6 +67,8 @@ class Workplace:
     attempts: Attempts
     advance: Callable[[str], object]
     """Decides again for one run: `prometheus.dispatch.scheduler.Scheduler.advance`."""
+    advance_after: Callable[[DAG, str], object]
+    """Decides for what waited for a job: likewise, `Scheduler.advance_after`."""
     sources: Callable[[], Sources]
     """Made on first use: a process that runs no job reads no prices."""
     incarnation: Callable[[], str]
@@ -76,10 +78,15 @@ class Workplace:
     running: dict[str, Attempt] = field(default_factory=dict)
     """Attempts that this process is running, by execution id."""
 
-    def advance_quietly(self, dag_id: str) -> None:
-        """Decide again for a run; what goes wrong is left to the next tick."""
+    def advance_quietly(self, dag_id: str, decide: Callable[[], object] | None = None) -> None:
+        """
+        Decide again for a run; what goes wrong is left to the next tick.
+
+        Args:
+            decide: Does it; by default for the whole of the run.
+        """
         try:
-            self.advance(dag_id)
+            decide() if decide is not None else self.advance(dag_id)
         except (SQLAlchemyError, PrometheusError) as error:
             if isinstance(error, DBAPIError) and is_unavailable(error):
                 log.warning("not_advanced", extra={"dag": dag_id, "error": str(error.orig)})
@@ -305,7 +312,8 @@ class JobTask(Task):
                 log.warning("success_came_late", extra=_facts(attempt))
                 return
             log.info("attempt_returned", extra=_facts(attempt))
-            place.advance_quietly(dag_id)
+            follow = partial(place.advance_after, attempt.dag, attempt.job.job_id)
+            place.advance_quietly(dag_id, follow)
 
     def _polled(self, attempt: Attempt, result: dict[str, Any]) -> None:
         """Report a sensor's answer, and start what waited for its last one."""

@@ -48,7 +48,7 @@ class RunState:
 
     dag: DAG
     jobs: Mapping[str, JobState]
-    """Every job of the DAG by id."""
+    """Every job of the DAG by id; or those that are decided about, and what they wait for."""
     previous: Mapping[str, JobStatus] | None
     """
     Of the run of the market's previous session, the jobs that a job here may have to wait for, by
@@ -149,7 +149,13 @@ class Cancel:
 Decision = Start | Hold | Skip | Expire | Cancel
 
 
-def decide(snapshot: Snapshot, now: datetime, *, holds: bool = True) -> tuple[Decision, ...]:
+def decide(
+    snapshot: Snapshot,
+    now: datetime,
+    *,
+    holds: bool = True,
+    jobs: Collection[str] | None = None,
+) -> tuple[Decision, ...]:
     """
     Choose what happens to each unfinished job of each open run.
 
@@ -158,6 +164,7 @@ def decide(snapshot: Snapshot, now: datetime, *, holds: bool = True) -> tuple[De
         now: Market time, aware UTC.
         holds: Whether to say of what stays as it is why; who only acts does not ask, and saves half
             of the time.
+        jobs: Only these of each run, of which none is a sensor; all if not given.
 
     Returns:
         At most one decision for each job that is PENDING, and an `Expire` for each that is QUEUED
@@ -173,7 +180,7 @@ def decide(snapshot: Snapshot, now: datetime, *, holds: bool = True) -> tuple[De
     others: list[Decision] = []
     for run in sorted(snapshot.runs, key=lambda run: run.dag.dag_id):
         bounds = _bounds(snapshot, run.dag)
-        for decision in _decide_run(run, bounds, now, snapshot, holds):
+        for decision in _decide_run(run, bounds, now, snapshot, holds, jobs):
             if isinstance(decision, Start):
                 starts.append(decision)
             else:
@@ -190,7 +197,12 @@ def _bounds(snapshot: Snapshot, dag: DAG) -> SessionBounds:
 
 
 def _decide_run(
-    run: RunState, bounds: SessionBounds, now: datetime, snapshot: Snapshot, holds: bool
+    run: RunState,
+    bounds: SessionBounds,
+    now: datetime,
+    snapshot: Snapshot,
+    holds: bool,
+    jobs: Collection[str] | None,
 ) -> list[Decision]:
     decisions: list[Decision] = []
     wall_at = snapshot.wall_at
@@ -198,6 +210,8 @@ def _decide_run(
     status = {job_id: state.status for job_id, state in run.jobs.items()}
     has_timeouts = run.dag.has_timeouts
     for job_id in run.dag.topological_order():
+        if jobs is not None and job_id not in jobs:
+            continue
         state = run.jobs[job_id]
         if state.status in FINAL:
             continue

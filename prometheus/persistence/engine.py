@@ -230,16 +230,18 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def each_alone(engine: Engine) -> Iterator[Connection]:
+def each_alone(engine: Engine, *, reads: bool = False) -> Iterator[Connection]:
     """
     Open a connection on which each statement is committed by itself.
 
     No more is asked of PostgreSQL than the statements, and a process that is frozen between two of
-    them holds nothing. On SQLite, where a transaction costs no round trip, they are a transaction
-    that may write.
+    them holds nothing. On SQLite, where a transaction costs no round trip, they are one.
+
+    Args:
+        reads: Nothing is written: then that transaction takes nobody's right to.
     """
     if engine.dialect.name == "sqlite":
-        with writing(engine) as connection:
+        with reading(engine) if reads else writing(engine) as connection:
             yield connection
     else:
         with (

@@ -25,6 +25,7 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -42,12 +43,14 @@ from prometheus.orchestration.lifecycle import (
     allowed_from,
     run_status,
 )
+from prometheus.persistence.clock import READ_NOW, Now, now_of
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.tables import (
     dag_runs,
     horizon_warnings,
     is_open,
     job_executions,
+    market_clock,
     pipelines,
 )
 
@@ -421,6 +424,99 @@ def read_runs(
     found = connection.execute(_SOME_RUNS, asked).all()
     rows = connection.execute(_JOBS_OF_SOME_RUNS, asked)
     return _run_states(connection, found, rows, previous_run)
+
+
+_FOLLOWING = (
+    READ_NOW.add_columns(
+        _r.forced.label("run_forced"),
+        _r.created_at.label("run_created_at"),
+        _r.calendar_version.label("run_calendar_version"),
+        *OF_JOBS,
+    )
+    .select_from(dag_runs.join(job_executions).join(market_clock, true()))
+    .where(_r.dag_id == bindparam("of"), is_open, _e.job_id.in_(_IDS))
+    .order_by(_e.attempt_number)
+)
+
+
+def read_following(
+    connection: Connection,
+    dag: DAG,
+    job_ids: Collection[str],
+    previous_run: Callable[[DAG], str | None],
+) -> tuple[Now, RunState] | None:
+    """
+    Read what a decision about some jobs of a run needs, and the time.
+
+    Args:
+        previous_run: As `read_open_runs` takes it.
+
+    Returns:
+        Of the run only those jobs and what they wait for; ``None`` if it is not open.
+    """
+    asked = {up for job_id in job_ids for up in dag.jobs[job_id].dependencies}.union(job_ids)
+    rows = connection.execute(_FOLLOWING, {"of": dag.dag_id, "ids": list(asked)}).all()
+    if not rows:
+        return None
+    jobs = job_states(row[-len(OF_JOBS) :] for row in rows)[dag.dag_id]
+    waiting = [
+        job_id
+        for job_id in job_ids
+        if dag.jobs[job_id].after_previous and jobs[job_id].status is JobStatus.PENDING
+    ]
+    before = previous_run(dag) if waiting else None
+    previous = None if before is None else _statuses_of(connection, [before], waiting).get(before)
+    row = rows[0]
+    return now_of(row), RunState(
+        dag,
+        jobs,
+        previous,
+        forced=row.run_forced,
+        created_at=row.run_created_at,
+        calendar_version=row.run_calendar_version,
+    )
+
+
+_HELD_UP = (
+    select(_e.job_id, _e.status)
+    .where(
+        _e.dag_id == bindparam("of"),
+        _e.job_id.in_(_IDS),
+        _e.completed_at.is_(None) | (_e.job_id == bindparam("ended")),
+    )
+    .order_by(_e.attempt_number)
+)
+
+
+def unfinished_beside(
+    connection: Connection, dag_id: str, job_id: str, others: Collection[str]
+) -> set[str] | None:
+    """
+    Return which of some jobs of a run have not finished.
+
+    Args:
+        job_id: One that has ended, as far as the caller knows.
+
+    Returns:
+        ``None`` where that one is no SUCCESS.
+    """
+    asked = {"of": dag_id, "ended": job_id, "ids": [job_id, *others]}
+    statuses = {name: _STATUS[status] for name, status in connection.execute(_HELD_UP, asked)}
+    if statuses.pop(job_id, None) is not JobStatus.SUCCESS:
+        return None
+    return set(statuses)
+
+
+_ANY_UNFINISHED = (
+    select(_e.execution_id)
+    .where(_e.dag_id == bindparam("of"), _e.completed_at.is_(None))
+    .limit(literal_column("1"))
+)
+
+
+def any_unfinished(connection: Connection, dag_id: str) -> bool:
+    """Say whether any job of a run has not finished."""
+    return connection.execute(_ANY_UNFINISHED, {"of": dag_id}).first() is not None
 
 
 def _run_states(

@@ -170,7 +170,8 @@ def _wrap_all() -> None:
         module.writing = _ending(module.writing)  # type: ignore[attr-defined]
         module.each_alone = _ending(module.each_alone)  # type: ignore[attr-defined]
     Publisher.publish = _around(Publisher.publish, "publish")  # type: ignore[method-assign]
-    Scheduler.advance = _around(Scheduler.advance, "advance")  # type: ignore[method-assign]
+    for name in ("advance", "advance_after"):
+        setattr(Scheduler, name, _around(getattr(Scheduler, name), "advance"))
 
 
 # --- the jobs ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
@@ -427,7 +428,8 @@ class Worker(Actor):
             )
             self.point("finish", "after")
             if dag_id is not None:
-                self._advance(dag_id)
+                follow = partial(self.scheduler.advance_after, attempt.dag, attempt.job.job_id)
+                self._advance(dag_id, follow)
         else:
             self._retry(attempt, error)
 
@@ -521,10 +523,10 @@ class Worker(Actor):
         except (BrokerUnavailableError, DBAPIError):
             return  # the beat sends it when it is due
 
-    def _advance(self, dag_id: str) -> None:
+    def _advance(self, dag_id: str, decide: Callable[[], object] | None = None) -> None:
         self.point("advance", "before")
         try:
-            self.scheduler.advance(dag_id)
+            decide() if decide is not None else self.scheduler.advance(dag_id)
         except (SQLAlchemyError, PrometheusError):
             return
         self.point("advance", "after")

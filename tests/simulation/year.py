@@ -379,9 +379,9 @@ class Year:
             (scheduler_module, "read_now", self.database.read_now),
             (scheduler_module, "reading", lambda engine: engine.read()),
             (scheduler_module, "writing", lambda engine: engine.begin()),
-            (scheduler_module, "each_alone", lambda engine: engine.each_alone()),
+            (scheduler_module, "each_alone", lambda engine, **_: engine.each_alone()),
             (attempts_module, "writing", lambda engine: engine.begin()),
-            (attempts_module, "each_alone", lambda engine: engine.each_alone()),
+            (attempts_module, "each_alone", lambda engine, **_: engine.each_alone()),
             (self.pipeline, "dag", lru_cache(maxsize=None)(self.pipeline.dag)),
         ]
         for module, name, value in put:

@@ -26,7 +26,7 @@ from prometheus.orchestration.planning import session_bounds
 from prometheus.persistence import executions, operators, pauses, runs
 from prometheus.persistence.clock import Now, read_now
 from prometheus.persistence.engine import create_engine, reading, writing
-from prometheus.persistence.executions import Publication, Started
+from prometheus.persistence.executions import Attempt, Publication, Started
 from prometheus.persistence.tables import dag_runs, job_executions
 from tests.integration.dispatch.conftest import TRIAL, Installation
 from tests.integration.dispatch.schedulers import (
@@ -250,21 +250,22 @@ def test_two_last_upstreams_finishing_together_start_the_downstream_at_once(
         dag_id = installation.make_run("joined", session=session)
         broker.published.clear()
         scheduler.advance(dag_id)
-        upstream = [publication.execution_id for publication in broker.published]
+        upstream = []
+        for publication in broker.published:
+            started = attempts.start(
+                publication.execution_id, worker="test", incarnation=incarnation
+            )
+            assert isinstance(started, Started)
+            upstream.append(started.attempt)
         assert len(upstream) == 2
-        for execution_id in upstream:
-            attempts.start(execution_id, worker="test", incarnation=incarnation)
         barrier = threading.Barrier(2)
 
-        def finish(execution_id: str, dag_id: str, barrier: threading.Barrier) -> None:
+        def finish(attempt: Attempt, barrier: threading.Barrier) -> None:
             barrier.wait(timeout=60)
-            attempts.succeed(execution_id, incarnation=incarnation, result=None)
-            scheduler.advance(dag_id)
+            attempts.succeed(attempt.execution_id, incarnation=incarnation, result=None)
+            scheduler.advance_after(attempt.dag, attempt.job.job_id)
 
-        threads = [
-            threading.Thread(target=finish, args=[execution_id, dag_id, barrier])
-            for execution_id in upstream
-        ]
+        threads = [threading.Thread(target=finish, args=[attempt, barrier]) for attempt in upstream]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -703,6 +703,20 @@ def test_what_does_not_ask_why_jobs_are_held_is_told_all_the_rest(
     assert decide(snapshot, now, holds=False) == told
 
 
+@given(snapshots(), instants, st.data())
+def test_starts_of_some_jobs_need_no_more_of_a_run_than_those_and_what_they_wait_for(
+    snapshot: Snapshot, now: datetime, data: st.DataObject
+) -> None:
+    run = data.draw(st.sampled_from(snapshot.runs))
+    jobs = data.draw(st.sets(st.sampled_from(sorted(run.dag.jobs))))
+    needed = {up for job_id in jobs for up in run.dag.jobs[job_id].dependencies} | jobs
+    part = replace(run, jobs={job_id: run.jobs[job_id] for job_id in needed})
+    some = decide(replace(snapshot, runs=(part,)), now, holds=False, jobs=jobs)
+    every = decide(replace(snapshot, runs=(run,)), now, holds=False)
+    starts = [each for each in every if isinstance(each, Start) and each.job.job_id in jobs]
+    assert [each for each in some if isinstance(each, Start)] == starts
+
+
 @given(snapshots(), instants)
 def test_deciding_again_after_applying_at_the_same_instant_changes_nothing(
     snapshot: Snapshot, now: datetime

@@ -1,0 +1,166 @@
+"""What a worker does of itself once its job has succeeded: it starts what waited for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import event, func, select, text
+
+from prometheus.dispatch.scheduler import Scheduler
+from prometheus.orchestration.dag import DAG
+from prometheus.persistence import operators, pauses
+from prometheus.persistence.engine import writing
+from prometheus.persistence.executions import Started
+from tests.integration.dispatch.conftest import Installation
+from tests.integration.dispatch.schedulers import (
+    RecordingBroker,
+    make_attempts,
+    make_scheduler,
+    register_worker,
+)
+from tests.servers import wait_until
+
+
+class Worker:
+    """Takes what a scheduler has published, in the test's own process."""
+
+    def __init__(self, installation: Installation, pipeline: str) -> None:
+        self.installation = installation
+        self.engine = installation.engine
+        self.broker = RecordingBroker()
+        self.scheduler: Scheduler = make_scheduler(self.engine, self.broker)
+        self.attempts = make_attempts(self.engine)
+        self.incarnation = register_worker(self.engine)
+        self.dag_id = installation.make_run(pipeline)
+        self.dags: dict[str, DAG] = {}
+        self.scheduler.advance(self.dag_id)
+
+    @property
+    def published(self) -> list[str]:
+        return [each.job_type for each in self.broker.published]
+
+    def begin(self, job_id: str) -> str:
+        execution_id: str = self.installation.attempts(self.dag_id, job_id)[-1].execution_id
+        started = self.attempts.start(execution_id, worker="test", incarnation=self.incarnation)
+        assert isinstance(started, Started)
+        self.dags[job_id] = started.attempt.dag
+        return execution_id
+
+    def end(self, job_id: str) -> None:
+        """Report success, and decide nothing yet."""
+        execution_id = self.installation.attempts(self.dag_id, job_id)[-1].execution_id
+        dag_id = self.attempts.succeed(execution_id, incarnation=self.incarnation, result=None)
+        assert dag_id == self.dag_id
+
+    def follow(self, job_id: str) -> None:
+        self.scheduler.advance_after(self.dags[job_id], job_id)
+
+    def run(self, job_id: str) -> None:
+        self.begin(job_id)
+        self.end(job_id)
+        self.follow(job_id)
+
+    @contextmanager
+    def counting(self) -> Iterator[list[str]]:
+        """Write down the statements of the block."""
+        found: list[str] = []
+
+        def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            found.append(statement)
+
+        event.listen(self.engine, "before_cursor_execute", note)
+        yield found
+        event.remove(self.engine, "before_cursor_execute", note)
+
+
+def test_link_of_a_chain_starts_the_next_and_the_last_closes_the_run(
+    any_installation: Installation,
+) -> None:
+    worker = Worker(any_installation, "chain")
+    for number in range(6):
+        assert worker.published == [f"link_{each}" for each in range(number + 1)]
+        worker.run(f"link_{number}")
+    assert len(worker.published) == 6
+    assert any_installation.run_status(worker.dag_id) == "SUCCESS"
+
+
+def test_it_takes_a_lock_a_look_a_claim_and_a_mark(installation: Installation) -> None:
+    worker = Worker(installation, "chain")
+    worker.begin("link_0")
+    worker.end("link_0")
+    with worker.counting() as statements:
+        worker.follow("link_0")
+    assert [each.split()[0] for each in statements] == ["SELECT", "SELECT", "UPDATE", "UPDATE"]
+
+
+def test_job_starts_after_the_last_that_it_waits_for(any_installation: Installation) -> None:
+    worker = Worker(any_installation, "joined")
+    worker.begin("right")
+    worker.run("left")
+    assert worker.published == ["left", "right"]
+    worker.end("right")
+    worker.follow("right")
+    assert worker.published == ["left", "right", "both"]
+    worker.follow("left")  # late: somebody else has started it
+    assert worker.published == ["left", "right", "both"]
+
+
+def test_job_that_ended_as_it_was_asked_to_starts_nothing(any_installation: Installation) -> None:
+    worker = Worker(any_installation, "joined")
+    worker.begin("left")
+    worker.run("right")
+    with writing(worker.engine) as connection:
+        operators.cancel(connection, worker.dag_id, "left", actor="test")
+    worker.end("left")
+    worker.follow("left")
+    assert any_installation.statuses(worker.dag_id) == {
+        "left": ["CANCELLED"],
+        "right": ["SUCCESS"],
+        "both": ["SKIPPED"],
+    }
+    assert any_installation.run_status(worker.dag_id) != "OPEN"
+
+
+def test_run_whose_last_jobs_were_skipped_meanwhile_is_closed(
+    any_installation: Installation,
+) -> None:
+    worker = Worker(any_installation, "joined")
+    worker.run("left")
+    worker.begin("right")
+    with writing(worker.engine) as connection:
+        operators.skip(connection, worker.dag_id, "both", actor="test", reason="not today")
+    worker.end("right")
+    worker.follow("right")
+    assert any_installation.run_status(worker.dag_id) != "OPEN"
+
+
+def test_job_that_is_held_is_not_started(any_installation: Installation) -> None:
+    worker = Worker(any_installation, "chain")
+    with writing(worker.engine) as connection:
+        pauses.hold(connection, worker.dag_id, "link_1", reason="wait", actor="test")
+    worker.run("link_0")
+    assert worker.published == ["link_0"]
+    assert any_installation.statuses(worker.dag_id)["link_1"] == ["PENDING"]
+
+
+@pytest.mark.promise("P8")
+def test_new_attempt_of_what_a_job_waits_for_is_seen_though_it_is_not_committed_yet(
+    installation: Installation,
+) -> None:
+    worker = Worker(installation, "chain")
+    worker.begin("link_0")
+    worker.end("link_0")
+    waiting = select(func.count()).select_from(text("pg_locks")).where(text("NOT granted"))
+    with ThreadPoolExecutor() as threads:
+        with writing(worker.engine) as operator:
+            operators.retry(operator, worker.dag_id, "link_0", actor="test")
+            following = threads.submit(worker.follow, "link_0")
+            wait_until(
+                lambda: operator.execute(waiting).scalar_one(), timeout=30, message="it waits"
+            )
+        following.result()
+    assert installation.statuses(worker.dag_id)["link_1"] == ["PENDING"]
+    assert "link_1" not in worker.published
