@@ -1,130 +1,146 @@
-"""Print every measurement, each beside what it is compared with in the same run."""
+"""
+Print every measurement, each beside what it is compared with in the same run.
+
+    python -m benchmarks                    all of it (docs/performance.md tells of each)
+    python -m benchmarks --quick            some of it in a minute
+    python -m benchmarks --compare          end with 1 where a ratio is worse than the stored one
+    python -m benchmarks --store            keep it: benchmarks/results.json, docs/performance.md
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
+import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-from benchmarks.commands import measure_commands
-from benchmarks.figures import Figure
-from benchmarks.flows import REFERENCES, measure_flows
+from benchmarks import document, results
+from benchmarks.figures import Figure, Rows, over_limits, ratio
+from benchmarks.flows import measure_flows
 from benchmarks.idle import measure_idle
-from benchmarks.pages import BIG, MOST_STATEMENTS, measure_pages, over_limits
+from benchmarks.pages import measure_pages
+from benchmarks.results import (
+    ALONE,
+    WORSE,
+    Changes,
+    Part,
+    compare,
+    share_of_cores,
+    worse_twice,
+)
+from benchmarks.startup import measure_startup
 from benchmarks.state import measure_states, measure_validate
 from benchmarks.ticks import measure_ticks
 
+_FORMS: dict[str, dict[str, Callable[[], Rows]]] = {
+    "full": {
+        "flows": partial(measure_flows, quick=False),
+        "ticks": partial(measure_ticks, quick=False),
+        "states": partial(measure_states, quick=False),
+        "validate": measure_validate,
+        "startup": measure_startup,
+        "idle": measure_idle,
+        "pages": measure_pages,
+    },
+    "quick": {
+        "flows": partial(measure_flows, quick=True),
+        "ticks": partial(measure_ticks, quick=True),
+        "states": partial(measure_states, quick=True),
+    },
+}
+"""Form -> part -> what measures it."""
+
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--only", action="append", choices=list(_PARTS), help="may be repeated")
+    """Measure, print, compare and store."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="some of it, in a minute")
+    parser.add_argument(
+        "--only", action="append", choices=list(_FORMS["full"]), help="may be repeated"
+    )
+    parser.add_argument("--compare", action="store_true", help="with the stored run of this form")
+    parser.add_argument("--store", action="store_true", help="keep this run of this form")
     options = parser.parse_args()
-    figures: dict[str, Any] = {}
-    if not options.json:
-        print(f"{platform.machine()}, Python {platform.python_version()}; medians")
-    for name in options.only or _PARTS:
-        key, measure, tell = _PARTS[name]
-        figures[key] = measure()
-        if not options.json:
-            print()
-            tell(figures[key])
-    if options.json:
-        print(json.dumps(figures, indent=2))
-    if "pages" in figures and (over := over_limits(figures["pages"])):
-        sys.exit(f"over what is promised of pages and lists: {', '.join(over)}")
+    form = "quick" if options.quick else "full"
+    measures = {
+        name: measure
+        for name, measure in _FORMS[form].items()
+        if name in (options.only or _FORMS[form])
+    }
+    if not measures:
+        parser.error("the quick form has none of these parts")
+    if options.store and options.only:
+        parser.error("--store keeps a whole run, not one with --only")
+    stored = results.load()
+    if options.compare and form not in stored:
+        parser.error(f"no {form} run is stored; --store keeps one")
+    before = stored[form]["parts"] if options.compare else {}
+
+    share = share_of_cores() if options.store else 0
+    parts: dict[str, Part] = {}
+    failures: list[str] = []
+    for name, measure in measures.items():
+        began = time.monotonic()
+        rows = measure()
+        parts[name] = {"seconds": time.monotonic() - began, "rows": rows}
+        known: Rows = before[name]["rows"] if name in before else {}
+        print(f"\n{document.TITLES[name]} ({parts[name]['seconds']:.0f} s)")
+        _tell(rows, compare(known, rows))
+        failures += [f"over what is promised: {what}" for what in over_limits(rows)]
+        failures += _worse(known, rows, measure)
+    if options.store:
+        results.store(stored | {form: results.run_of(parts, min(share, share_of_cores()))})
+        if "full" in (stored := results.load()):
+            text = document.write(document.FILE.read_text(encoding="utf-8"), stored)
+            document.FILE.write_text(text, encoding="utf-8")
+    if failures:
+        sys.exit("\n" + "\n".join(failures))
 
 
-def _tell_states(states: dict[str, float | None]) -> None:
-    print("get_market_state, aware UTC at random instants of 2015-2026")
-    for market in ("XNYS", "US_EQ", "ASIA_EQ"):
-        print(f"  {market:<12} {states[market + '_ns']:8.0f} ns a call")
-    if states["ratio"] is None:
-        print("  exchange_calendars: not installed; `make sessions` makes its environment")
-    else:
+def _worse(stored: Rows, first: Rows, measure: Callable[[], Rows]) -> list[str]:
+    shares: list[float] = []
+
+    def again() -> Rows:
+        print(f"  Worse than {WORSE} times what is stored: measured once more.", flush=True)
+        shares.append(share_of_cores())
+        second = measure()
+        shares.append(share_of_cores())
+        return second
+
+    changes = worse_twice(stored, first, again)
+    if changes and min(shares) < ALONE:
         print(
-            f"  exchange_calendars is_open_on_minute {states['exchange_calendars_ns']:.0f} ns: "
-            f"{states['ratio']:.1f} times as long"
+            f"  And worse again; but others are at work, {min(shares):.0%} of the cores were to be"
+            " had: NOT JUDGED."
         )
+        return []
+    return [
+        f"{what} is {change['now']:.2f} times {reference}, and was {change['stored']:.2f}"
+        for (what, reference), change in changes.items()
+    ]
 
 
-def _tell_validate(validate: dict[int, float]) -> None:
-    print("DAG.validate")
-    for size, microseconds in validate.items():
-        print(f"  {size:>6} jobs {microseconds:10.0f} µs  {microseconds / size:6.2f} µs a job")
-
-
-def _tell_commands(commands: dict[str, dict[str, float]]) -> None:
-    print("commands, each a process of its own")
-    for command, took in commands.items():
-        print(
-            f"  {command:<44} {took['wall_ms']:6.0f} ms, {took['cpu_ms']:.0f} ms of processor time"
-        )
-
-
-def _tell_flows(flows: dict[str, dict[str, Figure]]) -> None:
-    print("graphs of jobs, each worker of two processes, on PostgreSQL (or SQLite) and Redis")
-    for workload, subjects in flows.items():
-        print(f"  {workload}")
-        for name, figure in subjects.items():
-            reference = subjects.get(REFERENCES.get(name, ""))
-            ratio = f"  {figure['median'] / reference['median']:.2f} times" if reference else ""
-            if reference and "p99" in figure:
-                ratio += f", p99 {figure['p99'] / reference['p99']:.2f} times"
-            print(f"    {name:<28}{_line(figure)}{ratio}")
-    print("  Times: what Celery takes with three commits a job in the same database.")
-
-
-def _tell_ticks(ticks: dict[str, Figure]) -> None:
-    print("tick of the scheduler, PostgreSQL and Redis, ms")
-    for what, figure in ticks.items():
-        print(f"  {what:<20}{_line(figure)}")
+def _tell(rows: Rows, changes: Changes) -> None:
+    for what, row in rows.items():
+        print(f"  {what:<38}{_line(row['ours'])}  {row['unit']}")
+        for reference in row["references"]:
+            line = _line(row["references"][reference])
+            times = f"{ratio(row, reference):.2f} times"
+            change = changes.get((what, reference))
+            if change:
+                times += f", {change['stored']:.2f} stored: {change['worse']:.2f} times as bad"
+            print(f"    {reference:<36}{line}  {times}", flush=True)
 
 
 def _line(figure: Figure) -> str:
-    spread = f"{figure['median']:9.2f}  ({figure['least']:.2f} to {figure['most']:.2f})"
-    return spread + (f"  p99 {figure['p99']:.2f}" if "p99" in figure else "")
-
-
-def _tell_idle(kinds: dict[str, dict[str, float]]) -> None:
-    print("`prometheus up` with nothing to do: share of memory (PSS), time of one core")
-    for name, kind in kinds.items():
-        print(
-            f"  {kind['count']:2.0f} {name:<16}{kind['pss_mb']:7.1f} MB"
-            f"{kind['core_percent']:7.2f} %"
-        )
-
-
-def _tell_pages(found: dict[str, Any]) -> None:
-    rows = ", ".join(f"{count:,} {table}" for table, count in found["rows"].items())
-    print(f"pages and lists, PostgreSQL with {rows} (filled in {found['filled_seconds']:.0f} s)")
-    print(f"  {'':<34}{'p50':>8}{'p95':>8}{'max':>8} ms  queries")
-    for name, page in found["pages"].items():
-        times = "".join(f"{page[key]:8.1f}" for key in ("p50_ms", "p95_ms", "max_ms"))
-        slow = f"  slower than {page['limit_ms']:.0f} ms" if not page["quick"] else ""
-        many = f"  more than {MOST_STATEMENTS} queries" if not page["few"] else ""
-        other = "  no page or list" if page["limit_ms"] is None else ""
-        print(f"  {name:<34}{times}{page['statements']:>10}{slow}{many}{other}")
-    print(
-        "  Among the queries is the one by which every request asks who makes it.\n"
-        f"  The first request is among the times. A run of {BIG:,} jobs may take a second."
-    )
-
-
-_PARTS: dict[str, tuple[str, Callable[[], Any], Callable[[Any], None]]] = {
-    "states": ("states", measure_states, _tell_states),
-    "validate": ("validate_us", measure_validate, _tell_validate),
-    "commands": ("commands", measure_commands, _tell_commands),
-    "flows": ("flows", measure_flows, _tell_flows),
-    "ticks": ("ticks_ms", measure_ticks, _tell_ticks),
-    "idle": ("idle", measure_idle, _tell_idle),
-    "pages": ("pages", measure_pages, _tell_pages),
-}
-"""Name -> key in the document, what measures it, and what prints that."""
+    spread = f"{figure['median']:10.2f}  ({figure['least']:.2f} to {figure['most']:.2f})"
+    rare = (f"{key} {figure[key]:.0f}" for key in ("p95", "p99", "statements") if key in figure)
+    return "  ".join((f"{spread:<34}", *rare))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 Graphs of jobs, beside the same graphs in Celery alone: gaps, whole graphs, and many at once.
 
 All of them run in turn on one PostgreSQL, one Redis and the same two cores, each with a worker of
-two processes.
+two processes. Where RabbitMQ is installed, the references run on that, too.
 """
 
 from __future__ import annotations
@@ -14,33 +14,34 @@ import sys
 import tempfile
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import pairwise
+from functools import partial
+from itertools import islice, pairwise, product
 from pathlib import Path
 
 from redis import Redis
 from sqlalchemy import delete, func, select
 
 from benchmarks import jobs
-from benchmarks.figures import Figure, summary
-from benchmarks.jobs import GRAPHS
+from benchmarks.figures import Rows, beside, in_turn
+from benchmarks.jobs import GRAPHS, MARKETS
+from benchmarks.rabbit import find_rabbitmq, rabbitmq
+from prometheus.bootstrap import make_runtime
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.lifecycle import JobStatus, RunStatus, Trigger
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence import migrate, runs
-from prometheus.persistence.engine import create_engine, reading, writing
+from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.tables import dag_runs, job_executions
+from prometheus.settings import load_settings
 from tests.servers import PostgresServer, Process, RedisServer, wait_until
 
 PATIENCE = 600.0
 """Seconds that one graph may take."""
 SLOW = 0.1
 """Seconds between two looks at whether it has ended: whoever looks shares the two cores."""
-FLOODS = 10
-"""Runs of the graph ``flood``, which has 500 jobs: all at once."""
-
 Times = dict[str, tuple[float, float]]
 """Job -> when its body began and ended, in seconds since 1970."""
 
@@ -73,20 +74,22 @@ class Ran:
 
 
 class Ours:
-    """Prometheus: a beat and a worker on a database of their own."""
+    """Prometheus: a beat and a worker on a database of their own, for some markets."""
 
-    def __init__(self, name: str, url: str, broker: str, folder: Path) -> None:
+    def __init__(
+        self, name: str, url: str, broker: str, folder: Path, markets: Sequence[str]
+    ) -> None:
         migrate.upgrade(url)
-        self._engine = create_engine(url)
-        self._calendar = TradingCalendar("US_EQ")
-        self._sessions = self._calendar.trading_days(date(2025, 1, 2), date(2025, 12, 31))
+        self._calendars = [TradingCalendar(market) for market in markets]
         environment = {
             "PROMETHEUS__DATABASE__URL": url,
             "PROMETHEUS__BROKER__URL": broker,
             "PROMETHEUS__PIPELINES__MODULES": "benchmarks.jobs",
-            "PROMETHEUS__MARKETS__ENABLED": "US_EQ",
+            "PROMETHEUS__MARKETS__ENABLED": ",".join(markets),
             "PROMETHEUS__SCHEDULER__CREATE_RUNS": "false",
         }
+        self._runtime = make_runtime(load_settings(environment))
+        self._engine = self._runtime.engine
         self._processes = [
             Process(
                 ["prometheus", *command], log=folder / f"{name}-{command[0]}.log", env=environment
@@ -95,20 +98,23 @@ class Ours:
         ]
 
     def run(self, graph: str, at_once: int = 1) -> Ran:
-        """Run a graph, so often at once."""
+        """Run a graph, so often at once: in each market, and from there on in its next session."""
         pipeline: Pipeline = getattr(jobs, graph)
+        days = self._calendars[0].trading_days(date(2025, 3, 12), date(2025, 12, 31))
         with writing(self._engine) as connection:
             connection.execute(delete(dag_runs))
-            for session in self._sessions[:at_once]:
+            for session, calendar in islice(product(days, self._calendars), at_once):
                 runs.create_run(
                     connection,
-                    pipeline.dag("US_EQ", session),
-                    opens_at=self._calendar.phases(session).pre_open_at,
+                    pipeline.dag(calendar.market_id, session),
+                    opens_at=calendar.phases(session).pre_open_at,
                     trigger=Trigger.SCHEDULE,
-                    calendar_version=self._calendar.version,
+                    calendar_version=calendar.version,
                     parameters={},
                     forced=True,
                 )
+        # As the beat does at its next tick, for which the measuring would wait.
+        self._runtime.scheduler.advance()
         _wait(lambda: not self._open_runs(), f"{graph} has run")
         with reading(self._engine) as connection:
             rows = connection.execute(
@@ -134,38 +140,87 @@ class Ours:
         self._engine.dispose()
 
 
+class Sender:
+    """A process that begins graphs in Celery, ready to."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.reference"],
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def begin(self, graph: str, at_once: int) -> tuple[list[str], float, float]:
+        """Begin a graph, so often; return the names of the runs, and when that began and ended."""
+        assert self._process.stdin
+        assert self._process.stdout
+        names = [uuid.uuid4().hex for _ in range(at_once)]
+        print(graph, *names, file=self._process.stdin, flush=True)
+        began, ended = map(float, self._process.stdout.readline().split())
+        return names, began, ended
+
+    def end(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+
 class Bare:
     """Celery alone, or with three commits a job; see `benchmarks.reference`."""
 
-    def __init__(self, name: str, broker: str, store: str, folder: Path) -> None:
-        self._redis = Redis.from_url(broker, decode_responses=True)
-        self._environment = {**os.environ, "BENCH_BROKER": broker, "BENCH_STORE": store}
-        command = ["celery", "-A", "benchmarks.reference", "worker", "-Q", "reference", "-c", "2"]
+    def __init__(
+        self, name: str, redis: str, store: str, folder: Path, *, broker: str | None = None
+    ) -> None:
+        self._redis = Redis.from_url(redis, decode_responses=True)
+        environment = {
+            "BENCH_REDIS": redis,
+            "BENCH_BROKER": broker or redis,
+            "BENCH_QUEUE": name,
+            "BENCH_STORE": store,
+        }
+        self._sender = Sender(environment)
+        command = [
+            "celery",
+            "-A",
+            "benchmarks.reference",
+            "worker",
+            "-Q",
+            name,
+            "-n",
+            name,
+            "-c",
+            "2",
+        ]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         log = folder / f"{name}.log"
-        self._worker = Process([*command, *quiet], log=log, env=self._environment)
+        self._worker = Process([*command, *quiet], log=log, env=environment)
+
+    @property
+    def pid(self) -> int:
+        """That of its worker."""
+        return self._worker.pid
 
     def run(self, graph: str, at_once: int = 1) -> Ran:
         """Run a graph, so often at once."""
-        names = [uuid.uuid4().hex for _ in range(at_once)]
-        begun = subprocess.run(
-            [sys.executable, "-m", "benchmarks.reference", graph, *names],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
+        names, began, _ = self._sender.begin(graph, at_once)
         size = len(GRAPHS[graph])
-        _wait(lambda: all(self._redis.llen(name) == size for name in names), f"{graph} has run")
+        _wait(
+            lambda: (
+                all(self._redis.llen(name) == size for name in names) or not self._worker.running
+            ),
+            f"{graph} has run",
+        )
         told = []
         for name in names:
             lines = [str(line).split() for line in self._redis.lrange(name, 0, -1)]
             told.append({job: (float(start), float(end)) for job, start, end in lines})
-        return Ran(float(begun.stdout), told)
+        return Ran(began, told)
 
     def end(self) -> None:
         """End what it started."""
         self._worker.end()
+        self._sender.end()
         self._redis.close()
 
 
@@ -175,12 +230,13 @@ def _wait(predicate: Callable[[], bool], message: str) -> None:
 
 PROMETHEUS, COMMITS, BARE = "Prometheus", "Celery, three commits", "Celery"
 EMBEDDED, SQLITE = "Prometheus, SQLite", "Celery, three SQLite commits"
-REFERENCES = {PROMETHEUS: COMMITS, EMBEDDED: SQLITE}
-"""What is compared with what."""
+RABBIT = ", RabbitMQ"
+
+Subjects = dict[str, Ours | Bare]
 
 
 @contextlib.contextmanager
-def _subjects() -> Iterator[dict[str, Ours | Bare]]:
+def _subjects(markets: Sequence[str], *, embedded: bool, others: bool) -> Iterator[Subjects]:
     # On disk, as where it is used: to wait for the disk is a good part of a commit.
     with (
         PostgresServer("--fsync=on", "--full_page_writes=on") as postgres,
@@ -190,46 +246,96 @@ def _subjects() -> Iterator[dict[str, Ours | Bare]]:
     ):
         folder = Path(temporary)
         url = postgres.url(postgres.create_database())
-        conninfo = postgres.conninfo(postgres.create_database())
-        brokers = [redis.url.removesuffix("0") + str(number) for number in range(5)]
-        sqlite = f"{folder}/embedded.db", f"{folder}/celery.db"
-        subjects: dict[str, Ours | Bare] = {
-            PROMETHEUS: Ours("ours", url, brokers[0], folder),
-            COMMITS: Bare("commits", brokers[1], conninfo, folder),
-            BARE: Bare("bare", brokers[2], "", folder),
-            EMBEDDED: Ours("embedded", f"sqlite:///{sqlite[0]}", brokers[3], folder),
-            SQLITE: Bare("sqlite", brokers[4], f"sqlite:{sqlite[1]}", folder),
+        brokers = [redis.url.removesuffix("0") + str(number) for number in range(7)]
+        subjects: Subjects = {
+            PROMETHEUS: Ours("ours", url, brokers[0], folder, markets),
+            COMMITS: Bare(
+                "commits", brokers[1], postgres.conninfo(postgres.create_database()), folder
+            ),
         }
+        if others:
+            subjects[BARE] = Bare("bare", brokers[2], "", folder)
+        if embedded:
+            paths = f"{folder}/embedded.db", f"{folder}/celery.db"
+            subjects[EMBEDDED] = Ours(
+                "embedded", f"sqlite:///{paths[0]}", brokers[3], folder, markets
+            )
+            subjects[SQLITE] = Bare("sqlite", brokers[4], f"sqlite:{paths[1]}", folder)
+        if others and find_rabbitmq():
+            broker = stack.enter_context(rabbitmq(folder))
+            conninfo = postgres.conninfo(postgres.create_database())
+            subjects[COMMITS + RABBIT] = Bare("rc", brokers[5], conninfo, folder, broker=broker)
+            subjects[BARE + RABBIT] = Bare("rb", brokers[6], "", folder, broker=broker)
         for subject in subjects.values():
             stack.callback(subject.end)
+        for subject in subjects.values():
+            subject.run("nine")  # imports, connections
         yield subjects
 
 
-WORKLOADS: dict[str, tuple[str, int, int, Callable[[Ran], list[float]]]] = {
-    "gap in a chain of 50, ms": ("chain", 1, 7, lambda ran: ran.gaps),
-    "1 -> 200 -> 1, ms": ("wide", 1, 3, lambda ran: [ran.took]),
-    "nine jobs, ms": ("nine", 1, 9, lambda ran: [ran.took]),
-    "5,000 jobs, a second": ("flood", FLOODS, 1, lambda ran: [ran.per_second]),
-}
-"""Graph, how many of it at once, how often, and what is taken of each round."""
+@dataclass(frozen=True)
+class Workload:
+    """A graph, or many of it at once."""
+
+    name: str
+    unit: str
+    graph: str
+    at_once: int
+    rounds: int
+    take: Callable[[Ran], list[float]]
+    """What is measured of it."""
 
 
-def measure_flows() -> dict[str, dict[str, Figure]]:
+GAP = "gap in a chain of 50"
+WIDE = "1 → 200 → 1"
+NINE = "nine jobs"
+FLOOD = "5,000 jobs"
+OPENING = "20 markets with 50 jobs each"
+WORKLOADS = (
+    Workload(GAP, "ms", "chain", 1, 7, lambda ran: ran.gaps),
+    Workload(WIDE, "ms", "wide", 1, 3, lambda ran: [ran.took]),
+    Workload(NINE, "ms", "nine", 1, 9, lambda ran: [ran.took]),
+    Workload(FLOOD, "jobs a second", "flood", 10, 2, lambda ran: [ran.per_second]),
+)
+QUICK_WORKLOADS = (
+    Workload(GAP, "ms", "chain", 1, 5, lambda ran: ran.gaps),
+    Workload(NINE, "ms", "nine", 1, 9, lambda ran: [ran.took]),
+    Workload("500 jobs", "jobs a second", "flood", 1, 3, lambda ran: [ran.per_second]),
+)
+OPENINGS = (Workload(OPENING, "ms", "fifty", len(MARKETS), 3, lambda ran: [ran.took]),)
+"""In a stack of its own: a worker that takes from twenty queues is slower at all else."""
+
+
+def measure_flows(*, quick: bool) -> Rows:
     """
     Run each graph in turn with Prometheus and with its references.
 
     Returns:
-        Workload -> who -> the median of the rounds' medians with the least and the most, and the
-        99th percentile of all that was measured.
+        Workload -> its row; with SQLite a row of its own. The quick form is beside the references
+        that targets are of alone.
     """
-    figures: dict[str, dict[str, Figure]] = {}
-    with _subjects() as subjects:
-        for subject in subjects.values():
-            subject.run("nine")  # imports, connections
-        for workload, (graph, at_once, rounds, taken) in WORKLOADS.items():
-            found: dict[str, list[list[float]]] = defaultdict(list)
-            for _ in range(rounds):
-                for name, subject in subjects.items():
-                    found[name].append(taken(subject.run(graph, at_once)))
-            figures[workload] = {name: summary(each) for name, each in found.items()}
-    return figures
+    if quick:
+        with _subjects(["US_EQ"], embedded=True, others=False) as subjects:
+            return _run(subjects, QUICK_WORKLOADS)
+    with _subjects(["US_EQ"], embedded=True, others=True) as subjects:
+        rows = _run(subjects, WORKLOADS)
+    with _subjects(MARKETS, embedded=False, others=True) as subjects:
+        return rows | _run(subjects, OPENINGS)
+
+
+def _run(subjects: Subjects, workloads: Sequence[Workload]) -> Rows:
+    rows: Rows = {}
+    for workload in workloads:
+        figures = in_turn(
+            workload.rounds,
+            {name: partial(_measure, subject, workload) for name, subject in subjects.items()},
+        )
+        if EMBEDDED in figures:
+            sqlite = {name: figures.pop(name) for name in (EMBEDDED, SQLITE)}
+            rows[f"{workload.name}, SQLite"] = beside(workload.unit, sqlite)
+        rows[workload.name] = beside(workload.unit, figures)
+    return rows
+
+
+def _measure(subject: Ours | Bare, workload: Workload) -> list[float]:
+    return workload.take(subject.run(workload.graph, workload.at_once))

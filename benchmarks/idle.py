@@ -8,28 +8,36 @@ from pathlib import Path
 
 import psutil
 
-from tests.servers import Process, free_port, tail, wait_until
+from benchmarks.figures import Figure, Rows, summary
+from benchmarks.flows import Bare
+from tests.servers import Process, RedisServer, free_port, tail, wait_until
 
 WATCHED = 30.0
 """Seconds."""
 MARKETS = 3
 """Of the standard pipeline."""
+CELERY = "a bare Celery worker"
+ALL, WORKER, CHILD = "the whole stack", "worker", "each child of a worker"
 
 
-def measure_idle() -> dict[str, dict[str, float]]:
+def measure_idle() -> Rows:
     """
     Start ``prometheus up`` in an empty folder, and watch it once it has nothing to do.
 
     Returns:
-        Kind of process -> how many there are, their proportional share of memory in MB (PSS: what
-        several share counts once), and the part of one core that they used, in percent.
+        Of each kind of process the proportional share of memory in MB (PSS: what several share
+        counts once), and the part of one core that all of them used, in percent. Children are
+        compared with those of a bare Celery worker that is watched at the same time; the stack with
+        it and its children; all else with it without them.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, RedisServer() as redis:
         folder = Path(temporary)
         log = folder / "up.log"
         environment = {"PROMETHEUS__WEB__PORT": str(free_port()), "HOME": temporary}
+        bare = Bare("bare", redis.url, "", folder)
         up = Process(["prometheus", "up"], log=log, cwd=folder, env=environment)
         try:
+            bare.run("nine")
             # The last sessions come first, so the workers have loaded what jobs need.
             wait_until(
                 lambda: _all_have_run(log) or not up.running,
@@ -37,35 +45,56 @@ def measure_idle() -> dict[str, dict[str, float]]:
                 interval=0.5,
                 message=lambda: f"the last sessions have run\n{tail(log)}",
             )
-            return _watch(psutil.Process(up.pid))
+            return _watch(psutil.Process(up.pid), psutil.Process(bare.pid))
         finally:
             up.end()
+            bare.end()
 
 
 def _all_have_run(log: Path) -> bool:
     return log.read_text().count("SUCCESS (9 SUCCESS)") == MARKETS
 
 
-def _watch(stack: psutil.Process) -> dict[str, dict[str, float]]:
-    processes = [stack, *stack.children(recursive=True)]
-    before = [_used(process) for process in processes]
+def _watch(up: psutil.Process, bare: psutil.Process) -> Rows:
+    stacks = [[each, *each.children(recursive=True)] for each in (up, bare)]
+    before = [_used(stack) for stack in stacks]
     time.sleep(WATCHED)
-    kinds: dict[str, dict[str, float]] = {}
-    for process, used in zip(processes, before, strict=True):
-        kind = kinds.setdefault(_kind(process), {"count": 0, "pss_mb": 0, "core_percent": 0})
-        kind["count"] += 1
-        kind["pss_mb"] += process.memory_full_info().pss / 1e6
-        kind["core_percent"] += (_used(process) - used) / WATCHED * 100
-    kinds["all of it"] = {
-        key: sum(kind[key] for kind in kinds.values())
-        for key in ("count", "pss_mb", "core_percent")
+    percents = [
+        (_used(stack) - used) / WATCHED * 100 for stack, used in zip(stacks, before, strict=True)
+    ]
+    ours, theirs = map(_memory, stacks)
+    rows: Rows = {
+        f"memory of {kind}": {
+            "unit": "MB",
+            "ours": figure,
+            "references": {CELERY: theirs.get(kind, theirs[WORKER])},
+        }
+        for kind, figure in ours.items()
     }
-    return kinds
+    rows[f"processor time of {ALL}"] = {
+        "unit": "% of a core",
+        "ours": _figure([percents[0]]),
+        "references": {CELERY: _figure([percents[1]])},
+    }
+    return rows
 
 
-def _used(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+def _memory(stack: list[psutil.Process]) -> dict[str, Figure]:
+    kinds: dict[str, list[float]] = {}
+    for process in stack:
+        kinds.setdefault(_kind(process), []).append(process.memory_full_info().pss / 1e6)
+    total = sum(sum(each) for each in kinds.values())
+    return {kind: _figure(each) for kind, each in {**kinds, ALL: [total]}.items()}
+
+
+def _figure(values: list[float]) -> Figure:
+    return summary([[value] for value in values])
+
+
+def _used(stack: list[psutil.Process]) -> float:
+    # The clocks of other processes, see clock_getcpuclockid(3): psutil's count hundredths of
+    # a second, of which an idle process uses few.
+    return sum(time.clock_gettime(~process.pid << 3 | 2) for process in stack)
 
 
 def _kind(process: psutil.Process) -> str:
@@ -76,4 +105,4 @@ def _kind(process: psutil.Process) -> str:
         if word in command:
             return kind
     parent = process.parent()
-    return "worker's child" if parent and parent.cmdline() == command else "worker"
+    return CHILD if parent and parent.cmdline() == command else WORKER

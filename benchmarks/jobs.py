@@ -12,6 +12,11 @@ Graph = Mapping[str, tuple[str, ...]]
 """Job -> the jobs that it waits for."""
 
 WIDTH = 200
+MARKETS = (
+    "XAMS", "XBRU", "XBUD", "XCSE", "XDUB", "XETR", "XFRA", "XHEL", "XLIS", "XLON",
+    "XLUX", "XMAD", "XMIL", "XOSL", "XPAR", "XPRA", "XSTO", "XSWX", "XWAR", "XWBO",
+)  # fmt: skip
+"""Twenty exchanges of Europe, which open at about the same time."""
 
 GRAPHS: Mapping[str, Graph] = {
     "chain": {f"link_{n:02}": (f"link_{n - 1:02}",) if n else () for n in range(50)},
@@ -22,6 +27,7 @@ GRAPHS: Mapping[str, Graph] = {
     },
     "nine": {job.name: tuple(job.after) for job in daily.jobs.values()},
     "flood": {f"single_{n:03}": () for n in range(500)},
+    "fifty": {f"single_{n:02}": () for n in range(50)},
     "ten": {"first": (), **{f"next_{n}": ("first",) for n in range(10)}},
     "hundred": {"first": (), **{f"next_{n:02}": ("first",) for n in range(100)}},
 }
@@ -34,10 +40,12 @@ def note_times(ctx: JobContext) -> list[float]:  # noqa: ARG001
 
 
 def _pipeline(name: str, graph: Graph) -> Pipeline:
-    pipeline = Pipeline(f"bench_{name}", markets=["US_EQ"])
+    pipeline = Pipeline(f"bench_{name}", markets=["US_EQ", *MARKETS])
     for job_id, after in graph.items():
         pipeline.job(name=job_id, after=list(after))(note_times)
     return pipeline
 
 
-chain, wide, nine, flood, ten, hundred = (_pipeline(name, graph) for name, graph in GRAPHS.items())
+chain, wide, nine, flood, fifty, ten, hundred = (
+    _pipeline(name, graph) for name, graph in GRAPHS.items()
+)

@@ -11,11 +11,10 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from statistics import median
 from typing import Any
 from urllib.parse import urlencode
 
@@ -24,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Engine, event, func, select
 
+from benchmarks.figures import Figure, Row, Rows, beside, summary
 from prometheus.core.markets import shipped_markets
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.monitoring.api.paging import write_cursor
@@ -33,18 +33,13 @@ from prometheus.orchestration.dag import DAG, JobMetadata, dag_id_for, definitio
 from prometheus.orchestration.daily import daily
 from prometheus.persistence import migrate
 from prometheus.persistence.engine import create_engine, reading
-from prometheus.persistence.tables import (
-    attempt_logs,
-    audit,
-    dag_runs,
-    job_executions,
-    worker_incarnations,
-)
+from prometheus.persistence.tables import attempt_logs, dag_runs, job_executions
 from prometheus.settings import load_settings
 from tests.servers import PostgresServer, RedisServer, wait_until
 
 EXECUTIONS = 1_000_000
 TIMES = 30
+BARE = "bare FastAPI, three look-ups"
 BIG = 2_000
 """Jobs of the one run that is very big."""
 MOST_STATEMENTS = 3
@@ -69,52 +64,37 @@ class Asked:
     statements: int = 0
     """The most of any time, without the beginnings and ends of transactions."""
 
-    @property
-    def p95_ms(self) -> float:
-        """The least time that 95 in a hundred did not exceed."""
-        return sorted(self.took_ms)[math.ceil(len(self.took_ms) * 0.95) - 1]
+    def row(self, reference: Asked) -> Row:
+        """Tell it beside what was asked in turn with it."""
+        row = beside("ms", {self.name: self._figure(), BARE: reference._figure()})
+        if self.limit_ms is not None:
+            row["limits"] = {"p95": self.limit_ms, "statements": MOST_STATEMENTS}
+        return row
 
-    def document(self) -> dict[str, Any]:
-        """Tell it to programs."""
-        return {
-            "path": self.path,
-            "p50_ms": median(self.took_ms),
-            "p95_ms": self.p95_ms,
-            "max_ms": max(self.took_ms),
-            "limit_ms": self.limit_ms,
-            "quick": self.limit_ms is None or self.p95_ms <= self.limit_ms,
-            "statements": self.statements,
-            "few": self.limit_ms is None or self.statements <= MOST_STATEMENTS,
-        }
+    def _figure(self) -> Figure:
+        # The least time that 95 in a hundred did not exceed.
+        p95 = sorted(self.took_ms)[math.ceil(len(self.took_ms) * 0.95) - 1]
+        figure = summary([[took] for took in self.took_ms])
+        return {**figure, "p95": p95, "statements": self.statements}
 
 
-def over_limits(found: Mapping[str, Any]) -> list[str]:
-    """Name what took longer, or asked more, than is promised, of what `measure_pages` returns."""
-    return [name for name, page in found["pages"].items() if not (page["quick"] and page["few"])]
-
-
-def measure_pages(executions: int = EXECUTIONS, times: int = TIMES) -> dict[str, Any]:
+def measure_pages(executions: int = EXECUTIONS, times: int = TIMES) -> Rows:
     """
     Fill a database, serve the app on a port of this machine, and ask for everything in turn.
 
     The app is served in a thread of this process, so that its statements can be counted; what is
     measured goes through its socket and has all that a browser waits for.
-
-    Returns:
-        ``rows``: table -> rows; ``filled_seconds``; ``pages``: name -> figures.
     """
     with PostgresServer() as postgres, RedisServer() as redis:
         name = postgres.create_database()
         url = postgres.url(name)
         migrate.upgrade(url)
-        began = time.monotonic()
         with postgres.connect(name) as connection:
             fill(connection, executions)
-        filled = time.monotonic() - began
-        return {"filled_seconds": filled, **ask_for_all(url, redis.url, times)}
+        return ask_for_all(url, redis.url, times)
 
 
-def ask_for_all(database: str, broker: str, times: int) -> dict[str, Any]:
+def ask_for_all(database: str, broker: str, times: int) -> Rows:
     """
     Serve the app beside a database that is filled, and ask for everything in turn.
 
@@ -123,7 +103,8 @@ def ask_for_all(database: str, broker: str, times: int) -> dict[str, Any]:
         broker: That of Redis.
 
     Returns:
-        See `measure_pages`.
+        Milliseconds until all of an answer is there, beside those of a bare app that is asked in
+        turn with each.
     """
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(
@@ -136,17 +117,24 @@ def ask_for_all(database: str, broker: str, times: int) -> dict[str, Any]:
             Path(folder),
         )
         engine = create_engine(database)
-        rows, questions = _look(engine)
-        engine.dispose()
-        with _served(create_app(settings)) as served:
+        questions = _look(engine)
+        app = create_app(settings)
+        server = Server(app, _config(app))
+        with _served(server, app, app.state.installation.engine) as ours, _bare(engine) as bare:
             # A process reads the overrides of calendars when it first looks, and when they change.
-            served.ask(Asked("", "/api/v1/overrides"))
+            ours.ask(Asked("", "/api/v1/overrides"))
+            rows = {}
             for each in questions:
+                reference = Asked(BARE, "/")
                 for _ in range(times):
-                    served.ask(each)
+                    ours.ask(each)
+                    bare.ask(reference)
+                rows[each.name] = each.row(reference)
             stream = Asked("events: the first", "/events", limit_ms=None)
-            served.follow(stream, times)
-    return {"rows": rows, "pages": {each.name: each.document() for each in (*questions, stream)}}
+            ours.follow(stream, times)
+            rows[stream.name] = stream.row(reference)
+        engine.dispose()
+    return rows
 
 
 # --- what is in the database --------------------------------------------------------------------
@@ -269,14 +257,14 @@ def _write_big_run(connection: psycopg.Connection) -> None:
 # --- what is asked ------------------------------------------------------------------------------
 
 
-def _look(engine: Engine) -> tuple[dict[str, int], list[Asked]]:
-    """Count the rows, and find runs and executions worth asking for."""
+def _look(engine: Engine) -> list[Asked]:
+    """Find runs and executions worth asking for."""
     e = job_executions.c
     with reading(engine) as connection:
-        rows = {
-            table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
-            for table in (dag_runs, job_executions, attempt_logs, worker_incarnations, audit)
-        }
+        executions, of_runs = (
+            connection.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in (job_executions, dag_runs)
+        )
         logged = connection.execute(
             select(job_executions)
             .join_from(job_executions, attempt_logs)
@@ -286,13 +274,13 @@ def _look(engine: Engine) -> tuple[dict[str, int], list[Asked]]:
         deep = connection.execute(
             select(e.created_at, e.execution_id)
             .order_by(e.created_at)
-            .offset(rows["job_executions"] // 10)
+            .offset(executions // 10)
             .limit(1)
         ).one()
         early = connection.execute(
             select(dag_runs.c.as_of_date, dag_runs.c.dag_id)
             .order_by(dag_runs.c.as_of_date)
-            .offset(rows["dag_runs"] // 10)
+            .offset(of_runs // 10)
             .limit(1)
         ).one()
         at_work = (
@@ -304,7 +292,7 @@ def _look(engine: Engine) -> tuple[dict[str, int], list[Asked]]:
             .scalars()
             .first()
         )
-    return rows, _questions(logged, deep, early, str(at_work))
+    return _questions(logged, deep, early, str(at_work))
 
 
 def _questions(logged: Any, deep: Any, early: Any, at_work: str) -> list[Asked]:
@@ -454,13 +442,34 @@ class _Served:
 
 
 @contextlib.contextmanager
-def _served(app: FastAPI) -> Iterator[_Served]:
+def _bare(engine: Engine) -> Iterator[_Served]:
+    """Serve an app of a few lines: three look-ups by a key, in a transaction."""
+    app = FastAPI()
+
+    @app.get("/")
+    def look_up() -> list[str | None]:
+        with reading(engine) as connection:
+            names = (
+                connection.execute(select(dag_runs.c.dag_id).where(dag_runs.c.dag_id == name))
+                for name in (_BIG_RUN, "a", "b")
+            )
+            return [each.scalar() for each in names]
+
+    with _served(uvicorn.Server(_config(app)), app, engine) as served:
+        yield served
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(app, log_config=None, access_log=False)
+
+
+@contextlib.contextmanager
+def _served(server: uvicorn.Server, app: FastAPI, engine: Engine) -> Iterator[_Served]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = Server(app, uvicorn.Config(app, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         served = _Served(app, listener.getsockname()[1])
-        event.listen(app.state.installation.engine, "before_cursor_execute", served.note)
+        event.listen(engine, "before_cursor_execute", served.note)
         thread.start()
         try:
             wait_until(lambda: server.started or not thread.is_alive(), timeout=60)

@@ -23,14 +23,16 @@ from redis import Redis
 
 from benchmarks.jobs import GRAPHS, Graph
 
-BROKER = os.environ.get("BENCH_BROKER", "redis://127.0.0.1:6379/1")
+REDIS = os.environ.get("BENCH_REDIS", "redis://127.0.0.1:6379/1")
+BROKER = os.environ.get("BENCH_BROKER", REDIS)
+QUEUE = os.environ.get("BENCH_QUEUE", "reference")
 STORE = os.environ.get("BENCH_STORE", "")
 """Nothing, a conninfo of PostgreSQL, or ``sqlite:`` and a path."""
 
 app = Celery("reference", broker=BROKER)
 app.conf.update(
     task_ignore_result=True,
-    task_default_queue="reference",
+    task_default_queue=QUEUE,
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
 )
@@ -128,7 +130,7 @@ class SqliteStore(Store):
 @cache
 def redis() -> Redis:
     """Return this process' connection to the counters and the measured times."""
-    return Redis.from_url(BROKER, decode_responses=True)
+    return Redis.from_url(REDIS, decode_responses=True)
 
 
 @cache
@@ -167,8 +169,8 @@ def node(graph: str, run: str, job: str) -> None:
     redis().rpush(run, f"{job} {times[0]!r} {times[1]!r}")
 
 
-def main(graph: str, runs: Sequence[str]) -> None:
-    """Begin a graph, as often as there are names for it; print when it was begun."""
+def begin(graph: str, runs: Sequence[str]) -> None:
+    """Begin a graph, as often as there are names for it; print when that began and ended."""
     roots = [job for job, waits_for in GRAPHS[graph].items() if not waits_for]
     counters = {
         f"{run}:{job}": len(waits_for)
@@ -178,11 +180,14 @@ def main(graph: str, runs: Sequence[str]) -> None:
     }
     if counters:
         redis().mset(counters)
-    store()
-    print(repr(time.time()))
+    began = time.time()
     for run in runs:
         start(graph, run, roots)
+    print(repr(began), repr(time.time()), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    store()
+    for line in sys.stdin:
+        graph, *runs = line.split()
+        begin(graph, runs)

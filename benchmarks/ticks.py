@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 
+import psycopg
 from sqlalchemy import delete, func, select
 
 from benchmarks import jobs
-from benchmarks.figures import Figure, summary
+from benchmarks.figures import Row, Rows, beside, in_turn
+from benchmarks.flows import COMMITS, Sender
 from prometheus.bootstrap import Runtime, make_runtime
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.lifecycle import Trigger
@@ -22,66 +24,131 @@ from prometheus.settings import load_settings
 from tests.servers import PostgresServer, RedisServer
 
 PENDING = (10, 100, 1_000, 10_000, 100_000)
-TICKS = 15
-BURST = 1_000
+BURSTS = (1_000, 5_000)
+PLAIN = "plain SQL loop"
 _e = job_executions.c
 
 
-def measure_ticks() -> dict[str, Figure]:
+def tick_beside(pending: int) -> str:
+    """Name the row of a tick with nothing to do, which others are compared with, too."""
+    return f"tick beside {pending:,} pending"
+
+
+def burst_of(count: int) -> str:
+    """Name the row of a burst."""
+    return f"{count:,} jobs claimed and published"
+
+
+def measure_ticks(*, quick: bool) -> Rows:
     """
     Measure the scheduler's tick in this process, on a PostgreSQL and a Redis of its own.
 
     Returns:
         Milliseconds of a tick with nothing to do beside so many pending jobs, each of which waits
-        for one that is queued; and of the tick that claims and publishes a burst of jobs.
+        for one that is queued, beside those of `_plain_loop`; and jobs a second of the tick that
+        claims and publishes a burst of them, beside Celery that records all in one commit.
     """
-    figures: dict[str, Figure] = {}
-    with _runtime() as runtime:
-        for pending in PENDING:
-            _fill(runtime, pending)
-            runtime.scheduler.tick()  # reads what it keeps
-            taken = [_timed(runtime) for _ in range(TICKS)]
-            figures[f"{pending:,} pending"] = summary([[each] for each in taken])
-        rounds = []
-        for _ in range(5):
-            _create(runtime, jobs.flood, BURST // len(jobs.GRAPHS["flood"]))
-            rounds.append([_timed(runtime)])
-            with reading(runtime.engine) as connection:
-                published = connection.execute(
-                    select(func.count()).where(_e.published_at.is_not(None))
-                ).scalar_one()
-            assert published == BURST, published
-        figures[f"{BURST:,} to start"] = summary(rounds)
-    return figures
-
-
-def _timed(runtime: Runtime) -> float:
-    began = time.perf_counter()
-    runtime.scheduler.tick()
-    return (time.perf_counter() - began) * 1_000
-
-
-@contextlib.contextmanager
-def _runtime() -> Iterator[Runtime]:
+    rows: Rows = {}
+    # On disk, as where it is used: to wait for the disk is a good part of a commit.
     with (
         PostgresServer("--fsync=on", "--full_page_writes=on") as postgres,
         RedisServer() as redis,
+        _runtime(postgres, redis) as runtime,
     ):
-        url = postgres.url(postgres.create_database())
-        migrate.upgrade(url)
-        runtime = make_runtime(
-            load_settings(
-                {
-                    "PROMETHEUS__DATABASE__URL": url,
-                    "PROMETHEUS__BROKER__URL": redis.url,
-                    "PROMETHEUS__PIPELINES__MODULES": "benchmarks.jobs",
-                    "PROMETHEUS__MARKETS__ENABLED": "US_EQ",
-                    "PROMETHEUS__SCHEDULER__CREATE_RUNS": "false",
-                }
-            )
+        with postgres.connect(postgres.create_database()) as connection:
+            plain = _plain_loop(connection)
+            for pending in (1_000, 10_000) if quick else PENDING:
+                _fill(runtime, pending)
+                runtime.scheduler.tick()  # reads what it keeps
+                measured = {"tick": runtime.scheduler.tick, PLAIN: plain}
+                figures = in_turn(31, {name: _timed(each) for name, each in measured.items()})
+                rows[tick_beside(pending)] = beside("ms", figures)
+        few, many = rows[tick_beside(10_000)], rows.get(tick_beside(100_000))
+        if many is not None:
+            many["references"][tick_beside(10_000)] = few["ours"]
+        sender = Sender(
+            {
+                "BENCH_REDIS": redis.url.removesuffix("0") + "1",
+                "BENCH_STORE": postgres.conninfo(postgres.create_database()),
+            }
         )
-        yield runtime
-        runtime.engine.dispose()
+        sender.begin("flood", 1)  # connections
+        for burst in BURSTS[:1] if quick else BURSTS:
+            rows[burst_of(burst)] = _measure_burst(runtime, sender, burst)
+        sender.end()
+    return rows
+
+
+def _timed(work: Callable[[], object]) -> Callable[[], list[float]]:
+    def measure() -> list[float]:
+        began = time.perf_counter()
+        work()
+        return [(time.perf_counter() - began) * 1_000]
+
+    return measure
+
+
+def _plain_loop(connection: psycopg.Connection) -> Callable[[], None]:
+    """
+    Make what a loop of a few lines would ask at each turn, prepared, in psycopg alone.
+
+    It is as many round trips as a tick was when this was written, and stays so: a commit of one
+    row, and three transactions with ten rows that are found by their key.
+    """
+    connection.execute("CREATE TABLE plain (id int PRIMARY KEY, at timestamptz)")
+    connection.execute("INSERT INTO plain SELECT n, now() FROM generate_series(1, 1000) AS n")
+    connection.prepare_threshold = 0
+
+    def go() -> None:
+        with connection.transaction():
+            connection.execute("UPDATE plain SET at = clock_timestamp() WHERE id = 1")
+        for reads in (3, 3, 4):
+            with connection.transaction():
+                for number in range(reads):
+                    connection.execute("SELECT at FROM plain WHERE id = %s", (number,)).fetchall()
+
+    return go
+
+
+def _measure_burst(runtime: Runtime, sender: Sender, burst: int) -> Row:
+    at_once = burst // len(jobs.GRAPHS["flood"])
+
+    def ours() -> list[float]:
+        _create(runtime, jobs.flood, at_once)
+        began = time.perf_counter()
+        runtime.scheduler.tick()
+        took = time.perf_counter() - began
+        with reading(runtime.engine) as connection:
+            published = connection.execute(
+                select(func.count()).where(_e.published_at.is_not(None))
+            ).scalar_one()
+        assert published == burst, published
+        return [burst / took]
+
+    def celery() -> list[float]:
+        _, began, ended = sender.begin("flood", at_once)
+        return [burst / (ended - began)]
+
+    return beside("jobs a second", in_turn(5, {"tick": ours, COMMITS: celery}))
+
+
+@contextlib.contextmanager
+def _runtime(postgres: PostgresServer, redis: RedisServer) -> Iterator[Runtime]:
+    url = postgres.url(postgres.create_database())
+    migrate.upgrade(url)
+    runtime = make_runtime(
+        load_settings(
+            {
+                "PROMETHEUS__DATABASE__URL": url,
+                "PROMETHEUS__BROKER__URL": redis.url,
+                "PROMETHEUS__PIPELINES__MODULES": "benchmarks.jobs",
+                "PROMETHEUS__MARKETS__ENABLED": "US_EQ",
+                "PROMETHEUS__SCHEDULER__CREATE_RUNS": "false",
+            }
+        )
+    )
+    yield runtime
+    runtime.engine.dispose()
 
 
 def _fill(runtime: Runtime, pending: int) -> None:

@@ -1,0 +1,62 @@
+"""The page that is written from the stored run."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from benchmarks.document import FILE, TARGETS, TITLES, write
+from benchmarks.flows import COMMITS, GAP
+from benchmarks.results import load
+from benchmarks.state import ORACLE
+
+
+@pytest.fixture
+def page() -> str:
+    return FILE.read_text(encoding="utf-8")
+
+
+def test_it_is_what_the_stored_run_gives(page: str) -> None:
+    """If this fails: python -m benchmarks --store, on a machine that does nothing else."""
+    assert write(page, load()) == page
+
+
+def test_a_target_that_is_missed_is_said_to_be(page: str) -> None:
+    results = load()
+    row = results["full"]["parts"]["flows"]["rows"][GAP]
+    reference = row["references"][COMMITS]["median"]
+    said = f"| {GAP}: at most 1.5 × Celery with three commits | "
+    for times, told in ((1.5, "1.50 | met |"), (1.51, "1.51 | **not met** |")):
+        row["ours"]["median"] = reference * times
+        assert f"{said}{told}\n" in write(page, results)
+
+
+def test_what_was_not_installed_is_told_as_not_measured(page: str) -> None:
+    results = load()
+    results["full"]["parts"]["states"]["rows"]["state of XNYS"]["references"].pop(ORACLE, None)
+    assert "| at least 5 × faster than exchange_calendars | – | not measured |" in write(
+        page, results
+    )
+
+
+def test_every_target_is_of_a_row_that_is_measured() -> None:
+    """A row that has another name by now would be told as not measured."""
+    parts = load()["full"]["parts"]
+    assert set(parts) == set(TITLES)
+    for target in TARGETS:
+        assert target.row in parts[target.part]["rows"], target.said
+
+
+def test_what_is_written_replaces_what_was(page: str) -> None:
+    results = load()
+    other = copy.deepcopy(results)
+    other["full"]["date"] = "2030-01-01"
+    changed = write(page, other)
+    assert "2030-01-01" in changed
+    assert write(changed, results) == page
+
+
+def test_a_page_without_its_marks_is_refused(page: str) -> None:
+    with pytest.raises(ValueError, match="no marks of targets"):
+        write(page.replace("<!-- end of targets -->", ""), load())
