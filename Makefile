@@ -38,7 +38,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help run test compose-test simulate chaos crash-points beats soak fuzz wheel check format bench sessions clean
+.PHONY: help run test compose-test simulate chaos crash-points beats soak fuzz wheel check format bench bench-quick sessions clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -98,6 +98,9 @@ format: $(VENV)/.dev ## Format the source and mend what ruff can mend
 
 bench: $(VENV)/.dev .venv-sessions/.done ## Measure the hot paths, each beside what it is compared with
 	@$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.dev ## Compare a minute's measurements with the stored ones (docs/performance.md)
+	@$(BIN)/python -m benchmarks --quick --compare
 
 # The second build hashes in another order and must give the same bytes.
 sessions: .venv-sessions/.done ## Build the sessions snapshot again, compare it with exchange_calendars, measure it

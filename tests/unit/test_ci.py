@@ -99,6 +99,13 @@ def test_what_root_can_not_get_is_tried_again_and_said_last(bin_folder: Path) ->
     assert "could not be installed: chromium prometheus\n" in said.partition("ten years")[2]
 
 
+def test_ratios_are_compared_last_and_a_worse_one_fails(bin_folder: Path) -> None:
+    write(bin_folder / "make", 'echo "make $*"; [ "$1" != bench-quick ]')
+    status, said = run(bin_folder)
+    assert status == 1, said
+    assert said.partition("ten years")[2].count("\nmake bench-quick\n") == 1
+
+
 def test_what_would_be_left_out_is_a_failure_where_all_is_wanted() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TESTS_WANT_PROGRAMS", raising=False)
