@@ -27,6 +27,7 @@ from prometheus.dispatch import figures
 from prometheus.dispatch.attempts import Attempts
 from prometheus.dispatch.canary import Cage, Canaries
 from prometheus.dispatch.names import LEADERSHIP
+from prometheus.dispatch.open_runs import READ_ALL_EVERY, OpenRuns
 from prometheus.dispatch.publisher import BrokerUnavailableError, Mark, failure_task_id
 from prometheus.errors import PrometheusError
 from prometheus.orchestration.dag import DAG, dag_id_for
@@ -44,7 +45,7 @@ from prometheus.orchestration.decisions import (
     next_timeout,
 )
 from prometheus.orchestration.following import follow, is_behind
-from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus, RunStatus, Trigger
+from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus, Trigger
 from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import REACH, next_opening, plan_runs, session_bounds
@@ -55,6 +56,7 @@ from prometheus.persistence import (
     following,
     leases,
     overrides,
+    run_changes,
     runs,
 )
 from prometheus.persistence.clock import Now, read_now
@@ -203,6 +205,7 @@ class Scheduler:
         self._pace = pace
         self._election = election
         self._create_runs = create_runs
+        self._open = OpenRuns(markets, self._previous_run)
         self._leads: bool | None = None
         self._epoch: int | None = None
         self._plan_at: datetime | None = None
@@ -242,16 +245,20 @@ class Scheduler:
         Args:
             dag_id: One run; all open runs if not given.
         """
+        total = Advanced()
         if dag_id is not None:
             self._broker_away = False
-        now, states, paused, due = self._read(dag_id)
-        # What a worker advances is brought to its calendar by whoever leads.
-        if dag_id is None and self._follow_calendars(states):
-            now, states, paused, due = self._read(None)
+            now, states, paused = self._read_run(dag_id)
+        else:
+            now, states, paused, due = self._look()
+            # What a worker advances is brought to its calendar by whoever leads.
+            if behind := self._follow_calendars(states):
+                now, states, paused, due = self._look()
+                self._open.note(behind)  # one that could not be brought is tried again
+            total = Advanced(next_wall_at=due + self._pace.publish_after if due else None)
         by_market: dict[str, list[RunState]] = defaultdict(list)
         for state in states:
             by_market[state.dag.market_id].append(state)
-        total = Advanced(next_wall_at=due + self._pace.publish_after if due else None)
         for market_id in sorted(by_market.keys() & self._markets):
             try:
                 done = self._advance_market(
@@ -266,9 +273,16 @@ class Scheduler:
             total = Advanced(
                 total.claimed + done.claimed,
                 total.lost_claims + done.lost_claims,
-                _earlier(total.next_at, done.next_at),
-                _earlier(total.next_wall_at, done.next_wall_at),
-                total.busy or done.busy,
+                next_wall_at=total.next_wall_at,
+                busy=total.busy or done.busy,
+            )
+        if dag_id is None:
+            known = self._open.sums()
+            total = replace(
+                total,
+                next_at=known.next_at,
+                next_wall_at=_earlier(total.next_wall_at, known.next_wall_at),
+                busy=total.busy or known.live,
             )
         if total.claimed and self._broker_away:
             sent_at = now.wall_at + self._pace.publish_after
@@ -343,21 +357,51 @@ class Scheduler:
         self.totals["claimed"] += len(claimed)
         return True
 
-    def _read(
-        self, dag_id: str | None
-    ) -> tuple[Now, tuple[RunState, ...], tuple[Pause, ...], datetime | None]:
-        """Read the time, the open runs, what is paused, and when an unsent message is due."""
+    def _read_run(self, dag_id: str) -> tuple[Now, Sequence[RunState], tuple[Pause, ...]]:
+        """Read the time, a run if it is open, and what is paused."""
         with reading(self._engine) as connection:
             now = read_now(connection)
             overrides.refresh(connection, now)
             states = runs.read_open_runs(connection, self._previous_run, dag_id=dag_id)
-            # A worker that advances its own run does not wait for anything.
-            due = executions.next_due(connection, now.wall_at) if dag_id is None else None
             paused = read_pauses(connection) if now.unended_pauses else ()
-        return now, states, paused, due
+        return now, states, paused
 
-    def _follow_calendars(self, states: Sequence[RunState]) -> bool:
-        """Bring runs to the calendars in force; say whether there were any to bring."""
+    def _look(self) -> tuple[Now, Sequence[RunState], tuple[Pause, ...], datetime | None]:
+        """
+        Read the time, the open runs that are due, what is paused, and when an unsent message is.
+
+        Without the lead, all open runs are due.
+        """
+        may_take = self._epoch is not None or not self._election
+        while True:
+            with reading(self._engine) as connection:
+                if not (may_take and run_changes.any_noted(connection)):
+                    now = read_now(connection)
+                    overrides.refresh(connection, now)
+                    self._open.read(connection, now, self._epoch)
+                    due = executions.next_due(connection, now.wall_at)
+                    paused = read_pauses(connection) if now.unended_pauses else ()
+                    break
+            self._take_changes()
+            # What was noted since then, the next tick takes; this one may well have read it.
+            may_take = False
+        return now, self._open.take_due(now, paused), paused, due
+
+    def _take_changes(self) -> None:
+        try:
+            with self._writing() as connection:
+                if self._epoch is None:
+                    # Without election all is read at each tick; but another may lead beside this.
+                    run_changes.drop_unled(connection, LEADERSHIP, for_long=READ_ALL_EVERY)
+                    return
+                changed = run_changes.take(connection)
+        except BaseException:
+            self._open.forget()  # they may be gone: nobody knows whether it was committed
+            raise
+        self._open.note(changed)
+
+    def _follow_calendars(self, states: Sequence[RunState]) -> list[str]:
+        """Bring runs to the calendars in force; return those that were to be brought."""
         behind: list[str] = []
         calendars: dict[str, TradingCalendar] = {}
         for state in states:
@@ -390,7 +434,7 @@ class Scheduler:
                 _say("calendar_not_followed", error, dag=dag_id)
         # Not before: a database that goes away in the midst of it is back by a later tick.
         self._reopens = reopens and not all_followed
-        return bool(behind)
+        return behind
 
     def _follow_calendar(self, dag_id: str) -> None:
         with self._writing() as connection:
@@ -439,14 +483,27 @@ class Scheduler:
         starts = [decision for decision in decisions if isinstance(decision, Start)]
         claimed = self._apply(states, decisions)
         self._publish(claimed)
-        statuses = {job.status for state in states for job in state.jobs.values()}
+        if not alone:
+            self._settle(states, snapshot, now, {decision.dag_id for decision in decisions})
         return Advanced(
-            claimed=len(claimed),
-            lost_claims=len(starts) - len(claimed),
-            next_at=None if alone else next_instant(snapshot, now.market_at),
-            next_wall_at=None if alone else next_timeout(snapshot),
-            busy=bool(starts) or not LIVE.isdisjoint(statuses),
+            claimed=len(claimed), lost_claims=len(starts) - len(claimed), busy=bool(starts)
         )
+
+    def _settle(
+        self, states: list[RunState], snapshot: Snapshot, now: Now, decided: set[str]
+    ) -> None:
+        """Note for each run when it is looked at again if it does not change."""
+        alone = {run.dag.dag_id: replace(snapshot, runs=(run,)) for run in snapshot.runs}
+        for state in states:
+            dag_id = state.dag.dag_id
+            over = all(job.status in FINAL for job in state.jobs.values())
+            by_itself = alone.get(dag_id)
+            self._open.settle(
+                dag_id,
+                restless=over or dag_id in decided,
+                next_at=next_instant(by_itself, now.market_at) if by_itself else None,
+                next_wall_at=next_timeout(by_itself) if by_itself else None,
+            )
 
     def _apply(self, states: list[RunState], decisions: Sequence[Decision]) -> list[Publication]:
         skipped: dict[str, str] = {}

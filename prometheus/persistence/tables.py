@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import (
+    DDL,
     JSON,
     Boolean,
     CheckConstraint,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     Text,
     Time,
     UniqueConstraint,
+    event,
     exists,
     literal_column,
     text,
@@ -205,6 +207,59 @@ Index(
     postgresql_where=text("started_at IS NOT NULL"),
     sqlite_where=text("started_at IS NOT NULL"),
 )
+
+run_changes = Table(
+    "run_changes",
+    metadata,
+    # No key, and no reference: nobody who writes here waits for anybody else.
+    Column("dag_id", String(200), nullable=False),
+    comment="runs that were written to since the leader last looked; by triggers",
+)
+# In the transaction that makes the change: no writer is forgotten, whatever its release, and what
+# can be seen has been noted, however late it was committed.
+_NOTE = "BEGIN INSERT INTO run_changes (dag_id) VALUES (NEW.dag_id); END"
+_NOTE_REMOVED = "BEGIN INSERT INTO run_changes (dag_id) VALUES (OLD.dag_id); END"
+_FUNCTION = """
+CREATE FUNCTION note_run_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        INSERT INTO run_changes (dag_id) VALUES (OLD.dag_id);
+    ELSE
+        INSERT INTO run_changes (dag_id) VALUES (NEW.dag_id);
+    END IF;
+    RETURN NULL;
+END
+$$
+"""
+
+
+def _execute(when: str, dialect: str, statement: str) -> None:
+    ddl = DDL(statement)  # type: ignore[no-untyped-call]  # SQLAlchemy has not typed it
+    event.listen(metadata, when, ddl.execute_if(dialect=dialect))
+
+
+_execute("after_create", "postgresql", _FUNCTION)
+_execute("after_drop", "postgresql", "DROP FUNCTION note_run_change()")
+for _name, _write, _act in (
+    # The first attempts of a run's jobs are made together with it.
+    ("new_attempt", "INSERT ON job_executions FOR EACH ROW WHEN (NEW.attempt_number > 1)", _NOTE),
+    # What a decision is made of, and no more: a worker names what it runs every few seconds.
+    (
+        "changed_attempt",
+        "UPDATE OF status, forced, scheduled_at, cancel_asked_at ON job_executions FOR EACH ROW",
+        _NOTE,
+    ),
+    ("new_run", "INSERT ON dag_runs FOR EACH ROW", _NOTE),
+    (
+        "changed_run",
+        "UPDATE OF status, forced, definition_hash, calendar_version ON dag_runs FOR EACH ROW",
+        _NOTE,
+    ),
+    ("removed_run", "DELETE ON dag_runs FOR EACH ROW", _NOTE_REMOVED),
+):
+    _create = f"CREATE TRIGGER note_{_name} AFTER {_write}"
+    _execute("after_create", "postgresql", f"{_create} EXECUTE FUNCTION note_run_change()")
+    _execute("after_create", "sqlite", f"{_create} {_act}")
 
 failure_calls = Table(
     "failure_calls",

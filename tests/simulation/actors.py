@@ -31,6 +31,7 @@ from prometheus.persistence.executions import (
 from tests.simulation.broker import VISIBILITY, Message, Port
 from tests.simulation.faults import AT_A_MARK
 from tests.simulation.jobs import MARKETS, Part, Way
+from tests.simulation.open_runs import CheckedOpenRuns
 from tests.simulation.world import Killed, Process, Task, Violation
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Actor(Process):
 
     def make_scheduler(self, *, election: bool) -> Scheduler:
         """Make the scheduler of this process."""
-        return Scheduler(
+        scheduler = Scheduler(
             self.year.engine,
             self.port,
             self.attempts,
@@ -81,6 +82,8 @@ class Actor(Process):
             pace=PACE,
             election=election,
         )
+        scheduler._open = CheckedOpenRuns(frozenset(MARKETS), scheduler._previous_run)
+        return scheduler
 
     def freeze(self, least: float, most: float) -> None:
         """Stand still, as after SIGSTOP; the caller with the rest."""

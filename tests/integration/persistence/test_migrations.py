@@ -25,8 +25,10 @@ from prometheus.persistence.migrate import DatabaseRevisionError
 def tables(engine: Engine) -> dict[str, Any]:
     """Everything the database itself says of its tables."""
     inspector = inspect(engine)
+    triggers = triggers_of(engine)
     return {
         name: {
+            "triggers": triggers.get(name, []),
             "columns": [
                 {key: str(column[key]) for key in ("name", "type", "nullable", "default")}
                 for column in inspector.get_columns(name)
@@ -40,6 +42,20 @@ def tables(engine: Engine) -> dict[str, Any]:
         for name in inspector.get_table_names()
         if name != "alembic_version"
     }
+
+
+def triggers_of(engine: Engine) -> dict[str, list[str]]:
+    """Return them by their table, as the database writes them, with what they call."""
+    asked = {
+        "postgresql": "SELECT tgrelid::regclass::text, pg_get_triggerdef(t.oid) || prosrc"
+        " FROM pg_trigger t JOIN pg_proc p ON p.oid = tgfoid WHERE NOT tgisinternal ORDER BY 2",
+        "sqlite": "SELECT tbl_name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY 2",
+    }
+    found: dict[str, list[str]] = {}
+    with reading(engine) as connection:
+        for table, told in connection.execute(text(asked[engine.dialect.name])):
+            found.setdefault(table, []).append(told)
+    return found
 
 
 def shown(index: Any) -> dict[str, str]:
