@@ -38,7 +38,7 @@ _TRIGGERS = (
     (
         "note_changed_run",
         "dag_runs",
-        "UPDATE OF status, forced, definition_hash, calendar_version",
+        "UPDATE OF status, forced, created_at, definition_hash, calendar_version",
         "",
     ),
     ("note_removed_run", "dag_runs", "DELETE", ""),

@@ -240,24 +240,26 @@ def _execute(when: str, dialect: str, statement: str) -> None:
 
 _execute("after_create", "postgresql", _FUNCTION)
 _execute("after_drop", "postgresql", "DROP FUNCTION note_run_change()")
-for _name, _write, _act in (
+for _name, _write, _only, _act in (
     # The first attempts of a run's jobs are made together with it.
-    ("new_attempt", "INSERT ON job_executions FOR EACH ROW WHEN (NEW.attempt_number > 1)", _NOTE),
+    ("new_attempt", "INSERT ON job_executions", " WHEN (NEW.attempt_number > 1)", _NOTE),
     # What a decision is made of, and no more: a worker names what it runs every few seconds.
     (
         "changed_attempt",
-        "UPDATE OF status, forced, scheduled_at, cancel_asked_at ON job_executions FOR EACH ROW",
+        "UPDATE OF status, forced, scheduled_at, cancel_asked_at ON job_executions",
+        "",
         _NOTE,
     ),
-    ("new_run", "INSERT ON dag_runs FOR EACH ROW", _NOTE),
+    ("new_run", "INSERT ON dag_runs", "", _NOTE),
     (
         "changed_run",
-        "UPDATE OF status, forced, definition_hash, calendar_version ON dag_runs FOR EACH ROW",
+        "UPDATE OF status, forced, created_at, definition_hash, calendar_version ON dag_runs",
+        "",
         _NOTE,
     ),
-    ("removed_run", "DELETE ON dag_runs FOR EACH ROW", _NOTE_REMOVED),
+    ("removed_run", "DELETE ON dag_runs", "", _NOTE_REMOVED),
 ):
-    _create = f"CREATE TRIGGER note_{_name} AFTER {_write}"
+    _create = f"CREATE TRIGGER note_{_name} AFTER {_write} FOR EACH ROW{_only}"
     _execute("after_create", "postgresql", f"{_create} EXECUTE FUNCTION note_run_change()")
     _execute("after_create", "sqlite", f"{_create} {_act}")
 

@@ -180,6 +180,11 @@ def reconciler(stack: ExitStack, database: Database) -> None:
     stack.enter_context(mock.patch.object(actors, "PACE", pace))
 
 
+def noted(stack: ExitStack, database: Database) -> None:
+    """Let the leader not be told what changes of a job."""
+    database.raw.execute("DROP TRIGGER note_changed_attempt")
+
+
 def _tell_nobody(stack: ExitStack) -> None:
     stack.enter_context(mock.patch.object(leases, "given_up", return_value=frozenset()))
 
@@ -203,5 +208,6 @@ DEFECTS: dict[str, Callable[[ExitStack, Database], None]] = {
         mark,
         grace,
         reconciler,
+        noted,
     )
 }
