@@ -375,11 +375,11 @@ class Scheduler:
         may_take = self._epoch is not None or not self._election
         while True:
             with reading(self._engine) as connection:
-                if not (may_take and run_changes.any_noted(connection)):
+                noted, due = executions.read_news(connection)
+                if not (noted and may_take):
                     now = read_now(connection)
                     overrides.refresh(connection, now)
                     self._open.read(connection, now, self._epoch)
-                    due = executions.next_due(connection, now.wall_at)
                     paused = read_pauses(connection) if now.unended_pauses else ()
                     break
             self._take_changes()
@@ -630,8 +630,9 @@ class Scheduler:
             rescues = self._may_rescue(now)
             lapsed = rescues and leases.any_lapsed(connection, now.wall_at)
             orphans = self._find_orphans(connection, now) if rescues else []
-            late = executions.any_late(connection)
-            forgotten = executions.unpublished(connection, now.wall_at - self._pace.publish_after)
+            due_by = now.wall_at - self._pace.publish_after
+            late, unsent = executions.left_over(connection, due_by)
+            forgotten = executions.unpublished(connection, due_by) if unsent else []
         if lapsed:
             self._give_up_workers(now)
             # Now: before what they ran is started again, by whomever, they must find it in a mark.

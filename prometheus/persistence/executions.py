@@ -80,6 +80,7 @@ from prometheus.persistence.tables import (
     job_executions,
     market_clock,
     market_holidays,
+    run_changes,
     worker_incarnations,
 )
 
@@ -365,18 +366,31 @@ def take_failure(connection: Connection, execution_id: str) -> Failed | None:
     )
 
 
-_NEXT_DUE = select(func.min(_e.scheduled_at)).where(
-    is_live,
-    in_state(job_executions, JobStatus.QUEUED),
-    _e.published_at.is_(None),
-    _e.scheduled_at > bindparam("now"),
+_NEWS = select(
+    exists().select_from(run_changes).label("noted"),
+    select(func.min(_e.scheduled_at))
+    .where(
+        is_live,
+        in_state(job_executions, JobStatus.QUEUED),
+        _e.published_at.is_(None),
+        # Asked for once: the index ends where this does.
+        _e.scheduled_at > select(database_now()).scalar_subquery(),
+    )
+    .scalar_subquery()
+    .label("due"),
 )
 
 
-def next_due(connection: Connection, now: datetime) -> datetime | None:
-    """Return the first wall time after ``now`` at which an execution without a message is due."""
-    due: datetime | None = connection.execute(_NEXT_DUE, {"now": now}).scalar_one()
-    return due
+def read_news(connection: Connection) -> tuple[bool, datetime | None]:
+    """
+    Say what a leader has to look at.
+
+    Returns:
+        Whether changes of runs have been noted that nobody has taken, and the first wall time from
+        now on at which an execution without a message is due.
+    """
+    noted, due = connection.execute(_NEWS).one()
+    return noted, due
 
 
 @dataclass(frozen=True, slots=True)
@@ -1259,9 +1273,13 @@ _LATE = (
 _LATE_LOCKED = _LATE.with_for_update(key_share=True, skip_locked=True)
 
 
-def any_late(connection: Connection) -> bool:
-    """Say whether `end_cancelled` has anything to do."""
-    return connection.execute(_LATE).first() is not None
+_LEFT_OVER = select(_LATE.exists(), _UNPUBLISHED.exists())
+
+
+def left_over(connection: Connection, due_by: datetime) -> tuple[bool, bool]:
+    """Say whether `end_cancelled`, and whether `unpublished`, has anything to do."""
+    late, unsent = connection.execute(_LEFT_OVER, {"due_by": due_by}).one()
+    return late, unsent
 
 
 def end_cancelled(connection: Connection) -> list[str]:

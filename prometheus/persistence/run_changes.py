@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import Connection, bindparam, delete, exists, select
+from sqlalchemy import Connection, bindparam, delete, exists
 
 from prometheus.persistence.metadata import database_later
 from prometheus.persistence.tables import leases, run_changes
 
-_ANY = select(run_changes.c.dag_id).limit(1)
 _TAKE = delete(run_changes).returning(run_changes.c.dag_id)
-
-
-def any_noted(connection: Connection) -> bool:
-    """Say whether there is anything to take."""
-    return connection.execute(_ANY).first() is not None
 
 
 def take(connection: Connection) -> set[str]:
