@@ -160,6 +160,17 @@ class Advanced:
 
 
 @dataclass(frozen=True, slots=True)
+class _Look:
+    """What one pass over open runs goes by, as of one moment."""
+
+    now: Now
+    states: Sequence[RunState]
+    paused: tuple[Pause, ...]
+    due: datetime | None
+    """The first wall time from then on at which an execution without a message is due."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Told:
     """An ``on_failure`` that was asked for."""
 
@@ -245,25 +256,34 @@ class Scheduler:
         Args:
             dag_id: One run; all open runs if not given.
         """
-        total = Advanced()
-        if dag_id is not None:
-            self._broker_away = False
-            now, states, paused = self._read_run(dag_id)
-        else:
-            now, states, paused, due = self._look()
-            # What a worker advances is brought to its calendar by whoever leads.
-            if behind := self._follow_calendars(states):
-                now, states, paused, due = self._look()
-                self._open.note(behind)  # one that could not be brought is tried again
-            total = Advanced(next_wall_at=due + self._pace.publish_after if due else None)
+        if dag_id is None:
+            return self._advance_open(self._look())
+        self._broker_away = False
+        return self._advance(self._look_at(dag_id), alone=True)
+
+    def _advance_open(self, look: _Look) -> Advanced:
+        # What a worker advances is brought to its calendar by whoever leads.
+        if behind := self._follow_calendars(look.states):
+            look = self._look()
+            self._open.note(behind)  # one that could not be brought is tried again
+        total = self._advance(look, alone=False)
+        known = self._open.sums()
+        return replace(
+            total,
+            next_at=known.next_at,
+            next_wall_at=_earlier(total.next_wall_at, known.next_wall_at),
+            busy=total.busy or known.live,
+        )
+
+    def _advance(self, look: _Look, *, alone: bool) -> Advanced:
+        now, states, paused, due = look.now, look.states, look.paused, look.due
+        total = Advanced(next_wall_at=due + self._pace.publish_after if due else None)
         by_market: dict[str, list[RunState]] = defaultdict(list)
         for state in states:
             by_market[state.dag.market_id].append(state)
         for market_id in sorted(by_market.keys() & self._markets):
             try:
-                done = self._advance_market(
-                    by_market[market_id], now, paused, alone=dag_id is not None
-                )
+                done = self._advance_market(by_market[market_id], now, paused, alone=alone)
             except Exception as error:  # one market's trouble never delays another's
                 if _ends_tick(error):
                     raise
@@ -275,14 +295,6 @@ class Scheduler:
                 total.lost_claims + done.lost_claims,
                 next_wall_at=total.next_wall_at,
                 busy=total.busy or done.busy,
-            )
-        if dag_id is None:
-            known = self._open.sums()
-            total = replace(
-                total,
-                next_at=known.next_at,
-                next_wall_at=_earlier(total.next_wall_at, known.next_wall_at),
-                busy=total.busy or known.live,
             )
         if total.claimed and self._broker_away:
             sent_at = now.wall_at + self._pace.publish_after
@@ -357,35 +369,43 @@ class Scheduler:
         self.totals["claimed"] += len(claimed)
         return True
 
-    def _read_run(self, dag_id: str) -> tuple[Now, Sequence[RunState], tuple[Pause, ...]]:
-        """Read the time, a run if it is open, and what is paused."""
+    def _look_at(self, dag_id: str) -> _Look:
+        """Look at one run, if it is open."""
         with reading(self._engine) as connection:
             now = read_now(connection)
             overrides.refresh(connection, now)
             states = runs.read_open_runs(connection, self._previous_run, dag_id=dag_id)
             paused = read_pauses(connection) if now.unended_pauses else ()
-        return now, states, paused
+        # A worker that advances its own run does not wait for anything.
+        return _Look(now, states, paused, due=None)
 
-    def _look(self) -> tuple[Now, Sequence[RunState], tuple[Pause, ...], datetime | None]:
-        """
-        Read the time, the open runs that are due, what is paused, and when an unsent message is.
-
-        Without the lead, all open runs are due.
-        """
+    def _look(self) -> _Look:
+        """Look at all open runs that are due; without the lead, these are all open runs."""
         may_take = self._epoch is not None or not self._election
         while True:
             with reading(self._engine) as connection:
-                noted, due = executions.read_news(connection)
-                if not (noted and may_take):
-                    now = read_now(connection)
-                    overrides.refresh(connection, now)
-                    self._open.read(connection, now, self._epoch)
-                    paused = read_pauses(connection) if now.unended_pauses else ()
-                    break
+                now = read_now(connection)
+                overrides.refresh(connection, now)
+                look = self._look_in(connection, now, may_take=may_take)
+            if look is not None:
+                return look
             self._take_changes()
             # What was noted since then, the next tick takes; this one may well have read it.
             may_take = False
-        return now, self._open.take_due(now, paused), paused, due
+
+    def _look_in(self, connection: Connection, now: Now, *, may_take: bool) -> _Look | None:
+        """
+        Do what `_look` does in a transaction that sees the overrides that are in force.
+
+        Returns:
+            ``None``: there are changes that have to be taken first.
+        """
+        noted, due = executions.read_news(connection)
+        if noted and may_take:
+            return None
+        self._open.read(connection, now, self._epoch)
+        paused = read_pauses(connection) if now.unended_pauses else ()
+        return _Look(now, self._open.take_due(now, paused), paused, due)
 
     def _take_changes(self) -> None:
         try:
@@ -633,6 +653,10 @@ class Scheduler:
             due_by = now.wall_at - self._pace.publish_after
             late, unsent = executions.left_over(connection, due_by)
             forgotten = executions.unpublished(connection, due_by) if unsent else []
+            plans = self._has_to_plan(now)
+            # Where nothing comes before it that changes a run, it need not be looked once more.
+            acts = lapsed or orphans or late or unsent or plans or now.open_backfills
+            look = None if acts else self._look_in(connection, now, may_take=True)
         if lapsed:
             self._give_up_workers(now)
             # Now: before what they ran is started again, by whomever, they must find it in a mark.
@@ -643,11 +667,11 @@ class Scheduler:
         self._publish(forgotten)
         self._refill(now)
         self._reconcile(now)
-        if self._create_runs:
+        if plans:
             self._plan(now)
         if now.open_backfills:
             self._backfill()
-        advanced = self.advance()
+        advanced = self._advance_open(look or self._look())
         self._tell_failures(now)
         self._look_for_deaf_queues(now)
         if self._broker_lost_at is not None and not self._broker_away:
@@ -773,10 +797,13 @@ class Scheduler:
             else:
                 leases.end_standby(connection, self._owner)
 
-    def _plan(self, now: Now) -> None:
+    def _has_to_plan(self, now: Now) -> bool:
+        """Say whether missing runs are looked for in this tick."""
         opened = self._opening_at is not None and now.market_at >= self._opening_at
-        if not opened and not _is_due(self._plan_at, now, self._pace.plan_every):
-            return
+        due = opened or _is_due(self._plan_at, now, self._pace.plan_every)
+        return self._create_runs and due
+
+    def _plan(self, now: Now) -> None:
         openings = []
         again = False
         for pipeline in self._pipelines.values():

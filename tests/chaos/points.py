@@ -170,7 +170,8 @@ def _wrap_all() -> None:
         module.writing = _ending(module.writing)  # type: ignore[attr-defined]
         module.each_alone = _ending(module.each_alone)  # type: ignore[attr-defined]
     Publisher.publish = _around(Publisher.publish, "publish")  # type: ignore[method-assign]
-    for name in ("advance", "advance_after"):
+    # Of a worker's run, and of all in a tick, which has looked at them by then.
+    for name in ("advance", "advance_after", "_advance_open"):
         setattr(Scheduler, name, _around(getattr(Scheduler, name), "advance"))
 
 
