@@ -41,11 +41,11 @@ from prometheus.persistence.executions import (
     Failure,
     GaveUp,
     NotOurs,
-    Over,
     Polled,
     Refused,
     Retried,
     Started,
+    Unsettled,
 )
 
 log = logging.getLogger(__name__)
@@ -140,14 +140,20 @@ class Attempts:
             "pid": os.getpid(),
         }
 
-        def begin(connection: Connection, again: bool) -> Started | Refused | Over:
+        in_doubt = False
+
+        def begin(connection: Connection, again: bool) -> Started | Refused | Unsettled:
+            nonlocal in_doubt
+            in_doubt = again
             return executions.try_start(connection, **asked, again=again)
 
-        def expire(connection: Connection, again: bool) -> Started | Refused:
-            return executions.start(connection, **asked, again=again)
+        def settle(connection: Connection, again: bool) -> Started | Refused:
+            return executions.start(connection, **asked, again=again or in_doubt)
 
         outcome = self._written(begin, within=within, begin=each_alone)
-        return self._written(expire, within=within) if isinstance(outcome, Over) else outcome
+        if not isinstance(outcome, Unsettled):
+            return outcome
+        return self._written(settle, within=within)
 
     def succeed(self, execution_id: str, *, incarnation: str, result: Any) -> str | None:
         """

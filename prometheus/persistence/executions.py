@@ -403,8 +403,8 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
-    """The execution can not start any more, and is to be made EXPIRED."""
+class Unsettled:
+    """It takes a transaction to go on: the execution is over, or another may hold its row."""
 
     dag_id: str
     reason: str
@@ -454,29 +454,23 @@ _RENEWED_LATER = (
     )
     .scalar_subquery()
 )
-# Its row is locked before the time is asked for: a change that waits for a lock asks before. The
-# limit keeps PostgreSQL from asking within, where it would be before the lock, too. Nothing else is
-# locked earlier: whoever expires an execution has its run's lock first.
-_held = (
-    select(_e.execution_id)
-    .where(_e.execution_id == bindparam("id"))
-    .limit(literal_column("1"))
-    .with_for_update(key_share=True)
-    .subquery()
-)
+# It waits for no lock: a change that waits has asked for the time, and whether its worker was given
+# up, before; and it is made although nobody is there any more who waits for its answer.
 _START = (
     update(job_executions)
     .where(
-        # Again, because whoever asks may have stood still since it read the clock.
         _e.execution_id
-        == select(_held.c.execution_id)
-        .where(database_now() < bindparam("not_from", type_=UtcDateTime))
+        == select(_e.execution_id)
+        .where(_e.execution_id == bindparam("id"))
+        .with_for_update(key_share=True, skip_locked=True)
         .scalar_subquery(),
         in_state(job_executions, *allowed_from(JobStatus.RUNNING)),
         exists().where(
             worker_incarnations.c.incarnation == bindparam("by"),
             worker_incarnations.c.ended_at.is_(None),
         ),
+        # Again, because whoever asks may have stood still since it read the clock.
+        database_now() < bindparam("not_from", type_=UtcDateTime),
     )
     .values(
         status=JobStatus.RUNNING,
@@ -503,11 +497,17 @@ def start(
     pid: int | None = None,
     again: bool = False,
 ) -> Started | Refused:
-    """Do what `try_start` does, and make the execution EXPIRED if it is over."""
+    """Do what `try_start` does, wait for the row, and make it EXPIRED if it is over."""
     outcome = try_start(
-        connection, execution_id, worker=worker, incarnation=incarnation, pid=pid, again=again
+        connection,
+        execution_id,
+        worker=worker,
+        incarnation=incarnation,
+        pid=pid,
+        again=again,
+        waits=True,
     )
-    if not isinstance(outcome, Over):
+    if not isinstance(outcome, Unsettled):
         return outcome
     ended = end_waiting(connection, {execution_id: outcome.reason}, JobStatus.EXPIRED)
     return Refused(outcome.reason, outcome.dag_id if ended else None)
@@ -521,7 +521,8 @@ def try_start(
     incarnation: str,
     pid: int | None = None,
     again: bool = False,
-) -> Started | Refused | Over:
+    waits: bool = False,
+) -> Started | Refused | Unsettled:
     """
     Turn a QUEUED execution into a RUNNING one, at most once.
 
@@ -539,6 +540,8 @@ def try_start(
         pid: The process of its pool that runs the job.
         again: Whether the same process has tried before and does not know what became of it: then a
             start that stands in its name is its own.
+        waits: Whether to wait for the row where another holds it: in a transaction, because a
+            statement that waited would go by what it had seen before.
     """
     # A lease that has run out does not count until somebody gives the worker up: after an outage of
     # the database every lease has, and each renews within seconds.
@@ -575,7 +578,7 @@ def try_start(
     if not (row.forced or row.run_forced):
         closes_at = _asked_until(connection, dag, job, row)
         if now.market_at >= closes_at:
-            return Over(
+            return Unsettled(
                 row.dag_id, f"its window closed at {row.window_closes_at:%Y-%m-%d %H:%M:%S} UTC"
             )
         if now.market_at < row.window_opens_at:
@@ -592,8 +595,11 @@ def try_start(
     )
     if timeout is not None:
         if now.wall_at >= timeout.at:
-            return Over(row.dag_id, timeout.reason)
+            return Unsettled(row.dag_id, timeout.reason)
         ends.append(timeout.at)
+    if waits:
+        # Not earlier: whoever expires an execution has its run's lock first.
+        lock_in_order(connection, [execution_id])
     started = connection.execute(
         _START,
         {
@@ -607,7 +613,8 @@ def try_start(
         },
     ).first()
     if started is None:
-        return Refused("another worker was first, this one was given up, or its time just passed")
+        reason = "another worker was first, this one was given up, or its time just passed"
+        return Refused(reason) if waits else Unsettled(row.dag_id, reason)
     return _started(row, dag, incarnation)
 
 

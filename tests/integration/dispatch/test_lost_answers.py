@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -12,12 +15,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, func, select, text
 
 from prometheus.dispatch.attempt_log import AttemptLog
 from prometheus.dispatch.attempts import Attempts
-from prometheus.persistence import logs
-from prometheus.persistence.engine import PATIENCE_SECONDS, create_engine, reading
+from prometheus.persistence import logs, runs
+from prometheus.persistence.engine import PATIENCE_SECONDS, create_engine, reading, writing
 from prometheus.persistence.executions import (
     FailedForGood,
     Failure,
@@ -123,6 +126,35 @@ def test_start_is_its_own_though_the_answer_was_lost(
         outcome = attempts.start(execution_id, worker="test", incarnation=incarnation)
     assert isinstance(outcome, Started)
     assert installation.statuses(dag_id) == {"waits_for_a_file": ["RUNNING"]}
+
+
+def test_start_is_its_own_though_the_connection_was_lost_while_the_row_was_held(
+    installation: Installation,
+) -> None:
+    """What it had asked the server for must not be done once nobody waits for the answer."""
+    dag_id, execution_id = queued(installation)
+    incarnation = register_worker(installation.engine)
+    engine = create_engine(installation.database_url)
+    drivers: list[psycopg.Connection[Any]] = []
+
+    def note(connection: Connection, *_: object) -> None:
+        drivers.append(driver_of(connection))
+
+    event.listen(engine, "before_cursor_execute", note)
+    waiting = select(func.count()).select_from(text("pg_locks")).where(text("NOT granted"))
+    with ThreadPoolExecutor() as threads:
+        with writing(installation.engine) as holder:
+            runs.lock_in_order(holder, [execution_id])
+            started = threads.submit(
+                make_attempts(engine).start, execution_id, worker="test", incarnation=incarnation
+            )
+            wait_until(lambda: holder.execute(waiting).scalar_one() == 1, message="it waits")
+            with socket.socket(fileno=os.dup(drivers[-1].fileno())) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
+            wait_until(lambda: holder.execute(waiting).scalar_one() == 2, message="again")
+        assert isinstance(started.result(), Started)
+    assert installation.statuses(dag_id) == {"waits_for_a_file": ["RUNNING"]}
+    engine.dispose()
 
 
 def test_second_message_in_the_same_process_is_no_start_of_its_own(

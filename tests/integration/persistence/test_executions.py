@@ -311,6 +311,27 @@ class TestStart:
         assert world.statuses(dag) == {"a": "QUEUED"}
         world.engine.dispose()
 
+    @pytest.mark.promise("P2")
+    def test_worker_that_is_given_up_while_the_row_is_held_starts_nothing(
+        self, postgresql_url: str
+    ) -> None:
+        world = World(create_engine(postgresql_url))
+        dag = world.run()
+        worker = world.worker()
+        world.claim(world.starts(dag))
+        execution_id = world.ids(dag)["a"]
+        waiting = select(func.count()).select_from(text("pg_locks")).where(text("NOT granted"))
+        with ThreadPoolExecutor() as threads, writing(world.engine) as holder:
+            runs.lock_in_order(holder, [execution_id])
+            started = threads.submit(world.start, execution_id, worker)
+            wait_until(lambda: holder.execute(waiting).scalar_one(), timeout=30, message="it waits")
+            with writing(world.engine) as connection:
+                leases.end_worker(connection, worker)
+            holder.rollback()
+            assert isinstance(started.result(), Refused)
+        assert world.statuses(dag) == {"a": "QUEUED"}
+        world.engine.dispose()
+
     @pytest.mark.parametrize("opens", [-2 * HOUR, HOUR])
     def test_windows_do_not_count_in_a_forced_run(self, world: World, opens: timedelta) -> None:
         dag = world.run(forced=True)
