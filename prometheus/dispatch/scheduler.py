@@ -45,7 +45,7 @@ from prometheus.orchestration.decisions import (
     next_timeout,
 )
 from prometheus.orchestration.following import follow, is_behind
-from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus, Trigger
+from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus, RunStatus, Trigger
 from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import REACH, next_opening, plan_runs, session_bounds
@@ -317,9 +317,6 @@ class Scheduler:
     def _start_following(self, dag: DAG, job_id: str) -> bool:
         """Start what waited for a job, if it can; say whether that is all that there is to do."""
         following = dag.waiting_for(job_id)
-        if not following:
-            with each_alone(self._engine, reads=True) as connection:
-                return runs.any_unfinished(connection, dag.dag_id)
         if any(each.sensor is not None for each in following):
             return False
         if all(len(each.dependencies) > 1 for each in following):
@@ -327,12 +324,20 @@ class Scheduler:
             # two last ones the later finds both.
             others = {up for each in following for up in each.dependencies} - {job_id}
             with each_alone(self._engine, reads=True) as connection:
-                unfinished = runs.unfinished_beside(connection, dag.dag_id, job_id, others)
-            if unfinished is None:
-                return False
-            following = [each for each in following if unfinished.isdisjoint(each.dependencies)]
-            if not following:
-                return True
+                unfinished: Mapping[str, JobStatus] | None = {}
+                if following:
+                    unfinished = runs.unfinished_beside(connection, dag.dag_id, job_id, others)
+                if unfinished is None:
+                    return False
+                following = [
+                    each for each in following if unfinished.keys().isdisjoint(each.dependencies)
+                ]
+                if not following:
+                    # Whatever is live looks again when it ends. What waits for nothing live may be
+                    # about to be skipped by somebody who does not know yet that this one has ended.
+                    return not LIVE.isdisjoint(unfinished.values()) or runs.any_live(
+                        connection, dag.dag_id
+                    )
         known = in_force().latest
         try:
             calendar = TradingCalendar(dag.market_id)

@@ -490,9 +490,9 @@ _HELD_UP = (
 
 def unfinished_beside(
     connection: Connection, dag_id: str, job_id: str, others: Collection[str]
-) -> set[str] | None:
+) -> dict[str, JobStatus] | None:
     """
-    Return which of some jobs of a run have not finished.
+    Return those of some jobs of a run that have not finished, each with its state.
 
     Args:
         job_id: One that has ended, as far as the caller knows.
@@ -502,21 +502,23 @@ def unfinished_beside(
     """
     asked = {"of": dag_id, "ended": job_id, "ids": [job_id, *others]}
     statuses = {name: _STATUS[status] for name, status in connection.execute(_HELD_UP, asked)}
-    if statuses.pop(job_id, None) is not JobStatus.SUCCESS:
-        return None
-    return set(statuses)
+    return statuses if statuses.pop(job_id, None) is JobStatus.SUCCESS else None
 
 
-_ANY_UNFINISHED = (
+_ANY_LIVE = (
     select(_e.execution_id)
-    .where(_e.dag_id == bindparam("of"), _e.completed_at.is_(None))
+    .where(
+        _e.dag_id == bindparam("of"),
+        _e.completed_at.is_(None),
+        _e.status != literal_column(f"'{JobStatus.PENDING}'"),
+    )
     .limit(literal_column("1"))
 )
 
 
-def any_unfinished(connection: Connection, dag_id: str) -> bool:
-    """Say whether any job of a run has not finished."""
-    return connection.execute(_ANY_UNFINISHED, {"of": dag_id}).first() is not None
+def any_live(connection: Connection, dag_id: str) -> bool:
+    """Say whether any job of a run is queued or running."""
+    return connection.execute(_ANY_LIVE, {"of": dag_id}).first() is not None
 
 
 def _run_states(

@@ -13,7 +13,7 @@ from prometheus.dispatch.scheduler import Scheduler
 from prometheus.orchestration.dag import DAG
 from prometheus.persistence import operators, pauses
 from prometheus.persistence.engine import writing
-from prometheus.persistence.executions import Started
+from prometheus.persistence.executions import Failure, Started
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import (
     RecordingBroker,
@@ -21,20 +21,21 @@ from tests.integration.dispatch.schedulers import (
     make_scheduler,
     register_worker,
 )
+from tests.integration.persistence.world import World, job
 from tests.servers import wait_until
 
 
 class Worker:
     """Takes what a scheduler has published, in the test's own process."""
 
-    def __init__(self, installation: Installation, pipeline: str) -> None:
+    def __init__(self, installation: Installation, of: str | DAG) -> None:
         self.installation = installation
         self.engine = installation.engine
         self.broker = RecordingBroker()
         self.scheduler: Scheduler = make_scheduler(self.engine, self.broker)
         self.attempts = make_attempts(self.engine)
         self.incarnation = register_worker(self.engine)
-        self.dag_id = installation.make_run(pipeline)
+        self.dag_id = of.dag_id if isinstance(of, DAG) else installation.make_run(of)
         self.dags: dict[str, DAG] = {}
         self.scheduler.advance(self.dag_id)
 
@@ -135,6 +136,24 @@ def test_run_whose_last_jobs_were_skipped_meanwhile_is_closed(
     worker.end("right")
     worker.follow("right")
     assert any_installation.run_status(worker.dag_id) != "OPEN"
+
+
+@pytest.mark.parametrize("last", ["aside", "left"])
+def test_last_to_end_closes_the_run_whoever_is_about_to_skip_the_rest(
+    any_installation: Installation, last: str
+) -> None:
+    """A worker whose job failed may have looked before the last job ended, and skip only then."""
+    jobs = [job("aside"), job("left"), job("fails"), job("below", "fails")]
+    dag = World(any_installation.engine).run(*jobs, job("both", "below", "left"), forced=True)
+    worker = Worker(any_installation, dag)
+    for name in {"aside", "left"} - {last}:
+        worker.run(name)
+    worker.begin(last)
+    failure = Failure("ValueError: boom", {"type": "ValueError"}, final=True)
+    worker.attempts.fail(worker.begin("fails"), failure, incarnation=worker.incarnation)
+    worker.end(last)
+    worker.follow(last)
+    assert any_installation.run_status(worker.dag_id) == "FAILED"
 
 
 def test_job_that_is_held_is_not_started(any_installation: Installation) -> None:

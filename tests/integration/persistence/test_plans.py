@@ -134,7 +134,7 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "one open run": lambda c: runs.read_open_runs(c, lambda _: None, dag_id=dag.dag_id),
         "what follows a job": lambda c: runs.read_following(c, dag, ["g"], lambda _: None),
         "what else is waited for": lambda c: runs.unfinished_beside(c, dag.dag_id, "f", ["e"]),
-        "whether any is unfinished": lambda c: runs.any_unfinished(c, dag.dag_id),
+        "whether any is live": lambda c: runs.any_live(c, dag.dag_id),
         "claim": lambda c: executions.claim(c, starts, read_now(c)),
         "start": lambda c: executions.start(c, ids["b"], worker="w@h", incarnation=worker),
         "success": lambda c: executions.succeed(c, ids["b"], incarnation=worker, result=None),
