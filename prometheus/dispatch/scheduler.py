@@ -413,17 +413,19 @@ class Scheduler:
         return _Look(now, self._open.take_due(now, paused), paused, due)
 
     def _take_changes(self) -> None:
-        try:
-            with self._writing() as connection:
-                if self._epoch is None:
-                    # Without election all is read at each tick; but another may lead beside this.
-                    run_changes.drop_unled(connection, LEADERSHIP, for_long=READ_ALL_EVERY)
-                    return
-                changed = run_changes.take(connection)
-        except BaseException:
-            self._open.forget()  # they may be gone: nobody knows whether it was committed
-            raise
-        self._open.note(changed)
+        more = True
+        while more:
+            try:
+                with self._writing() as connection:
+                    if self._epoch is None:
+                        # Without election all is read at each tick; another may lead beside this.
+                        run_changes.drop_unled(connection, LEADERSHIP, for_long=READ_ALL_EVERY)
+                        return
+                    changed, more = run_changes.take(connection)
+            except BaseException:
+                self._open.forget()  # they may be gone: nobody knows whether it was committed
+                raise
+            self._open.note(changed)
 
     def _follow_calendars(self, states: Sequence[RunState]) -> list[str]:
         """Bring runs to the calendars in force; return those that were to be brought."""

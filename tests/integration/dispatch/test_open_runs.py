@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, delete, event, func, select, text
+from sqlalchemy import Connection, Engine, delete, event, func, insert, select, text
 
 from prometheus.core.drafts import Draft, read_draft
 from prometheus.core.market_state import MarketState
@@ -26,6 +26,7 @@ from prometheus.persistence import clock, executions, operators, pauses
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import writing
 from prometheus.persistence.overrides import lock_overrides, read_overrides, record
+from prometheus.persistence.run_changes import TAKEN_AT_ONCE
 from prometheus.persistence.tables import dag_runs, run_changes
 from tests.integration.dispatch.schedulers import RecordingBroker, make_scheduler
 from tests.integration.persistence.world import World, job
@@ -292,6 +293,24 @@ def test_what_nobody_takes_does_not_pile_up(desk: Desk, chain: DAG) -> None:
     make_scheduler(desk.engine, RecordingBroker(), markets=["EU_EQ"]).tick()
     with writing(desk.engine) as connection:
         assert connection.execute(select(func.count()).select_from(run_changes)).scalar() == 0
+
+
+def test_what_has_piled_up_is_taken_in_parts_by_one_tick(desk: Desk, chain: DAG) -> None:
+    desk.finish(chain, desk.incarnation, "a")
+    piled_up = [{"dag_id": "long gone"}] * (2 * TAKEN_AT_ONCE + 1)
+    with writing(desk.engine) as connection:
+        connection.execute(insert(run_changes), piled_up)
+    taken: list[int] = []
+
+    def count(_connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("DELETE FROM run_changes"):
+            taken.append(cursor.rowcount)
+
+    event.listen(desk.engine, "after_cursor_execute", count)
+    desk.become(chain, b="QUEUED")
+    event.remove(desk.engine, "after_cursor_execute", count)
+    assert len(taken) == 3
+    assert max(taken) <= TAKEN_AT_ONCE
 
 
 def test_quiet_tick_reads_no_run(desk: Desk, chain: DAG) -> None:
