@@ -55,6 +55,8 @@ def upgrade() -> None:
     )
     postgresql = op.get_bind().dialect.name == "postgresql"
     if postgresql:
+        # Where all tables are published, rows of one without a key could not be removed otherwise.
+        op.execute("ALTER TABLE run_changes REPLICA IDENTITY FULL")
         op.execute(_FUNCTION)
     for name, table, write, only in _TRIGGERS:
         note = _NOTE.replace("NEW", "OLD") if write == "DELETE" else _NOTE

@@ -238,6 +238,8 @@ def _execute(when: str, dialect: str, statement: str) -> None:
     event.listen(metadata, when, ddl.execute_if(dialect=dialect))
 
 
+# Where all tables are published, rows of one without a key could not be removed otherwise.
+_execute("after_create", "postgresql", "ALTER TABLE run_changes REPLICA IDENTITY FULL")
 _execute("after_create", "postgresql", _FUNCTION)
 _execute("after_drop", "postgresql", "DROP FUNCTION note_run_change()")
 for _name, _write, _only, _act in (

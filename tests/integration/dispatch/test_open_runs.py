@@ -295,6 +295,15 @@ def test_what_nobody_takes_does_not_pile_up(desk: Desk, chain: DAG) -> None:
         assert connection.execute(select(func.count()).select_from(run_changes)).scalar() == 0
 
 
+def test_leader_whose_tables_are_all_published(desk: Desk, chain: DAG) -> None:
+    if not desk.is_postgresql:
+        pytest.skip("SQLite publishes nothing")
+    with writing(desk.engine) as connection:
+        connection.execute(text("CREATE PUBLICATION everything FOR ALL TABLES"))
+    desk.finish(chain, desk.incarnation, "a")
+    desk.become(chain, b="QUEUED")
+
+
 def test_what_has_piled_up_is_taken_in_parts_by_one_tick(desk: Desk, chain: DAG) -> None:
     desk.finish(chain, desk.incarnation, "a")
     piled_up = [{"dag_id": "long gone"}] * (2 * TAKEN_AT_ONCE + 1)
