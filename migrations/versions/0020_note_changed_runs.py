@@ -14,7 +14,8 @@ branch_labels = None
 depends_on = None
 
 _FUNCTION = """
-CREATE FUNCTION note_run_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION note_run_change() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
         INSERT INTO run_changes (dag_id) VALUES (OLD.dag_id);

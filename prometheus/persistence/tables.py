@@ -220,7 +220,8 @@ run_changes = Table(
 _NOTE = "BEGIN INSERT INTO run_changes (dag_id) VALUES (NEW.dag_id); END"
 _NOTE_REMOVED = "BEGIN INSERT INTO run_changes (dag_id) VALUES (OLD.dag_id); END"
 _FUNCTION = """
-CREATE FUNCTION note_run_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION note_run_change() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
         INSERT INTO run_changes (dag_id) VALUES (OLD.dag_id);

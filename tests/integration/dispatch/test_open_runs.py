@@ -304,6 +304,17 @@ def test_leader_whose_tables_are_all_published(desk: Desk, chain: DAG) -> None:
     desk.become(chain, b="QUEUED")
 
 
+def test_change_by_one_who_names_the_schema(desk: Desk, chain: DAG) -> None:
+    if not desk.is_postgresql:
+        pytest.skip("SQLite has no search_path")
+    with writing(desk.engine) as connection:
+        connection.execute(text("SET LOCAL search_path = ''"))
+        connection.execute(
+            text("UPDATE public.job_executions SET status = 'PENDING' WHERE job_id = 'a'")
+        )
+    desk.become(chain, a="QUEUED")
+
+
 def test_what_has_piled_up_is_taken_in_parts_by_one_tick(desk: Desk, chain: DAG) -> None:
     desk.finish(chain, desk.incarnation, "a")
     piled_up = [{"dag_id": "long gone"}] * (2 * TAKEN_AT_ONCE + 1)

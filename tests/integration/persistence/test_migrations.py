@@ -47,8 +47,9 @@ def tables(engine: Engine) -> dict[str, Any]:
 def triggers_of(engine: Engine) -> dict[str, list[str]]:
     """Return them by their table, as the database writes them, with what they call."""
     asked = {
-        "postgresql": "SELECT tgrelid::regclass::text, pg_get_triggerdef(t.oid) || prosrc"
-        " FROM pg_trigger t JOIN pg_proc p ON p.oid = tgfoid WHERE NOT tgisinternal ORDER BY 2",
+        "postgresql": "SELECT tgrelid::regclass::text,"
+        " pg_get_triggerdef(oid) || pg_get_functiondef(tgfoid)"
+        " FROM pg_trigger WHERE NOT tgisinternal ORDER BY 2",
         "sqlite": "SELECT tbl_name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY 2",
     }
     found: dict[str, list[str]] = {}
