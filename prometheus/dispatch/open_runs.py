@@ -97,6 +97,7 @@ class OpenRuns:
         if self._has_to_read_all(now, epoch):
             found = runs.read_open_runs(connection, self._previous_run)
             self._kept = {}
+            self._sums = None
             self._in_force = in_force()
             self._read_all_at = now.wall_at + READ_ALL_EVERY
         else:

@@ -277,6 +277,18 @@ def test_leader_that_takes_over_and_one_that_comes_back(desk: Desk, chain: DAG) 
     assert desk.run_status(chain) is RunStatus.SUCCESS
 
 
+def test_leader_that_comes_back_when_another_has_ended_all(desk: Desk, chain: DAG) -> None:
+    first, desk.leader = desk.leader, desk.make_leader()
+    first.resign()
+    desk.finish(chain, desk.incarnation, "a", "b")
+    desk.settle()
+    assert desk.run_status(chain) is RunStatus.SUCCESS
+    desk.settle()
+    desk.leader.resign()
+    first.tick()
+    assert not first.advance().busy
+
+
 def test_one_that_ticks_without_election_takes_nothing_from_a_leader(
     desk: Desk, chain: DAG
 ) -> None:
