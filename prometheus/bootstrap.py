@@ -118,6 +118,7 @@ def make_runtime(settings: Settings) -> Runtime:
         Workplace(
             attempts=attempts,
             advance=scheduler.advance,
+            decide_after=scheduler.decide_after,
             advance_after=scheduler.advance_after,
             sources=sources,
             incarnation=incarnation,

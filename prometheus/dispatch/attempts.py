@@ -39,12 +39,14 @@ from prometheus.persistence.executions import (
     FailedForGood,
     FailOutcome,
     Failure,
+    Following,
     GaveUp,
     NotOurs,
     Polled,
     Refused,
     Retried,
     Started,
+    Succeeded,
     Unsettled,
 )
 
@@ -155,23 +157,44 @@ class Attempts:
             return outcome
         return self._written(settle, within=within)
 
-    def succeed(self, execution_id: str, *, incarnation: str, result: Any) -> str | None:
+    def succeed(
+        self,
+        execution_id: str,
+        *,
+        incarnation: str,
+        result: Any,
+        follow: Callable[[Connection], Following | None] = lambda _: None,
+    ) -> Succeeded | None:
         """
         Report success; tried again for as long as the database is away.
 
         What bounds it is the attempt's hard time limit, at which the process is killed.
 
+        Args:
+            follow: Decides what starts with it: `Scheduler.decide_after`.
+
         Returns:
-            The dag id; ``None`` when the attempt is no longer this worker's to report.
+            ``None`` when the attempt is no longer this worker's to report.
         """
 
-        def write(connection: Connection, again: bool) -> str | None:
+        def write(connection: Connection, again: bool) -> Succeeded | None:
+            following = follow(connection)
+            if following is not None:
+                done = executions.succeed_and_claim(
+                    connection,
+                    execution_id,
+                    incarnation=incarnation,
+                    result=result,
+                    following=following,
+                )
+                if done is not None:
+                    return done
             dag_id = executions.succeed(
                 connection, execution_id, incarnation=incarnation, result=result
             )
             if dag_id is None and again:
                 dag_id = executions.succeeded(connection, execution_id, incarnation)
-            return dag_id
+            return None if dag_id is None else Succeeded(dag_id)
 
         return self._written(write, within=math.inf, begin=each_alone)
 

@@ -30,7 +30,7 @@ from prometheus.dispatch.names import LEADERSHIP
 from prometheus.dispatch.open_runs import READ_ALL_EVERY, OpenRuns
 from prometheus.dispatch.publisher import BrokerUnavailableError, Mark, failure_task_id
 from prometheus.errors import PrometheusError
-from prometheus.orchestration.dag import DAG, dag_id_for
+from prometheus.orchestration.dag import DAG, JobMetadata, dag_id_for
 from prometheus.orchestration.decisions import (
     Cancel,
     Decision,
@@ -67,7 +67,7 @@ from prometheus.persistence.engine import (
     reading,
     writing,
 )
-from prometheus.persistence.executions import NotOurs, Publication
+from prometheus.persistence.executions import Attempt, Following, NotOurs, Publication
 from prometheus.persistence.operators import CANCEL_GRACE
 from prometheus.persistence.pauses import read_pauses
 
@@ -303,15 +303,46 @@ class Scheduler:
         self.totals["lost_claims"] += total.lost_claims
         return total
 
-    def advance_after(self, dag: DAG, job_id: str) -> None:
+    def decide_after(self, connection: Connection, attempt: Attempt) -> Following | None:
+        """
+        Decide what starts with the success of an attempt, which is not written yet.
+
+        Returns:
+            ``None`` where that is not for this job alone to say, where there is more to do than to
+            start what waited for it, or where it can not be said now: `advance_after` decides.
+        """
+        dag, job_id = attempt.dag, attempt.job.job_id
+        following = dag.waiting_for(job_id)
+        if not following or any(len(each.dependencies) > 1 for each in following):
+            return None
+        try:
+            decided = self._decide_following(connection, dag, following, ended=attempt)
+        except (PrometheusError, DBAPIError) as error:
+            if isinstance(error, DBAPIError) and is_unavailable(error):
+                raise
+            _say("run_held", error, dag=dag.dag_id)
+            return None
+        if decided is None or len({start.window for start in decided.starts}) > 1:
+            return None
+        return decided
+
+    def advance_after(
+        self, dag: DAG, job_id: str, claimed: list[Publication] | None = None
+    ) -> None:
         """
         Decide, claim and publish what can follow a job that has just succeeded.
 
         That costs what waits for the job, whatever else its run has. Where there is more to do than
         to start what waited for it, `advance` does it.
+
+        Args:
+            claimed: What `decide_after` led to: then this is only published.
         """
         self._broker_away = False
-        if not self._start_following(dag, job_id):
+        if claimed is not None:
+            self._publish(claimed)
+            self.totals["claimed"] += len(claimed)
+        elif not self._start_following(dag, job_id):
             self.advance(dag.dag_id)
 
     def _start_following(self, dag: DAG, job_id: str) -> bool:
@@ -338,41 +369,68 @@ class Scheduler:
                     return not LIVE.isdisjoint(unfinished.values()) or runs.any_live(
                         connection, dag.dag_id
                     )
-        known = in_force().latest
-        try:
-            calendar = TradingCalendar(dag.market_id)
-            bounds = session_bounds(calendar, dag.as_of_date)
-        except PrometheusError:
-            return False
-        if dag.market_id not in self._markets:
-            return False
-        jobs = [each.job_id for each in following]
         with self._writing() as connection:
             # So that no operator gives what they wait for another attempt meanwhile. In a statement
             # of its own: the next one sees what was committed before the lock was granted.
             runs.lock_runs(connection, [dag.dag_id])
-            found = runs.read_following(connection, dag, jobs, self._previous_run)
-            if found is None:
-                return True  # it is not open
-            now, state = found
-            if now.latest_override != known:
+            try:
+                decided = self._decide_following(connection, dag, following)
+            except PrometheusError:
                 return False
-            snapshot = Snapshot(
-                (state,),
-                {(dag.market_id, dag.as_of_date): bounds},
-                now.wall_at,
-                read_pauses(connection) if now.unended_pauses else (),
-            )
-            decisions = decide(snapshot, now.market_at, holds=False, jobs=jobs)
-            starts = [decision for decision in decisions if isinstance(decision, Start)]
-            if len(starts) < len(decisions) or all(
-                state.jobs[name].status in FINAL for name in jobs
-            ):
+            if decided is None:
                 return False
-            claimed = executions.claim(connection, starts, now)
+            claimed = executions.claim(connection, decided.starts, decided.now)
         self._publish(claimed)
         self.totals["claimed"] += len(claimed)
         return True
+
+    def _decide_following(
+        self,
+        connection: Connection,
+        dag: DAG,
+        following: Sequence[JobMetadata],
+        *,
+        ended: Attempt | None = None,
+    ) -> Following | None:
+        """
+        Decide for some jobs of a run.
+
+        Args:
+            ended: What is about to succeed.
+
+        Returns:
+            What starts; ``None`` where there is more to do.
+
+        Raises:
+            PrometheusError: Its market's calendar does not say when.
+        """
+        known = in_force().latest
+        bounds = session_bounds(TradingCalendar(dag.market_id), dag.as_of_date)
+        if dag.market_id not in self._markets:
+            return None
+        jobs = [each.job_id for each in following]
+        found = runs.read_following(connection, dag, jobs, self._previous_run)
+        if found is None:
+            return None
+        now, state = found
+        if now.latest_override != known:
+            return None
+        if ended is not None:
+            own = state.jobs[ended.job.job_id]
+            if own.execution_id != ended.execution_id or own.status is not JobStatus.RUNNING:
+                return None
+            through = own._replace(status=JobStatus.SUCCESS)
+            state = replace(state, jobs={**state.jobs, ended.job.job_id: through})
+        snapshot = Snapshot(
+            (state,),
+            {(dag.market_id, dag.as_of_date): bounds},
+            now.wall_at,
+            read_pauses(connection) if now.unended_pauses else (),
+        )
+        decisions = decide(snapshot, now.market_at, holds=False, jobs=jobs)
+        starts = tuple(decision for decision in decisions if isinstance(decision, Start))
+        over = all(state.jobs[name].status in FINAL for name in jobs)
+        return None if over or len(starts) < len(decisions) else Following(starts, now)
 
     def _look_at(self, dag_id: str) -> _Look:
         """Look at one run, if it is open."""

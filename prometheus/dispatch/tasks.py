@@ -36,7 +36,9 @@ from prometheus.persistence.executions import (
     Attempt,
     Cancelled,
     FailedForGood,
+    Following,
     GaveUp,
+    Publication,
     Refused,
     Retried,
 )
@@ -67,8 +69,10 @@ class Workplace:
     attempts: Attempts
     advance: Callable[[str], object]
     """Decides again for one run: `prometheus.dispatch.scheduler.Scheduler.advance`."""
-    advance_after: Callable[[DAG, str], object]
-    """Decides for what waited for a job: likewise, `Scheduler.advance_after`."""
+    decide_after: Callable[[Connection, Attempt], Following | None]
+    """Decides what starts with a job's success: likewise, `Scheduler.decide_after`."""
+    advance_after: Callable[[DAG, str, list[Publication] | None], object]
+    """Starts what waited for a job: likewise, `Scheduler.advance_after`."""
     sources: Callable[[], Sources]
     """Made on first use: a process that runs no job reads no prices."""
     incarnation: Callable[[], str]
@@ -305,15 +309,18 @@ class JobTask(Task):
             if attempt.job.sensor is not None:
                 self._polled(attempt, result)
                 return
-            dag_id = place.attempts.succeed(
-                execution_id, incarnation=str(attempt.incarnation), result=result
+            done = place.attempts.succeed(
+                execution_id,
+                incarnation=str(attempt.incarnation),
+                result=result,
+                follow=lambda connection: place.decide_after(connection, attempt),
             )
-            if dag_id is None:
+            if done is None:
                 log.warning("success_came_late", extra=_facts(attempt))
                 return
             log.info("attempt_returned", extra=_facts(attempt))
-            follow = partial(place.advance_after, attempt.dag, attempt.job.job_id)
-            place.advance_quietly(dag_id, follow)
+            follow = partial(place.advance_after, attempt.dag, attempt.job.job_id, done.claimed)
+            place.advance_quietly(done.dag_id, follow)
 
     def _polled(self, attempt: Attempt, result: dict[str, Any]) -> None:
         """Report a sensor's answer, and start what waited for its last one."""

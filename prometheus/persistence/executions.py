@@ -718,6 +718,7 @@ _SUCCEED = (
     )
     .returning(_e.dag_id)
 )
+_SUCCEED_AS = _SUCCEED.returning(_e.status)
 
 
 def succeed(
@@ -732,6 +733,84 @@ def succeed(
     return connection.execute(
         _SUCCEED, {"id": execution_id, "by": incarnation, "returned": result}
     ).scalar_one_or_none()
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """What is to start as soon as a job has succeeded."""
+
+    starts: tuple[Start, ...]
+    """With one window, because one statement claims them."""
+    now: Now
+    """When that was decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """A job has returned, and that is written."""
+
+    dag_id: str
+    claimed: list[Publication] | None = None
+    """What was claimed with it, to be published; ``None``: what follows is still to be decided."""
+
+
+def _succeed_and_claim() -> Select[Any]:
+    ended = _SUCCEED_AS.cte("ended")
+    claimed = _CLAIM.where(exists().where(ended.c.status == JobStatus.SUCCESS)).cte("claimed")
+    return select(
+        ended.c.dag_id.label("ended_dag_id"), ended.c.status.label("ended_as"), claimed
+    ).select_from(ended.outerjoin(claimed, true()))
+
+
+_SUCCEED_AND_CLAIM = _succeed_and_claim()
+
+
+def succeed_and_claim(
+    connection: Connection,
+    execution_id: str,
+    *,
+    incarnation: str,
+    result: Any,
+    following: Following,
+) -> Succeeded | None:
+    """
+    Do what `succeed` and `claim` do, in one statement where the database can.
+
+    What is claimed waits for nothing but this execution, so that nobody can have changed whether it
+    may start: as long as this one runs, nobody gives its job another attempt.
+    """
+    starts, now = following.starts, following.now
+    if not starts or connection.dialect.name == "sqlite":
+        ended = connection.execute(
+            _SUCCEED_AS, {"id": execution_id, "by": incarnation, "returned": result}
+        ).first()
+        if ended is None:
+            return None
+        if ended.status != JobStatus.SUCCESS:
+            return Succeeded(ended.dag_id)
+        return Succeeded(ended.dag_id, claim(connection, starts, now))
+    window = starts[0].window
+    rows = connection.execute(
+        _SUCCEED_AND_CLAIM,
+        {
+            "id": execution_id,
+            "by": incarnation,
+            "returned": result,
+            "ids": [start.execution_id for start in starts],
+            "market_at": now.market_at,
+            "opens_at": window.opens_at,
+            "closes_at": window.closes_at,
+        },
+    ).all()
+    if not rows:
+        return None
+    dag_id = rows[0].ended_dag_id
+    if rows[0].ended_as != JobStatus.SUCCESS:
+        return Succeeded(dag_id)
+    claimed = {row.execution_id: _publication(row) for row in rows if row.execution_id is not None}
+    return Succeeded(
+        dag_id, [claimed[start.execution_id] for start in starts if start.execution_id in claimed]
+    )
 
 
 def succeeded(connection: Connection, execution_id: str, incarnation: str) -> str | None:

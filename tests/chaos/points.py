@@ -163,6 +163,7 @@ def _wrap_all() -> None:
         "mark_published": "mark",
         "try_start": "start",
         "succeed": "finish",
+        "succeed_and_claim": "finish",
         "fail": "finish",
     }.items():
         setattr(executions, name, _written(getattr(executions, name), what, before=True))

@@ -426,13 +426,18 @@ class Worker(Actor):
             error = self._work(attempt, part)
         self.point("finish", "before")
         if error is None:
-            dag_id = self.attempts.succeed(
-                execution_id, incarnation=str(attempt.incarnation), result=None
+            done = self.attempts.succeed(
+                execution_id,
+                incarnation=str(attempt.incarnation),
+                result=None,
+                follow=lambda connection: self.scheduler.decide_after(connection, attempt),
             )
             self.point("finish", "after")
-            if dag_id is not None:
-                follow = partial(self.scheduler.advance_after, attempt.dag, attempt.job.job_id)
-                self._advance(dag_id, follow)
+            if done is not None:
+                follow = partial(
+                    self.scheduler.advance_after, attempt.dag, attempt.job.job_id, done.claimed
+                )
+                self._advance(done.dag_id, follow)
         else:
             self._retry(attempt, error)
 

@@ -13,7 +13,7 @@ from prometheus.dispatch.scheduler import Scheduler
 from prometheus.orchestration.dag import DAG
 from prometheus.persistence import operators, pauses
 from prometheus.persistence.engine import writing
-from prometheus.persistence.executions import Failure, Started
+from prometheus.persistence.executions import Attempt, Failure, Started, Succeeded
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import (
     RecordingBroker,
@@ -36,7 +36,7 @@ class Worker:
         self.attempts = make_attempts(self.engine)
         self.incarnation = register_worker(self.engine)
         self.dag_id = of.dag_id if isinstance(of, DAG) else installation.make_run(of)
-        self.dags: dict[str, DAG] = {}
+        self.begun: dict[str, Attempt] = {}
         self.scheduler.advance(self.dag_id)
 
     @property
@@ -47,22 +47,33 @@ class Worker:
         execution_id: str = self.installation.attempts(self.dag_id, job_id)[-1].execution_id
         started = self.attempts.start(execution_id, worker="test", incarnation=self.incarnation)
         assert isinstance(started, Started)
-        self.dags[job_id] = started.attempt.dag
+        self.begun[job_id] = started.attempt
         return execution_id
 
     def end(self, job_id: str) -> None:
         """Report success, and decide nothing yet."""
         execution_id = self.installation.attempts(self.dag_id, job_id)[-1].execution_id
-        dag_id = self.attempts.succeed(execution_id, incarnation=self.incarnation, result=None)
-        assert dag_id == self.dag_id
+        done = self.attempts.succeed(execution_id, incarnation=self.incarnation, result=None)
+        assert done == Succeeded(self.dag_id)
 
     def follow(self, job_id: str) -> None:
-        self.scheduler.advance_after(self.dags[job_id], job_id)
+        self.scheduler.advance_after(self.begun[job_id].dag, job_id)
+
+    def finish(self, job_id: str) -> None:
+        """Do all that a worker does when its job has returned."""
+        attempt = self.begun[job_id]
+        done = self.attempts.succeed(
+            attempt.execution_id,
+            incarnation=self.incarnation,
+            result=None,
+            follow=lambda connection: self.scheduler.decide_after(connection, attempt),
+        )
+        assert done is not None
+        self.scheduler.advance_after(attempt.dag, job_id, done.claimed)
 
     def run(self, job_id: str) -> None:
         self.begin(job_id)
-        self.end(job_id)
-        self.follow(job_id)
+        self.finish(job_id)
 
     @contextmanager
     def counting(self) -> Iterator[list[str]]:
@@ -88,13 +99,26 @@ def test_link_of_a_chain_starts_the_next_and_the_last_closes_the_run(
     assert any_installation.run_status(worker.dag_id) == "SUCCESS"
 
 
-def test_it_takes_a_lock_a_look_a_claim_and_a_mark(installation: Installation) -> None:
+def test_it_takes_a_look_an_end_with_its_claim_and_a_mark(installation: Installation) -> None:
     worker = Worker(installation, "chain")
     worker.begin("link_0")
-    worker.end("link_0")
     with worker.counting() as statements:
-        worker.follow("link_0")
-    assert [each.split()[0] for each in statements] == ["SELECT", "SELECT", "UPDATE", "UPDATE"]
+        worker.finish("link_0")
+    assert [each.split()[0] for each in statements] == ["SELECT", "WITH", "UPDATE"]
+    assert worker.published == ["link_0", "link_1"]
+
+
+def test_it_takes_a_lock_a_look_a_claim_and_a_mark_after_the_last_of_several(
+    installation: Installation,
+) -> None:
+    worker = Worker(installation, "joined")
+    worker.run("left")
+    worker.begin("right")
+    with worker.counting() as statements:
+        worker.finish("right")
+    verbs = [each.split()[0] for each in statements]
+    assert verbs == ["UPDATE", "SELECT", "SELECT", "SELECT", "UPDATE", "UPDATE"]
+    assert worker.published == ["left", "right", "both"]
 
 
 def test_job_starts_after_the_last_that_it_waits_for(any_installation: Installation) -> None:

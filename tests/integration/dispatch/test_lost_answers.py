@@ -29,6 +29,7 @@ from prometheus.persistence.executions import (
     Refused,
     Retried,
     Started,
+    Succeeded,
 )
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import (
@@ -201,7 +202,8 @@ def test_success_counts_once_though_the_answer_was_lost(
     incarnation = register_worker(installation.engine)
     attempts.start(execution_id, worker="test", incarnation=incarnation)
     with answer_lost(installation.engine, committed=committed):
-        assert attempts.succeed(execution_id, incarnation=incarnation, result=1) == dag_id
+        done = attempts.succeed(execution_id, incarnation=incarnation, result=1)
+        assert done == Succeeded(dag_id)
     assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
     assert attempts.succeed(execution_id, incarnation=incarnation, result=1) is None
 
@@ -340,7 +342,8 @@ def test_start_result_and_job_wait_for_the_database_and_say_so_once(
         assert attempts.results_of(outcome.attempt, ["a_sensor"]) == {}
     with shut_for_a_while(gate):
         assert not attempts.cancel_asked(execution_id, incarnation)
-        assert attempts.succeed(execution_id, incarnation=incarnation, result=1) == dag_id
+        done = attempts.succeed(execution_id, incarnation=incarnation, result=1)
+        assert done == Succeeded(dag_id)
     engine.dispose()
 
     assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}

@@ -570,6 +570,7 @@ def test_failure_in_a_session_that_was_taken_back_is_told_with_the_session_it_ha
     place = Workplace(
         attempts=make_attempts(engine),
         advance=str,
+        decide_after=lambda *_: None,
         advance_after=lambda *_: None,
         sources=lambda: build_sources({}, seed=1),
         incarnation=str,
