@@ -34,6 +34,7 @@ from prometheus.persistence.engine import (
 from prometheus.persistence.executions import (
     HARD_LIMIT_GRACE,
     Attempt,
+    Beside,
     Cancelled,
     Failed,
     FailedForGood,
@@ -163,7 +164,7 @@ class Attempts:
         *,
         incarnation: str,
         result: Any,
-        follow: Callable[[Connection], Following | None] = lambda _: None,
+        follow: Callable[[Connection], Following | Beside | None] = lambda _: None,
     ) -> Succeeded | None:
         """
         Report success; tried again for as long as the database is away.
@@ -178,23 +179,24 @@ class Attempts:
         """
 
         def write(connection: Connection, again: bool) -> Succeeded | None:
-            following = follow(connection)
-            if following is not None:
-                done = executions.succeed_and_claim(
-                    connection,
-                    execution_id,
-                    incarnation=incarnation,
-                    result=result,
-                    following=following,
-                )
-                if done is not None:
-                    return done
-            dag_id = executions.succeed(
-                connection, execution_id, incarnation=incarnation, result=result
-            )
-            if dag_id is None and again:
+            asked = {"incarnation": incarnation, "result": result}
+            done: Succeeded | None = None
+            match follow(connection):
+                case Following() as following:
+                    done = executions.succeed_and_claim(
+                        connection, execution_id, **asked, following=following
+                    )
+                case Beside() as beside:
+                    done = executions.succeed_beside(
+                        connection, execution_id, **asked, beside=beside
+                    )
+                case None:
+                    dag_id = executions.succeed(connection, execution_id, **asked)
+                    done = None if dag_id is None else Succeeded(dag_id)
+            if done is None and again:
                 dag_id = executions.succeeded(connection, execution_id, incarnation)
-            return None if dag_id is None else Succeeded(dag_id)
+                done = None if dag_id is None else Succeeded(dag_id)
+            return done
 
         return self._written(write, within=math.inf, begin=each_alone)
 

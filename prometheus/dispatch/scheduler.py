@@ -67,7 +67,13 @@ from prometheus.persistence.engine import (
     reading,
     writing,
 )
-from prometheus.persistence.executions import Attempt, Following, NotOurs, Publication
+from prometheus.persistence.executions import (
+    Attempt,
+    Beside,
+    Following,
+    NotOurs,
+    Publication,
+)
 from prometheus.persistence.operators import CANCEL_GRACE
 from prometheus.persistence.pauses import read_pauses
 
@@ -303,17 +309,25 @@ class Scheduler:
         self.totals["lost_claims"] += total.lost_claims
         return total
 
-    def decide_after(self, connection: Connection, attempt: Attempt) -> Following | None:
+    def decide_after(self, connection: Connection, attempt: Attempt) -> Following | Beside | None:
         """
         Decide what starts with the success of an attempt, which is not written yet.
 
         Returns:
-            ``None`` where that is not for this job alone to say, where there is more to do than to
-            start what waited for it, or where it can not be said now: `advance_after` decides.
+            What starts, where that is for this job alone to say, or what else that waits for;
+            ``None`` where there is more to do than to start what waited for it, or where nothing
+            can be said now: `advance_after` decides.
         """
         dag, job_id = attempt.dag, attempt.job.job_id
         following = dag.waiting_for(job_id)
-        if not following or any(len(each.dependencies) > 1 for each in following):
+        if not following:
+            return Beside(None)
+        if any(each.sensor is not None for each in following):
+            return None
+        others = frozenset.intersection(*(frozenset(each.dependencies) for each in following))
+        if others := others - {job_id}:
+            return Beside(others)
+        if any(len(each.dependencies) > 1 for each in following):
             return None
         try:
             decided = self._decide_following(connection, dag, following, ended=attempt)

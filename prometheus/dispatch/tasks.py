@@ -34,6 +34,7 @@ from prometheus.orchestration.sensor import Readiness
 from prometheus.persistence.engine import is_unavailable
 from prometheus.persistence.executions import (
     Attempt,
+    Beside,
     Cancelled,
     FailedForGood,
     Following,
@@ -69,7 +70,7 @@ class Workplace:
     attempts: Attempts
     advance: Callable[[str], object]
     """Decides again for one run: `prometheus.dispatch.scheduler.Scheduler.advance`."""
-    decide_after: Callable[[Connection, Attempt], Following | None]
+    decide_after: Callable[[Connection, Attempt], Following | Beside | None]
     """Decides what starts with a job's success: likewise, `Scheduler.decide_after`."""
     advance_after: Callable[[DAG, str, list[Publication] | None], object]
     """Starts what waited for a job: likewise, `Scheduler.advance_after`."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
     Connection,
     Row,
     Select,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from prometheus.core.durations import format_duration
 from prometheus.core.holidays import HolidayKind, HolidayState
@@ -746,12 +748,55 @@ class Following:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """Jobs of which each, while it is queued, keeps back all that follows a job's success."""
+
+    job_ids: frozenset[str] | None
+    """``None``: all of the run; nothing follows but the end of the run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Succeeded:
     """A job has returned, and that is written."""
 
     dag_id: str
     claimed: list[Publication] | None = None
     """What was claimed with it, to be published; ``None``: what follows is still to be decided."""
+
+
+def _succeed_beside(*which: ColumnElement[bool]) -> ReturningUpdate[Any]:
+    other = job_executions.alias("other")
+    queued = exists().where(
+        other.c.dag_id == literal_column("job_executions.dag_id"),
+        other.c.completed_at.is_(None),
+        in_state(other, JobStatus.QUEUED),
+        *which,
+    )
+    return _SUCCEED_AS.returning(queued.label("queued"))
+
+
+_SUCCEED_BESIDE_ANY = _succeed_beside()
+_SUCCEED_BESIDE = _succeed_beside(literal_column("other.job_id").in_(_IDS))
+
+
+def succeed_beside(
+    connection: Connection, execution_id: str, *, incarnation: str, result: Any, beside: Beside
+) -> Succeeded | None:
+    """
+    Do what `succeed` does, and say whether others, that have not begun, decide what follows.
+
+    Whoever ends one of them looks after that, and so finds this end: it took less time than their
+    beginning and their end. Should it not, because this statement was held up, the next tick does.
+    """
+    asked = {"id": execution_id, "by": incarnation, "returned": result}
+    if beside.job_ids is None:
+        row = connection.execute(_SUCCEED_BESIDE_ANY, asked).first()
+    else:
+        row = connection.execute(_SUCCEED_BESIDE, asked | {"ids": list(beside.job_ids)}).first()
+    if row is None:
+        return None
+    nothing = row.status == JobStatus.SUCCESS and row.queued
+    return Succeeded(row.dag_id, [] if nothing else None)
 
 
 def _succeed_and_claim() -> Select[Any]:

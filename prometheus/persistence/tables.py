@@ -19,6 +19,7 @@ from sqlalchemy import (
     Date,
     Double,
     ForeignKey,
+    FromClause,
     Index,
     Integer,
     String,
@@ -48,7 +49,7 @@ def _one_of(column: str, values: list[str]) -> str:
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
 
 
-def in_state(table: Table, *states: JobStatus | RunStatus) -> ColumnElement[bool]:
+def in_state(table: FromClause, *states: JobStatus | RunStatus) -> ColumnElement[bool]:
     """
     Compare a row's status with states that are written out in the statement.
 

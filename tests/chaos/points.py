@@ -164,6 +164,7 @@ def _wrap_all() -> None:
         "try_start": "start",
         "succeed": "finish",
         "succeed_and_claim": "finish",
+        "succeed_beside": "finish",
         "fail": "finish",
     }.items():
         setattr(executions, name, _written(getattr(executions, name), what, before=True))

@@ -121,6 +121,23 @@ def test_it_takes_a_lock_a_look_a_claim_and_a_mark_after_the_last_of_several(
     assert worker.published == ["left", "right", "both"]
 
 
+@pytest.mark.parametrize("pipeline", ["joined", "apart"])
+def test_while_another_is_queued_it_takes_its_end_alone(
+    installation: Installation, pipeline: str
+) -> None:
+    """Whether what follows waits for the other, too, or nothing does but the end of the run."""
+    jobs = [job("left"), job("right"), *([job("both", "left", "right")] * (pipeline == "joined"))]
+    dag = World(installation.engine).run(*jobs, forced=True)
+    worker = Worker(installation, dag)
+    worker.begin("left")
+    with worker.counting() as statements:
+        worker.finish("left")
+    assert [each.split()[0] for each in statements] == ["UPDATE"]
+    worker.run("right")
+    assert worker.published == ["left", "right", *(["both"] * (pipeline == "joined"))]
+    assert (installation.run_status(dag.dag_id) == "OPEN") == (pipeline == "joined")
+
+
 def test_job_starts_after_the_last_that_it_waits_for(any_installation: Installation) -> None:
     worker = Worker(any_installation, "joined")
     worker.begin("right")
