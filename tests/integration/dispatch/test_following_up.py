@@ -11,9 +11,9 @@ from sqlalchemy import event, func, select, text
 
 from prometheus.dispatch.scheduler import Scheduler
 from prometheus.orchestration.dag import DAG
-from prometheus.persistence import operators, pauses
-from prometheus.persistence.engine import writing
-from prometheus.persistence.executions import Attempt, Failure, Started, Succeeded
+from prometheus.persistence import executions, operators, pauses
+from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.executions import Attempt, Failure, Following, Started, Succeeded
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import (
     RecordingBroker,
@@ -59,17 +59,21 @@ class Worker:
     def follow(self, job_id: str) -> None:
         self.scheduler.advance_after(self.begun[job_id].dag, job_id)
 
-    def finish(self, job_id: str) -> None:
-        """Do all that a worker does when its job has returned."""
+    def end_with_claim(self, job_id: str) -> Succeeded | None:
+        """Report success, and claim with it what can be."""
         attempt = self.begun[job_id]
-        done = self.attempts.succeed(
+        return self.attempts.succeed(
             attempt.execution_id,
             incarnation=self.incarnation,
             result=None,
             follow=lambda connection: self.scheduler.decide_after(connection, attempt),
         )
+
+    def finish(self, job_id: str) -> None:
+        """Do all that a worker does when its job has returned."""
+        done = self.end_with_claim(job_id)
         assert done is not None
-        self.scheduler.advance_after(attempt.dag, job_id, done.claimed)
+        self.scheduler.advance_after(self.begun[job_id].dag, job_id, done.claimed)
 
     def run(self, job_id: str) -> None:
         self.begin(job_id)
@@ -164,6 +168,58 @@ def test_job_that_ended_as_it_was_asked_to_starts_nothing(any_installation: Inst
         "both": ["SKIPPED"],
     }
     assert any_installation.run_status(worker.dag_id) != "OPEN"
+
+
+def test_link_that_ended_as_it_was_asked_to_starts_nothing(any_installation: Installation) -> None:
+    worker = Worker(any_installation, "chain")
+    worker.begin("link_0")
+    with writing(worker.engine) as connection:
+        operators.cancel(connection, worker.dag_id, "link_0", actor="test")
+    worker.finish("link_0")
+    assert worker.published == ["link_0"]
+    assert any_installation.statuses(worker.dag_id)["link_1"] == ["SKIPPED"]
+
+
+def test_link_that_was_given_up_starts_nothing(any_installation: Installation) -> None:
+    worker = Worker(any_installation, "chain")
+    worker.begin("link_0")
+    lost = Failure("its worker was lost", {"type": "lost"}, final=True)
+    worker.attempts.fail(worker.begun["link_0"].execution_id, lost, incarnation=worker.incarnation)
+    assert worker.end_with_claim("link_0") is None
+    assert worker.published == ["link_0"]
+    assert any_installation.statuses(worker.dag_id)["link_1"] == ["PENDING"]
+
+
+def test_link_that_somebody_else_has_claimed_is_published_once(
+    installation: Installation,
+) -> None:
+    worker = Worker(installation, "chain")
+    worker.begin("link_0")
+    attempt = worker.begun["link_0"]
+    with reading(worker.engine) as connection:
+        decided = worker.scheduler.decide_after(connection, attempt)
+    assert isinstance(decided, Following)
+    assert [start.job.job_id for start in decided.starts] == ["link_1"]
+    with writing(worker.engine) as connection:
+        assert executions.claim(connection, decided.starts, decided.now)
+    done = worker.attempts.succeed(
+        attempt.execution_id,
+        incarnation=worker.incarnation,
+        result=None,
+        follow=lambda _: decided,
+    )
+    assert done == Succeeded(worker.dag_id, [])
+
+
+@pytest.mark.promise("P8")
+def test_job_that_runs_is_given_no_other_attempt(any_installation: Installation) -> None:
+    """Or what follows could not be claimed with its success."""
+    worker = Worker(any_installation, "chain")
+    worker.begin("link_0")
+    with writing(worker.engine) as connection, pytest.raises(operators.OperatorError):
+        operators.retry(connection, worker.dag_id, "link_0", actor="test")
+    worker.finish("link_0")
+    assert worker.published == ["link_0", "link_1"]
 
 
 def test_run_whose_last_jobs_were_skipped_meanwhile_is_closed(

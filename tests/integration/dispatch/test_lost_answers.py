@@ -69,7 +69,7 @@ def at_next_commit(
 
     def by_itself(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
         driver = driver_of(connection)
-        if driver.autocommit and statement.startswith("UPDATE"):
+        if driver.autocommit and statement.startswith(("UPDATE", "WITH")):
             call(connection)
             if done and driver.closed:  # what it had read of the answer is lost with it
                 raise psycopg.OperationalError("the connection is closed")
@@ -206,6 +206,31 @@ def test_success_counts_once_though_the_answer_was_lost(
         assert done == Succeeded(dag_id)
     assert installation.statuses(dag_id) == {"waits_for_a_file": ["SUCCESS"]}
     assert attempts.succeed(execution_id, incarnation=incarnation, result=1) is None
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_what_was_claimed_with_a_success_is_sent_though_the_answer_was_lost(
+    installation: Installation, attempts: Attempts, committed: bool
+) -> None:
+    dag_id, execution_id = queued(installation, "chain")
+    incarnation = register_worker(installation.engine)
+    started = attempts.start(execution_id, worker="test", incarnation=incarnation)
+    assert isinstance(started, Started)
+    broker = RecordingBroker()
+    scheduler = make_scheduler(installation.engine, broker)
+    with answer_lost(installation.engine, committed=committed):
+        done = attempts.succeed(
+            execution_id,
+            incarnation=incarnation,
+            result=1,
+            follow=lambda connection: scheduler.decide_after(connection, started.attempt),
+        )
+    assert done is not None
+    scheduler.advance_after(started.attempt.dag, "link_0", done.claimed)
+    statuses = installation.statuses(dag_id)
+    assert (statuses["link_0"], statuses["link_1"]) == (["SUCCESS"], ["QUEUED"])
+    wait_until(lambda: scheduler.tick() and broker.published, timeout=30, message="link_1 is sent")
+    assert [each.job_type for each in broker.published] == ["link_1"]
 
 
 @pytest.mark.promise("P2")

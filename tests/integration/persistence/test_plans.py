@@ -138,6 +138,23 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "claim": lambda c: executions.claim(c, starts, read_now(c)),
         "start": lambda c: executions.start(c, ids["b"], worker="w@h", incarnation=worker),
         "success": lambda c: executions.succeed(c, ids["b"], incarnation=worker, result=None),
+        "success with a claim": lambda c: executions.succeed_and_claim(
+            c,
+            ids["b"],
+            incarnation=worker,
+            result=None,
+            following=executions.Following(tuple(starts), read_now(c)),
+        ),
+        "success beside another": lambda c: executions.succeed_beside(
+            c,
+            ids["b"],
+            incarnation=worker,
+            result=None,
+            beside=executions.Beside(frozenset({"c"})),
+        ),
+        "success beside any": lambda c: executions.succeed_beside(
+            c, ids["b"], incarnation=worker, result=None, beside=executions.Beside(None)
+        ),
         "failure": lambda c: executions.fail(
             c, ids["a"], BOOM, draw_delay=lambda bound: bound, max_lost=3
         ),
