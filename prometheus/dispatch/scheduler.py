@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -71,6 +71,7 @@ from prometheus.persistence.executions import (
     Attempt,
     Beside,
     Following,
+    News,
     NotOurs,
     Publication,
 )
@@ -463,26 +464,32 @@ class Scheduler:
             with reading(self._engine) as connection:
                 now = read_now(connection)
                 overrides.refresh(connection, now)
-                look = self._look_in(connection, now, may_take=may_take)
+                news = executions.read_news(connection, self._due_by(now))
+                look = self._look_in(connection, now, news, may_take=may_take)
             if look is not None:
                 return look
             self._take_changes()
             # What was noted since then, the next tick takes; this one may well have read it.
             may_take = False
 
-    def _look_in(self, connection: Connection, now: Now, *, may_take: bool) -> _Look | None:
+    def _due_by(self, now: Now) -> datetime:
+        """Return since when a message must have been missing to be sent again."""
+        return now.wall_at - self._pace.publish_after
+
+    def _look_in(
+        self, connection: Connection, now: Now, news: News, *, may_take: bool
+    ) -> _Look | None:
         """
         Do what `_look` does in a transaction that sees the overrides that are in force.
 
         Returns:
             ``None``: there are changes that have to be taken first.
         """
-        noted, due = executions.read_news(connection)
-        if noted and may_take:
+        if news.noted and may_take:
             return None
         self._open.read(connection, now, self._epoch)
         paused = read_pauses(connection) if now.unended_pauses else ()
-        return _Look(now, self._open.take_due(now, paused), paused, due)
+        return _Look(now, self._open.take_due(now, paused), paused, news.due)
 
     def _take_changes(self) -> None:
         more = True
@@ -729,19 +736,19 @@ class Scheduler:
             rescues = self._may_rescue(now)
             lapsed = rescues and leases.any_lapsed(connection, now.wall_at)
             orphans = self._find_orphans(connection, now) if rescues else []
-            due_by = now.wall_at - self._pace.publish_after
-            late, unsent = executions.left_over(connection, due_by)
-            forgotten = executions.unpublished(connection, due_by) if unsent else []
+            due_by = self._due_by(now)
+            news = executions.read_news(connection, due_by)
+            forgotten = executions.unpublished(connection, due_by) if news.unsent else []
             plans = self._has_to_plan(now)
             # Where nothing comes before it that changes a run, it need not be looked once more.
-            acts = lapsed or orphans or late or unsent or plans or now.open_backfills
-            look = None if acts else self._look_in(connection, now, may_take=True)
+            acts = lapsed or orphans or news.late or forgotten or plans or now.open_backfills
+            look = None if acts else self._look_in(connection, now, news, may_take=True)
         if lapsed:
             self._give_up_workers(now)
             # Now: before what they ran is started again, by whomever, they must find it in a mark.
             self._refill(now)
         self._rescue(orphans)
-        if late:
+        if news.late:
             self._attempts.end_cancelled(self._hold_lead)
         self._publish(forgotten)
         self._refill(now)
@@ -794,16 +801,20 @@ class Scheduler:
         return leadership.leads
 
     def _ask_to_lead(self, *, instead_of: int | None = None) -> leases.Leadership:
+        told: dict[str, Any] = {
+            "lease": self._pace.lease,
+            "ticked_at": self._ticked_at,
+            "broker_lost_at": self._broker_lost_at,
+            "figures": self._figures(),
+        }
+        if self._epoch is not None:
+            with each_alone(self._engine) as connection:
+                kept = leases.go_on_leading(connection, LEADERSHIP, self._owner, **told)
+            if kept is not None and kept.epoch == self._epoch:
+                return kept
         with writing(self._engine) as connection:
             leadership = leases.lead(
-                connection,
-                LEADERSHIP,
-                self._owner,
-                lease=self._pace.lease,
-                ticked_at=self._ticked_at,
-                broker_lost_at=self._broker_lost_at,
-                figures=self._figures(),
-                instead_of=instead_of,
+                connection, LEADERSHIP, self._owner, **told, instead_of=instead_of
             )
             if not leadership.leads:
                 leases.stand_by(connection, self._owner, lease=self._pace.lease)
@@ -1086,9 +1097,8 @@ class Scheduler:
             if not self._broker_away:
                 since = self._earliest_reachable_since(mark, now)
                 # Not the tick's own time: it may have sent thousands of messages since.
-                with reading(self._engine) as connection:
-                    at = leases.wall_time(connection)
-                    given_up = leases.given_up(connection, at - GIVEN_UP_FOR)
+                with each_alone(self._engine, reads=True) as connection:
+                    at, given_up = leases.given_up(connection, GIVEN_UP_FOR)
                 self._broker.leave_mark(Mark(at, self._owner, self._epoch or 0, since, given_up))
                 # From now: Redis may have been slow, or this process stood still.
                 if given_up - self._named or (given_up and _is_unknown(self._named_since, now)):
@@ -1100,7 +1110,7 @@ class Scheduler:
             self._lose_broker(error)
 
     def _wall_time(self) -> datetime:
-        with reading(self._engine) as connection:
+        with each_alone(self._engine, reads=True) as connection:
             return leases.wall_time(connection)
 
     def _earliest_reachable_since(self, mark: Mark | None, now: Now) -> datetime | None:

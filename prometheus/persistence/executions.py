@@ -368,7 +368,14 @@ def take_failure(connection: Connection, execution_id: str) -> Failed | None:
     )
 
 
+_LATE = (
+    select(_e.execution_id)
+    .where(is_live, in_state(job_executions, JobStatus.RUNNING), _e.cancel_at <= database_now())
+    .order_by(_e.execution_id)
+)
 _NEWS = select(
+    _LATE.exists().label("late"),
+    _UNPUBLISHED.exists().label("unsent"),
     exists().select_from(run_changes).label("noted"),
     select(func.min(_e.scheduled_at))
     .where(
@@ -383,16 +390,28 @@ _NEWS = select(
 )
 
 
-def read_news(connection: Connection) -> tuple[bool, datetime | None]:
-    """
-    Say what a leader has to look at.
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a leader has to look at."""
 
-    Returns:
-        Whether changes of runs have been noted that nobody has taken, and the first wall time from
-        now on at which an execution without a message is due.
+    late: bool
+    """Whether `end_cancelled` has anything to do."""
+    unsent: bool
+    """Whether `unpublished` has."""
+    noted: bool
+    """Whether changes of runs have been noted that nobody has taken."""
+    due: datetime | None
+    """The first wall time from now on at which an execution without a message is due."""
+
+
+def read_news(connection: Connection, due_by: datetime) -> News:
     """
-    noted, due = connection.execute(_NEWS).one()
-    return noted, due
+    Read what a leader has to look at.
+
+    Args:
+        due_by: As `unpublished` takes it.
+    """
+    return News(*connection.execute(_NEWS, {"due_by": due_by}).one())
 
 
 @dataclass(frozen=True, slots=True)
@@ -1396,21 +1415,7 @@ def ask_to_end(
     return asked
 
 
-_LATE = (
-    select(_e.execution_id)
-    .where(is_live, in_state(job_executions, JobStatus.RUNNING), _e.cancel_at <= database_now())
-    .order_by(_e.execution_id)
-)
 _LATE_LOCKED = _LATE.with_for_update(key_share=True, skip_locked=True)
-
-
-_LEFT_OVER = select(_LATE.exists(), _UNPUBLISHED.exists())
-
-
-def left_over(connection: Connection, due_by: datetime) -> tuple[bool, bool]:
-    """Say whether `end_cancelled`, and whether `unpublished`, has anything to do."""
-    late, unsent = connection.execute(_LEFT_OVER, {"due_by": due_by}).one()
-    return late, unsent
 
 
 def end_cancelled(connection: Connection) -> list[str]:

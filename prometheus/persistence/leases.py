@@ -36,6 +36,7 @@ from prometheus.persistence.tables import (
     is_live,
     job_executions,
     leases,
+    market_clock,
     standbys,
     worker_incarnations,
 )
@@ -284,14 +285,22 @@ def give_up_workers(connection: Connection, now: datetime) -> list[str]:
     return list(connection.execute(_GIVE_UP, {"now": now}).scalars())
 
 
-_GIVEN_UP = select(_w.incarnation).where(
-    _w.ended_at > bindparam("since"), _w.ended_at >= _w.expires_at
+_GIVEN_UP = select(database_now(), _w.incarnation).select_from(
+    market_clock.outerjoin(
+        worker_incarnations,
+        and_(
+            # Asked for once: only so does an index begin where this does.
+            _w.ended_at > select(database_later(bindparam("seconds"))).scalar_subquery(),
+            _w.ended_at >= _w.expires_at,
+        ),
+    )
 )
 
 
-def given_up(connection: Connection, since: datetime) -> frozenset[str]:
-    """Return the incarnations that `give_up_workers` has ended after ``since``, wall time."""
-    return frozenset(connection.execute(_GIVEN_UP, {"since": since}).scalars())
+def given_up(connection: Connection, lately: timedelta) -> tuple[datetime, frozenset[str]]:
+    """Return the time, and the incarnations that `give_up_workers` has ended so lately."""
+    rows = connection.execute(_GIVEN_UP, {"seconds": -lately.total_seconds()}).all()
+    return rows[0][0], frozenset(name for _, name in rows if name is not None)
 
 
 _UNENDED = select(worker_incarnations).where(_w.ended_at.is_(None))
@@ -389,11 +398,18 @@ def lead(
         figures: What he and those before him have done; likewise, and until another keeps his.
         instead_of: An epoch whose leader is replaced although its lease has not run out.
     """
-    asked = {"what": name, "who": owner, "lease_seconds": lease.total_seconds()}
-    told = {"ticked": ticked_at, "lost": broker_lost_at, "did": figures}
-    kept = connection.execute(_KEEP_LEAD, {**asked, **told}).first()
+    kept = go_on_leading(
+        connection,
+        name,
+        owner,
+        lease=lease,
+        ticked_at=ticked_at,
+        broker_lost_at=broker_lost_at,
+        figures=figures,
+    )
     if kept is not None:
-        return Leadership(owner, kept.epoch, leads=True, at=kept.at)
+        return kept
+    asked = {"what": name, "who": owner, "lease_seconds": lease.total_seconds()}
     connection.execute(_TAKE_LEAD, {**asked, "instead_of": instead_of})
     row = connection.execute(_LEADER_NOW, {"what": name}).first()
     if row is None:
@@ -404,6 +420,23 @@ def lead(
         row = connection.execute(_LEADER_NOW, {"what": name}).one()
     leads = row.owner == owner
     return Leadership(row.owner, row.epoch, leads, row.at, row.broker_lost_at, row.figures)
+
+
+def go_on_leading(
+    connection: Connection,
+    name: str,
+    owner: str,
+    *,
+    lease: timedelta,
+    ticked_at: datetime | None,
+    broker_lost_at: datetime | None,
+    figures: Mapping[str, int] | None,
+) -> Leadership | None:
+    """Do what `lead` does, in one statement, where the one who asks leads; otherwise nothing."""
+    asked = {"what": name, "who": owner, "lease_seconds": lease.total_seconds()}
+    told = {"ticked": ticked_at, "lost": broker_lost_at, "did": figures}
+    kept = connection.execute(_KEEP_LEAD, {**asked, **told}).first()
+    return None if kept is None else Leadership(owner, kept.epoch, leads=True, at=kept.at)
 
 
 _KEEP_EPOCH = (

@@ -235,37 +235,40 @@ $$
 """
 
 
-def _execute(when: str, dialect: str, statement: str) -> None:
+def _execute(table: Table, when: str, dialect: str, statement: str) -> None:
     ddl = DDL(statement)  # type: ignore[no-untyped-call]  # SQLAlchemy has not typed it
-    event.listen(metadata, when, ddl.execute_if(dialect=dialect))
+    event.listen(table, when, ddl.execute_if(dialect=dialect))
 
 
 # Where all tables are published, rows of one without a key could not be removed otherwise.
-_execute("after_create", "postgresql", "ALTER TABLE run_changes REPLICA IDENTITY FULL")
-_execute("after_create", "postgresql", _FUNCTION)
-_execute("after_drop", "postgresql", "DROP FUNCTION note_run_change()")
-for _name, _write, _only, _act in (
+_execute(run_changes, "after_create", "postgresql", "ALTER TABLE run_changes REPLICA IDENTITY FULL")
+_execute(run_changes, "after_create", "postgresql", _FUNCTION)
+_execute(run_changes, "after_drop", "postgresql", "DROP FUNCTION note_run_change()")
+for _table, _name, _write, _only, _act in (
     # The first attempts of a run's jobs are made together with it.
-    ("new_attempt", "INSERT ON job_executions", " WHEN (NEW.attempt_number > 1)", _NOTE),
+    (job_executions, "new_attempt", "INSERT", " WHEN (NEW.attempt_number > 1)", _NOTE),
     # What a decision is made of, and no more: a worker names what it runs every few seconds.
     (
+        job_executions,
         "changed_attempt",
-        "UPDATE OF status, forced, scheduled_at, cancel_asked_at ON job_executions",
+        "UPDATE OF status, forced, scheduled_at, cancel_asked_at",
         "",
         _NOTE,
     ),
-    ("new_run", "INSERT ON dag_runs", "", _NOTE),
+    (dag_runs, "new_run", "INSERT", "", _NOTE),
     (
+        dag_runs,
         "changed_run",
-        "UPDATE OF status, forced, created_at, definition_hash, calendar_version ON dag_runs",
+        "UPDATE OF status, forced, created_at, definition_hash, calendar_version",
         "",
         _NOTE,
     ),
-    ("removed_run", "DELETE ON dag_runs", "", _NOTE_REMOVED),
+    (dag_runs, "removed_run", "DELETE", "", _NOTE_REMOVED),
 ):
-    _create = f"CREATE TRIGGER note_{_name} AFTER {_write} FOR EACH ROW{_only}"
-    _execute("after_create", "postgresql", f"{_create} EXECUTE FUNCTION note_run_change()")
-    _execute("after_create", "sqlite", f"{_create} {_act}")
+    _table.add_is_dependent_on(run_changes)
+    _create = f"CREATE TRIGGER note_{_name} AFTER {_write} ON {_table.name} FOR EACH ROW{_only}"
+    _execute(_table, "after_create", "postgresql", f"{_create} EXECUTE FUNCTION note_run_change()")
+    _execute(_table, "after_create", "sqlite", f"{_create} {_act}")
 
 failure_calls = Table(
     "failure_calls",

@@ -144,12 +144,12 @@ def _written(function: Callable[..., Any], what: str, *, before: bool) -> Callab
 
 
 def _ending(
-    writing: Callable[[Engine], AbstractContextManager[Connection]],
-) -> Callable[[Engine], AbstractContextManager[Connection]]:
+    writing: Callable[..., AbstractContextManager[Connection]],
+) -> Callable[..., AbstractContextManager[Connection]]:
     @contextlib.contextmanager
-    def wrapper(engine: Engine) -> Iterator[Connection]:
+    def wrapper(engine: Engine, **options: Any) -> Iterator[Connection]:
         _here.what = None
-        with writing(engine) as connection:
+        with writing(engine, **options) as connection:
             yield connection
         if _here.what is not None:
             _pass(AFTER, _here.what)

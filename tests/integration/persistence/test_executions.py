@@ -160,11 +160,12 @@ class TestPublished:
         worker = world.worker()
         dag = world.run(job("a"), job("b"))
         with reading(world.engine) as connection:
-            assert executions.read_news(connection)[1] is None
+            assert executions.read_news(connection, world.now()).due is None
         for name, delay in (("a", 50), ("b", 20)):
             world.fail(world.running(dag, name, worker), draw=partial(min, delay))
         with reading(world.engine) as connection:
-            assert executions.read_news(connection)[1] == world.latest(dag)["b"].scheduled_at
+            due = executions.read_news(connection, world.now()).due
+            assert due == world.latest(dag)["b"].scheduled_at
 
 
 class TestStart:
