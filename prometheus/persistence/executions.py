@@ -16,7 +16,6 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
-    ColumnElement,
     Connection,
     Row,
     Select,
@@ -783,19 +782,20 @@ class Succeeded:
     """What was claimed with it, to be published; ``None``: what follows is still to be decided."""
 
 
-def _succeed_beside(*which: ColumnElement[bool]) -> ReturningUpdate[Any]:
+def _succeed_beside(*, of_some: bool) -> ReturningUpdate[Any]:
     other = job_executions.alias("other")
     queued = exists().where(
         other.c.dag_id == literal_column("job_executions.dag_id"),
         other.c.completed_at.is_(None),
         in_state(other, JobStatus.QUEUED),
-        *which,
     )
+    if of_some:
+        queued = queued.where(other.c.job_id.in_(_IDS))
     return _SUCCEED_AS.returning(queued.label("queued"))
 
 
-_SUCCEED_BESIDE_ANY = _succeed_beside()
-_SUCCEED_BESIDE = _succeed_beside(literal_column("other.job_id").in_(_IDS))
+_SUCCEED_BESIDE_ANY = _succeed_beside(of_some=False)
+_SUCCEED_BESIDE = _succeed_beside(of_some=True)
 
 
 def succeed_beside(

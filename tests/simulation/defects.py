@@ -83,6 +83,9 @@ def report(stack: ExitStack, database: Database) -> None:
         "updated_at": database_now(),
     }
     _put(stack, "_SUCCEED", anything.values(values).returning(_e.dag_id))
+    _put(stack, "_SUCCEED_AS", anything.values(values).returning(_e.dag_id, _e.status))
+    for name in ("_SUCCEED_BESIDE", "_SUCCEED_BESIDE_ANY"):
+        _put(stack, name, executions._succeed_beside(of_some=name == "_SUCCEED_BESIDE"))
 
 
 def fence(stack: ExitStack, database: Database) -> None:
