@@ -49,6 +49,7 @@ from prometheus.orchestration.lifecycle import FINAL, LIVE, JobStatus, RunStatus
 from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import REACH, next_opening, plan_runs, session_bounds
+from prometheus.orchestration.windows import SessionBounds
 from prometheus.persistence import (
     backfills,
     clock,
@@ -74,6 +75,7 @@ from prometheus.persistence.executions import (
     News,
     NotOurs,
     Publication,
+    Succeeded,
 )
 from prometheus.persistence.operators import CANCEL_GRACE
 from prometheus.persistence.pauses import read_pauses
@@ -331,33 +333,34 @@ class Scheduler:
         if any(len(each.dependencies) > 1 for each in following):
             return None
         try:
-            decided = self._decide_following(connection, dag, following, ended=attempt)
-        except (PrometheusError, DBAPIError) as error:
-            if isinstance(error, DBAPIError) and is_unavailable(error):
+            decided = self._decide_following(
+                connection, dag, following, in_force().latest, _bounds_of(dag), ended=attempt
+            )
+        except PrometheusError:
+            return None  # is said where its market is worked on
+        except Exception as error:  # the success is written whatever goes wrong here
+            if _takes_the_rest_along(connection, error):
                 raise
-            _say("run_held", error, dag=dag.dag_id)
+            _say("not_decided_at_once", error, dag=dag.dag_id)
             return None
         if decided is None or len({start.window for start in decided.starts}) > 1:
             return None
         return decided
 
-    def advance_after(
-        self, dag: DAG, job_id: str, claimed: list[Publication] | None = None
-    ) -> None:
+    def advance_after(self, dag: DAG, job_id: str, done: Succeeded) -> None:
         """
-        Decide, claim and publish what can follow a job that has just succeeded.
+        Publish what was claimed with a job's success; decide, claim and publish what else follows.
 
         That costs what waits for the job, whatever else its run has. Where there is more to do than
         to start what waited for it, `advance` does it.
 
         Args:
-            claimed: What `decide_after` led to: then this is only published.
+            done: What `decide_after` led to.
         """
         self._broker_away = False
-        if claimed is not None:
-            self._publish(claimed)
-            self.totals["claimed"] += len(claimed)
-        elif not self._start_following(dag, job_id):
+        self._publish(done.claimed)
+        self.totals["claimed"] += len(done.claimed)
+        if not (done.decided or self._start_following(dag, job_id)):
             self.advance(dag.dag_id)
 
     def _start_following(self, dag: DAG, job_id: str) -> bool:
@@ -384,14 +387,16 @@ class Scheduler:
                     return not LIVE.isdisjoint(unfinished.values()) or runs.any_live(
                         connection, dag.dag_id
                     )
+        known = in_force().latest
+        try:
+            bounds = _bounds_of(dag)
+        except PrometheusError:
+            return False
         with self._writing() as connection:
             # So that no operator gives what they wait for another attempt meanwhile. In a statement
             # of its own: the next one sees what was committed before the lock was granted.
             runs.lock_runs(connection, [dag.dag_id])
-            try:
-                decided = self._decide_following(connection, dag, following)
-            except PrometheusError:
-                return False
+            decided = self._decide_following(connection, dag, following, known, bounds)
             if decided is None:
                 return False
             claimed = executions.claim(connection, decided.starts, decided.now)
@@ -404,6 +409,8 @@ class Scheduler:
         connection: Connection,
         dag: DAG,
         following: Sequence[JobMetadata],
+        known: int,
+        bounds: SessionBounds,
         *,
         ended: Attempt | None = None,
     ) -> Following | None:
@@ -411,16 +418,13 @@ class Scheduler:
         Decide for some jobs of a run.
 
         Args:
+            known: The last override that the bounds go by.
+            bounds: Of its session.
             ended: What is about to succeed.
 
         Returns:
             What starts; ``None`` where there is more to do.
-
-        Raises:
-            PrometheusError: Its market's calendar does not say when.
         """
-        known = in_force().latest
-        bounds = session_bounds(TradingCalendar(dag.market_id), dag.as_of_date)
         if dag.market_id not in self._markets:
             return None
         jobs = [each.job_id for each in following]
@@ -572,7 +576,11 @@ class Scheduler:
         calendar = TradingCalendar(states[0].dag.market_id)
         # Nothing is decided about a run whose session there is no more; what runs of it goes on.
         runs_of_sessions = [
-            state for state in states if calendar.is_trading_day(state.dag.as_of_date)
+            state
+            for state in states
+            if calendar.is_trading_day(state.dag.as_of_date)
+            # Brought to its calendar, and then decided about, by whoever leads.
+            and not (alone and is_behind(state, calendar))
         ]
         snapshot = Snapshot(
             runs=tuple(runs_of_sessions),
@@ -642,9 +650,16 @@ class Scheduler:
         if not (starts or skipped or expired or overdue or over):
             return []
         closed: dict[str, str] = {}
+        by_calendar = {state.dag.dag_id: state.calendar_version for state in states}
         with self._writing() as connection:
             waiting = {start.dag_id for start in starts if start.job.dependencies}
-            runs.lock_runs(connection, {*ended, *over, *waiting})
+            followed = runs.lock_runs(connection, {*ended, *over, *waiting})
+            # By a calendar that its run follows no longer, nothing has expired.
+            expired = {
+                execution_id: each
+                for execution_id, each in expired.items()
+                if followed.get(each.dag_id) == by_calendar[each.dag_id]
+            }
             starts = runs.still_ready(connection, starts)
             # First, because it waits for its rows; those below are passed over if they are held.
             asked = executions.ask_to_end(
@@ -1262,6 +1277,25 @@ def _is_unknown(at: datetime | None, now: Now) -> bool:
 def _ends_tick(error: Exception) -> bool:
     """Say whether an error is no single market's or job's."""
     return isinstance(error, LeadLostError) or (is_unavailable(error) and not is_contended(error))
+
+
+def _takes_the_rest_along(connection: Connection, error: Exception) -> bool:
+    """Say whether nothing more can be done on a connection (`each_alone`) after an error."""
+    if not isinstance(error, DBAPIError):
+        return False
+    # On SQLite all of it is one transaction, which such an error may have rolled back.
+    is_one = connection.dialect.name == "sqlite"
+    return error.connection_invalidated or (is_one and is_unavailable(error))
+
+
+def _bounds_of(dag: DAG) -> SessionBounds:
+    """
+    Return the bounds of a run's session.
+
+    Raises:
+        PrometheusError: Its market's calendar has no such session, or can not be read.
+    """
+    return session_bounds(TradingCalendar(dag.market_id), dag.as_of_date)
 
 
 def _say(event: str, error: Exception, **facts: str) -> None:

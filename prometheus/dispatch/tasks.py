@@ -17,7 +17,7 @@ from weakref import WeakSet
 from celery import Celery, Task
 from celery.exceptions import Ignore, Retry
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from prometheus.core.markets import get_market
 from prometheus.core.sessions import Session
@@ -31,7 +31,7 @@ from prometheus.errors import HorizonError, PrometheusError
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.pipeline import JobDefinition, Pipeline
 from prometheus.orchestration.sensor import Readiness
-from prometheus.persistence.engine import is_unavailable
+from prometheus.persistence.engine import first_line, is_unavailable
 from prometheus.persistence.executions import (
     Attempt,
     Beside,
@@ -39,9 +39,9 @@ from prometheus.persistence.executions import (
     FailedForGood,
     Following,
     GaveUp,
-    Publication,
     Refused,
     Retried,
+    Succeeded,
 )
 from prometheus.sources.protocol import Sources
 
@@ -72,7 +72,7 @@ class Workplace:
     """Decides again for one run: `prometheus.dispatch.scheduler.Scheduler.advance`."""
     decide_after: Callable[[Connection, Attempt], Following | Beside | None]
     """Decides what starts with a job's success: likewise, `Scheduler.decide_after`."""
-    advance_after: Callable[[DAG, str, list[Publication] | None], object]
+    advance_after: Callable[[DAG, str, Succeeded], object]
     """Starts what waited for a job: likewise, `Scheduler.advance_after`."""
     sources: Callable[[], Sources]
     """Made on first use: a process that runs no job reads no prices."""
@@ -92,9 +92,9 @@ class Workplace:
         """
         try:
             decide() if decide is not None else self.advance(dag_id)
-        except (SQLAlchemyError, PrometheusError) as error:
-            if isinstance(error, DBAPIError) and is_unavailable(error):
-                log.warning("not_advanced", extra={"dag": dag_id, "error": str(error.orig)})
+        except Exception as error:  # what has been reported stays so
+            if is_unavailable(error):
+                log.warning("not_advanced", extra={"dag": dag_id, "error": first_line(error)})
             else:
                 log.exception("not_advanced", extra={"dag": dag_id})
 
@@ -320,7 +320,7 @@ class JobTask(Task):
                 log.warning("success_came_late", extra=_facts(attempt))
                 return
             log.info("attempt_returned", extra=_facts(attempt))
-            follow = partial(place.advance_after, attempt.dag, attempt.job.job_id, done.claimed)
+            follow = partial(place.advance_after, attempt.dag, attempt.job.job_id, done)
             place.advance_quietly(done.dag_id, follow)
 
     def _polled(self, attempt: Attempt, result: dict[str, Any]) -> None:

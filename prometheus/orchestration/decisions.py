@@ -98,6 +98,8 @@ class Start:
     execution_id: str
     window: Window
     forced: bool
+    calendar_version: str
+    """The calendar that its run followed when this was decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,8 @@ def _decide_run(
         pause = pause_of(snapshot.pauses, run.dag, job) if snapshot.pauses else None
         reason_to_hold = _reason_to_hold(run, job, window, forced, status, now, pause)
         if reason_to_hold is None:
-            decisions.append(Start(dag_id, job, state.execution_id, window, forced))
+            followed = run.calendar_version
+            decisions.append(Start(dag_id, job, state.execution_id, window, forced, followed))
         elif holds:
             decisions.append(_hold(run, job, window, forced, status, now, pause, reason_to_hold))
     return decisions

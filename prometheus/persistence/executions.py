@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -58,6 +58,7 @@ from prometheus.orchestration.sensor import (
     show_limit,
 )
 from prometheus.orchestration.timeouts import RUN_TIMEOUT, Timeout, run_timeout, start_timeout
+from prometheus.orchestration.windows import Window
 from prometheus.persistence.clock import READ_NOW, Now, now_of, read_now
 from prometheus.persistence.engine import PATIENCE_SECONDS
 from prometheus.persistence.metadata import UtcDateTime, database_now
@@ -176,17 +177,26 @@ def _publication(row: Row[Any]) -> Publication:
     )
 
 
+# Locked, or it could be brought to another calendar between this look at it and the change.
+_AS_DECIDED = (
+    select(_r.dag_id)
+    .where(
+        _r.dag_id.in_(bindparam("runs", expanding=True)),
+        _r.calendar_version == bindparam("followed"),
+        is_open,
+    )
+    .with_for_update(read=True, skip_locked=True)
+)
 # SKIP LOCKED: a row that another claimer holds is being claimed, and waiting for it in whatever
 # order two claimers meet their rows could end in a deadlock.
 _CLAIMABLE = (
     select(_e.execution_id)
-    .join_from(job_executions, dag_runs)
     .where(
         _e.execution_id.in_(_IDS),
         in_state(job_executions, JobStatus.PENDING),
-        is_open,
+        _e.dag_id.in_(_AS_DECIDED),
     )
-    .with_for_update(of=job_executions, key_share=True, skip_locked=True)
+    .with_for_update(key_share=True, skip_locked=True)
 )
 _CLAIM = (
     update(job_executions)
@@ -218,32 +228,36 @@ def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[P
     Turn PENDING executions into QUEUED ones.
 
     Args:
-        starts: What was decided, perhaps from an old snapshot: the run must still be open and the
-            window must hold the market time of this transaction.
-        now: Read in this transaction.
+        starts: What was decided, perhaps from an old snapshot: the run must still be open, and
+            follow the calendar that it did then, and the window must hold the market time.
+        now: Read in this transaction, or a moment ago, by the statement that decided.
 
     Returns:
         What this call claimed, to be published after the commit, in the order of ``starts``;
-        an execution that somebody else claimed is not in it.
+        an execution that somebody else claimed, or whose run somebody holds, is not in it.
     """
-    groups: dict[tuple[datetime, datetime, bool], list[str]] = defaultdict(list)
+    groups: dict[tuple[Window, str], list[Start]] = defaultdict(list)
     for start in starts:
         if start.forced or now.market_at in start.window:
-            key = (start.window.opens_at, start.window.closes_at, start.forced)
-            groups[key].append(start.execution_id)
+            groups[start.window, start.calendar_version].append(start)
     claimed: dict[str, Publication] = {}
-    for (opens_at, closes_at, _), execution_ids in groups.items():
-        rows = connection.execute(
-            _CLAIM,
-            {
-                "ids": execution_ids,
-                "market_at": now.market_at,
-                "opens_at": opens_at,
-                "closes_at": closes_at,
-            },
-        )
+    for group in groups.values():
+        rows = connection.execute(_CLAIM, _to_claim(group, now))
         claimed.update((row.execution_id, _publication(row)) for row in rows)
     return [claimed[start.execution_id] for start in starts if start.execution_id in claimed]
+
+
+def _to_claim(starts: Sequence[Start], now: Now) -> dict[str, Any]:
+    """Return the parameters of a claim of what has one window, in runs that follow one calendar."""
+    window = starts[0].window
+    return {
+        "ids": [start.execution_id for start in starts],
+        "runs": list({start.dag_id for start in starts}),
+        "followed": starts[0].calendar_version,
+        "market_at": now.market_at,
+        "opens_at": window.opens_at,
+        "closes_at": window.closes_at,
+    }
 
 
 _MARK_PUBLISHED = (
@@ -778,8 +792,10 @@ class Succeeded:
     """A job has returned, and that is written."""
 
     dag_id: str
-    claimed: list[Publication] | None = None
-    """What was claimed with it, to be published; ``None``: what follows is still to be decided."""
+    claimed: tuple[Publication, ...] = ()
+    """What was claimed with it, to be published."""
+    decided: bool = False
+    """Whether nobody has to look now what else follows from it."""
 
 
 def _succeed_beside(*, of_some: bool) -> ReturningUpdate[Any]:
@@ -804,8 +820,8 @@ def succeed_beside(
     """
     Do what `succeed` does, and say whether others, that have not begun, decide what follows.
 
-    Whoever ends one of them looks after that, and so finds this end: it took less time than their
-    beginning and their end. Should it not, because this statement was held up, the next tick does.
+    Whoever ends one of those looks after that, and most often finds this end: it took less time
+    than their beginning and their end. Where this statement was held up, the next tick finds it.
     """
     asked = {"id": execution_id, "by": incarnation, "returned": result}
     if beside.job_ids is None:
@@ -814,8 +830,7 @@ def succeed_beside(
         row = connection.execute(_SUCCEED_BESIDE, asked | {"ids": list(beside.job_ids)}).first()
     if row is None:
         return None
-    nothing = row.status == JobStatus.SUCCESS and row.queued
-    return Succeeded(row.dag_id, [] if nothing else None)
+    return Succeeded(row.dag_id, decided=row.status == JobStatus.SUCCESS and row.queued)
 
 
 def _succeed_and_claim() -> Select[Any]:
@@ -852,29 +867,25 @@ def succeed_and_claim(
             return None
         if ended.status != JobStatus.SUCCESS:
             return Succeeded(ended.dag_id)
-        return Succeeded(ended.dag_id, claim(connection, starts, now))
-    window = starts[0].window
-    rows = connection.execute(
-        _SUCCEED_AND_CLAIM,
-        {
-            "id": execution_id,
-            "by": incarnation,
-            "returned": result,
-            "ids": [start.execution_id for start in starts],
-            "market_at": now.market_at,
-            "opens_at": window.opens_at,
-            "closes_at": window.closes_at,
-        },
-    ).all()
+        return _with_claimed(ended.dag_id, starts, claim(connection, starts, now))
+    asked = {"id": execution_id, "by": incarnation, "returned": result}
+    rows = connection.execute(_SUCCEED_AND_CLAIM, asked | _to_claim(starts, now)).all()
     if not rows:
         return None
     dag_id = rows[0].ended_dag_id
     if rows[0].ended_as != JobStatus.SUCCESS:
         return Succeeded(dag_id)
-    claimed = {row.execution_id: _publication(row) for row in rows if row.execution_id is not None}
-    return Succeeded(
-        dag_id, [claimed[start.execution_id] for start in starts if start.execution_id in claimed]
-    )
+    claimed = [_publication(row) for row in rows if row.execution_id is not None]
+    return _with_claimed(dag_id, starts, claimed)
+
+
+def _with_claimed(
+    dag_id: str, starts: Sequence[Start], claimed: Collection[Publication]
+) -> Succeeded:
+    # What somebody else holds or has claimed, or a run that has ended, is looked at once more.
+    by_id = {each.execution_id: each for each in claimed}
+    in_order = (by_id[each.execution_id] for each in starts if each.execution_id in by_id)
+    return Succeeded(dag_id, tuple(in_order), decided=len(by_id) == len(starts))
 
 
 def succeeded(connection: Connection, execution_id: str, incarnation: str) -> str | None:

@@ -632,7 +632,10 @@ def latest_statuses(
 # NO KEY UPDATE, here and everywhere: a plain FOR UPDATE would collide with the foreign key of a
 # successor's row, or of a row that a job writes for its own execution.
 _LOCK_RUNS = (
-    select(_r.dag_id).where(_r.dag_id.in_(_IDS)).order_by(_r.dag_id).with_for_update(key_share=True)
+    select(_r.dag_id, _r.calendar_version)
+    .where(_r.dag_id.in_(_IDS))
+    .order_by(_r.dag_id)
+    .with_for_update(key_share=True)
 )
 _LOCK_EXECUTIONS = (
     select(_e.execution_id)
@@ -642,24 +645,26 @@ _LOCK_EXECUTIONS = (
 )
 
 
-def lock_runs(connection: Connection, dag_ids: Collection[str]) -> None:
+def lock_runs(connection: Connection, dag_ids: Collection[str]) -> dict[str, str]:
     """
     Lock runs against operators and each other's closing, always in the same order.
 
     Taken before any execution's lock, so that no two transactions can wait for each other.
+
+    Returns:
+        The version of the calendar that each follows; nobody brings it to another one meanwhile.
     """
-    _lock(connection, _LOCK_RUNS, dag_ids)
+    if not dag_ids:
+        return {}
+    rows = connection.execute(_LOCK_RUNS, {"ids": list(dag_ids)})
+    return {row.dag_id: row.calendar_version for row in rows}
 
 
 def lock_in_order(connection: Connection, execution_ids: Collection[str]) -> None:
     """Lock several executions, always in the same order, until the transaction ends."""
-    _lock(connection, _LOCK_EXECUTIONS, execution_ids)
-
-
-def _lock(connection: Connection, statement: Select[Any], ids: Collection[str]) -> None:
     # A write transaction of SQLite holds the only lock that there is.
-    if ids and connection.dialect.name != "sqlite":
-        connection.execute(statement, {"ids": list(ids)}).all()
+    if execution_ids and connection.dialect.name != "sqlite":
+        connection.execute(_LOCK_EXECUTIONS, {"ids": list(execution_ids)}).all()
 
 
 _RUNS_OF_EXECUTIONS = select(_e.execution_id, _e.dag_id).where(_e.execution_id.in_(_IDS))

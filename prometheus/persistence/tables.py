@@ -265,6 +265,7 @@ for _table, _name, _write, _only, _act in (
     ),
     (dag_runs, "removed_run", "DELETE", "", _NOTE_REMOVED),
 ):
+    # This only puts them in order: whoever makes some tables alone has to make that one as well.
     _table.add_is_dependent_on(run_changes)
     _create = f"CREATE TRIGGER note_{_name} AFTER {_write} ON {_table.name} FOR EACH ROW{_only}"
     _execute(_table, "after_create", "postgresql", f"{_create} EXECUTE FUNCTION note_run_change()")

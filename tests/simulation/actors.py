@@ -435,7 +435,7 @@ class Worker(Actor):
             self.point("finish", "after")
             if done is not None:
                 follow = partial(
-                    self.scheduler.advance_after, attempt.dag, attempt.job.job_id, done.claimed
+                    self.scheduler.advance_after, attempt.dag, attempt.job.job_id, done
                 )
                 self._advance(done.dag_id, follow)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select, text
@@ -57,7 +58,7 @@ class Worker:
         assert done == Succeeded(self.dag_id)
 
     def follow(self, job_id: str) -> None:
-        self.scheduler.advance_after(self.begun[job_id].dag, job_id)
+        self.scheduler.advance_after(self.begun[job_id].dag, job_id, Succeeded(self.dag_id))
 
     def end_with_claim(self, job_id: str) -> Succeeded | None:
         """Report success, and claim with it what can be."""
@@ -69,11 +70,30 @@ class Worker:
             follow=lambda connection: self.scheduler.decide_after(connection, attempt),
         )
 
+    def of(self, job_id: str) -> str:
+        return self.begun[job_id].execution_id
+
+    def decide(self, job_id: str) -> Following:
+        """Decide what starts with a success that is not reported yet."""
+        with reading(self.engine) as connection:
+            decided = self.scheduler.decide_after(connection, self.begun[job_id])
+        assert isinstance(decided, Following)
+        return decided
+
+    def end_as_decided(self, job_id: str, decided: Following) -> Succeeded | None:
+        """Report success, and claim with it what was decided before."""
+        return self.attempts.succeed(
+            self.of(job_id),
+            incarnation=self.incarnation,
+            result=None,
+            follow=lambda _: decided,
+        )
+
     def finish(self, job_id: str) -> None:
         """Do all that a worker does when its job has returned."""
         done = self.end_with_claim(job_id)
         assert done is not None
-        self.scheduler.advance_after(self.begun[job_id].dag, job_id, done.claimed)
+        self.scheduler.advance_after(self.begun[job_id].dag, job_id, done)
 
     def run(self, job_id: str) -> None:
         self.begin(job_id)
@@ -190,25 +210,72 @@ def test_link_that_was_given_up_starts_nothing(any_installation: Installation) -
     assert any_installation.statuses(worker.dag_id)["link_1"] == ["PENDING"]
 
 
-def test_link_that_somebody_else_has_claimed_is_published_once(
+def test_link_that_somebody_else_has_claimed_is_looked_at_once_more(
+    any_installation: Installation,
+) -> None:
+    worker = Worker(any_installation, "chain")
+    worker.begin("link_0")
+    decided = worker.decide("link_0")
+    assert [start.job.job_id for start in decided.starts] == ["link_1"]
+    with writing(worker.engine) as connection:
+        assert executions.claim(connection, decided.starts, decided.now)
+    done = worker.end_as_decided("link_0", decided)
+    assert done == Succeeded(worker.dag_id)
+    worker.scheduler.advance_after(worker.begun["link_0"].dag, "link_0", done)
+    assert worker.published == ["link_0"]  # who has claimed it sends it
+
+
+def test_success_that_waited_for_its_row_starts_nothing_that_was_skipped_meanwhile(
     installation: Installation,
 ) -> None:
     worker = Worker(installation, "chain")
     worker.begin("link_0")
-    attempt = worker.begun["link_0"]
-    with reading(worker.engine) as connection:
-        decided = worker.scheduler.decide_after(connection, attempt)
-    assert isinstance(decided, Following)
-    assert [start.job.job_id for start in decided.starts] == ["link_1"]
-    with writing(worker.engine) as connection:
-        assert executions.claim(connection, decided.starts, decided.now)
-    done = worker.attempts.succeed(
-        attempt.execution_id,
-        incarnation=worker.incarnation,
-        result=None,
-        follow=lambda _: decided,
-    )
-    assert done == Succeeded(worker.dag_id, [])
+    decided = worker.decide("link_0")
+    row = text(f"SELECT 1 FROM job_executions WHERE execution_id = '{worker.of('link_0')}'")
+    waiting = select(func.count()).select_from(text("pg_locks")).where(text("NOT granted"))
+    with ThreadPoolExecutor() as threads:
+        with writing(worker.engine) as operator:
+            operator.execute(text(f"{row} FOR NO KEY UPDATE"))
+            ending = threads.submit(worker.end_as_decided, "link_0", decided)
+            wait_until(
+                lambda: operator.execute(waiting).scalar_one(), timeout=30, message="it waits"
+            )
+            operators.skip(operator, worker.dag_id, "link_1", actor="test", reason="not today")
+        done = ending.result()
+    assert done == Succeeded(worker.dag_id)
+    worker.scheduler.advance_after(worker.begun["link_0"].dag, "link_0", done)
+    assert worker.published == ["link_0"]
+    assert installation.statuses(worker.dag_id)["link_1"] == ["SKIPPED"]
+    assert installation.run_status(worker.dag_id) != "OPEN"  # nothing else waits
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        "SELECT 1 / 0",
+        "SET LOCAL statement_timeout = 50; SELECT pg_sleep(60)",
+        "SELECT pg_terminate_backend(pg_backend_pid())",
+    ],
+)
+def test_success_is_written_whatever_goes_wrong_with_what_follows(
+    installation: Installation, instead: str
+) -> None:
+    worker = Worker(installation, "chain")
+    worker.begin("link_0")
+    once = [instead]
+
+    def replace_the_look(
+        _connection: object, _cursor: object, statement: str, parameters: Any, *_: object
+    ) -> tuple[str, Any]:
+        return (once.pop(), None) if once else (statement, parameters)
+
+    event.listen(worker.engine, "before_cursor_execute", replace_the_look, retval=True)
+    done = worker.end_with_claim("link_0")
+    assert not once
+    assert done is not None
+    assert installation.statuses(worker.dag_id)["link_0"] == ["SUCCESS"]
+    worker.scheduler.advance_after(worker.begun["link_0"].dag, "link_0", done)
+    assert worker.published == ["link_0", "link_1"]
 
 
 @pytest.mark.promise("P8")

@@ -226,7 +226,7 @@ def test_what_was_claimed_with_a_success_is_sent_though_the_answer_was_lost(
             follow=lambda connection: scheduler.decide_after(connection, started.attempt),
         )
     assert done is not None
-    scheduler.advance_after(started.attempt.dag, "link_0", done.claimed)
+    scheduler.advance_after(started.attempt.dag, "link_0", done)
     statuses = installation.statuses(dag_id)
     assert (statuses["link_0"], statuses["link_1"]) == (["SUCCESS"], ["QUEUED"])
     wait_until(lambda: scheduler.tick() and broker.published, timeout=30, message="link_1 is sent")

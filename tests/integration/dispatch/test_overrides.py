@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Row, select, update
+from sqlalchemy import Engine, Row, func, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from prometheus.core.drafts import Draft, read_draft, read_withdrawal
@@ -20,15 +21,24 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.scheduler import Scheduler
 from prometheus.dispatch.tasks import Workplace
 from prometheus.errors import OverrideError
+from prometheus.orchestration.decisions import Decision, Expire, decide
 from prometheus.orchestration.following import Effect, JobChange, RunChange
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.orchestration.planning import SessionRange
 from prometheus.orchestration.sensor import Readiness
-from prometheus.persistence import clock, executions, operators, pauses
+from prometheus.persistence import clock, executions, operators, pauses, runs
 from prometheus.persistence import engine as product_engine
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading, writing
-from prometheus.persistence.executions import Attempt, Failure, Polled, Refused, Started
+from prometheus.persistence.executions import (
+    Attempt,
+    Failure,
+    Following,
+    Polled,
+    Refused,
+    Started,
+    Succeeded,
+)
 from prometheus.persistence.following import preview_override
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.operators import OperatorError
@@ -74,6 +84,17 @@ def settles(_ctx: Any) -> None: ...
 
 @day.job(required_state=MarketState.OVERNIGHT, after=[trades])
 def sums_up(_ctx: Any) -> None: ...
+
+
+links = Pipeline("links", markets=MARKETS)
+
+
+@links.job(required_state=MarketState.SESSION, window="state")
+def first(_ctx: Any) -> None: ...
+
+
+@links.job(required_state=MarketState.SESSION, window="state", after=[first])
+def second(_ctx: Any) -> None: ...
 
 
 week = Pipeline("week", markets=MARKETS, sessions="last of week", short_sessions="skip")
@@ -149,11 +170,11 @@ class Desk:
     def tick(self, at: str | datetime, scheduler: Scheduler | None = None) -> None:
         """Tick at a market time, and stay there."""
         instant = utc(at) if isinstance(at, str) else at
-        self._set(instant)
+        self.set(instant)
         (scheduler or self.scheduler).tick()
-        self._set(instant)
+        self.set(instant)
 
-    def _set(self, instant: datetime) -> None:
+    def set(self, instant: datetime) -> None:
         with writing(self.engine) as connection:
             connection.execute(update(market_clock).values(anchor_market_at=instant))
 
@@ -280,6 +301,7 @@ class Desk:
         assert not report.violations, "\n".join(map(str, report.violations))
 
 
+LINKS = "us_eq_links_2026-11-20"
 RUN = "us_eq_day_2026-11-20"
 """Of a Friday; the market opens at 14:30 and closes at 21:00 UTC."""
 
@@ -354,6 +376,103 @@ def test_nothing_starts_by_a_window_that_an_override_has_moved_even_before_the_t
     queued = desk.rows()[RUN, "trades"].execution_id
     desk.add("US_EQ", "2026-11-20", "late_open", open="11:30")
     assert desk.start(queued) == Refused("its run does not follow the calendar in force yet")
+
+
+@pytest.mark.promise("P3")
+def test_what_was_decided_before_an_override_is_not_claimed_once_that_is_followed(
+    engine: Engine,
+) -> None:
+    """By a worker that stood still between its decision and its claim."""
+    desk = Desk(engine, "2026-11-20T15:00", pipelines=(links,))
+    begun = desk.start(desk.rows()[LINKS, "first"].execution_id)
+    assert isinstance(begun, Started)
+    with reading(engine) as connection:
+        decided = desk.scheduler.decide_after(connection, begun.attempt)
+    assert isinstance(decided, Following)
+    assert len(decided.starts) == 1
+    desk.add("US_EQ", "2026-11-20", "late_open", open="11:30")
+    desk.tick("2026-11-20T15:00")
+    with writing(engine) as connection:
+        done = executions.succeed_and_claim(
+            connection,
+            begun.attempt.execution_id,
+            incarnation=desk.worker,
+            result=None,
+            following=decided,
+        )
+    assert done == Succeeded(LINKS)
+    desk.scheduler.advance_after(begun.attempt.dag, "first", done)
+    assert desk.statuses(LINKS) == {"first": "SUCCESS", "second": "PENDING"}
+    desk.tick("2026-11-20T16:30")
+    row = desk.rows()[LINKS, "second"]
+    assert (row.status, row.window_opens_at) == ("QUEUED", utc("2026-11-20T16:30"))
+    assert isinstance(desk.start(row.execution_id), Started)
+    desk.nothing_is_wrong()
+
+
+@pytest.mark.promise("P3")
+def test_claim_that_waits_for_a_run_to_follow_an_override_claims_nothing(
+    postgresql_url: str,
+) -> None:
+    desk = Desk(create_engine(postgresql_url), "2026-11-20T15:00", pipelines=(links,))
+    begun = desk.start(desk.rows()[LINKS, "first"].execution_id)
+    assert isinstance(begun, Started)
+    with reading(desk.engine) as connection:
+        decided = desk.scheduler.decide_after(connection, begun.attempt)
+    assert isinstance(decided, Following)
+    waiting = select(func.count()).select_from(text("pg_locks")).where(text("NOT granted"))
+    with ThreadPoolExecutor() as threads:
+        with writing(desk.engine) as follows:
+            runs.lock_runs(follows, [LINKS])
+            runs.lock_in_order(follows, [begun.attempt.execution_id])
+            ending = threads.submit(
+                make_attempts(desk.engine).succeed,
+                begun.attempt.execution_id,
+                incarnation=desk.worker,
+                result=None,
+                follow=lambda _: decided,
+            )
+            wait_until(
+                lambda: follows.execute(waiting).scalar_one(), timeout=30, message="it waits"
+            )
+            follows.execute(update(dag_runs).values(calendar_version="another"))
+        assert ending.result() == Succeeded(LINKS)
+    assert desk.statuses(LINKS) == {"first": "SUCCESS", "second": "PENDING"}
+
+
+def test_nothing_expires_by_a_window_that_was_moved_since_that_was_decided(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a worker that stood still before it wrote what it had decided."""
+    desk = Desk(engine, "2026-11-20T15:00", pipelines=(links,))
+    desk.add("US_EQ", "2026-11-20", "early_close", close="13:00")
+    desk.tick("2026-11-20T15:00")
+    worker = desk.new_scheduler()
+
+    def stand_still(*asked: Any, **options: Any) -> tuple[Decision, ...]:
+        monkeypatch.undo()
+        decided = decide(*asked, **options)
+        desk.withdraw(1)
+        desk.tick("2026-11-20T18:00")
+        stood_still.extend(decided)
+        return decided
+
+    stood_still: list[Decision] = []
+    desk.set(utc("2026-11-20T18:00"))
+    monkeypatch.setattr("prometheus.dispatch.scheduler.decide", stand_still)
+    worker.advance(LINKS)
+    assert [type(each) for each in stood_still] == [Expire, Expire]
+    assert desk.statuses(LINKS) == {"first": "QUEUED", "second": "PENDING"}
+    desk.nothing_is_wrong()
+
+
+def test_worker_leaves_a_run_to_who_leads_until_it_follows_its_calendar(engine: Engine) -> None:
+    desk = Desk(engine, "2026-11-20T14:10")
+    desk.add("US_EQ", "2026-11-20", "changed_hours", open="09:00", close="16:00")
+    desk.new_scheduler().advance(RUN)
+    assert desk.statuses(RUN)["trades"] == "PENDING"
+    desk.tick("2026-11-20T14:10")
+    assert desk.statuses(RUN)["trades"] == "QUEUED"
 
 
 def test_late_open_puts_what_was_queued_back_until_the_new_open(engine: Engine) -> None:

@@ -262,8 +262,14 @@ def test_two_last_upstreams_finishing_together_start_the_downstream_at_once(
 
         def finish(attempt: Attempt, barrier: threading.Barrier) -> None:
             barrier.wait(timeout=60)
-            attempts.succeed(attempt.execution_id, incarnation=incarnation, result=None)
-            scheduler.advance_after(attempt.dag, attempt.job.job_id)
+            done = attempts.succeed(
+                attempt.execution_id,
+                incarnation=incarnation,
+                result=None,
+                follow=lambda connection: scheduler.decide_after(connection, attempt),
+            )
+            assert done is not None
+            scheduler.advance_after(attempt.dag, attempt.job.job_id, done)
 
         threads = [threading.Thread(target=finish, args=[attempt, barrier]) for attempt in upstream]
         for thread in threads:

@@ -918,6 +918,7 @@ def test_what_is_left_to_the_next_change_of_a_market_grows_less(page: Page, web:
     left = page.locator("[data-until]").first
     before = left.text_content() or ""
     page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=10))
+    expect(page.locator(".htmx-request")).to_have_count(0)
     page.clock.fast_forward("02:00:00")
     expect(left).not_to_have_text(before)
 

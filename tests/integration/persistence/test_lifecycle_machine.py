@@ -81,8 +81,9 @@ class Walk(RuleBasedStateMachine):
         now = self.world.now()
         window = Window(now - HOUR, now + HOUR) if open_window else Window(now - HOUR, now)
         rows = {row.execution_id: row for row in map(self.pick, picked)}
+        followed = self.world.run_row(self.dag).calendar_version
         claimed = self.world.claim(
-            Start(self.dag.dag_id, self.dag.jobs[row.job_id], row.execution_id, window, False)
+            Start(row.dag_id, self.dag.jobs[row.job_id], row.execution_id, window, False, followed)
             for row in rows.values()
         )
         self.expected = dict.fromkeys((each.execution_id for each in claimed), S.QUEUED)

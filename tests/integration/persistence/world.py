@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine, Row, insert, select, update
 
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.dag import DAG, JobMetadata, dag_id_for
 from prometheus.orchestration.deadlines import Deadline
 from prometheus.orchestration.decisions import Start
@@ -94,7 +95,7 @@ class World:
                 dag,
                 opens_at=datetime(2025, 12, 2, 13, 30, tzinfo=UTC),
                 trigger="schedule",
-                calendar_version="1",
+                calendar_version=TradingCalendar(dag.market_id).version,
                 parameters={"answer": 42},
                 forced=forced,
                 missed=missed,
@@ -159,8 +160,9 @@ class World:
         """Decisions to start jobs, with a window around now."""
         now, ids = self.now(), self.ids(dag)
         window = Window(now + opens, now + closes)
+        followed = self.run_row(dag).calendar_version
         return [
-            Start(dag.dag_id, dag.jobs[name], ids[name], window, forced)
+            Start(dag.dag_id, dag.jobs[name], ids[name], window, forced, followed)
             for name in (job_ids or tuple(dag.jobs))
         ]
 
