@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import date, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from prometheus.core.markets import get_market
 from prometheus.core.overrides import Override, Overrides
@@ -35,6 +35,7 @@ from prometheus.persistence.pauses import read_pauses
 from prometheus.persistence.runs import (
     close_run,
     end_waiting,
+    insert_executions,
     lock_in_order,
     lock_runs,
     new_execution,
@@ -326,4 +327,4 @@ def _wait_again(connection: Connection, run: RunState, job_ids: Collection[str])
         )
         for row in before
     ]
-    connection.execute(insert(job_executions), rows)
+    insert_executions(connection, rows)

@@ -30,7 +30,13 @@ from prometheus.persistence.clock import read_now
 from prometheus.persistence.leases import wall_time
 from prometheus.persistence.metadata import database_now
 from prometheus.persistence.overrides import read_overrides
-from prometheus.persistence.runs import close_run, create_run, load_dag, new_execution
+from prometheus.persistence.runs import (
+    close_run,
+    create_run,
+    insert_executions,
+    load_dag,
+    new_execution,
+)
 from prometheus.persistence.tables import dag_runs, job_executions
 
 CANCEL_GRACE = timedelta(seconds=30)
@@ -517,7 +523,7 @@ def _new_attempts(connection: Connection, run: _Run, jobs: set[str]) -> list[str
         for name in names
     ]
     if rows:
-        connection.execute(insert(job_executions), rows)
+        insert_executions(connection, rows)
     connection.execute(
         update(dag_runs)
         .where(dag_runs.c.dag_id == run.dag.dag_id)

@@ -13,15 +13,18 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     BindParameter,
     ColumnElement,
     Connection,
+    Insert,
     Select,
     Table,
     Text,
     and_,
     bindparam,
     cast,
+    func,
     insert,
     literal_column,
     select,
@@ -200,11 +203,29 @@ def create_run(
     if not made:
         return False
     rows = [new_execution(dag, job) for job in dag]
-    connection.execute(insert(job_executions), rows)
+    insert_executions(connection, rows)
     if missed:
         end_waiting(connection, {row["execution_id"]: missed for row in rows}, JobStatus.EXPIRED)
         close_run(connection, dag.dag_id)
     return True
+
+
+@cache
+def _insert_all(columns: tuple[str, ...]) -> Insert:
+    rows = func.json_populate_recordset(
+        literal_column("CAST(NULL AS job_executions)"), cast(bindparam("rows", type_=Text), JSON)
+    )
+    given = rows.table_valued(*columns, name="given")
+    return insert(job_executions).from_select(columns, select(*given.c))
+
+
+def insert_executions(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write executions whose rows have the same columns, on one way to the database and back."""
+    if connection.dialect.name == "sqlite":  # to which there is no way
+        connection.execute(insert(job_executions), rows)
+    else:
+        text = json.dumps(rows, default=str)
+        connection.execute(_insert_all(tuple(rows[0])), {"rows": text})
 
 
 def new_execution(dag: DAG, job: JobMetadata, **values: Any) -> dict[str, Any]:

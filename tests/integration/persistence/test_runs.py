@@ -61,6 +61,25 @@ class TestCreate:
         with reading(world.engine) as connection:
             assert connection.execute(select(dag_runs)).all() == []
 
+    def test_whatever_the_number_of_its_jobs_it_is_made_by_as_many_statements(
+        self, postgresql_url: str
+    ) -> None:
+        """Each is a way to the server and back, for which the sessions of other markets wait."""
+        world = World(create_engine(postgresql_url))
+        with writing(world.engine) as connection:
+            connection.exec_driver_sql(
+                "CREATE TABLE inserts (kept boolean);"
+                "CREATE FUNCTION count_insert() RETURNS trigger LANGUAGE plpgsql AS"
+                " 'BEGIN INSERT INTO inserts VALUES (true); RETURN NULL; END';"
+                "CREATE TRIGGER count AFTER INSERT ON job_executions"
+                " FOR EACH STATEMENT EXECUTE FUNCTION count_insert()"
+            )
+        dag = world.run(*(job(f"j{number}") for number in range(50)))
+        assert len(world.rows(dag.dag_id)) == 50
+        with reading(world.engine) as connection:
+            count = connection.exec_driver_sql("SELECT count(*) FROM inserts").scalar_one()
+        assert count == 1
+
     @pytest.mark.promise("P7")
     def test_missed_run_is_expired_and_failed_from_the_start(self, world: World) -> None:
         dag = world.run(job("a"), job("b", "a"), missed="missed: nobody was there")
