@@ -77,7 +77,6 @@ from prometheus.persistence.tables import (
     has_failed,
     in_state,
     is_live,
-    is_open,
     is_paused,
     job_executions,
     market_clock,
@@ -177,15 +176,19 @@ def _publication(row: Row[Any]) -> Publication:
     )
 
 
-# Locked, or it could be brought to another calendar between this look at it and the change.
+# The ids come first, here and below: a planner without statistics (of a new database, or one that
+# was just restored) would begin with all open runs, or all that is PENDING, for an index that it
+# could begin with. Locked, or a run could be brought to another calendar between this look at it
+# and the change.
 _AS_DECIDED = (
     select(_r.dag_id)
     .where(
         _r.dag_id.in_(bindparam("runs", expanding=True)),
         _r.calendar_version == bindparam("followed"),
-        is_open,
+        func.coalesce(_r.status, "") == literal_column(f"'{RunStatus.OPEN}'"),
     )
     .with_for_update(read=True, skip_locked=True)
+    .cte("as_decided")
 )
 # SKIP LOCKED: a row that another claimer holds is being claimed, and waiting for it in whatever
 # order two claimers meet their rows could end in a deadlock.
@@ -193,8 +196,8 @@ _CLAIMABLE = (
     select(_e.execution_id)
     .where(
         _e.execution_id.in_(_IDS),
-        in_state(job_executions, JobStatus.PENDING),
-        _e.dag_id.in_(_AS_DECIDED),
+        func.coalesce(_e.status, "") == literal_column(f"'{JobStatus.PENDING}'"),
+        func.coalesce(_e.dag_id, "").in_(select(_AS_DECIDED.c.dag_id)),
     )
     .with_for_update(key_share=True, skip_locked=True)
 )

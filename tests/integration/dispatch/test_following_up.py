@@ -141,7 +141,7 @@ def test_it_takes_a_lock_a_look_a_claim_and_a_mark_after_the_last_of_several(
     with worker.counting() as statements:
         worker.finish("right")
     verbs = [each.split()[0] for each in statements]
-    assert verbs == ["UPDATE", "SELECT", "SELECT", "SELECT", "UPDATE", "UPDATE"]
+    assert verbs == ["UPDATE", "SELECT", "SELECT", "SELECT", "WITH", "UPDATE"]
     assert worker.published == ["left", "right", "both"]
 
 

@@ -47,7 +47,7 @@ def statements(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
     found: list[tuple[str, Any]] = []
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if statement.lstrip().startswith(("SELECT", "UPDATE")):
+        if statement.lstrip().startswith(("SELECT", "UPDATE", "WITH")):
             found.append((statement, parameters))
 
     event.listen(connection, "before_cursor_execute", note)
@@ -231,6 +231,24 @@ def test_no_statement_of_a_tick_or_a_worker_reads_a_whole_table(
             connection.rollback()
     assert looked_at > len(actions(world, dag))
     assert not slow, "\n\n".join(slow)
+
+
+def test_a_claim_begins_with_its_ids_also_where_nothing_is_known_of_the_tables(
+    postgresql_url: str,
+) -> None:
+    """As on the first day of a new database: without statistics a table counts as all but empty."""
+    world = World(create_engine(postgresql_url))
+    jobs = [job(f"j{number}") for number in range(20)]
+    dags = [world.run(*jobs, day=DAY + timedelta(days=number)) for number in range(20)]
+    starts = world.starts(dags[0])
+    with world.engine.connect() as connection:
+        with statements(connection) as sent:
+            assert len(executions.claim(connection, starts, read_now(connection))) == 20
+        [(statement, parameters)] = [each for each in sent if "UPDATE job_executions" in each[0]]
+        connection.rollback()
+        plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
+    assert "pk_job_executions" in plan, plan
+    assert not re.search("ix_dag_runs_open|ix_job_executions_status", plan), plan
 
 
 def test_failures_are_found_without_reading_what_went_well(crowded: tuple[World, DAG]) -> None:
