@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 from benchmarks import document, results
+from benchmarks.day import measure_day
 from benchmarks.figures import Figure, Rows, over_limits, ratio
 from benchmarks.flows import measure_flows
 from benchmarks.idle import measure_idle
@@ -29,6 +30,7 @@ from benchmarks.results import (
     share_of_cores,
     worse_twice,
 )
+from benchmarks.scale import measure_scale
 from benchmarks.startup import measure_startup
 from benchmarks.state import measure_states, measure_validate
 from benchmarks.ticks import measure_ticks
@@ -42,6 +44,8 @@ _FORMS: dict[str, dict[str, Callable[[], Rows]]] = {
         "startup": measure_startup,
         "idle": measure_idle,
         "pages": measure_pages,
+        "scale": measure_scale,
+        "day": measure_day,
     },
     "quick": {
         "flows": partial(measure_flows, quick=True),
@@ -74,9 +78,9 @@ def main() -> None:
     }
     if not measures:
         parser.error("the quick form has none of these parts")
-    if options.store and options.only:
-        parser.error("--store keeps a whole run, not one with --only")
     stored = results.load()
+    if options.store and options.only and form not in stored:
+        parser.error("--store keeps single parts beside those of a whole run, and none is stored")
     if options.compare and form not in stored:
         parser.error(f"no {form} run is stored; --store keeps one")
     before = stored[form]["parts"] if options.compare else {}
@@ -94,10 +98,12 @@ def main() -> None:
         failures += [f"over what is promised: {what}" for what in over_limits(rows)]
         failures += _worse(known, rows, measure)
     if options.store:
-        results.store(stored | {form: results.run_of(parts, min(share, share_of_cores()))})
-        if "full" in (stored := results.load()):
-            text = document.write(document.FILE.read_text(encoding="utf-8"), stored)
-            document.FILE.write_text(text, encoding="utf-8")
+        share = min(share, share_of_cores())
+        kept = results.run_of(parts, share)
+        if options.only:
+            kept = results.with_parts(stored[form], kept)
+        results.store(stored | {form: kept})
+        document.write_all(results.load())
     if failures:
         sys.exit("\n" + "\n".join(failures))
 

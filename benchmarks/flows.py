@@ -22,7 +22,7 @@ from itertools import islice, pairwise, product
 from pathlib import Path
 
 from redis import Redis
-from sqlalchemy import delete, func, select
+from sqlalchemy import Connection, delete, func, select
 
 from benchmarks import jobs
 from benchmarks.figures import Rows, beside, in_turn
@@ -73,6 +73,26 @@ class Ran:
         return sum(map(len, self.runs)) / self.took * 1_000
 
 
+def make_run(
+    connection: Connection,
+    pipeline: Pipeline,
+    calendar: TradingCalendar,
+    session: date,
+    *,
+    forced: bool = True,
+) -> None:
+    """Make the run of a session, as the scheduler does; forced: its windows do not count."""
+    runs.create_run(
+        connection,
+        pipeline.dag(calendar.market_id, session),
+        opens_at=calendar.phases(session).pre_open_at,
+        trigger=Trigger.SCHEDULE,
+        calendar_version=calendar.version,
+        parameters={},
+        forced=forced,
+    )
+
+
 class Ours:
     """Prometheus: a beat and a worker on a database of their own, for some markets."""
 
@@ -104,15 +124,7 @@ class Ours:
         with writing(self._engine) as connection:
             connection.execute(delete(dag_runs))
             for session, calendar in islice(product(days, self._calendars), at_once):
-                runs.create_run(
-                    connection,
-                    pipeline.dag(calendar.market_id, session),
-                    opens_at=calendar.phases(session).pre_open_at,
-                    trigger=Trigger.SCHEDULE,
-                    calendar_version=calendar.version,
-                    parameters={},
-                    forced=True,
-                )
+                make_run(connection, pipeline, calendar, session)
         # As the beat does at its next tick, for which the measuring would wait.
         self._runtime.scheduler.advance()
         _wait(lambda: not self._open_runs(), f"{graph} has run")

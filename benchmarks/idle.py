@@ -10,6 +10,7 @@ import psutil
 
 from benchmarks.figures import Figure, Rows, summary
 from benchmarks.flows import Bare
+from benchmarks.spent import used
 from tests.servers import Process, RedisServer, free_port, tail, wait_until
 
 WATCHED = 30.0
@@ -57,10 +58,10 @@ def _all_have_run(log: Path) -> bool:
 
 def _watch(up: psutil.Process, bare: psutil.Process) -> Rows:
     stacks = [[each, *each.children(recursive=True)] for each in (up, bare)]
-    before = [_used(stack) for stack in stacks]
+    before = [used(stack) for stack in stacks]
     time.sleep(WATCHED)
     percents = [
-        (_used(stack) - used) / WATCHED * 100 for stack, used in zip(stacks, before, strict=True)
+        (used(stack) - then) / WATCHED * 100 for stack, then in zip(stacks, before, strict=True)
     ]
     ours, theirs = map(_memory, stacks)
     rows: Rows = {
@@ -89,12 +90,6 @@ def _memory(stack: list[psutil.Process]) -> dict[str, Figure]:
 
 def _figure(values: list[float]) -> Figure:
     return summary([[value] for value in values])
-
-
-def _used(stack: list[psutil.Process]) -> float:
-    # The clocks of other processes, see clock_getcpuclockid(3): psutil's count hundredths of
-    # a second, of which an idle process uses few.
-    return sum(time.clock_gettime(~process.pid << 3 | 2) for process in stack)
 
 
 def _kind(process: psutil.Process) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import psutil
 
@@ -33,6 +33,8 @@ class Part(TypedDict):
     seconds: float
     """What measuring it took."""
     rows: Rows
+    share: NotRequired[float]
+    """As that of a run, where it was measured without the other parts."""
 
 
 class Run(TypedDict):
@@ -68,6 +70,19 @@ def run_of(parts: dict[str, Part], share: float) -> Run:
         "share": share,
         "parts": parts,
     }
+
+
+def with_parts(stored: Run, run: Run) -> Run:
+    """
+    Put the parts of a run in the place of those of a stored one.
+
+    Raises:
+        ValueError: They are of two machines.
+    """
+    if stored["machine"] != run["machine"]:
+        raise ValueError("the stored run is of another machine: store a whole one")
+    new = {name: Part(**{**part, "share": run["share"]}) for name, part in run["parts"].items()}
+    return {**stored, "parts": stored["parts"] | new}
 
 
 def share_of_cores() -> float:

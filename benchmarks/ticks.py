@@ -12,12 +12,11 @@ from sqlalchemy import delete, func, select
 
 from benchmarks import jobs
 from benchmarks.figures import Row, Rows, beside, in_turn
-from benchmarks.flows import COMMITS, Sender
+from benchmarks.flows import COMMITS, Sender, make_run
 from prometheus.bootstrap import Runtime, make_runtime
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.orchestration.lifecycle import Trigger
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.persistence import migrate, runs
+from prometheus.persistence import migrate
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.tables import dag_runs, job_executions
 from prometheus.settings import load_settings
@@ -163,12 +162,4 @@ def _create(runtime: Runtime, pipeline: Pipeline, count: int) -> None:
     with writing(runtime.engine) as connection:
         connection.execute(delete(dag_runs))
         for session in calendar.trading_days(date(2020, 1, 2), date(2025, 12, 31))[:count]:
-            runs.create_run(
-                connection,
-                pipeline.dag("US_EQ", session),
-                opens_at=calendar.phases(session).pre_open_at,
-                trigger=Trigger.SCHEDULE,
-                calendar_version=calendar.version,
-                parameters={},
-                forced=True,
-            )
+            make_run(connection, pipeline, calendar, session)
