@@ -506,7 +506,9 @@ _START = (
             worker_incarnations.c.incarnation == bindparam("by"),
             worker_incarnations.c.ended_at.is_(None),
         ),
-        # Again, because whoever asks may have stood still since it read the clock.
+        # Again, because whoever asks may have stood still since it read the clock, or that was set
+        # back: then its window may have yet to open.
+        database_now() >= bindparam("not_before", type_=UtcDateTime),
         database_now() < bindparam("not_from", type_=UtcDateTime),
     )
     .values(
@@ -646,11 +648,15 @@ def try_start(
             "child": pid,
             "market_at": now.market_at,
             "limit": now.wall_at + timedelta(seconds=row.timeout_seconds) + HARD_LIMIT_GRACE,
+            "not_before": now.wall_at,
             "not_from": min(ends),
         },
     ).first()
     if started is None:
-        reason = "another worker was first, this one was given up, or its time just passed"
+        reason = (
+            "another worker was first, this one was given up, the clock was set back, "
+            "or its time just passed"
+        )
         return Refused(reason) if waits else Unsettled(row.dag_id, reason)
     return _started(row, dag, incarnation)
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import Connection, Row, func, select, text, update
 
 from prometheus.orchestration.dag import DAG, JobPriority
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.persistence import executions, leases, runs
-from prometheus.persistence.clock import read_now
+from prometheus.persistence.clock import Now, now_of, read_now
 from prometheus.persistence.engine import create_engine, reading, writing
 from prometheus.persistence.executions import NotOurs, Publication, Refused, Started
 from prometheus.persistence.tables import dag_runs
@@ -202,7 +204,10 @@ class TestStart:
             reasons = {each.reason for each in outcomes if isinstance(each, Refused)}
             assert reasons <= {
                 "it is RUNNING",
-                "another worker was first, this one was given up, or its time just passed",
+                (
+                    "another worker was first, this one was given up, the clock was set back, "
+                    "or its time just passed"
+                ),
             }
 
     @pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.QUEUED}))
@@ -268,6 +273,27 @@ class TestStart:
         refused = world.start(row.execution_id, world.worker())
         assert isinstance(refused, Refused)
         assert refused.reason.endswith("its time just passed")
+        assert world.statuses(dag) == {"a": "QUEUED"}
+
+    @pytest.mark.promise("P3")
+    def test_clock_that_is_set_back_to_before_the_window_as_a_worker_looks_starts_nothing(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dag = world.run()
+        world.claim(world.starts(dag, opens=HOUR, closes=2 * HOUR, forced=True))
+        worker = world.worker()
+
+        def read_early(row: Row[Any]) -> Now:
+            now = now_of(row)
+            return replace(
+                now, wall_at=now.wall_at + 1.5 * HOUR, market_at=now.market_at + 1.5 * HOUR
+            )
+
+        monkeypatch.setattr("prometheus.persistence.executions.now_of", read_early)
+        refused = world.start(world.ids(dag)["a"], worker)
+        assert isinstance(refused, Refused)
+        assert refused.reason.endswith("the clock was set back, or its time just passed")
+        assert refused.expired is None
         assert world.statuses(dag) == {"a": "QUEUED"}
 
     def test_worker_that_stood_still_since_it_looked_starts_nothing(
@@ -355,7 +381,8 @@ class TestStart:
             leases.end_worker(connection, ended)
         for worker in (ended, "never registered"):
             assert world.start(execution_id, worker) == Refused(
-                "another worker was first, this one was given up, or its time just passed"
+                "another worker was first, this one was given up, the clock was set back, "
+                "or its time just passed"
             )
         assert world.statuses(dag) == {"a": "QUEUED"}
         assert isinstance(world.start(execution_id, world.worker()), Started)
