@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence.metadata import UtcDateTime, database_later, database_now
+from prometheus.persistence.metadata import UtcDateTime, database_later, database_now, unhurried
 from prometheus.persistence.runs import insert_new, lock_in_order
 from prometheus.persistence.tables import (
     Json,
@@ -356,7 +356,8 @@ _KEEP_LEAD = (
         broker_lost_at=bindparam("lost", type_=UtcDateTime),
         figures=bindparam("did", type_=Json),
     )
-    .returning(leases.c.epoch, database_now().label("at"))
+    # Where that is lost, the lead may pass on earlier; whoever had it then writes nothing more.
+    .returning(leases.c.epoch, database_now().label("at"), unhurried())
 )
 _TAKE_LEAD = (
     update(leases)

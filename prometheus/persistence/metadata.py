@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Dialect, MetaData, TypeDecorator
+from sqlalchemy import ColumnElement, DateTime, Dialect, MetaData, String, TypeDecorator
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -64,6 +64,27 @@ class database_later(FunctionElement[datetime]):  # noqa: N801  reads as an SQL 
 
     def __init__(self, seconds: ColumnElement[float]) -> None:
         super().__init__(seconds)
+
+
+class unhurried(FunctionElement[str]):  # noqa: N801  reads as an SQL function
+    """
+    Have the transaction's end not wait for the disk: a crash of the server may undo it.
+
+    In what a change returns; for one that is soon made again, and that it does no harm to lose.
+    """
+
+    type = String()
+    inherit_cache = True
+
+
+@compiles(unhurried, "postgresql")
+def _unhurried_postgresql(_element: object, _compiler: object, **_: object) -> str:
+    return "set_config('synchronous_commit', 'off', true)"
+
+
+@compiles(unhurried, "sqlite")
+def _unhurried_sqlite(_element: object, _compiler: object, **_: object) -> str:
+    return "NULL"
 
 
 @compiles(database_now, "postgresql")

@@ -41,6 +41,20 @@ class TestLead:
         lead(world, "one", lease=OVER)
         assert lead(world, "one") == ("one", 1, True)
 
+    def test_only_what_goes_on_with_a_lead_does_not_wait_for_the_disk(
+        self, postgresql_url: str
+    ) -> None:
+        world = World(create_engine(postgresql_url))
+        setting = text("SHOW synchronous_commit")
+        for waits in ("on", "off"):
+            with writing(world.engine) as connection:
+                leases.lead(connection, "beat", "one", lease=TEN)
+                assert connection.execute(setting).scalar_one() == waits
+        with writing(world.engine) as connection:
+            assert leases.keep_lead(connection, "beat", "one", 1, lease=TEN)
+            assert connection.execute(setting).scalar_one() == "on"
+        world.engine.dispose()
+
     def test_resigning_lets_the_next_lead_at_once(self, world: World) -> None:
         lead(world, "one")
         with writing(world.engine) as connection:
