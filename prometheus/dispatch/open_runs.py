@@ -115,6 +115,10 @@ class OpenRuns:
         self._epoch = epoch
         self._changed.clear()
 
+    def is_read(self, now: Now, epoch: int | None) -> bool:
+        """Say whether `read` has nothing to read, if nothing was noted that nobody has taken."""
+        return not self._changed and not self._has_to_read_all(now, epoch)
+
     def _has_to_read_all(self, now: Now, epoch: int | None) -> bool:
         at = self._read_all_at
         return (

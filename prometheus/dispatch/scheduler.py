@@ -77,6 +77,7 @@ from prometheus.persistence.executions import (
     Publication,
     Succeeded,
 )
+from prometheus.persistence.glance import Glance, glance
 from prometheus.persistence.operators import CANCEL_GRACE
 from prometheus.persistence.pauses import read_pauses
 
@@ -744,6 +745,61 @@ class Scheduler:
         if self._election and not self._lead():
             return self._pace.max_wait
         self.totals["ticks"] += 1
+        seen = self._see_quiet()
+        if seen is not None:
+            now = seen.now
+            self._refill(now, nobody_given_up=True)
+            self._reconcile(now)
+            look: _Look | None = _Look(now, self._open.take_due(now, ()), (), seen.due)
+        else:
+            now, look = self._do_what_is_due()
+        advanced = self._advance_open(look or self._look())
+        self._tell_failures(now)
+        self._look_for_deaf_queues(now)
+        if self._broker_lost_at is not None and not self._broker_away:
+            log.warning("broker_back")
+            self._broker_lost_at = None
+        self._ticked_at = now.wall_at
+        figures.note_tick(self.totals, time.monotonic() - began)
+        if now.jumps:
+            return self._jump(now, advanced)
+        return self._pause(now, advanced)
+
+    def _see_quiet(self) -> Glance | None:
+        """
+        Glance at what a tick looks after; by the lead, which this scheduler has just kept.
+
+        Returns:
+            ``None``, where there may be more to read than that, or to do than each tick does.
+        """
+        at = self._reached_at
+        if self._epoch is None or at is None:
+            return None  # without the lead all open runs are read
+        with each_alone(self._engine, reads=True) as connection:
+            seen = glance(
+                connection,
+                at,
+                due_by=at - self._pace.publish_after,
+                over_limit_since=at - self._pace.over_limit_by,
+                given_up_since=at - GIVEN_UP_FOR,
+            )
+        self._note_reachable(seen.now.wall_at)
+        quiet = (
+            seen.quiet
+            and seen.now.latest_override == in_force().latest == self._overrides
+            and self._open.is_read(seen.now, self._epoch)
+            and not self._has_to_plan(seen.now)
+        )
+        return seen if quiet else None
+
+    def _do_what_is_due(self) -> tuple[Now, _Look | None]:
+        """
+        Do what comes before the open runs.
+
+        Returns:
+            The time at its beginning, and the look at the open runs as of then; ``None``: they have
+            to be looked at once more.
+        """
         with reading(self._engine) as connection:
             now = read_now(connection)
             self._note_reachable(now.wall_at)
@@ -772,17 +828,7 @@ class Scheduler:
             self._plan(now)
         if now.open_backfills:
             self._backfill()
-        advanced = self._advance_open(look or self._look())
-        self._tell_failures(now)
-        self._look_for_deaf_queues(now)
-        if self._broker_lost_at is not None and not self._broker_away:
-            log.warning("broker_back")
-            self._broker_lost_at = None
-        self._ticked_at = now.wall_at
-        figures.note_tick(self.totals, time.monotonic() - began)
-        if now.jumps:
-            return self._jump(now, advanced)
-        return self._pause(now, advanced)
+        return now, look
 
     def _refresh(self, connection: Connection, now: Now) -> None:
         """Go by the overrides that were recorded, and look anew at all that follows from them."""
@@ -1099,8 +1145,13 @@ class Scheduler:
                 facts = {"execution": orphan.execution_id, "reason": orphan.message}
                 log.warning("execution_rescued", extra=facts)
 
-    def _refill(self, now: Now) -> None:
-        """Fill a broker that has lost everything, and leave the mark that tells so next time."""
+    def _refill(self, now: Now, *, nobody_given_up: bool = False) -> None:
+        """
+        Fill a broker that has lost everything, and leave the mark that tells so next time.
+
+        Args:
+            nobody_given_up: Whether that was so lately as of ``now``, which has just been read.
+        """
         if self._broker_away:
             return
         try:
@@ -1111,9 +1162,11 @@ class Scheduler:
             # Not where something could not be sent: then the next tick must still miss the mark.
             if not self._broker_away:
                 since = self._earliest_reachable_since(mark, now)
-                # Not the tick's own time: it may have sent thousands of messages since.
-                with each_alone(self._engine, reads=True) as connection:
-                    at, given_up = leases.given_up(connection, GIVEN_UP_FOR)
+                at, given_up = now.wall_at, frozenset[str]()
+                if mark is None or mark.given_up or not nobody_given_up:
+                    # Not the tick's own time: it may have sent thousands of messages since.
+                    with each_alone(self._engine, reads=True) as connection:
+                        at, given_up = leases.given_up(connection, GIVEN_UP_FOR)
                 self._broker.leave_mark(Mark(at, self._owner, self._epoch or 0, since, given_up))
                 # From now: Redis may have been slow, or this process stood still.
                 if given_up - self._named or (given_up and _is_unknown(self._named_since, now)):

@@ -389,7 +389,7 @@ _LATE = (
     .where(is_live, in_state(job_executions, JobStatus.RUNNING), _e.cancel_at <= database_now())
     .order_by(_e.execution_id)
 )
-_NEWS = select(
+NEWS = select(
     _LATE.exists().label("late"),
     _UNPUBLISHED.exists().label("unsent"),
     exists().select_from(run_changes).label("noted"),
@@ -427,7 +427,7 @@ def read_news(connection: Connection, due_by: datetime) -> News:
     Args:
         due_by: As `unpublished` takes it.
     """
-    return News(*connection.execute(_NEWS, {"due_by": due_by}).one())
+    return News(*connection.execute(NEWS, {"due_by": due_by}).one())
 
 
 @dataclass(frozen=True, slots=True)

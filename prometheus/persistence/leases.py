@@ -264,12 +264,12 @@ def orphans_of(
 
 
 _lapsed = and_(_w.ended_at.is_(None), _w.expires_at <= bindparam("now"))
-_LAPSED = select(_w.incarnation).where(_lapsed).limit(1)
+LAPSED = select(_w.incarnation).where(_lapsed).limit(1)
 
 
 def any_lapsed(connection: Connection, now: datetime) -> bool:
     """Say whether `give_up_workers` has anything to do."""
-    return connection.execute(_LAPSED, {"now": now}).first() is not None
+    return connection.execute(LAPSED, {"now": now}).first() is not None
 
 
 _GIVE_UP = (
@@ -285,13 +285,22 @@ def give_up_workers(connection: Connection, now: datetime) -> list[str]:
     return list(connection.execute(_GIVE_UP, {"now": now}).scalars())
 
 
+_was_given_up = _w.ended_at >= _w.expires_at
+# The last of them: only so is it certain to be looked for in the index, from its end.
+any_given_up = (
+    select(func.max(_w.ended_at))
+    .where(_w.ended_at > bindparam("since"), _was_given_up)
+    .scalar_subquery()
+    .is_not(None)
+)
+"""Whether `give_up_workers` has ended any since then."""
 _GIVEN_UP = select(database_now(), _w.incarnation).select_from(
     market_clock.outerjoin(
         worker_incarnations,
         and_(
             # Asked for once: only so does an index begin where this does.
             _w.ended_at > select(database_later(bindparam("seconds"))).scalar_subquery(),
-            _w.ended_at >= _w.expires_at,
+            _was_given_up,
         ),
     )
 )

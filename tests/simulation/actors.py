@@ -82,7 +82,9 @@ class Actor(Process):
             pace=PACE,
             election=election,
         )
-        scheduler._open = CheckedOpenRuns(frozenset(MARKETS), scheduler._previous_run)
+        scheduler._open = CheckedOpenRuns(
+            frozenset(MARKETS), scheduler._previous_run, self.year.engine
+        )
         return scheduler
 
     def freeze(self, least: float, most: float) -> None:

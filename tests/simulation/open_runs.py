@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, select
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.names import LEADERSHIP
 from prometheus.dispatch.open_runs import OpenRuns
 from prometheus.errors import PrometheusError
+from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.decisions import RunState, Snapshot, decide
 from prometheus.orchestration.pauses import Pause
 from prometheus.orchestration.planning import session_bounds
 from prometheus.persistence import runs
 from prometheus.persistence.clock import Now
+from prometheus.persistence.engine import reading
 from prometheus.persistence.tables import leases, run_changes
 from tests.simulation.world import Violation
 
@@ -27,9 +30,30 @@ _LED = select(leases.c.epoch).where(leases.c.name == LEADERSHIP)
 class CheckedOpenRuns(OpenRuns):
     """Raises where it would be wrong to go by what is kept."""
 
+    def __init__(
+        self, markets: Collection[str], previous_run: Callable[[DAG], str | None], engine: Engine
+    ) -> None:
+        """
+        Args:
+            engine: Where to look when there is nothing to read.
+        """
+        super().__init__(markets, previous_run)
+        self._engine = engine
+
     def read(self, connection: Connection, now: Now, epoch: int | None) -> None:
         """Read, and compare with a reading of everything."""
         super().read(connection, now, epoch)
+        self._compare(connection, epoch)
+
+    def is_read(self, now: Now, epoch: int | None) -> bool:
+        """Compare also what is gone by without a reading."""
+        if not super().is_read(now, epoch):
+            return False
+        with reading(self._engine) as connection:
+            self._compare(connection, epoch)
+        return True
+
+    def _compare(self, connection: Connection, epoch: int | None) -> None:
         if epoch is not None and connection.execute(_LED).scalar_one() != epoch:
             return  # another leads since this one stood still: it can not write what it decides
         noted = set(connection.execute(_NOTED).scalars())

@@ -29,6 +29,7 @@ from prometheus.persistence import (
 from prometheus.persistence.changes import read_changes
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, writing
+from prometheus.persistence.glance import glance
 from prometheus.persistence.overrides import refresh
 from tests.integration.persistence.world import BOOM, DAY, World, job
 
@@ -162,6 +163,9 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "unpublished": lambda c: executions.unpublished(c, now),
         "waiting": lambda c: executions.waiting_in_queue(c, now),
         "news": lambda c: executions.read_news(c, now),
+        "glance": lambda c: glance(
+            c, now, due_by=now, over_limit_since=now - hour, given_up_since=now - hour
+        ),
         "lead": lambda c: leases.lead(c, "beat", "host:7:1", lease=hour),
         "given up": lambda c: leases.given_up(c, hour),
         "untold failures": lambda c: executions.untold_failures(c, ["test"], now - hour),
