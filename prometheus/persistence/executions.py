@@ -811,7 +811,6 @@ def _succeed_beside(*, of_some: bool) -> ReturningUpdate[Any]:
     other = job_executions.alias("other")
     queued = exists().where(
         other.c.dag_id == literal_column("job_executions.dag_id"),
-        other.c.completed_at.is_(None),
         in_state(other, JobStatus.QUEUED),
     )
     if of_some:

@@ -164,6 +164,12 @@ Index(
     postgresql_where=text(_live),
     sqlite_where=text(_live),
 )
+Index(
+    "ix_job_executions_queued",
+    job_executions.c.dag_id,
+    postgresql_where=text("status = 'QUEUED'"),
+    sqlite_where=text("status = 'QUEUED'"),
+)
 is_live = in_state(job_executions, JobStatus.QUEUED, JobStatus.RUNNING)
 """
 Whether an execution is in `ix_job_executions_live`. To be said beside which of the two states is

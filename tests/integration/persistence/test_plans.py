@@ -267,6 +267,23 @@ def test_failures_are_found_without_reading_what_went_well(crowded: tuple[World,
     assert "ix_job_executions_failed" in plan, plan
 
 
+def test_the_end_of_a_job_reads_no_other_but_those_of_its_run_that_are_queued(
+    crowded: tuple[World, DAG],
+) -> None:
+    """Where thousands are, in a flood, each of their ends would go through all of them."""
+    world, dag = crowded
+    for name in ("success beside another", "success beside any"):
+        with world.engine.connect() as connection:
+            with statements(connection) as sent:
+                actions(world, dag)[name](connection)
+            [(statement, parameters)] = sent
+            plan = "\n".join(
+                connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars()
+            )
+            connection.rollback()
+        assert re.search("Index .*Scan using ix_job_executions_queued", plan), plan
+
+
 def test_progress_of_a_market_is_told_without_reading_what_has_long_ended(
     crowded: tuple[World, DAG],
 ) -> None:
