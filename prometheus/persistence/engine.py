@@ -162,6 +162,8 @@ def _leave_mode_to_postgresql(connection: Any, _record: object) -> None:
     # a server that is to take no writes, and which a standby refuses like a feature it lacks.
     if connection is not None and not connection.closed:
         connection.read_only = None
+        if connection.autocommit:  # of `each_alone`
+            connection.autocommit = False
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -244,10 +246,9 @@ def each_alone(engine: Engine, *, reads: bool = False) -> Iterator[Connection]:
         with reading(engine) if reads else writing(engine) as connection:
             yield connection
     else:
-        with (
-            _noted(),
-            engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
-        ):
+        with _noted(), engine.connect() as connection:
+            # Not by its isolation level, which takes SQLAlchemy as long as the rest of this.
+            connection.connection.dbapi_connection.autocommit = True  # type: ignore[union-attr]
             yield connection
 
 
