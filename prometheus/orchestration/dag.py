@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -287,9 +287,17 @@ class DAG:
                 found.append(candidate)
         return found
 
-    def waiting_for(self, job_id: str) -> list[JobMetadata]:
+    def waiting_for(self, job_id: str) -> Sequence[JobMetadata]:
         """Return the jobs that name ``job_id`` among those they need."""
-        return [job for job in self if job_id in job.dependencies]
+        return self._waiting.get(job_id, ())
+
+    @cached_property
+    def _waiting(self) -> Mapping[str, Sequence[JobMetadata]]:
+        waiting: dict[str, list[JobMetadata]] = {}
+        for job in self:
+            for upstream in dict.fromkeys(job.dependencies):
+                waiting.setdefault(upstream, []).append(job)
+        return waiting
 
     def topological_order(self) -> tuple[str, ...]:
         """
