@@ -40,12 +40,14 @@ class EventFormatter(logging.Formatter):
         return line
 
 
-QUIET = ("alembic", "httpx", "httpcore")
+QUIET = ("alembic", "celery.app.trace", "celery.worker.strategy", "httpx", "httpcore")
 """
 Loggers of which only warnings are shown.
 
-Alembic names every step it takes; one line of ours says what came of them. httpx has a line for
-every request, and httpcore, from DEBUG on, has all that a server sends: secrets, if it echoes them.
+Alembic names every step it takes; one line of ours says what came of them. So do Celery's two, of
+each message that is taken and of each task that ends; ours say it of each attempt. httpx has a line
+for every request, and httpcore, from DEBUG on, has all that a server sends: secrets, if it echoes
+them.
 """
 
 
@@ -67,5 +69,12 @@ def configure(celery_level: int | str = "WARNING") -> None:
 
 
 def _plain(value: object) -> str:
-    text = safe_text(str(value))  # before it is written as JSON
-    return text if text and text.isprintable() and " " not in text else json.dumps(text)
+    text = str(value)
+    if _is_word(text):
+        return text  # what it must not show is hidden with its line
+    text = safe_text(text)  # before it is written as JSON
+    return text if _is_word(text) else json.dumps(text)
+
+
+def _is_word(text: str) -> bool:
+    return bool(text) and text.isprintable() and " " not in text
