@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import sys
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from celery import signals
@@ -30,6 +33,24 @@ app.steps["worker"].add(ForgetTimeLimits)
 JobTask.Request = FailureTask.Request = JobRequest
 
 _in_child = False
+
+
+@signals.worker_init.connect
+def load_before_children(**_: Any) -> None:
+    """
+    Import what our own jobs need before the pool makes its children, which then share it.
+
+    Users' jobs are imported by the children that run them, as ever: nobody knows what their modules
+    open or start, and one that can not be imported fails its own attempts alone.
+    """
+    jobs = [job for each in runtime.pipelines.values() for job in each.jobs.values()]
+    import_module("prometheus.sources.registry")
+    for job in jobs:
+        if isinstance(job.function, str) and job.function.startswith("prometheus."):
+            with contextlib.suppress(Exception):  # its attempts say what is wrong
+                job.resolve()
+    gc.collect()
+    gc.freeze()  # a child that looked for garbage in it would get its own copy
 
 
 @signals.worker_process_init.connect
