@@ -48,6 +48,8 @@ _PERSISTENCE = 0.999
 _YEARLY_GROWTH = 0.02
 _LARGEST_MOVE = 0.15
 """Of one part in one day, in log terms: keeps honest bars below the jump limit of 0.5."""
+_KEPT_YEARS = 2
+"""Before the last one that was asked for: a process that has served all markets keeps 4 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class _Company:
 
 @dataclass(frozen=True, slots=True)
 class _Paths:
-    """Companies of one exchange on every calendar day since `EPOCH`."""
+    """Companies of one exchange on every calendar day of the years that were asked for."""
 
     symbols: dict[str, int]
     bars: Floats
@@ -152,7 +154,7 @@ def _revert(shocks: Floats, persistence: float) -> Floats:
     return result
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=18)  # of a market: six factors, each of the world and of two exchanges
 def _part(seed: int, name: str, std: float, days: int) -> Floats:
     """Return one part of log prices on every day since `EPOCH`."""
     moves = std * _normals(seed, name, days, 1)[:, 0] * _day_std(seed, days)
@@ -168,12 +170,12 @@ def _factor(seed: int, mic: str, factor: str, days: int) -> Floats:
 
 
 @lru_cache(maxsize=8)
-def _paths(seed: int, mic: str, days: int) -> _Paths:
+def _paths(seed: int, mic: str, first: int, days: int) -> _Paths:
     companies = _companies(mic)
     factors = [_factor(seed, mic, name, days) for name in (MARKET_FACTOR, *STYLE_FACTORS)]
-    bars = np.empty((len(companies), days, 6))
+    bars = np.empty((len(companies), days - first, 6))
     for number, company in enumerate(companies):
-        bars[number] = _company_bars(seed, company, factors, days)
+        bars[number] = _company_bars(seed, company, factors, days)[first:]
     return _Paths({c.instrument.symbol: n for n, c in enumerate(companies)}, bars)
 
 
@@ -223,6 +225,12 @@ def _in_dollars(company: _Company) -> float:
     """Return the usual price in dollars, roughly, so that all exchanges trade similar values."""
     per_dollar = {"JPY": 100.0, "HKD": 8.0, "GBP": 0.8}
     return company.price / per_dollar.get(company.instrument.currency, 1.0)
+
+
+def _first_day(start: date, end: date) -> int:
+    """Return from which day on paths are kept: years of which most questions share one."""
+    first = date(min(start.year, end.year - _KEPT_YEARS), 1, 1)
+    return max((first - EPOCH).days, 0)
 
 
 def _days_until(end: date) -> int:
@@ -279,8 +287,9 @@ class SyntheticPrices:
         _check_start(end)
         start = max(start, EPOCH)
         sessions = [day for day in self._session_dates(mic, start, end) if start <= day <= end]
-        offsets = np.array([(day - EPOCH).days for day in sessions], dtype=np.intp)
-        paths = _paths(self._seed, mic, _days_until(end))
+        first = _first_day(start, end)
+        offsets = np.array([(day - EPOCH).days - first for day in sessions], dtype=np.intp)
+        paths = _paths(self._seed, mic, first, _days_until(end))
         found: list[Bar] = []
         for symbol in symbols:
             number = paths.symbols.get(symbol)

@@ -199,3 +199,18 @@ def test_reverting_sum_equals_its_recursion() -> None:
         level = 0.98 * level + shock
         expected.append(level)
     np.testing.assert_allclose(synthetic._revert(shocks, 0.98), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_few_years_of_all_exchanges_are_kept() -> None:
+    """A process of a worker that has served all markets keeps them for as long as it lives."""
+    day = date(2026, 11, 20)
+    for mic in ("XPAR", "XTKS", "XNYS"):
+        start = TradingCalendar(mic).trading_days(day - timedelta(days=580), day)[0]
+        SyntheticPrices().bars(mic, _symbols(mic), start, day)
+        before = synthetic._paths.cache_info().misses
+        SyntheticPrices().bars(mic, _symbols(mic), day, day)
+        assert synthetic._paths.cache_info().misses == before
+        first = synthetic._first_day(day, day)
+        kept = synthetic._paths(synthetic.DEFAULT_SEED, mic, first, synthetic._days_until(day))
+        assert kept.bars.shape[1] == (date(2027, 1, 1) - date(2024, 1, 1)).days
+        assert kept.bars.base is None
