@@ -44,11 +44,12 @@ def load_before_children(**_: Any) -> None:
     open or start, and one that can not be imported fails its own attempts alone.
     """
     jobs = [job for each in runtime.pipelines.values() for job in each.jobs.values()]
-    import_module("prometheus.sources.registry")
-    for job in jobs:
-        if isinstance(job.function, str) and job.function.startswith("prometheus."):
-            with contextlib.suppress(Exception):  # its attempts say what is wrong
-                job.resolve()
+    ours = [job for job in jobs if str(job.function).startswith("prometheus.")]
+    for job in ours:
+        with contextlib.suppress(Exception):  # its attempts say what is wrong
+            job.resolve()
+    if ours:
+        import_module("prometheus.sources.registry")
     gc.collect()
     gc.freeze()  # a child that looked for garbage in it would get its own copy
 

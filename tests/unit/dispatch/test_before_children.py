@@ -11,7 +11,7 @@ import sys
 import workers
 from celery.signals import worker_init
 
-early = "numpy" in sys.modules
+before = "numpy" in sys.modules
 worker_init.send(sender=None)
 jobs = workers.app.tasks
 named = {
@@ -19,7 +19,7 @@ named = {
     for task in jobs.values()
     if hasattr(task, "definition")
 }
-print(early, *sorted(name for name in named if name in sys.modules))
+print(before, "numpy" in sys.modules, *sorted(name for name in named if name in sys.modules))
 """
 
 _PIPELINE = """
@@ -27,21 +27,14 @@ from prometheus import Pipeline
 
 mine = Pipeline("mine", markets=["US_EQ"])
 mine.add("named_job:run")
-mine.add("prometheus.no_such_module:run", name="absent")
 """
 
 
 def test_main_process_imports_our_jobs_and_no_user_s(tmp_path: Path) -> None:
     """One of ours that can not be imported is left to its attempts, as users' are."""
-    (tmp_path / "pipeline.py").write_text(_PIPELINE)
-    (tmp_path / "named_job.py").write_text("def run(ctx): ...\n")
-    (tmp_path / "prometheus.toml").write_text(
-        "[pipelines]\nmodules = ['prometheus.orchestration.daily', 'pipeline.py']\n"
-    )
-    command = [sys.executable, "-c", _ASKED]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    early, *loaded = done.stdout.split()
-    assert early == "False"  # a beat never needs it
+    before, after, *loaded = _ask(tmp_path, "prometheus.orchestration.daily", "pipeline.py")
+    assert before == "False"  # a beat never needs it
+    assert after == "True"
     assert loaded == [
         f"prometheus.pipelines.equities.{name}"
         for name in (
@@ -49,3 +42,18 @@ def test_main_process_imports_our_jobs_and_no_user_s(tmp_path: Path) -> None:
             *("signals", "universes", "volatility", "windows"),
         )
     ]
+
+
+def test_main_process_imports_nothing_for_users_jobs_alone(tmp_path: Path) -> None:
+    assert _ask(tmp_path, "pipeline.py") == ["False", "False"]
+
+
+def _ask(folder: Path, *pipelines: str) -> list[str]:
+    absent = '\nmine.add("prometheus.no_such_module:run", name="absent")\n'
+    ours = len(pipelines) > 1
+    (folder / "pipeline.py").write_text(_PIPELINE + (absent if ours else ""))
+    (folder / "named_job.py").write_text("def run(ctx): ...\n")
+    (folder / "prometheus.toml").write_text(f"[pipelines]\nmodules = {list(pipelines)}\n")
+    command = [sys.executable, "-c", _ASKED]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.split()
