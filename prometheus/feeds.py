@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine
 
@@ -23,10 +24,12 @@ from prometheus.errors import PrometheusError
 from prometheus.persistence.engine import writing
 from prometheus.persistence.holidays import propose_holidays
 from prometheus.settings import Settings
-from prometheus.sources.eodhd.client import EodhdClient
 from prometheus.sources.eodhd.errors import SOURCE, UnreachableError
 from prometheus.sources.eodhd.holidays import fetch_holidays
 from prometheus.sources.errors import SourceConfigurationError
+
+if TYPE_CHECKING:
+    from prometheus.sources.eodhd.client import EodhdClient
 
 Answers = Mapping[str, tuple[Holiday, ...] | PrometheusError]
 """MIC -> what was answered, or why nothing was."""
@@ -63,6 +66,8 @@ def make_client(settings: Settings) -> EodhdClient:
     Raises:
         SourceConfigurationError: There is no token.
     """
+    from prometheus.sources.eodhd.client import EodhdClient  # httpx: only where a feed is asked
+
     feed = settings.eodhd.feed()
     if not feed.token.get_secret_value():
         raise SourceConfigurationError(

@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import httpx
 from sqlalchemy import Connection
 
 from prometheus.configuration import SettingsError
@@ -203,6 +202,8 @@ class Watcher:
 
 
 def _get(url: str) -> None:
+    import httpx  # of 5 MB, with its own command line
+
     try:
         httpx.get(url, timeout=_PING_SECONDS).raise_for_status()
     except httpx.HTTPStatusError as error:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from prometheus.core.exchanges import Exchange, load_exchange
 from prometheus.core.holidays import Holiday, HolidayKind
-from prometheus.sources.eodhd.client import EodhdClient
 from prometheus.sources.eodhd.errors import EodhdError
 from prometheus.sources.eodhd.replies import ExchangeDetails
+
+if TYPE_CHECKING:
+    from prometheus.sources.eodhd.client import EodhdClient
 
 CODES: Mapping[str, str] = {"XNYS": "US", "XNAS": "US", "XLON": "LSE", "XMAD": "BMEX"}
 """
