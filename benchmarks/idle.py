@@ -96,7 +96,7 @@ def _kind(process: psutil.Process) -> str:
     command = process.cmdline()
     if "redis-server" in command[0]:
         return "Redis"
-    for word, kind in (("beat", "beat"), ("prometheus.monitoring", "web"), ("up", "up")):
+    for word, kind in (("beat", "beat"), ("web", "web"), ("up", "up")):
         if word in command:
             return kind
     parent = process.parent()

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 # Without the current folder, where another may have a name of ours.
 _PYTHON = (sys.executable, "-P")
+
+SHARED = (
+    *("celery.app.amqp", "celery.app.control", "celery.app.events", "celery.app.log"),
+    *("celery.apps.beat", "celery.apps.worker", "celery.bin.beat", "celery.bin.worker"),
+    *("celery.concurrency.prefork", "celery.fixups.django", "celery.worker.autoscale"),
+    *("celery.worker.consumer.delayed_delivery", "celery.worker.strategy"),
+    *("anyio._backends._asyncio", "uvicorn.lifespan.on", "uvicorn.protocols.http.auto"),
+    *("prometheus.bootstrap", "prometheus.monitoring.serving"),
+    *("prometheus.log_lines", "prometheus.orchestration.daily", "prometheus.persistence.refusals"),
+)
+"""What a scheduler, a worker and the web app import, but for `workers`, which reads settings."""
 
 
 def beat_command() -> list[str]:
@@ -23,6 +39,12 @@ def worker_command(*options: str) -> list[str]:
 def web_command() -> list[str]:
     """Return the command of the web app, which is no Celery."""
     return [*_PYTHON, "-m", "prometheus.monitoring"]
+
+
+def module_of(command: Sequence[str | Path]) -> list[str]:
+    """Return the module that a command of ours runs, and its arguments; nothing of any other."""
+    words = [str(each) for each in command]
+    return words[3:] if words[:3] == [*_PYTHON, "-m"] else []
 
 
 def flower_command(*options: str) -> list[str]:

@@ -84,6 +84,7 @@ def embedded_stack(
     say: Callable[[str], None],
     *,
     restarts: bool = False,
+    forks: bool = False,
     pages: Pages | None = None,
 ) -> Iterator[Stack]:
     """
@@ -97,6 +98,7 @@ def embedded_stack(
         folder: The data folder; held while the block lasts.
         say: Tells the person who waits.
         restarts: Whether processes that die are started again.
+        forks: Whether they may be copies of this process, see `Stack`.
         pages: Where the web app is to show them.
 
     Raises:
@@ -116,6 +118,7 @@ def embedded_stack(
         database_url=_url(settings),
         say=say,
         restarts=restarts,
+        forks=forks,
     ) as stack:
         _leave_word(stack, settings)
         concurrency = settings.workers.concurrency or min(os.cpu_count() or 1, _MOST_CHILDREN)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import make_url
 
 from prometheus.cli import output
 from prometheus.cli.board import Board
+from prometheus.cli.commands import SHARED
 from prometheus.cli.embedded import Pages, embedded_stack, stoppable
 from prometheus.cli.following import JsonLines, Lines, View, follow
+from prometheus.cli.forks import apart, load
 from prometheus.cli.places import Place, find_place, opened
 from prometheus.cli.stack import FolderInUseError, holder
 from prometheus.cli.summary import program, short
@@ -41,34 +44,40 @@ def live_here(folder: Path | None, *, web: bool, as_json: bool) -> None:
     busy = holder(place.folder)
     if busy is not None:
         raise FolderInUseError(place.folder, busy)
+    apart(partial(_prepare, place, web=web))
+    load(SHARED)
+    with stoppable(lambda: "Stopped; every process has ended."), ExitStack() as stack:
+        pages = Pages.of(place.settings) if web else None
+        view = stack.enter_context(_view(place, as_json, pages))
+        view.say(f"starting Redis, the scheduler and a worker in {place.folder}")
+        running = stack.enter_context(
+            embedded_stack(
+                place.settings, place.folder, view.say, restarts=True, forks=True, pages=pages
+            )
+        )
+        if pages is not None:
+            view.say(f"pages: {pages.url}")
+        view.say("running")
+        engine = stack.enter_context(opened(place))
+        follow(engine, view, until=lambda _: False, stack=running, stalled_after=None)
+
+
+def _prepare(place: Place, *, web: bool) -> None:
+    """Make the folder's database if there is none, and refuse what would not do."""
     configured_pipelines(place.settings)  # all faults now, rather than in a child's log
     make_local_database(place)
-    with opened(place) as engine:
-        with reading(engine) as connection:
-            if not read_now(connection).clock.is_live:
-                raise UpError(
-                    f"{place.shown_url} holds a replay, whose market clock is not the wall's. "
-                    f"Use another data folder: --folder, or PROMETHEUS__DATA__FOLDER."
-                )
-        if web and not place.settings.web.only_here:
-            with reading(engine) as connection:
-                if not anybody_let_in(connection):
-                    raise UpError(
-                        f"On {place.settings.web.address} the pages would answer whoever reaches "
-                        f"this machine, for there are no users. Make one ({program()} user add "
-                        f"NAME), or show no pages: --no-web."
-                    )
-        with stoppable(lambda: "Stopped; every process has ended."), ExitStack() as stack:
-            pages = Pages.of(place.settings) if web else None
-            view = stack.enter_context(_view(place, as_json, pages))
-            view.say(f"starting Redis, the scheduler and a worker in {place.folder}")
-            running = stack.enter_context(
-                embedded_stack(place.settings, place.folder, view.say, restarts=True, pages=pages)
+    with opened(place) as engine, reading(engine) as connection:
+        if not read_now(connection).clock.is_live:
+            raise UpError(
+                f"{place.shown_url} holds a replay, whose market clock is not the wall's. "
+                f"Use another data folder: --folder, or PROMETHEUS__DATA__FOLDER."
             )
-            if pages is not None:
-                view.say(f"pages: {pages.url}")
-            view.say("running")
-            follow(engine, view, until=lambda _: False, stack=running, stalled_after=None)
+        if web and not place.settings.web.only_here and not anybody_let_in(connection):
+            raise UpError(
+                f"On {place.settings.web.address} the pages would answer whoever reaches "
+                f"this machine, for there are no users. Make one ({program()} user add "
+                f"NAME), or show no pages: --no-web."
+            )
 
 
 def make_local_database(place: Place) -> None:

@@ -31,7 +31,8 @@ from types import FrameType, TracebackType
 from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
-from prometheus.cli.commands import beat_command, web_command, worker_command
+from prometheus.cli.commands import beat_command, module_of, web_command, worker_command
+from prometheus.cli.forks import Fork, can_fork
 from prometheus.cli.output import utc_seconds
 from prometheus.errors import PrometheusError
 
@@ -213,6 +214,7 @@ class Stack:
         database_url: str | None = None,
         say: Callable[[str], None] | None = None,
         restarts: bool = False,
+        forks: bool = False,
     ) -> None:
         """
         Prepare; nothing is touched before the block begins.
@@ -224,6 +226,8 @@ class Stack:
             say: Called with sentences for the person who waits.
             restarts: Whether `check` starts a process again that has died, unless they die all the
                 time.
+            forks: Whether `start` makes programs of ours copies of this process, which share its
+                memory, if it can; one that `check` starts again is a new process.
         """
         self.folder = folder.absolute()
         self.environment = dict(environment or {})
@@ -232,6 +236,7 @@ class Stack:
         self.broker_url = ""
         self._say = say
         self._restarts = restarts
+        self._forks = forks
         self._restarted_at: dict[str, list[float]] = {}
         self._programs: list[_Child] = []
         self._redis: _Child | None = None
@@ -260,7 +265,7 @@ class Stack:
         started = []
         for program in programs:
             self._signals.raise_if_any()
-            child = self._launch(program)
+            child = self._launch(program, forks=self._forks and can_fork())
             self._programs.append(child)
             started.append(child)
         for child in started:
@@ -431,10 +436,13 @@ class Stack:
             with contextlib.suppress(Exception):
                 self._say(f"{utc_seconds(datetime.now(UTC))}  {sentence}")
 
-    def _launch(self, program: Program) -> _Child:
+    def _launch(self, program: Program, *, forks: bool = False) -> _Child:
         guarded, self._signals.guarded = self._signals.guarded, True
+        environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
         try:
-            return _Child(program, self.log(program.name), {**os.environ, **self.environment})
+            return _Child(
+                program, self.log(program.name), environment, self._signals if forks else None
+            )
         finally:
             self._signals.guarded = guarded
 
@@ -457,20 +465,43 @@ class Stack:
 class _Child:
     """A running process, in a session and process group of its own."""
 
-    def __init__(self, program: Program, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        log: Path,
+        environment: Mapping[str, str],
+        forking: _Signals | None,
+    ) -> None:
+        """
+        Start it.
+
+        Args:
+            forking: What is given back in a copy of this process; ``None``: in a new process.
+        """
         self.program = program
         self._log = log
         self._finished = False
-        command = [str(part) for part in program.command]
-        if sys.platform == "linux":
-            supervisor = str(os.getpid())
-            command = [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, supervisor, *command]
+        words = module_of(program.command) if forking is not None else []
         with log.open("ab") as output:
             self._log_begins = output.tell()
+            if forking is not None and words:
+                self._process: Fork | subprocess.Popen[bytes] = Fork(
+                    words,
+                    title=f"prometheus {program.name}",
+                    environment=environment,
+                    output=output.fileno(),
+                    signals=_SIGNALS,
+                    release=forking.release,
+                )
+                return
+            command = [str(part) for part in program.command]
+            if sys.platform == "linux":
+                supervisor = str(os.getpid())
+                command = [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, supervisor, *command]
             # A session of its own: Ctrl-C in a terminal reaches the supervisor alone.
             self._process = subprocess.Popen(
                 command,
-                env={**environment, "PYTHONUNBUFFERED": "1"},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -513,7 +544,7 @@ class _Child:
         """Return its exit status, negative after a signal; ``None`` while it runs."""
         if self._process.returncode is not None:
             return self._process.returncode
-        if not hasattr(os, "waitid"):
+        if not hasattr(os, "waitid") and isinstance(self._process, subprocess.Popen):
             return self._process.poll()
         # It is left as a zombie: until its group has been killed, nobody else can get its number.
         state = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -443,6 +443,126 @@ def family_ends(process: Process, family: list[psutil.Process]) -> None:
     )
 
 
+SHOWN = """
+import json, os, pathlib, signal, sys, time
+import marked
+
+if "refuse" in sys.argv:
+    raise SystemExit("no such queue")
+signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+facts = {
+    "arguments": sys.argv[1:],
+    "name": __name__,
+    "main": sys.modules["__main__"].__dict__ is globals(),
+    "environment": [os.environ["MINE"], *sorted(os.environ)],
+    "leads": os.getsid(0) == os.getpid() == os.getpgid(0),
+    "supervisor": os.getppid(),
+    "input": sys.stdin.read(),
+    "encodings": [sys.stdout.encoding, sys.stderr.encoding, sys.stderr.errors],
+    "files": [n for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")],
+    "handlers": [repr(signal.getsignal(each)) for each in signals],
+    "blocked": [each.name for each in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+}
+print("on standard output")
+print("on standard error", file=sys.stderr)
+path = pathlib.Path(sys.argv[1])
+path.with_suffix(".new").write_text(json.dumps({"facts": facts, "mark": marked.mark}))
+path.with_suffix(".new").rename(path)
+time.sleep(600)
+"""
+
+COPYING = """
+import marked, pathlib, sys, threading, time
+from prometheus.cli.stack import Program, Stack
+
+folder, how, *words = sys.argv[1:]
+marked.mark = "the supervisor's"
+facts = pathlib.Path(folder) / "facts"
+if how == "threads":
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+with Stack(
+    pathlib.Path(folder),
+    environment={"MINE": "1"},
+    say=lambda sentence: print(sentence, flush=True),
+    restarts=how != "new",
+    forks=how != "new",
+) as stack:
+    command = [sys.executable, "-P", "-m", "shown", str(facts), *words]
+    stack.start(Program("shown", command, ready=facts.exists))
+    print("up", stack.pids["shown"], flush=True)
+    stack.wait()
+"""
+
+
+def copying(start_process: StartProcess, folder: Path, how: str, *words: str) -> Process:
+    """Start a supervisor whose program may be a copy of it."""
+    (folder / "shown.py").write_text(SHOWN)
+    (folder / "marked.py").write_text("mark = None")
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = ("-c", COPYING, str(folder), how, *words)
+    return start_process("python", *command, env={"PYTHONPATH": path}, name="stack")
+
+
+def shown(process: Process, folder: Path) -> tuple[dict[str, object], object]:
+    """Return what its program has found, and whether it shares the supervisor's modules."""
+    process.wait_for("up")
+    found = json.loads((folder / "facts").read_text())
+    (folder / "facts").unlink()
+    facts: dict[str, object] = found["facts"]
+    assert facts.pop("supervisor") == process.pid
+    return facts, found["mark"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is copied")
+def test_a_copy_finds_what_a_new_process_finds(tmp_path: Path, start_process: StartProcess) -> None:
+    """But for the memory that it shares; one that died is a new process when it comes again."""
+    answers = {}
+    for how in ("new", "threads", "copy"):
+        process = copying(start_process, tmp_path, how)
+        answers[how] = shown(process, tmp_path)
+        log = (tmp_path / "logs" / "shown.log").read_text()
+        assert log == "on standard output\non standard error\n"
+        (tmp_path / "logs" / "shown.log").unlink()
+        if how == "copy":
+            program = psutil.Process(int(process.output().split()[-1]))
+            assert program.cmdline()[:2] == ["prometheus", "shown"]
+            program.kill()
+            process.wait_for("starting it again")
+            wait_until((tmp_path / "facts").exists, message="it is there again")
+            answers["again"] = shown(process, tmp_path)
+            (tmp_path / "logs" / "shown.log").unlink()
+        family = process.family()
+        process.send(signal.SIGTERM)
+        assert process.wait() == 0
+        family_ends(process, family)
+    assert answers["copy"][1] == "the supervisor's"
+    assert {mark for _, mark in (answers[how] for how in ("new", "threads", "again"))} == {None}
+    facts = answers["new"][0]
+    assert [each for each, _ in answers.values()] == [facts] * 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is copied")
+def test_copies_end_with_a_supervisor_that_is_killed(
+    tmp_path: Path, start_process: StartProcess
+) -> None:
+    process = copying(start_process, tmp_path, "copy")
+    assert shown(process, tmp_path)[1] == "the supervisor's"
+    family = process.family()
+    process.send(signal.SIGKILL)
+    process.wait()
+    family_ends(process, family)
+    assert holder(tmp_path) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is copied")
+def test_a_copy_that_refuses_says_so(tmp_path: Path, start_process: StartProcess) -> None:
+    process = copying(start_process, tmp_path, "copy", "refuse")
+    assert process.wait() == 1
+    assert "shown ended with exit status 1 while starting. The end of" in process.output()
+    assert process.output().endswith("\n  no such queue\n")
+    family_ends(process, [])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_everything(
     number: signal.Signals, tmp_path: Path, start_process: StartProcess
