@@ -12,16 +12,22 @@ if TYPE_CHECKING:
 # Without the current folder, where another may have a name of ours.
 _PYTHON = (sys.executable, "-P")
 
-SHARED = (
+_OF_CELERY = (
     *("celery.app.amqp", "celery.app.control", "celery.app.events", "celery.app.log"),
     *("celery.apps.beat", "celery.apps.worker", "celery.bin.beat", "celery.bin.worker"),
     *("celery.concurrency.prefork", "celery.fixups.django", "celery.worker.autoscale"),
     *("celery.worker.consumer.delayed_delivery", "celery.worker.strategy"),
-    *("anyio._backends._asyncio", "uvicorn.lifespan.on", "uvicorn.protocols.http.auto"),
-    *("prometheus.bootstrap", "prometheus.monitoring.serving"),
-    *("prometheus.log_lines", "prometheus.orchestration.daily", "prometheus.persistence.refusals"),
+    *("prometheus.bootstrap", "prometheus.log_lines", "prometheus.orchestration.daily"),
 )
-"""What a scheduler, a worker and the web app import, but for `workers`, which reads settings."""
+_OF_WEB = (
+    *("anyio._backends._asyncio", "uvicorn.lifespan.on", "uvicorn.protocols.http.auto"),
+    "prometheus.monitoring.serving",
+)
+
+
+def imported(*, web: bool) -> tuple[str, ...]:
+    """Return what a scheduler and a worker import, but for `workers`, which reads the settings."""
+    return (*_OF_CELERY, *(_OF_WEB if web else ()))
 
 
 def beat_command() -> list[str]:

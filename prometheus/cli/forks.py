@@ -18,6 +18,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -34,7 +35,9 @@ def can_fork() -> bool:
 
 
 def load(modules: Iterable[str]) -> None:
-    """Import what copies need, so that they share it."""
+    """Import what copies need, so that they share it; nothing where there will be none."""
+    if not can_fork():
+        return
     gc.disable()
     try:
         for name in modules:
@@ -148,7 +151,8 @@ def _run(module: str) -> int:
     except BaseException:  # noqa: BLE001  as Python ends a program
         traceback.print_exc()
     with suppress(Exception):
-        atexit._run_exitfuncs()  # noqa: SLF001  as Python's own multiprocessing does
+        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  waits, as Python does
+        atexit._run_exitfuncs()  # noqa: SLF001
     with suppress(OSError):
         _flush()
     return status

@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 
 from prometheus.cli import output
 from prometheus.cli.board import Board
-from prometheus.cli.commands import SHARED
+from prometheus.cli.commands import imported
 from prometheus.cli.embedded import Pages, embedded_stack, stoppable
 from prometheus.cli.following import JsonLines, Lines, View, follow
 from prometheus.cli.forks import apart, load
@@ -45,7 +45,7 @@ def live_here(folder: Path | None, *, web: bool, as_json: bool) -> None:
     if busy is not None:
         raise FolderInUseError(place.folder, busy)
     apart(partial(_prepare, place, web=web))
-    load(SHARED)
+    load(imported(web=web))
     with stoppable(lambda: "Stopped; every process has ended."), ExitStack() as stack:
         pages = Pages.of(place.settings) if web else None
         view = stack.enter_context(_view(place, as_json, pages))

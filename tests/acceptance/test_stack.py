@@ -444,10 +444,12 @@ def family_ends(process: Process, family: list[psutil.Process]) -> None:
 
 
 SHOWN = """
-import json, os, pathlib, signal, sys, time
+import json, os, pathlib, signal, sys, threading, time
 import marked
 
 if "refuse" in sys.argv:
+    main = threading.main_thread()
+    threading.Thread(target=lambda: main.join() or print("last words")).start()
     raise SystemExit("no such queue")
 signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 facts = {
@@ -559,7 +561,7 @@ def test_a_copy_that_refuses_says_so(tmp_path: Path, start_process: StartProcess
     process = copying(start_process, tmp_path, "copy", "refuse")
     assert process.wait() == 1
     assert "shown ended with exit status 1 while starting. The end of" in process.output()
-    assert process.output().endswith("\n  no such queue\n")
+    assert process.output().endswith("\n  no such queue\n  last words\n")
     family_ends(process, [])
 
 
