@@ -50,6 +50,9 @@ def load_before_children(**_: Any) -> None:
             job.resolve()
     if ours:
         import_module("prometheus.sources.registry")
+        import_module("numpy.ma")  # `unique` looks into it
+    with contextlib.suppress(ImportError):  # it is there if billiard asks the kernel by it
+        import_module("cffi.cparser")
     gc.collect()
     gc.freeze()  # a child that looked for garbage in it would get its own copy
 
