@@ -96,7 +96,8 @@ def _kind(process: psutil.Process) -> str:
     command = process.cmdline()
     if "redis-server" in command[0]:
         return "Redis"
-    for word, kind in (("beat", "beat"), ("web", "web"), ("up", "up")):
+    words = {"beat": "beat", "web": "web", "prometheus.monitoring": "web", "up": "up"}
+    for word, kind in words.items():
         if word in command:
             return kind
     parent = process.parent()

@@ -40,15 +40,15 @@ class EventFormatter(logging.Formatter):
         return line
 
 
-QUIET = ("alembic", "celery.app.trace", "celery.worker.strategy", "httpx", "httpcore")
+QUIET = ("alembic", "httpx", "httpcore")
 """
 Loggers of which only warnings are shown.
 
-Alembic names every step it takes; one line of ours says what came of them. So do Celery's two, of
-each message that is taken and of each task that ends; ours say it of each attempt. httpx has a line
-for every request, and httpcore, from DEBUG on, has all that a server sends: secrets, if it echoes
-them.
+Alembic names every step it takes; one line of ours says what came of them. httpx has a line for
+every request, and httpcore, from DEBUG on, has all that a server sends: secrets, if it echoes them.
 """
+QUIET_BUT_FOR_DEBUG = ("celery.app.trace", "celery.worker.strategy")
+"""Likewise, unless all of Celery is asked for: of each task they say what a line of ours does."""
 
 
 def configure(celery_level: int | str = "WARNING") -> None:
@@ -64,7 +64,8 @@ def configure(celery_level: int | str = "WARNING") -> None:
     root.handlers[:] = [handler]
     root.setLevel("INFO")
     logging.getLogger("celery").setLevel(celery_level)
-    for name in QUIET:
+    asked_for_all = logging.getLogger("celery").level <= logging.DEBUG
+    for name in QUIET if asked_for_all else (*QUIET, *QUIET_BUT_FOR_DEBUG):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

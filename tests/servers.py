@@ -352,8 +352,8 @@ class PostgresServer(_Server):
             "max_connections": "200",
             "shared_buffers": "64MB",
             # Nothing here must outlive a power cut, and syncing makes each test several times
-            # slower. A crash of the server alone loses nothing: commits still reach the kernel
-            # before they are confirmed (which synchronous_commit=off would end).
+            # slower. A crash of the server alone loses nothing but the renewal of a lead: other
+            # commits still reach the kernel before they are confirmed.
             "fsync": "off",
             "full_page_writes": "off",
             # Not UTC on purpose: SQL that leans on the server's zone must show itself here.

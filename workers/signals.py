@@ -48,7 +48,8 @@ def load_before_children(**_: Any) -> None:
     for job in ours:
         with contextlib.suppress(Exception):  # its attempts say what is wrong
             job.resolve()
-    if ours:
+    # Elsewhere numpy may have been at work in a library of the system that survives no copying.
+    if ours and sys.platform == "linux":
         import_module("prometheus.sources.registry")
         import_module("numpy.ma")  # `unique` looks into it
     with contextlib.suppress(ImportError):  # it is there if billiard asks the kernel by it

@@ -31,7 +31,9 @@ _PR_SET_PDEATHSIG = 1
 
 def can_fork() -> bool:
     """Say whether a copy of this process is sound."""
-    return sys.platform == "linux" and len(list(Path("/proc/self/task").iterdir())) == 1
+    with suppress(OSError):
+        return sys.platform == "linux" and len(list(Path("/proc/self/task").iterdir())) == 1
+    return False
 
 
 def load(modules: Iterable[str]) -> None:
@@ -65,12 +67,18 @@ def apart(work: Callable[[], None]) -> None:
         _flush()
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status < 0:
+        print(f"It was ended by {signal.Signals(-status).name}.", file=sys.stderr)
     if status != 0:
         raise SystemExit(status if status > 0 else 128 - status)
 
 
 class Fork:
-    """A module that runs in a copy of this process, as ``python -P -m`` runs it in a new one."""
+    """
+    A module that runs in a copy of this process, as ``python -P -m`` runs it in a new one.
+
+    But for ``sys.flags``, which are this process' own.
+    """
 
     def __init__(
         self,
@@ -133,7 +141,10 @@ def _go_on(
         if not sys.flags.safe_path:
             del sys.path[0]
         sys.argv = ["", *words[1:]]
+        sys.orig_argv = [sys.executable, "-P", "-m", *words]
         status = _run(words[0])
+    except BaseException:  # noqa: BLE001  nothing of it is anybody else's here
+        traceback.print_exc()
     finally:
         os._exit(status)
 
@@ -144,10 +155,10 @@ def _run(module: str) -> int:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        else:
+        if end.code is None or isinstance(end.code, int):
             status = end.code or 0
+        else:
+            print(end.code, file=sys.stderr)
     except BaseException:  # noqa: BLE001  as Python ends a program
         traceback.print_exc()
     with suppress(Exception):
@@ -163,7 +174,10 @@ def _redirect(output: int) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for file, number in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(file, number)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    for each in list(Path("/proc/self/fd").iterdir()):
+        if int(each.name) > 2:
+            with suppress(OSError):  # the one that listed them
+                os.close(int(each.name))
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.FileIO(0, closefd=False))  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _writer(1, "surrogateescape")  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _writer(2, "backslashreplace")  # type: ignore[misc]

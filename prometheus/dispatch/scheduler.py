@@ -445,7 +445,7 @@ class Scheduler:
             (state,),
             {(dag.market_id, dag.as_of_date): bounds},
             now.wall_at,
-            read_pauses(connection) if now.unended_pauses else (),
+            read_pauses(connection) if now.standing_pauses else (),
         )
         decisions = decide(snapshot, now.market_at, holds=False, jobs=jobs)
         starts = tuple(decision for decision in decisions if isinstance(decision, Start))
@@ -458,7 +458,7 @@ class Scheduler:
             now = read_now(connection)
             overrides.refresh(connection, now)
             states = runs.read_open_runs(connection, self._previous_run, dag_id=dag_id)
-            paused = read_pauses(connection) if now.unended_pauses else ()
+            paused = read_pauses(connection) if now.standing_pauses else ()
         # A worker that advances its own run does not wait for anything.
         return _Look(now, states, paused, due=None)
 
@@ -493,7 +493,7 @@ class Scheduler:
         if news.noted and may_take:
             return None
         self._open.read(connection, now, self._epoch)
-        paused = read_pauses(connection) if now.unended_pauses else ()
+        paused = read_pauses(connection) if now.standing_pauses else ()
         return _Look(now, self._open.take_due(now, paused), paused, news.due)
 
     def _take_changes(self) -> None:

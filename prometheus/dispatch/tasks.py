@@ -398,6 +398,7 @@ class FailureTask(Task):
         if failed is not None:
             with self.workplace.context(failed.attempt) as context:
                 type(self).hook(context, failed.message)
+            log.info("failure_told", extra=_facts(failed.attempt))
 
 
 def register_jobs(

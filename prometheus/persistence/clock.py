@@ -11,7 +11,13 @@ from sqlalchemy import Connection, Row, func, select, true, update
 from prometheus.core.clock import MarketClock
 from prometheus.orchestration.planning import SessionRange
 from prometheus.persistence.metadata import database_now
-from prometheus.persistence.tables import backfills, calendar_overrides, market_clock, pauses
+from prometheus.persistence.tables import (
+    backfills,
+    calendar_overrides,
+    market_clock,
+    pause_holds,
+    pauses,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +35,8 @@ class Now:
     """The markets a replay is bound to."""
     latest_override: int = 0
     """The last calendar override that was recorded by then; 0 if there is none."""
-    unended_pauses: int = 0
-    """How many pauses nobody has ended, those included whose time is over."""
+    standing_pauses: int = 0
+    """How many pauses are in force."""
     open_backfills: int = 0
     """How many backfills have not ended."""
 
@@ -52,9 +58,10 @@ READ_NOW = select(
     .scalar_subquery()
     .label("latest_override"),
     select(func.count())
-    .where(pauses.c.ended_at.is_(None))
+    .select_from(pauses)
+    .where(pause_holds)
     .scalar_subquery()
-    .label("unended_pauses"),
+    .label("standing_pauses"),
     select(func.count())
     .where(backfills.c.ended_at.is_(None))
     .scalar_subquery()
@@ -78,7 +85,7 @@ def now_of(row: Row[Any]) -> Now:
         only=only,
         markets=frozenset(row.markets) if row.markets is not None else None,
         latest_override=row.latest_override,
-        unended_pauses=row.unended_pauses,
+        standing_pauses=row.standing_pauses,
         open_backfills=row.open_backfills,
     )
 

@@ -51,7 +51,7 @@ def glance(
     row = connection.execute(_GLANCE, asked).one()
     now = now_of(row)
     busy = (
-        now.unended_pauses
+        now.standing_pauses
         or now.open_backfills
         or row.late
         or row.unsent

@@ -107,7 +107,10 @@ def test_a_signal_leaves_no_process(
         process.wait_for(moment)
     process.send(number)
     status = process.wait(40)
-    assert status in (128 + number, -number)
+    if not moment and "init_import_site" in process.output():
+        assert status == 1  # Python itself, before any line of ours
+    else:
+        assert status in (128 + number, -number)
     assert process.family() == []
     # What comes before the first line of ours, Python answers as it does.
     assert ("Traceback" if moment else f"{OURS}/") not in process.output()

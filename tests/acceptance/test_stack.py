@@ -450,10 +450,10 @@ import marked
 if "refuse" in sys.argv:
     main = threading.main_thread()
     threading.Thread(target=lambda: main.join() or print("last words")).start()
-    raise SystemExit("no such queue")
+    raise SystemExit(ValueError("no such queue"))
 signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 facts = {
-    "arguments": sys.argv[1:],
+    "arguments": [sys.argv[1:], sys.orig_argv],
     "name": __name__,
     "main": sys.modules["__main__"].__dict__ is globals(),
     "environment": [os.environ["MINE"], *sorted(os.environ)],

@@ -298,11 +298,12 @@ def test_on_failure_is_called_once_for_a_final_failure(
 ) -> None:
     told = tmp_path / "told"
     installation.beat()
-    installation.worker()
+    worker = installation.worker()
     dag_id = installation.make_run("hooked", parameters={"told": str(told)})
 
     installation.wait_for_run(dag_id, "FAILED")
     wait_until(told.exists, timeout=30, message="on_failure was called")
+    worker.wait_for("failure_told")
 
     # A second run's call comes after anything that was still on its way for the first.
     other = installation.make_run("hooked", market="EU_EQ", parameters={"told": str(told)})

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event, func, select, text
 
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.scheduler import Scheduler
-from prometheus.orchestration.dag import DAG
+from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.persistence import executions, operators, pauses
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.executions import Attempt, Failure, Following, Started, Succeeded
@@ -24,6 +25,12 @@ from tests.integration.dispatch.schedulers import (
 )
 from tests.integration.persistence.world import World, job
 from tests.servers import wait_until
+
+
+def forced_run(installation: Installation, *jobs: JobMetadata) -> DAG:
+    """Make a run that starts at once."""
+    version = TradingCalendar("US_EQ").version
+    return World(installation.engine).run(*jobs, forced=True, calendar_version=version)
 
 
 class Worker:
@@ -151,7 +158,7 @@ def test_while_another_is_queued_it_takes_its_end_alone(
 ) -> None:
     """Whether what follows waits for the other, too, or nothing does but the end of the run."""
     jobs = [job("left"), job("right"), *([job("both", "left", "right")] * (pipeline == "joined"))]
-    dag = World(installation.engine).run(*jobs, forced=True)
+    dag = forced_run(installation, *jobs)
     worker = Worker(installation, dag)
     worker.begin("left")
     with worker.counting() as statements:
@@ -308,7 +315,7 @@ def test_last_to_end_closes_the_run_whoever_is_about_to_skip_the_rest(
 ) -> None:
     """A worker whose job failed may have looked before the last job ended, and skip only then."""
     jobs = [job("aside"), job("left"), job("fails"), job("below", "fails")]
-    dag = World(any_installation.engine).run(*jobs, job("both", "below", "left"), forced=True)
+    dag = forced_run(any_installation, *jobs, job("both", "below", "left"))
     worker = Worker(any_installation, dag)
     for name in {"aside", "left"} - {last}:
         worker.run(name)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, insert, update
 
 from prometheus.orchestration.dag import DAG
-from prometheus.persistence import executions, leases, pauses
+from prometheus.persistence import executions, leases, pauses, tables
 from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.glance import Glance, glance
 from prometheus.persistence.tables import backfills, run_changes
@@ -108,6 +108,16 @@ def test_nothing_is_to_be_done_where_what_runs_is_named_and_what_is_due_was_sent
     seen = look(world)
     assert seen.quiet
     assert seen.due == world.latest(dag)["runs"].scheduled_at
+
+
+def test_pause_whose_time_is_over_is_nothing_to_look_after(world: World, dag: DAG) -> None:
+    with writing(world.engine) as connection:
+        paused = {"market_id": "US_EQ", "reason": "r", "author": "test"}
+        connection.execute(insert(tables.pauses).values(**paused, until=world.now() + MINUTE))
+    assert not look(world).quiet
+    with writing(world.engine) as connection:
+        connection.execute(update(tables.pauses).values(until=world.now()))
+    assert look(world).quiet
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine, Row, insert, select, update
 
-from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.dag import DAG, JobMetadata, dag_id_for
 from prometheus.orchestration.deadlines import Deadline
 from prometheus.orchestration.decisions import Start
@@ -88,14 +87,21 @@ class World:
         with reading(self.engine) as connection:
             return leases.wall_time(connection)
 
-    def create(self, dag: DAG, *, forced: bool = False, missed: str | None = None) -> bool:
+    def create(
+        self,
+        dag: DAG,
+        *,
+        forced: bool = False,
+        missed: str | None = None,
+        calendar_version: str = "1",
+    ) -> bool:
         with writing(self.engine) as connection:
             return runs.create_run(
                 connection,
                 dag,
                 opens_at=datetime(2025, 12, 2, 13, 30, tzinfo=UTC),
                 trigger="schedule",
-                calendar_version=TradingCalendar(dag.market_id).version,
+                calendar_version=calendar_version,
                 parameters={"answer": 42},
                 forced=forced,
                 missed=missed,
