@@ -41,15 +41,17 @@ def load_before_children(**_: Any) -> None:
     Import what our own jobs need before the pool makes its children, which then share it.
 
     Users' jobs are imported by the children that run them, as ever: nobody knows what their modules
-    open or start, and one that can not be imported fails its own attempts alone.
+    open or start, and one that can not be imported fails its own attempts alone. Elsewhere than on
+    Linux so are ours: numpy may have been at work in a library of the system that survives no fork.
     """
+    if sys.platform != "linux":
+        return
     jobs = [job for each in runtime.pipelines.values() for job in each.jobs.values()]
     ours = [job for job in jobs if str(job.function).startswith("prometheus.")]
     for job in ours:
         with contextlib.suppress(Exception):  # its attempts say what is wrong
             job.resolve()
-    # Elsewhere numpy may have been at work in a library of the system that survives no copying.
-    if ours and sys.platform == "linux":
+    if ours:
         import_module("prometheus.sources.registry")
         import_module("numpy.ma")  # `unique` looks into it
     with contextlib.suppress(ImportError):  # it is there if billiard asks the kernel by it
