@@ -16,10 +16,13 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
     Connection,
     Row,
     Select,
+    Text,
     and_,
+    any_,
     bindparam,
     case,
     exists,
@@ -31,6 +34,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from prometheus.core.durations import format_duration
@@ -72,11 +76,13 @@ from prometheus.persistence.runs import (
     new_execution,
 )
 from prometheus.persistence.tables import (
+    calendar_overrides,
     dag_runs,
     failure_calls,
     has_failed,
     in_state,
     is_live,
+    is_open,
     is_paused,
     job_executions,
     market_clock,
@@ -481,50 +487,102 @@ _FORGET_MESSAGE = (
     .where(_e.execution_id == bindparam("id"), in_state(job_executions, JobStatus.QUEUED))
     .values(published_at=None)
 )
-# Where the clock was set back since its worker last renewed, its start has an earlier stamp than
-# renewals that could not name it yet, and it would be taken for one that they did not name.
-_RENEWED_LATER = (
-    select(worker_incarnations.c.renewed_at)
-    .where(
-        worker_incarnations.c.incarnation == bindparam("by"),
-        worker_incarnations.c.renewed_at > database_now(),
+
+
+def _take(at: ColumnElement[datetime]) -> ReturningUpdate[tuple[str]]:
+    """Build what gives an execution to a worker of which nobody has given up."""
+    by: BindParameter[str] = bindparam("by")
+    # Where the clock was set back since its worker last renewed, its start has an earlier stamp
+    # than renewals that could not name it yet: it would be taken for one that they did not name.
+    renewed_later = (
+        select(worker_incarnations.c.renewed_at)
+        .where(worker_incarnations.c.incarnation == by, worker_incarnations.c.renewed_at > at)
+        .scalar_subquery()
     )
-    .scalar_subquery()
-)
-# It waits for no lock: a change that waits has asked for the time, and whether its worker was given
-# up, before; and it is made although nobody is there any more who waits for its answer.
+    # It waits for no lock: a change that waits has asked for the time, and whether its worker was
+    # given up, before; and it is made although nobody is there any more who waits for its answer.
+    return (
+        update(job_executions)
+        .where(
+            _e.execution_id
+            == select(_e.execution_id)
+            .where(_e.execution_id == bindparam("id"))
+            .with_for_update(key_share=True, skip_locked=True)
+            .scalar_subquery(),
+            in_state(job_executions, *allowed_from(JobStatus.RUNNING)),
+            exists().where(
+                worker_incarnations.c.incarnation == by, worker_incarnations.c.ended_at.is_(None)
+            ),
+        )
+        .values(
+            status=JobStatus.RUNNING,
+            worker=bindparam("on_worker"),
+            incarnation=by,
+            pid=bindparam("child"),
+            started_at=at,
+            named_at=renewed_later,
+            error_details=None,  # of workers that did not know the job
+            updated_at=at,
+        )
+        .returning(_e.execution_id)
+    )
+
+
 _START = (
-    update(job_executions)
+    _take(database_now())
     .where(
-        _e.execution_id
-        == select(_e.execution_id)
-        .where(_e.execution_id == bindparam("id"))
-        .with_for_update(key_share=True, skip_locked=True)
-        .scalar_subquery(),
-        in_state(job_executions, *allowed_from(JobStatus.RUNNING)),
-        exists().where(
-            worker_incarnations.c.incarnation == bindparam("by"),
-            worker_incarnations.c.ended_at.is_(None),
-        ),
         # Again, because whoever asks may have stood still since it read the clock, or that was set
         # back: then its window may have yet to open.
         database_now() >= bindparam("not_before", type_=UtcDateTime),
         database_now() < bindparam("not_from", type_=UtcDateTime),
     )
-    .values(
-        status=JobStatus.RUNNING,
-        worker=bindparam("on_worker"),
-        incarnation=bindparam("by"),
-        pid=bindparam("child"),
-        started_at=database_now(),
-        started_market_at=bindparam("market_at"),
-        named_at=_RENEWED_LATER,
-        error_details=None,  # of workers that did not know the job
-        hard_limit_at=bindparam("limit"),
-        updated_at=database_now(),
-    )
-    .returning(_e.execution_id)
+    .values(started_market_at=bindparam("market_at"), hard_limit_at=bindparam("limit"))
 )
+_kind = _r.market_id.concat(" ").concat(_r.definition_hash)
+
+
+def _look_and_start() -> Select[Any]:
+    """
+    Build what starts an execution and looks at it, where no more has to be known than is there.
+
+    It tests all that `try_start` does, or more, and by one reading of the clock: what it refuses,
+    that looks at. For PostgreSQL.
+    """
+    moment = select(database_now().label("at")).cte("moment")
+    at = moment.c.at
+    limit = _e.timeout_seconds + HARD_LIMIT_GRACE.total_seconds()
+    started = (
+        _take(at)
+        .where(
+            _r.dag_id == _e.dag_id,
+            is_open,
+            ~is_paused,
+            ~exists().select_from(calendar_overrides),
+            _e.scheduled_at <= at,
+            exists().where(market_clock.c.anchor_market_at.is_(None)),  # market time is wall time
+            or_(
+                _e.forced,
+                _r.forced,
+                and_(_e.window_opens_at <= at, _e.window_closes_at > at),
+            ),
+            _kind == any_(bindparam("simple", type_=ARRAY(Text))),
+        )
+        .values(
+            started_market_at=at,
+            hard_limit_at=at + func.make_interval(0, 0, 0, 0, 0, 0, limit),
+        )
+        .cte("started")
+    )
+    return _TO_START.add_columns(
+        started.c.execution_id.label("started"), _kind.label("kind")
+    ).outerjoin(started, true())
+
+
+_LOOK_AND_START = _look_and_start()
+_simple: dict[str, DAG] = {}
+"""Market and definition -> a DAG of them that was started here: it can be read, as can the sessions
+of its market while nothing overrides them, and has no time-outs. The latest that were new."""
+_KEPT_SIMPLE = 64
 
 
 def start(
@@ -584,7 +642,14 @@ def try_start(
     """
     # A lease that has run out does not count until somebody gives the worker up: after an outage of
     # the database every lease has, and each renews within seconds.
-    row = connection.execute(_TO_START, {"id": execution_id}).first()
+    asked = {"id": execution_id, "by": incarnation, "on_worker": worker, "child": pid}
+    if _simple and not waits and connection.dialect.name == "postgresql":
+        row = connection.execute(_LOOK_AND_START, {**asked, "simple": list(_simple)}).first()
+        if row is not None and row.started is not None:
+            dag = _simple[row.kind].alike(row.dag_id, row.market_id, row.as_of_date)
+            return _started(row, dag, incarnation)
+    else:
+        row = connection.execute(_TO_START, {"id": execution_id}).first()
     if row is None:
         return Refused("there is no such execution")
     now = now_of(row)
@@ -642,10 +707,7 @@ def try_start(
     started = connection.execute(
         _START,
         {
-            "id": execution_id,
-            "by": incarnation,
-            "on_worker": worker,
-            "child": pid,
+            **asked,
             "market_at": now.market_at,
             "limit": now.wall_at + timedelta(seconds=row.timeout_seconds) + HARD_LIMIT_GRACE,
             "not_before": now.wall_at,
@@ -658,6 +720,10 @@ def try_start(
             "or its time just passed"
         )
         return Refused(reason) if waits else Unsettled(row.dag_id, reason)
+    if not dag.has_timeouts:
+        _simple[f"{row.market_id} {row.definition_hash}"] = dag
+        if len(_simple) > _KEPT_SIMPLE:
+            _simple.pop(next(iter(_simple)))
     return _started(row, dag, incarnation)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -10,15 +11,23 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Row, func, select, text, update
+from sqlalchemy import Connection, Row, Table, event, func, insert, select, text, update
 
+from prometheus.core.overrides import in_force, put_in_force
 from prometheus.orchestration.dag import DAG, JobPriority
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence import executions, leases, runs
+from prometheus.orchestration.planning import SessionRange
+from prometheus.persistence import clock, executions, leases, runs
 from prometheus.persistence.clock import Now, now_of, read_now
-from prometheus.persistence.engine import create_engine, reading, writing
-from prometheus.persistence.executions import NotOurs, Publication, Refused, Started
-from prometheus.persistence.tables import dag_runs
+from prometheus.persistence.engine import create_engine, each_alone, reading, writing
+from prometheus.persistence.executions import NotOurs, Publication, Refused, Started, Unsettled
+from prometheus.persistence.runs import end_waiting
+from prometheus.persistence.tables import (
+    calendar_overrides,
+    dag_runs,
+    pauses,
+    worker_incarnations,
+)
 from tests.integration.persistence.world import DAY, HOUR, World, at_once, job
 from tests.servers import wait_until
 
@@ -394,6 +403,160 @@ class TestStart:
         world.claim(world.starts(dag))
         late = world.worker(lease=timedelta(seconds=-1))
         assert isinstance(world.start(world.ids(dag)["a"], late), Started)
+
+
+def _change_run(world: World, dag: DAG, **values: Any) -> None:
+    with writing(world.engine) as connection:
+        connection.execute(update(dag_runs).where(dag_runs.c.dag_id == dag.dag_id).values(**values))
+
+
+def _add(world: World, table: Table, **values: Any) -> None:
+    with writing(world.engine) as connection:
+        connection.execute(insert(table).values(**values))
+
+
+def _give_up_workers(world: World) -> None:
+    with writing(world.engine) as connection:
+        connection.execute(update(worker_incarnations).values(ended_at=world.now()))
+
+
+def _replay(world: World) -> None:
+    with writing(world.engine) as connection:
+        only = SessionRange(DAY, DAY)
+        at = world.now() - timedelta(days=9)
+        clock.start_replay(connection, market_at=at, speed=1, only=only, markets=["US_EQ"])
+
+
+HINDRANCES: dict[str, Callable[[World, DAG, str], None]] = {
+    "its run has ended": lambda world, dag, _: _change_run(
+        world, dag, status="CANCELLED", completed_at=world.now()
+    ),
+    "its market is paused": lambda world, _dag, _: _add(
+        world, pauses, market_id="US_EQ", reason="r", author="a"
+    ),
+    "an override was recorded": lambda world, _dag, _: _add(
+        world,
+        calendar_overrides,
+        override_id=1,
+        market_id="US_EQ",
+        session=DAY,
+        kind="closed",
+        reason="r",
+        source="s",
+        announced_at=world.now(),
+        author="a",
+    ),
+    "its delay is not over": lambda world, _, key: world.change(
+        key, scheduled_at=world.now() + MINUTE, updated_at=world.now()
+    ),
+    "its window is over": lambda world, _, key: world.change(key, window_closes_at=world.now()),
+    "its window is to come": lambda world, _, key: world.change(
+        key, window_opens_at=world.now() + MINUTE
+    ),
+    "it was started": lambda world, _, key: world.change(
+        key, status="RUNNING", started_at=world.now()
+    ),
+    "its worker was given up": lambda world, _dag, _: _give_up_workers(world),
+    "market time is another": lambda world, _dag, _: _replay(world),
+}
+
+
+class TestStartInOneStatement:
+    """PostgreSQL tests what keeps an execution from starting where it starts it."""
+
+    @pytest.fixture
+    def world(self, postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+        """One whose jobs have been started here before."""
+        monkeypatch.setattr("prometheus.persistence.executions._simple", {})
+        world = World(create_engine(postgresql_url))
+        before = world.run(day=DAY - timedelta(days=1))
+        world.claim(world.starts(before))
+        assert isinstance(self.start(world, before, world.worker()), Started)
+        known = in_force()
+        yield world
+        put_in_force(known)
+        world.engine.dispose()
+
+    def start(
+        self, world: World, dag: DAG, worker: str, again: bool = False
+    ) -> Started | Refused | Unsettled:
+        execution_id = world.ids(dag)["a"]
+        with each_alone(world.engine) as connection:
+            return executions.try_start(
+                connection, execution_id, worker="w@h", incarnation=worker, pid=7, again=again
+            )
+
+    @pytest.mark.promise("P2")
+    def test_it_starts_as_in_two(self, world: World) -> None:
+        dag, worker = world.run(), world.worker()
+        world.claim(world.starts(dag))
+        sent: list[str] = []
+        before = world.now()
+        event.listen(world.engine, "before_cursor_execute", lambda *all_: sent.append(all_[2]))
+        started = self.start(world, dag, worker)
+        assert isinstance(started, Started)
+        assert len([each for each in sent if "UPDATE job_executions" in each]) == 1
+        assert "UPDATE job_executions" in sent[-1], sent
+        attempt, row = started.attempt, world.latest(dag)["a"]
+        assert (attempt.execution_id, attempt.dag.dag_id) == (row.execution_id, dag.dag_id)
+        assert (attempt.dag.as_of_date, attempt.job) == (DAY, dag.jobs["a"])
+        assert (attempt.parameters, attempt.incarnation) == ({"answer": 42}, worker)
+        assert (row.status, row.worker, row.incarnation, row.pid) == ("RUNNING", "w@h", worker, 7)
+        assert before <= row.started_market_at <= world.now()
+        limit = timedelta(seconds=row.timeout_seconds) + executions.HARD_LIMIT_GRACE
+        assert before + limit <= row.hard_limit_at <= world.now() + limit
+
+    @pytest.mark.promise("P2")
+    def test_one_of_many_starts_what_nobody_ends_meanwhile(self, world: World) -> None:
+        expired = 0
+        for number in range(20):
+            dag = world.run(day=DAY + timedelta(days=number))
+            world.claim(world.starts(dag))
+            execution_id = world.ids(dag)["a"]
+            won: list[str] = []
+
+            def start(worker: str, dag: DAG = dag, won: list[str] = won) -> None:
+                if isinstance(self.start(world, dag, worker), Started):
+                    won.append(worker)
+
+            starts = [partial(start, world.worker()) for _ in range(4)]
+            at_once([*starts, partial(self._expire, world, execution_id)])
+            row = world.row(execution_id)
+            assert row.status == ("RUNNING" if won else "EXPIRED")
+            assert won == ([row.incarnation] if won else [])
+            expired += row.status == "EXPIRED"
+        assert expired < 20
+
+    def _expire(self, world: World, execution_id: str) -> None:
+        with writing(world.engine) as connection:
+            end_waiting(connection, {execution_id: "its window closed"}, JobStatus.EXPIRED)
+
+    def test_what_was_started_and_not_heard_of_is_its_own(self, world: World) -> None:
+        dag, worker = world.run(), world.worker()
+        world.claim(world.starts(dag))
+        assert isinstance(self.start(world, dag, worker), Started)
+        assert isinstance(self.start(world, dag, worker), Refused)
+        assert isinstance(self.start(world, dag, worker, again=True), Started)
+        assert isinstance(self.start(world, dag, world.worker(), again=True), Refused)
+
+    @pytest.mark.parametrize("hindrance", HINDRANCES)
+    @pytest.mark.promise("P3")
+    def test_what_may_not_start_does_not(self, world: World, hindrance: str) -> None:
+        dag, worker = world.run(), world.worker()
+        world.claim(world.starts(dag))
+        execution_id = world.ids(dag)["a"]
+        HINDRANCES[hindrance](world, dag, execution_id)
+        assert isinstance(self.start(world, dag, worker), Refused | Unsettled)
+        assert world.row(execution_id).incarnation is None
+
+    @pytest.mark.promise("P3")
+    def test_what_may_have_a_time_out_is_thought_over(self, world: World) -> None:
+        for day, ago in ((DAY, 3 * HOUR), (DAY + timedelta(days=1), 4 * HOUR)):
+            dag = world.run(job("a"), run_timeout=4 * HOUR, day=day)
+            world.claim(world.starts(dag))
+            world.made(dag, ago=ago)
+            outcome = self.start(world, dag, world.worker())
+            assert isinstance(outcome, Started if day == DAY else Unsettled)
 
 
 class TestSucceed:
