@@ -359,7 +359,7 @@ class Scheduler:
             done: What `decide_after` led to.
         """
         self._broker_away = False
-        self._publish(done.claimed)
+        self._publish(done.claimed, noted=True)
         self.totals["claimed"] += len(done.claimed)
         if not (done.decided or self._start_following(dag, job_id)):
             self.advance(dag.dag_id)
@@ -400,8 +400,8 @@ class Scheduler:
             decided = self._decide_following(connection, dag, following, known, bounds)
             if decided is None:
                 return False
-            claimed = executions.claim(connection, decided.starts, decided.now)
-        self._publish(claimed)
+            claimed = executions.claim(connection, decided.starts, decided.now, to_send=True)
+        self._publish(claimed, noted=True)
         self.totals["claimed"] += len(claimed)
         return True
 
@@ -692,22 +692,38 @@ class Scheduler:
             log.info("run_closed", extra={"dag": dag_id, "status": result})
         return claimed
 
-    def _publish(self, publications: Sequence[Publication]) -> None:
+    def _publish(self, publications: Sequence[Publication], *, noted: bool = False) -> None:
+        """
+        Send messages.
+
+        Args:
+            noted: Their claim has noted that they are sent.
+        """
         # Another installation on the same database may work for other markets.
         ours = [each for each in publications if each.queue in self._markets]
-        if not ours or self._broker_away:
-            return
         for begin in range(0, len(ours), PUBLISHED_AT_ONCE):
             batch = ours[begin : begin + PUBLISHED_AT_ONCE]
-            try:
-                self._broker.publish(batch)
-                self.totals["sent"] += len(batch)
-            except BrokerUnavailableError as error:
-                self._lose_broker(error)
+            if not self._send(batch):
+                if noted:
+                    with self._writing() as connection:
+                        left = [each.execution_id for each in ours[begin:]]
+                        executions.forget_messages(connection, left)
                 return
-            alone = self._epoch is None and len(batch) == 1
-            with each_alone(self._engine) if alone else self._writing() as connection:
-                executions.mark_published(connection, [each.execution_id for each in batch])
+            self.totals["sent"] += len(batch)
+            if not noted:
+                with self._writing() as connection:
+                    executions.mark_published(connection, [each.execution_id for each in batch])
+
+    def _send(self, batch: Sequence[Publication]) -> bool:
+        """Send messages unless the broker is known to be away; say whether they were sent."""
+        if self._broker_away:
+            return False
+        try:
+            self._broker.publish(batch)
+        except BrokerUnavailableError as error:
+            self._lose_broker(error)
+            return False
+        return True
 
     def _lose_broker(self, error: BrokerUnavailableError) -> None:
         # Each further try may take as long as a time-out; the next tick is soon enough.

@@ -231,8 +231,12 @@ _CLAIM = (
     )
 )
 
+_CLAIM_TO_SEND = _CLAIM.values(published_at=database_now(), publish_count=_e.publish_count + 1)
 
-def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[Publication]:
+
+def claim(
+    connection: Connection, starts: Collection[Start], now: Now, *, to_send: bool = False
+) -> list[Publication]:
     """
     Turn PENDING executions into QUEUED ones.
 
@@ -240,6 +244,9 @@ def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[P
         starts: What was decided, perhaps from an old snapshot: the run must still be open, and
             follow the calendar that it did then, and the window must hold the market time.
         now: Read in this transaction, or a moment ago, by the statement that decided.
+        to_send: Note already that their messages were sent: by whoever sends them right after the
+            commit, and `forget_messages` where it can not. If it dies in between, they are found
+            like messages that were lost.
 
     Returns:
         What this call claimed, to be published after the commit, in the order of ``starts``;
@@ -251,7 +258,7 @@ def claim(connection: Connection, starts: Collection[Start], now: Now) -> list[P
             groups[start.window, start.calendar_version].append(start)
     claimed: dict[str, Publication] = {}
     for group in groups.values():
-        rows = connection.execute(_CLAIM, _to_claim(group, now))
+        rows = connection.execute(_CLAIM_TO_SEND if to_send else _CLAIM, _to_claim(group, now))
         claimed.update((row.execution_id, _publication(row)) for row in rows)
     return [claimed[start.execution_id] for start in starts if start.execution_id in claimed]
 
@@ -285,6 +292,20 @@ def mark_published(connection: Connection, execution_ids: Collection[str]) -> No
     if len(execution_ids) > 1:  # one row is locked by its own change
         lock_in_order(connection, execution_ids)
     connection.execute(_MARK_PUBLISHED, {"ids": list(execution_ids)})
+
+
+_FORGET_MESSAGES = (
+    update(job_executions)
+    .where(_e.execution_id.in_(_IDS), in_state(job_executions, JobStatus.QUEUED))
+    .values(published_at=None)
+)
+
+
+def forget_messages(connection: Connection, execution_ids: Collection[str]) -> None:
+    """Have other messages sent for those of some executions that have not begun."""
+    if len(execution_ids) > 1:
+        lock_in_order(connection, execution_ids)
+    connection.execute(_FORGET_MESSAGES, {"ids": list(execution_ids)})
 
 
 _UNPUBLISHED = _PUBLICATIONS.where(
@@ -482,11 +503,6 @@ _TO_START: Select[Any] = (
     .where(_e.execution_id == bindparam("id"))
 )
 """With the time, as of one moment."""
-_FORGET_MESSAGE = (
-    update(job_executions)
-    .where(_e.execution_id == bindparam("id"), in_state(job_executions, JobStatus.QUEUED))
-    .values(published_at=None)
-)
 
 
 def _take(at: ColumnElement[datetime]) -> ReturningUpdate[tuple[str]]:
@@ -664,17 +680,17 @@ def try_start(
         # Another worker may be able to, and to start it here would cost an attempt.
         return Refused(f"the sessions of {row.market_id} can not be read here")
     if row.paused:
-        connection.execute(_FORGET_MESSAGE, {"id": execution_id})  # another is sent when it may
+        forget_messages(connection, [execution_id])  # another is sent when it may
         return Refused("an operator keeps it from starting")
     if now.latest_override:
         refresh(connection, now)
         if not _follows(row):
-            connection.execute(_FORGET_MESSAGE, {"id": execution_id})  # its window may be another
+            forget_messages(connection, [execution_id])  # its window may be another
             return Refused("its run does not follow the calendar in force yet")
     # Celery holds a retry back by its worker's clock. Our own may have been set back since the row
     # was written; then what it says of the delay means nothing.
     if row.updated_at <= now.wall_at < row.scheduled_at - _CLOCKS_AGREE:
-        connection.execute(_FORGET_MESSAGE, {"id": execution_id})  # another is sent when it is due
+        forget_messages(connection, [execution_id])  # another is sent when it is due
         return Refused(f"it is due at {row.scheduled_at:%Y-%m-%d %H:%M:%S} UTC")
     ends = [now.wall_at + timedelta(seconds=PATIENCE_SECONDS)]
     dag = load_dag(connection, row.dag_id, row.definition_hash)
@@ -909,7 +925,8 @@ def succeed_beside(
 
 def _succeed_and_claim() -> Select[Any]:
     ended = _SUCCEED_AS.cte("ended")
-    claimed = _CLAIM.where(exists().where(ended.c.status == JobStatus.SUCCESS)).cte("claimed")
+    succeeded = exists().where(ended.c.status == JobStatus.SUCCESS)
+    claimed = _CLAIM_TO_SEND.where(succeeded).cte("claimed")
     return select(
         ended.c.dag_id.label("ended_dag_id"), ended.c.status.label("ended_as"), claimed
     ).select_from(ended.outerjoin(claimed, true()))
@@ -927,7 +944,7 @@ def succeed_and_claim(
     following: Following,
 ) -> Succeeded | None:
     """
-    Do what `succeed` and `claim` do, in one statement where the database can.
+    Do what `succeed` and `claim` do, to send at once, in one statement where the database can.
 
     What is claimed waits for nothing but this execution, so that nobody can have changed whether it
     may start: as long as this one runs, nobody gives its job another attempt.
@@ -941,7 +958,8 @@ def succeed_and_claim(
             return None
         if ended.status != JobStatus.SUCCESS:
             return Succeeded(ended.dag_id)
-        return _with_claimed(ended.dag_id, starts, claim(connection, starts, now))
+        claimed = claim(connection, starts, now, to_send=True)
+        return _with_claimed(ended.dag_id, starts, claimed)
     asked = {"id": execution_id, "by": incarnation, "returned": result}
     rows = connection.execute(_SUCCEED_AND_CLAIM, asked | _to_claim(starts, now)).all()
     if not rows:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select, text
 
 from prometheus.core.trading_calendar import TradingCalendar
-from prometheus.dispatch.scheduler import Scheduler
+from prometheus.dispatch.publisher import BrokerUnavailableError
+from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.persistence import executions, operators, pauses
 from prometheus.persistence.engine import reading, writing
@@ -130,16 +132,66 @@ def test_link_of_a_chain_starts_the_next_and_the_last_closes_the_run(
     assert any_installation.run_status(worker.dag_id) == "SUCCESS"
 
 
-def test_it_takes_a_look_an_end_with_its_claim_and_a_mark(installation: Installation) -> None:
+def test_it_takes_a_look_and_an_end_with_its_claim(installation: Installation) -> None:
     worker = Worker(installation, "chain")
     worker.begin("link_0")
     with worker.counting() as statements:
         worker.finish("link_0")
-    assert [each.split()[0] for each in statements] == ["SELECT", "WITH", "UPDATE"]
+    assert [each.split()[0] for each in statements] == ["SELECT", "WITH"]
     assert worker.published == ["link_0", "link_1"]
 
 
-def test_it_takes_a_lock_a_look_a_claim_and_a_mark_after_the_last_of_several(
+def _sent(installation: Installation, dag_id: str, job_id: str) -> tuple[bool, int]:
+    """Say whether a message is noted, and how many were."""
+    row = installation.attempts(dag_id, job_id)[-1]
+    return row.published_at is not None, row.publish_count
+
+
+def test_message_is_noted_with_its_claim(any_installation: Installation) -> None:
+    worker = Worker(any_installation, "chain")
+    worker.run("link_0")
+    assert _sent(any_installation, worker.dag_id, "link_1") == (True, 1)
+    joined = Worker(any_installation, "joined")
+    joined.run("left")
+    joined.run("right")
+    assert _sent(any_installation, joined.dag_id, "both") == (True, 1)
+
+
+def test_message_that_the_broker_did_not_take_is_sent_by_the_scheduler(
+    any_installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_publications: object) -> None:
+        raise BrokerUnavailableError("away")
+
+    worker = Worker(any_installation, "chain")
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.broker, "publish", refuse)
+        worker.run("link_0")
+    assert any_installation.statuses(worker.dag_id)["link_1"] == ["QUEUED"]
+    assert _sent(any_installation, worker.dag_id, "link_1") == (False, 1)
+    beat = make_scheduler(
+        worker.engine, worker.broker, pace=Pace(publish_after=timedelta(0)), election=True
+    )
+    beat.tick()
+    assert worker.published == ["link_0", "link_1"]
+    assert _sent(any_installation, worker.dag_id, "link_1") == (True, 2)
+
+
+def test_message_of_a_worker_that_died_before_it_was_sent_is_found_missing(
+    any_installation: Installation,
+) -> None:
+    worker = Worker(any_installation, "chain")
+    worker.begin("link_0")
+    assert worker.end_with_claim("link_0") is not None  # and here it dies
+    at_once = timedelta(0)
+    pace = Pace(reconcile_every=at_once, reconcile_after=at_once, ring_again_after=at_once)
+    beat = make_scheduler(worker.engine, worker.broker, pace=pace, election=True)
+    beat.tick()
+    assert worker.published == ["link_0", "link_1"]
+    assert beat.totals["rung"] == 1
+
+
+def test_it_takes_a_lock_a_look_and_a_claim_after_the_last_of_several(
     installation: Installation,
 ) -> None:
     worker = Worker(installation, "joined")
@@ -148,7 +200,7 @@ def test_it_takes_a_lock_a_look_a_claim_and_a_mark_after_the_last_of_several(
     with worker.counting() as statements:
         worker.finish("right")
     verbs = [each.split()[0] for each in statements]
-    assert verbs == ["UPDATE", "SELECT", "SELECT", "SELECT", "WITH", "UPDATE"]
+    assert verbs == ["UPDATE", "SELECT", "SELECT", "SELECT", "WITH"]
     assert worker.published == ["left", "right", "both"]
 
 
