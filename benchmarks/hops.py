@@ -16,10 +16,7 @@ import uuid
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from datetime import date, timedelta
-from functools import partial
 from itertools import islice
-
-from sqlalchemy import Connection
 
 from benchmarks import jobs
 from benchmarks.flows import make_run
@@ -31,9 +28,6 @@ from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence import leases
 from prometheus.persistence.engine import create_engine, writing
 from prometheus.persistence.executions import (
-    Attempt,
-    Beside,
-    Following,
     Publication,
     Started,
 )
@@ -112,8 +106,14 @@ class Hopper:
         """Run whatever is published, and what follows from it; return how many that was."""
         count = 0
         while self.broker.waiting:
-            execution_id = self.broker.waiting.popleft().execution_id
-            started = self.attempts.start(execution_id, worker="here", incarnation=self.incarnation)
+            published = self.broker.waiting.popleft()
+            execution_id = published.execution_id
+            started = self.attempts.start(
+                execution_id,
+                worker="here",
+                incarnation=self.incarnation,
+                like=f"{published.pipeline}.{published.queue}",
+            )
             assert isinstance(started, Started), started
             attempt = started.attempt
 
@@ -121,15 +121,12 @@ class Hopper:
                 execution_id,
                 incarnation=self.incarnation,
                 result=None,
-                follow=partial(self._decide_after, attempt),
+                follow=self.scheduler.decide_after(attempt),
             )
             assert done
             self.scheduler.advance_after(attempt.dag, attempt.job.job_id, done)
             count += 1
         return count
-
-    def _decide_after(self, attempt: Attempt, connection: Connection) -> Following | Beside | None:
-        return self.scheduler.decide_after(connection, attempt)
 
 
 def main() -> None:

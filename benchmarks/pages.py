@@ -121,8 +121,8 @@ def ask_for_all(database: str, broker: str, times: int) -> Rows:
         questions = _look(engine)
         app = create_app(settings)
         server = Server(app, _config(app))
-        # As `prometheus web` does: to look for garbage in all that is imported, which stays, had one
-        # answer in ten take 0.2 s longer.
+        # As `prometheus web` does: to look for garbage in all that is imported, which stays, had
+        # one answer in ten take 0.2 s longer.
         gc.collect()
         gc.freeze()
         with _served(server, app, app.state.installation.engine) as ours, _bare(engine) as bare:

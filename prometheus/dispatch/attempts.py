@@ -129,7 +129,13 @@ class Attempts:
         self._worker_lease = worker_lease
 
     def start(
-        self, execution_id: str, *, worker: str, incarnation: str, within: float = START_WITHIN
+        self,
+        execution_id: str,
+        *,
+        worker: str,
+        incarnation: str,
+        within: float = START_WITHIN,
+        like: str | None = None,
     ) -> Started | Refused:
         """
         Begin an attempt, at most once; see `prometheus.persistence.executions.try_start`.
@@ -148,7 +154,7 @@ class Attempts:
         def begin(connection: Connection, again: bool) -> Started | Refused | Unsettled:
             nonlocal in_doubt
             in_doubt = again
-            return executions.try_start(connection, **asked, again=again)
+            return executions.try_start(connection, **asked, again=again, like=like)
 
         def settle(connection: Connection, again: bool) -> Started | Refused:
             return executions.start(connection, **asked, again=again or in_doubt)
@@ -164,7 +170,7 @@ class Attempts:
         *,
         incarnation: str,
         result: Any,
-        follow: Callable[[Connection], Following | Beside | None] = lambda _: None,
+        follow: Following | Beside | None = None,
     ) -> Succeeded | None:
         """
         Report success; tried again for as long as the database is away.
@@ -172,7 +178,7 @@ class Attempts:
         What bounds it is the attempt's hard time limit, at which the process is killed.
 
         Args:
-            follow: Decides what starts with it: `Scheduler.decide_after`.
+            follow: What starts with it, as `Scheduler.decide_after` says.
 
         Returns:
             ``None`` when the attempt is no longer this worker's to report.
@@ -181,20 +187,22 @@ class Attempts:
         def write(connection: Connection, again: bool) -> Succeeded | None:
             asked = {"incarnation": incarnation, "result": result}
             done: Succeeded | None = None
-            match follow(connection):
-                case Following() as following:
+            match follow:
+                case Following():
                     done = executions.succeed_and_claim(
-                        connection, execution_id, **asked, following=following
+                        connection, execution_id, **asked, following=follow
                     )
-                case Beside() as beside:
+                case Beside():
                     done = executions.succeed_beside(
-                        connection, execution_id, **asked, beside=beside
+                        connection, execution_id, **asked, beside=follow
                     )
                 case None:
                     dag_id = executions.succeed(connection, execution_id, **asked)
                     done = None if dag_id is None else Succeeded(dag_id)
             if done is None and again:
                 dag_id = executions.succeeded(connection, execution_id, incarnation)
+                if dag_id is not None and isinstance(follow, Following):
+                    executions.forget_following(connection, follow)
                 done = None if dag_id is None else Succeeded(dag_id)
             return done
 

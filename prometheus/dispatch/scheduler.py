@@ -30,7 +30,7 @@ from prometheus.dispatch.names import LEADERSHIP
 from prometheus.dispatch.open_runs import READ_ALL_EVERY, OpenRuns
 from prometheus.dispatch.publisher import BrokerUnavailableError, Mark, failure_task_id
 from prometheus.errors import PrometheusError
-from prometheus.orchestration.dag import DAG, JobMetadata, dag_id_for
+from prometheus.orchestration.dag import DAG, JobMetadata, dag_id_for, start_order
 from prometheus.orchestration.decisions import (
     Cancel,
     Decision,
@@ -313,14 +313,13 @@ class Scheduler:
         self.totals["lost_claims"] += total.lost_claims
         return total
 
-    def decide_after(self, connection: Connection, attempt: Attempt) -> Following | Beside | None:
+    def decide_after(self, attempt: Attempt) -> Following | Beside | None:
         """
         Decide what starts with the success of an attempt, which is not written yet.
 
         Returns:
             What starts, where that is for this job alone to say, or what else that waits for;
-            ``None`` where there is more to do than to start what waited for it, or where nothing
-            can be said now: `advance_after` decides.
+            ``None`` where more has to be known than this process knows: `advance_after` decides.
         """
         dag, job_id = attempt.dag, attempt.job.job_id
         following = dag.waiting_for(job_id)
@@ -331,22 +330,25 @@ class Scheduler:
         others = frozenset.intersection(*(frozenset(each.dependencies) for each in following))
         if others := others - {job_id}:
             return Beside(others)
-        if any(len(each.dependencies) > 1 for each in following):
+        if (
+            dag.market_id not in self._markets
+            or dag.has_timeouts
+            or any(each.after_previous or len(each.dependencies) > 1 for each in following)
+        ):
             return None
         try:
-            decided = self._decide_following(
-                connection, dag, following, in_force().latest, _bounds_of(dag), ended=attempt
-            )
+            known, version = in_force().latest, TradingCalendar(dag.market_id).version
+            bounds = _bounds_of(dag)
+            windows = {bounds.window(each) for each in following}
         except PrometheusError:
             return None  # is said where its market is worked on
-        except Exception as error:  # the success is written whatever goes wrong here
-            if _takes_the_rest_along(connection, error):
-                raise
+        except Exception as error:  # noqa: BLE001  the success is written whatever goes wrong
             _say("not_decided_at_once", error, dag=dag.dag_id)
             return None
-        if decided is None or len({start.window for start in decided.starts}) > 1:
+        if version != attempt.calendar_version or len(windows) > 1:
             return None
-        return decided
+        job_ids = tuple(each.job_id for each in sorted(following, key=start_order))
+        return Following(dag, job_ids, windows.pop(), version, known)
 
     def advance_after(self, dag: DAG, job_id: str, done: Succeeded) -> None:
         """
@@ -400,7 +402,8 @@ class Scheduler:
             decided = self._decide_following(connection, dag, following, known, bounds)
             if decided is None:
                 return False
-            claimed = executions.claim(connection, decided.starts, decided.now, to_send=True)
+            starts, now = decided
+            claimed = executions.claim(connection, starts, now, to_send=True)
         self._publish(claimed, noted=True)
         self.totals["claimed"] += len(claimed)
         return True
@@ -412,19 +415,16 @@ class Scheduler:
         following: Sequence[JobMetadata],
         known: int,
         bounds: SessionBounds,
-        *,
-        ended: Attempt | None = None,
-    ) -> Following | None:
+    ) -> tuple[list[Start], Now] | None:
         """
         Decide for some jobs of a run.
 
         Args:
             known: The last override that the bounds go by.
             bounds: Of its session.
-            ended: What is about to succeed.
 
         Returns:
-            What starts; ``None`` where there is more to do.
+            What starts, and when that was decided; ``None`` where there is more to do.
         """
         if dag.market_id not in self._markets:
             return None
@@ -435,12 +435,6 @@ class Scheduler:
         now, state = found
         if now.latest_override != known:
             return None
-        if ended is not None:
-            own = state.jobs[ended.job.job_id]
-            if own.execution_id != ended.execution_id or own.status is not JobStatus.RUNNING:
-                return None
-            through = own._replace(status=JobStatus.SUCCESS)
-            state = replace(state, jobs={**state.jobs, ended.job.job_id: through})
         snapshot = Snapshot(
             (state,),
             {(dag.market_id, dag.as_of_date): bounds},
@@ -448,9 +442,9 @@ class Scheduler:
             read_pauses(connection) if now.standing_pauses else (),
         )
         decisions = decide(snapshot, now.market_at, holds=False, jobs=jobs)
-        starts = tuple(decision for decision in decisions if isinstance(decision, Start))
+        starts = [decision for decision in decisions if isinstance(decision, Start)]
         over = all(state.jobs[name].status in FINAL for name in jobs)
-        return None if over or len(starts) < len(decisions) else Following(starts, now)
+        return None if over or len(starts) < len(decisions) else (starts, now)
 
     def _look_at(self, dag_id: str) -> _Look:
         """Look at one run, if it is open."""
@@ -1346,15 +1340,6 @@ def _is_unknown(at: datetime | None, now: Now) -> bool:
 def _ends_tick(error: Exception) -> bool:
     """Say whether an error is no single market's or job's."""
     return isinstance(error, LeadLostError) or (is_unavailable(error) and not is_contended(error))
-
-
-def _takes_the_rest_along(connection: Connection, error: Exception) -> bool:
-    """Say whether nothing more can be done on a connection (`each_alone`) after an error."""
-    if not isinstance(error, DBAPIError):
-        return False
-    # On SQLite all of it is one transaction, which such an error may have rolled back.
-    is_one = connection.dialect.name == "sqlite"
-    return error.connection_invalidated or (is_one and is_unavailable(error))
 
 
 def _bounds_of(dag: DAG) -> SessionBounds:

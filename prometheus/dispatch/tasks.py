@@ -70,7 +70,7 @@ class Workplace:
     attempts: Attempts
     advance: Callable[[str], object]
     """Decides again for one run: `prometheus.dispatch.scheduler.Scheduler.advance`."""
-    decide_after: Callable[[Connection, Attempt], Following | Beside | None]
+    decide_after: Callable[[Attempt], Following | Beside | None]
     """Decides what starts with a job's success: likewise, `Scheduler.decide_after`."""
     advance_after: Callable[[DAG, str, Succeeded], object]
     """Starts what waited for a job: likewise, `Scheduler.advance_after`."""
@@ -199,6 +199,7 @@ class JobTask(Task):
                 incarnation=place.incarnation(),
                 # Celery counts the waiting to the job's time.
                 within=min(START_WITHIN, (self.request.timelimit[1] or 3600) / 10),
+                like=self._kind(),
             )
         except SQLAlchemyError as error:
             # The row is still QUEUED: the reconciler sends another message.
@@ -211,6 +212,11 @@ class JobTask(Task):
             raise Ignore
         place.running[task_id] = outcome.attempt
         log.info("attempt_started", extra=_facts(outcome.attempt))
+
+    def _kind(self) -> str:
+        """Say what this message has in common with others: its pipeline and market."""
+        delivered = self.request.delivery_info or {}
+        return f"{self.name.removesuffix(self.definition.name)}{delivered.get('routing_key')}"
 
     def run(self, execution_id: str) -> Any:  # noqa: ARG002  it is also Celery's task id
         """Run the job's function, within its limits, and check what it returns."""
@@ -314,7 +320,7 @@ class JobTask(Task):
                 execution_id,
                 incarnation=str(attempt.incarnation),
                 result=result,
-                follow=lambda connection: place.decide_after(connection, attempt),
+                follow=place.decide_after(attempt),
             )
             if done is None:
                 log.warning("success_came_late", extra=_facts(attempt))

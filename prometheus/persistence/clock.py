@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, true, update
+from sqlalchemy import Connection, Row, exists, func, select, true, update
 
 from prometheus.core.clock import MarketClock
 from prometheus.orchestration.planning import SessionRange
@@ -46,6 +46,11 @@ class Now:
         return self.clock.speed == 0
 
 
+LATEST_OVERRIDE = select(
+    func.coalesce(func.max(calendar_overrides.c.override_id), 0)
+).scalar_subquery()
+IS_LIVE_TIME = exists().where(market_clock.c.anchor_market_at.is_(None))
+"""Whether market time is wall time, as it is but in a replay."""
 READ_NOW = select(
     database_now().label("wall_at"),
     market_clock.c.anchor_market_at,
@@ -54,9 +59,7 @@ READ_NOW = select(
     market_clock.c.first_session,
     market_clock.c.last_session,
     market_clock.c.markets,
-    select(func.coalesce(func.max(calendar_overrides.c.override_id), 0))
-    .scalar_subquery()
-    .label("latest_override"),
+    LATEST_OVERRIDE.label("latest_override"),
     select(func.count())
     .select_from(pauses)
     .where(pause_holds)

@@ -15,14 +15,16 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BindParameter,
     ColumnElement,
     Connection,
+    Integer,
+    Label,
     Row,
     Select,
-    Text,
+    String,
     and_,
-    any_,
     bindparam,
     case,
     exists,
@@ -34,7 +36,6 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from prometheus.core.durations import format_duration
@@ -63,9 +64,16 @@ from prometheus.orchestration.sensor import (
 )
 from prometheus.orchestration.timeouts import RUN_TIMEOUT, Timeout, run_timeout, start_timeout
 from prometheus.orchestration.windows import Window
-from prometheus.persistence.clock import READ_NOW, Now, now_of, read_now
+from prometheus.persistence.clock import (
+    IS_LIVE_TIME,
+    LATEST_OVERRIDE,
+    READ_NOW,
+    Now,
+    now_of,
+    read_now,
+)
 from prometheus.persistence.engine import PATIENCE_SECONDS
-from prometheus.persistence.metadata import UtcDateTime, database_now
+from prometheus.persistence.metadata import UtcDateTime, database_later, database_now
 from prometheus.persistence.overrides import refresh
 from prometheus.persistence.runs import (
     end_waiting,
@@ -76,7 +84,6 @@ from prometheus.persistence.runs import (
     new_execution,
 )
 from prometheus.persistence.tables import (
-    calendar_overrides,
     dag_runs,
     failure_calls,
     has_failed,
@@ -123,6 +130,8 @@ class Attempt:
     parameters: dict[str, Any]
     incarnation: str | None
     """Worker process that is running it; ``None`` once it has ended."""
+    calendar_version: str | None = None
+    """Which its run followed when it started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +191,13 @@ def _publication(row: Row[Any]) -> Publication:
     )
 
 
+def _of_its_run(column: ColumnElement[Any]) -> Label[Any]:
+    """Return a column of its run with a changed execution."""
+    # Written out: SQLAlchemy leaves the table's name away from what SQLite returns.
+    of: ColumnElement[str] = literal_column("job_executions.dag_id")
+    return select(column).where(_r.dag_id == of).scalar_subquery().label(column.name)
+
+
 # The ids come first, here and below: a planner without statistics (of a new database, or one that
 # was just restored) would begin with all open runs, or all that is PENDING, for an index that it
 # could begin with. Locked, or a run could be brought to another calendar between this look at it
@@ -190,7 +206,7 @@ _AS_DECIDED = (
     select(_r.dag_id)
     .where(
         _r.dag_id.in_(bindparam("runs", expanding=True)),
-        _r.calendar_version == bindparam("followed"),
+        _r.calendar_version == bindparam("followed", type_=String),
         func.coalesce(_r.status, "") == literal_column(f"'{RunStatus.OPEN}'"),
     )
     .with_for_update(read=True, skip_locked=True)
@@ -220,14 +236,7 @@ _CLAIM = (
     )
     .returning(
         *_OF_EXECUTION,
-        *(
-            # Written out: SQLAlchemy leaves the table's name away from what SQLite returns.
-            select(column)
-            .where(_r.dag_id == literal_column("job_executions.dag_id"))
-            .scalar_subquery()
-            .label(column.name)
-            for column in _OF_RUN
-        ),
+        *map(_of_its_run, _OF_RUN),
     )
 )
 
@@ -554,51 +563,65 @@ _START = (
     )
     .values(started_market_at=bindparam("market_at"), hard_limit_at=bindparam("limit"))
 )
-_kind = _r.market_id.concat(" ").concat(_r.definition_hash)
 
 
-def _look_and_start() -> Select[Any]:
-    """
-    Build what starts an execution and looks at it, where no more has to be known than is there.
+_IS_AS_KNOWN = (
+    ~is_paused,
+    IS_LIVE_TIME,
+    bindparam("known", type_=Integer) == LATEST_OVERRIDE,
+    _r.calendar_version == bindparam("followed", type_=String),
+)
+"""Whether nothing keeps an execution from starting but its window, and that is of a calendar that
+is known. To be said of it and its run."""
 
-    It tests all that `try_start` does, or more, and by one reading of the clock: what it refuses,
-    that looks at. For PostgreSQL.
-    """
+
+def _one_moment() -> ColumnElement[datetime]:
+    """Read the clock once for a whole statement: it may be set back between two readings."""
     moment = select(database_now().label("at")).cte("moment")
-    at = moment.c.at
-    limit = _e.timeout_seconds + HARD_LIMIT_GRACE.total_seconds()
-    started = (
+    return select(moment.c.at).scalar_subquery()
+
+
+def _start_alike() -> ReturningUpdate[Any]:
+    at = _one_moment()
+    limit = database_later(_e.timeout_seconds + HARD_LIMIT_GRACE.total_seconds())
+    in_window = and_(_e.window_opens_at <= at, _e.window_closes_at > at)
+    return (
         _take(at)
         .where(
             _r.dag_id == _e.dag_id,
             is_open,
-            ~is_paused,
-            ~exists().select_from(calendar_overrides),
+            _r.market_id == bindparam("market", type_=String),
+            _r.definition_hash == bindparam("definition", type_=String),
+            *_IS_AS_KNOWN,
             _e.scheduled_at <= at,
-            exists().where(market_clock.c.anchor_market_at.is_(None)),  # market time is wall time
-            or_(
-                _e.forced,
-                _r.forced,
-                and_(_e.window_opens_at <= at, _e.window_closes_at > at),
-            ),
-            _kind == any_(bindparam("simple", type_=ARRAY(Text))),
+            or_(_e.forced, _r.forced, in_window),
         )
-        .values(
-            started_market_at=at,
-            hard_limit_at=at + func.make_interval(0, 0, 0, 0, 0, 0, limit),
+        .values(started_market_at=at, hard_limit_at=limit)
+        .returning(
+            _e.dag_id,
+            _e.job_id,
+            _e.attempt_number,
+            _e.as_of_date,
+            _of_its_run(_r.parameters),
         )
-        .cte("started")
     )
-    return _TO_START.add_columns(
-        started.c.execution_id.label("started"), _kind.label("kind")
-    ).outerjoin(started, true())
 
 
-_LOOK_AND_START = _look_and_start()
-_simple: dict[str, DAG] = {}
-"""Market and definition -> a DAG of them that was started here: it can be read, as can the sessions
-of its market while nothing overrides them, and has no time-outs. The latest that were new."""
-_KEPT_SIMPLE = 64
+_START_ALIKE = _start_alike()
+
+
+@dataclass(frozen=True, slots=True)
+class _Alike:
+    """What runs that start here had in common with the last one; none has time-outs."""
+
+    dag: DAG
+    definition_hash: str
+    calendar_version: str
+    latest_override: int
+
+
+_alike: dict[str, _Alike] = {}
+"""What messages have in common -> what their runs last had; see `try_start`."""
 
 
 def start(
@@ -635,6 +658,7 @@ def try_start(
     pid: int | None = None,
     again: bool = False,
     waits: bool = False,
+    like: str | None = None,
 ) -> Started | Refused | Unsettled:
     """
     Turn a QUEUED execution into a RUNNING one, at most once.
@@ -655,17 +679,19 @@ def try_start(
             start that stands in its name is its own.
         waits: Whether to wait for the row where another holds it: in a transaction, because a
             statement that waited would go by what it had seen before.
+        like: What its message has in common with others of the same pipeline and market. Where the
+            last of those was of a run with the same definition and calendar, one statement tests
+            all of this and starts it; what that refuses is looked at.
     """
     # A lease that has run out does not count until somebody gives the worker up: after an outage of
     # the database every lease has, and each renews within seconds.
     asked = {"id": execution_id, "by": incarnation, "on_worker": worker, "child": pid}
-    if _simple and not waits and connection.dialect.name == "postgresql":
-        row = connection.execute(_LOOK_AND_START, {**asked, "simple": list(_simple)}).first()
-        if row is not None and row.started is not None:
-            dag = _simple[row.kind].alike(row.dag_id, row.market_id, row.as_of_date)
-            return _started(row, dag, incarnation)
-    else:
-        row = connection.execute(_TO_START, {"id": execution_id}).first()
+    alike = _alike.get(like) if like is not None and not (again or waits) else None
+    if alike is not None:
+        outcome = _try_start_alike(connection, asked, alike)
+        if outcome is not None:
+            return outcome
+    row = connection.execute(_TO_START, {"id": execution_id}).first()
     if row is None:
         return Refused("there is no such execution")
     now = now_of(row)
@@ -736,11 +762,34 @@ def try_start(
             "or its time just passed"
         )
         return Refused(reason) if waits else Unsettled(row.dag_id, reason)
-    if not dag.has_timeouts:
-        _simple[f"{row.market_id} {row.definition_hash}"] = dag
-        if len(_simple) > _KEPT_SIMPLE:
-            _simple.pop(next(iter(_simple)))
+    if like is not None and not dag.has_timeouts:
+        _alike[like] = _Alike(dag, row.definition_hash, row.calendar_version, now.latest_override)
     return _started(row, dag, incarnation)
+
+
+def _try_start_alike(
+    connection: Connection, asked: dict[str, Any], alike: _Alike
+) -> Started | None:
+    common = {
+        "market": alike.dag.market_id,
+        "definition": alike.definition_hash,
+        "followed": alike.calendar_version,
+        "known": alike.latest_override,
+    }
+    row = connection.execute(_START_ALIKE, asked | common).first()
+    if row is None:
+        return None
+    dag = alike.dag.alike(row.dag_id, alike.dag.market_id, row.as_of_date)
+    attempt = Attempt(
+        row.execution_id,
+        dag,
+        dag.jobs[row.job_id],
+        row.attempt_number,
+        row.parameters,
+        asked["by"],
+        alike.calendar_version,
+    )
+    return Started(attempt)
 
 
 _UNFINISHED = select(_e.job_id, _e.forced).where(
@@ -802,6 +851,7 @@ def _started(row: Row[Any], dag: DAG, incarnation: str) -> Started:
             row.attempt_number,
             row.parameters,
             incarnation,
+            row.calendar_version,
         )
     )
 
@@ -862,12 +912,17 @@ def succeed(
 
 @dataclass(frozen=True, slots=True)
 class Following:
-    """What is to start as soon as a job has succeeded."""
+    """What is to start as soon as a job has succeeded, because it waits for nothing else."""
 
-    starts: tuple[Start, ...]
-    """With one window, because one statement claims them."""
-    now: Now
-    """When that was decided."""
+    dag: DAG
+    job_ids: tuple[str, ...]
+    """In the order in which they start."""
+    window: Window
+    """Of all of them."""
+    calendar_version: str
+    """Of the calendar that the window is of."""
+    latest_override: int
+    """The last that it goes by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -923,15 +978,52 @@ def succeed_beside(
     return Succeeded(row.dag_id, decided=row.status == JobStatus.SUCCESS and row.queued)
 
 
+def _claim_following(*, after: CTE | None = None) -> ReturningUpdate[Any]:
+    at = _one_moment()
+    opens_at, closes_at = (bindparam(name, type_=UtcDateTime) for name in ("opens_at", "closes_at"))
+    claimable = (
+        select(_e.execution_id)
+        .where(
+            _e.dag_id == bindparam("of"),
+            _e.job_id.in_(bindparam("jobs", expanding=True)),
+            func.coalesce(_e.status, "") == literal_column(f"'{JobStatus.PENDING}'"),
+            func.coalesce(_e.dag_id, "").in_(select(_AS_DECIDED.c.dag_id)),
+        )
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    if after is not None:
+        claimable = claimable.where(exists().where(after.c.status == JobStatus.SUCCESS))
+    return (
+        update(job_executions)
+        .where(
+            _e.execution_id.in_(claimable),
+            _r.dag_id == _e.dag_id,
+            *_IS_AS_KNOWN,
+            or_(_e.forced, _r.forced, and_(opens_at <= at, closes_at > at)),
+        )
+        .values(
+            status=JobStatus.QUEUED,
+            scheduled_at=at,
+            scheduled_market_at=at,
+            window_opens_at=opens_at,
+            window_closes_at=closes_at,
+            published_at=at,
+            publish_count=_e.publish_count + 1,
+            updated_at=at,
+        )
+        .returning(_e.job_id, *_OF_EXECUTION, *map(_of_its_run, _OF_RUN))
+    )
+
+
 def _succeed_and_claim() -> Select[Any]:
     ended = _SUCCEED_AS.cte("ended")
-    succeeded = exists().where(ended.c.status == JobStatus.SUCCESS)
-    claimed = _CLAIM_TO_SEND.where(succeeded).cte("claimed")
+    claimed = _claim_following(after=ended).cte("claimed")
     return select(
         ended.c.dag_id.label("ended_dag_id"), ended.c.status.label("ended_as"), claimed
     ).select_from(ended.outerjoin(claimed, true()))
 
 
+_CLAIM_FOLLOWING = _claim_following()
 _SUCCEED_AND_CLAIM = _succeed_and_claim()
 
 
@@ -944,40 +1036,47 @@ def succeed_and_claim(
     following: Following,
 ) -> Succeeded | None:
     """
-    Do what `succeed` and `claim` do, to send at once, in one statement where the database can.
+    Do what `succeed` does, and `claim` what follows, in one statement where the database can.
 
-    What is claimed waits for nothing but this execution, so that nobody can have changed whether it
-    may start: as long as this one runs, nobody gives its job another attempt.
+    What follows waits for nothing but this execution, so that nobody can have changed whether it
+    may start: as long as this one runs, nobody gives its job another attempt. All else that keeps
+    it from starting is tested where it is claimed, and it is noted as sent; see `claim`.
     """
-    starts, now = following.starts, following.now
-    if not starts or connection.dialect.name == "sqlite":
-        ended = connection.execute(
-            _SUCCEED_AS, {"id": execution_id, "by": incarnation, "returned": result}
-        ).first()
+    dag = following.dag
+    asked = {"id": execution_id, "by": incarnation, "returned": result}
+    to_claim = {
+        "of": dag.dag_id,
+        "runs": [dag.dag_id],
+        "jobs": list(following.job_ids),
+        "opens_at": following.window.opens_at,
+        "closes_at": following.window.closes_at,
+        "followed": following.calendar_version,
+        "known": following.latest_override,
+    }
+    if connection.dialect.name == "sqlite":
+        ended = connection.execute(_SUCCEED_AS, asked).first()
         if ended is None:
             return None
-        if ended.status != JobStatus.SUCCESS:
-            return Succeeded(ended.dag_id)
-        claimed = claim(connection, starts, now, to_send=True)
-        return _with_claimed(ended.dag_id, starts, claimed)
-    asked = {"id": execution_id, "by": incarnation, "returned": result}
-    rows = connection.execute(_SUCCEED_AND_CLAIM, asked | _to_claim(starts, now)).all()
-    if not rows:
-        return None
-    dag_id = rows[0].ended_dag_id
-    if rows[0].ended_as != JobStatus.SUCCESS:
-        return Succeeded(dag_id)
-    claimed = [_publication(row) for row in rows if row.execution_id is not None]
-    return _with_claimed(dag_id, starts, claimed)
+        is_success = ended.status == JobStatus.SUCCESS
+        rows = connection.execute(_CLAIM_FOLLOWING, to_claim).all() if is_success else []
+    else:
+        rows = connection.execute(_SUCCEED_AND_CLAIM, asked | to_claim).all()
+        if not rows:
+            return None
+    claimed = {row.job_id: _publication(row) for row in rows if row.execution_id is not None}
+    # What is kept from starting, or somebody else holds or has claimed, is looked at once more.
+    in_order = tuple(claimed[job_id] for job_id in following.job_ids if job_id in claimed)
+    return Succeeded(dag.dag_id, in_order, decided=len(claimed) == len(following.job_ids))
 
 
-def _with_claimed(
-    dag_id: str, starts: Sequence[Start], claimed: Collection[Publication]
-) -> Succeeded:
-    # What somebody else holds or has claimed, or a run that has ended, is looked at once more.
-    by_id = {each.execution_id: each for each in claimed}
-    in_order = (by_id[each.execution_id] for each in starts if each.execution_id in by_id)
-    return Succeeded(dag_id, tuple(in_order), decided=len(by_id) == len(starts))
+def forget_following(connection: Connection, following: Following) -> None:
+    """Have messages sent for what may have been claimed by a worker that was not told so."""
+    waiting = select(_e.execution_id).where(
+        _e.dag_id == following.dag.dag_id,
+        _e.job_id.in_(following.job_ids),
+        in_state(job_executions, JobStatus.QUEUED),
+    )
+    forget_messages(connection, connection.execute(waiting).scalars().all())
 
 
 def succeeded(connection: Connection, execution_id: str, incarnation: str) -> str | None:

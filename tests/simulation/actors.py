@@ -355,7 +355,7 @@ class Worker(Actor):
 
     def _run(self, message: Message) -> None:
         after = int(self.world.random.uniform(0.001, 0.008) * 1e6)
-        task = self.world.start(self, lambda: self._child(message.execution_id), after)
+        task = self.world.start(self, lambda: self._child(message), after)
         self.running[task] = message.execution_id
 
     def die(self, back_after: float) -> None:
@@ -392,11 +392,11 @@ class Worker(Actor):
 
     # --- a child ---------------------------------------------------------------------------------
 
-    def _child(self, execution_id: str) -> None:
+    def _child(self, message: Message) -> None:
         task = self.world.task
         assert task is not None
         try:
-            self._execute(execution_id)
+            self._execute(message)
         finally:
             if self.running.pop(task, None) is not None and self.alive:
                 if self.ready:
@@ -404,12 +404,15 @@ class Worker(Actor):
                 self.year.deliver_soon()
                 self.year.tick_soon()
 
-    def _execute(self, execution_id: str) -> None:
-        year = self.year
+    def _execute(self, message: Message) -> None:
+        year, execution_id = self.year, message.execution_id
         self.point("start", "before")
         try:
             outcome = self.attempts.start(
-                execution_id, worker=self.name, incarnation=self.incarnation
+                execution_id,
+                worker=self.name,
+                incarnation=self.incarnation,
+                like=message.queue,
             )
         except SQLAlchemyError:
             self.unsure.add(execution_id)
@@ -432,7 +435,7 @@ class Worker(Actor):
                 execution_id,
                 incarnation=str(attempt.incarnation),
                 result=None,
-                follow=lambda connection: self.scheduler.decide_after(connection, attempt),
+                follow=self.scheduler.decide_after(attempt),
             )
             self.point("finish", "after")
             if done is not None:

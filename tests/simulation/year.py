@@ -366,6 +366,7 @@ class Year:
             (scheduler_module, "time", clock),
             (attempts_module, "os", types.SimpleNamespace(getpid=world.getpid)),
             (runs, "uuid", types.SimpleNamespace(uuid4=self.uuid4, UUID=uuid.UUID)),
+            (executions, "_alike", {}),
             (executions, "claim", self._with_points("claim", executions.claim)),
             (executions, "mark_published", self._with_points("mark", executions.mark_published)),
             (scheduler_module, "plan_runs", self._freezing(planning.plan_runs)),

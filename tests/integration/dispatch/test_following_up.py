@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select, text
@@ -15,8 +14,10 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.publisher import BrokerUnavailableError
 from prometheus.dispatch.scheduler import Pace, Scheduler
 from prometheus.orchestration.dag import DAG, JobMetadata
+from prometheus.orchestration.decisions import Start
 from prometheus.persistence import executions, operators, pauses
-from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.clock import read_now
+from prometheus.persistence.engine import writing
 from prometheus.persistence.executions import Attempt, Failure, Following, Started, Succeeded
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import (
@@ -76,7 +77,7 @@ class Worker:
             attempt.execution_id,
             incarnation=self.incarnation,
             result=None,
-            follow=lambda connection: self.scheduler.decide_after(connection, attempt),
+            follow=self.scheduler.decide_after(attempt),
         )
 
     def of(self, job_id: str) -> str:
@@ -84,8 +85,7 @@ class Worker:
 
     def decide(self, job_id: str) -> Following:
         """Decide what starts with a success that is not reported yet."""
-        with reading(self.engine) as connection:
-            decided = self.scheduler.decide_after(connection, self.begun[job_id])
+        decided = self.scheduler.decide_after(self.begun[job_id])
         assert isinstance(decided, Following)
         return decided
 
@@ -95,7 +95,7 @@ class Worker:
             self.of(job_id),
             incarnation=self.incarnation,
             result=None,
-            follow=lambda _: decided,
+            follow=decided,
         )
 
     def finish(self, job_id: str) -> None:
@@ -132,12 +132,12 @@ def test_link_of_a_chain_starts_the_next_and_the_last_closes_the_run(
     assert any_installation.run_status(worker.dag_id) == "SUCCESS"
 
 
-def test_it_takes_a_look_and_an_end_with_its_claim(installation: Installation) -> None:
+def test_it_takes_its_end_with_a_claim(installation: Installation) -> None:
     worker = Worker(installation, "chain")
     worker.begin("link_0")
     with worker.counting() as statements:
         worker.finish("link_0")
-    assert [each.split()[0] for each in statements] == ["SELECT", "WITH"]
+    assert [each.split()[0] for each in statements] == ["WITH"]
     assert worker.published == ["link_0", "link_1"]
 
 
@@ -275,9 +275,13 @@ def test_link_that_somebody_else_has_claimed_is_looked_at_once_more(
     worker = Worker(any_installation, "chain")
     worker.begin("link_0")
     decided = worker.decide("link_0")
-    assert [start.job.job_id for start in decided.starts] == ["link_1"]
+    assert decided.job_ids == ("link_1",)
+    link, (row,) = decided.dag.jobs["link_1"], any_installation.attempts(worker.dag_id, "link_1")
     with writing(worker.engine) as connection:
-        assert executions.claim(connection, decided.starts, decided.now)
+        start = Start(
+            worker.dag_id, link, row.execution_id, decided.window, True, decided.calendar_version
+        )
+        assert executions.claim(connection, [start], read_now(connection))
     done = worker.end_as_decided("link_0", decided)
     assert done == Succeeded(worker.dag_id)
     worker.scheduler.advance_after(worker.begun["link_0"].dag, "link_0", done)
@@ -308,31 +312,16 @@ def test_success_that_waited_for_its_row_starts_nothing_that_was_skipped_meanwhi
     assert installation.run_status(worker.dag_id) != "OPEN"  # nothing else waits
 
 
-@pytest.mark.parametrize(
-    "instead",
-    [
-        "SELECT 1 / 0",
-        "SET LOCAL statement_timeout = 50; SELECT pg_sleep(60)",
-        "SELECT pg_terminate_backend(pg_backend_pid())",
-    ],
-)
 def test_success_is_written_whatever_goes_wrong_with_what_follows(
-    installation: Installation, instead: str
+    any_installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = Worker(installation, "chain")
+    worker = Worker(any_installation, "chain")
     worker.begin("link_0")
-    once = [instead]
-
-    def replace_the_look(
-        _connection: object, _cursor: object, statement: str, parameters: Any, *_: object
-    ) -> tuple[str, Any]:
-        return (once.pop(), None) if once else (statement, parameters)
-
-    event.listen(worker.engine, "before_cursor_execute", replace_the_look, retval=True)
-    done = worker.end_with_claim("link_0")
-    assert not once
+    with monkeypatch.context() as patch:
+        patch.delattr("prometheus.dispatch.scheduler.session_bounds")
+        done = worker.end_with_claim("link_0")
     assert done is not None
-    assert installation.statuses(worker.dag_id)["link_0"] == ["SUCCESS"]
+    assert any_installation.statuses(worker.dag_id)["link_0"] == ["SUCCESS"]
     worker.scheduler.advance_after(worker.begun["link_0"].dag, "link_0", done)
     assert worker.published == ["link_0", "link_1"]
 

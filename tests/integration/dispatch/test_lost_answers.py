@@ -223,7 +223,7 @@ def test_what_was_claimed_with_a_success_is_sent_though_the_answer_was_lost(
             execution_id,
             incarnation=incarnation,
             result=1,
-            follow=lambda connection: scheduler.decide_after(connection, started.attempt),
+            follow=scheduler.decide_after(started.attempt),
         )
     assert done is not None
     scheduler.advance_after(started.attempt.dag, "link_0", done)

@@ -386,10 +386,9 @@ def test_what_was_decided_before_an_override_is_not_claimed_once_that_is_followe
     desk = Desk(engine, "2026-11-20T15:00", pipelines=(links,))
     begun = desk.start(desk.rows()[LINKS, "first"].execution_id)
     assert isinstance(begun, Started)
-    with reading(engine) as connection:
-        decided = desk.scheduler.decide_after(connection, begun.attempt)
+    decided = desk.scheduler.decide_after(begun.attempt)
     assert isinstance(decided, Following)
-    assert len(decided.starts) == 1
+    assert decided.job_ids == ("second",)
     desk.add("US_EQ", "2026-11-20", "late_open", open="11:30")
     desk.tick("2026-11-20T15:00")
     with writing(engine) as connection:
@@ -417,8 +416,7 @@ def test_claim_that_waits_for_a_run_to_follow_an_override_claims_nothing(
     desk = Desk(create_engine(postgresql_url), "2026-11-20T15:00", pipelines=(links,))
     begun = desk.start(desk.rows()[LINKS, "first"].execution_id)
     assert isinstance(begun, Started)
-    with reading(desk.engine) as connection:
-        decided = desk.scheduler.decide_after(connection, begun.attempt)
+    decided = desk.scheduler.decide_after(begun.attempt)
     assert isinstance(decided, Following)
     waiting = select(func.count()).select_from(text("pg_locks")).where(text("NOT granted"))
     with ThreadPoolExecutor() as threads:
@@ -430,7 +428,7 @@ def test_claim_that_waits_for_a_run_to_follow_an_override_claims_nothing(
                 begun.attempt.execution_id,
                 incarnation=desk.worker,
                 result=None,
-                follow=lambda _: decided,
+                follow=decided,
             )
             wait_until(
                 lambda: follows.execute(waiting).scalar_one(), timeout=30, message="it waits"

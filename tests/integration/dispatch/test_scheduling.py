@@ -266,7 +266,7 @@ def test_two_last_upstreams_finishing_together_start_the_downstream_at_once(
                 attempt.execution_id,
                 incarnation=incarnation,
                 result=None,
-                follow=lambda connection: scheduler.decide_after(connection, attempt),
+                follow=scheduler.decide_after(attempt),
             )
             assert done is not None
             scheduler.advance_after(attempt.dag, attempt.job.job_id, done)

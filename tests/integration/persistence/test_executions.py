@@ -467,7 +467,7 @@ class TestStartInOneStatement:
     @pytest.fixture
     def world(self, postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         """One whose jobs have been started here before."""
-        monkeypatch.setattr("prometheus.persistence.executions._simple", {})
+        monkeypatch.setattr("prometheus.persistence.executions._alike", {})
         world = World(create_engine(postgresql_url))
         before = world.run(day=DAY - timedelta(days=1))
         world.claim(world.starts(before))
@@ -483,7 +483,13 @@ class TestStartInOneStatement:
         execution_id = world.ids(dag)["a"]
         with each_alone(world.engine) as connection:
             return executions.try_start(
-                connection, execution_id, worker="w@h", incarnation=worker, pid=7, again=again
+                connection,
+                execution_id,
+                worker="w@h",
+                incarnation=worker,
+                pid=7,
+                again=again,
+                like="x",
             )
 
     @pytest.mark.promise("P2")

@@ -144,7 +144,7 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
             ids["b"],
             incarnation=worker,
             result=None,
-            following=executions.Following(tuple(starts), read_now(c)),
+            following=executions.Following(dag, ("d", "e"), starts[0].window, "1", 0),
         ),
         "success beside another": lambda c: executions.succeed_beside(
             c,
