@@ -325,9 +325,9 @@ class JobTask(Task):
             if done is None:
                 log.warning("success_came_late", extra=_facts(attempt))
                 return
-            log.info("attempt_returned", extra=_facts(attempt))
             follow = partial(place.advance_after, attempt.dag, attempt.job.job_id, done)
             place.advance_quietly(done.dag_id, follow)
+            log.info("attempt_returned", extra=_facts(attempt))  # what follows does not wait for it
 
     def _polled(self, attempt: Attempt, result: dict[str, Any]) -> None:
         """Report a sensor's answer, and start what waited for its last one."""
