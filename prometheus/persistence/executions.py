@@ -515,7 +515,7 @@ _TO_START: Select[Any] = (
 
 
 def _take(at: ColumnElement[datetime]) -> ReturningUpdate[tuple[str]]:
-    """Build what gives an execution to a worker of which nobody has given up."""
+    """Build what gives an execution to a worker, unless that has been given up."""
     by: BindParameter[str] = bindparam("by")
     # Where the clock was set back since its worker last renewed, its start has an earlier stamp
     # than renewals that could not name it yet: it would be taken for one that they did not name.
