@@ -107,4 +107,4 @@ def _later_postgresql(element: database_later, compiler: SQLCompiler, **options:
 @compiles(database_later, "sqlite")
 def _later_sqlite(element: database_later, compiler: SQLCompiler, **options: Any) -> str:
     seconds = compiler.process(element.clauses, **options)
-    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {seconds} || ' seconds')"
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', ({seconds}) || ' seconds')"

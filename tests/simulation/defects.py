@@ -36,9 +36,9 @@ def start(stack: ExitStack, database: Database) -> None:
     """
     Let a start compare nothing: whoever has a message runs the job.
 
-    Neither its UPDATE nor the SELECT before it. Transactions come one after another here, so that
-    the SELECT alone would do; that it does not where they cross, which needs a real PostgreSQL, is
-    for ``tests/integration/persistence/test_executions.py`` to show.
+    Neither its UPDATE nor the SELECT before it, nor what is both. Transactions come one after
+    another here, so that the SELECT alone would do; that it does not where they cross, which needs
+    a real PostgreSQL, is for ``tests/integration/persistence/test_executions.py`` to show.
     """
     columns = [
         literal("QUEUED").label("status") if each.name == "status" else each
@@ -46,8 +46,10 @@ def start(stack: ExitStack, database: Database) -> None:
     ]
     _put(stack, "_TO_START", executions._TO_START.with_only_columns(*columns))
     anything = update(job_executions).where(_e.execution_id == bindparam("id"))
-    values = dict(executions._START._values or {})
-    _put(stack, "_START", anything.values(values).returning(_e.execution_id))
+    for name in ("_START", "_START_ALIKE"):
+        statement = getattr(executions, name)
+        careless = anything.values(dict(statement._values)).returning(*statement._returning)
+        _put(stack, name, careless)
 
 
 def unique(stack: ExitStack, database: Database) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Row, Table, event, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, Row, Table, event, func, insert, select, text, update
 
 from prometheus.core.overrides import in_force, put_in_force
 from prometheus.orchestration.dag import DAG, JobPriority
@@ -462,20 +462,19 @@ HINDRANCES: dict[str, Callable[[World, DAG, str], None]] = {
 
 
 class TestStartInOneStatement:
-    """PostgreSQL tests what keeps an execution from starting where it starts it."""
+    """What keeps an execution from starting is tested where it starts."""
 
     @pytest.fixture
-    def world(self, postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    def world(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         """One whose jobs have been started here before."""
         monkeypatch.setattr("prometheus.persistence.executions._alike", {})
-        world = World(create_engine(postgresql_url))
+        world = World(engine)
         before = world.run(day=DAY - timedelta(days=1))
         world.claim(world.starts(before))
         assert isinstance(self.start(world, before, world.worker()), Started)
         known = in_force()
         yield world
         put_in_force(known)
-        world.engine.dispose()
 
     def start(
         self, world: World, dag: DAG, worker: str, again: bool = False
