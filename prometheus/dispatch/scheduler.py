@@ -697,16 +697,13 @@ class Scheduler:
         ours = [each for each in publications if each.queue in self._markets]
         for begin in range(0, len(ours), PUBLISHED_AT_ONCE):
             batch = ours[begin : begin + PUBLISHED_AT_ONCE]
-            if not self._send(batch):
-                if noted:
-                    with self._writing() as connection:
-                        left = [each.execution_id for each in ours[begin:]]
-                        executions.forget_messages(connection, left)
-                return
-            self.totals["sent"] += len(batch)
-            if not noted:
+            sent = self._send(batch)
+            if sent:
+                self.totals["sent"] += len(batch)
+            if sent != noted:
+                note = executions.mark_published if sent else executions.forget_messages
                 with self._writing() as connection:
-                    executions.mark_published(connection, [each.execution_id for each in batch])
+                    note(connection, [each.execution_id for each in batch])
 
     def _send(self, batch: Sequence[Publication]) -> bool:
         """Send messages unless the broker is known to be away; say whether they were sent."""

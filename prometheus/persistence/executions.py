@@ -19,6 +19,7 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
+    Date,
     Integer,
     Label,
     Row,
@@ -89,7 +90,6 @@ from prometheus.persistence.tables import (
     has_failed,
     in_state,
     is_live,
-    is_open,
     is_paused,
     job_executions,
     market_clock,
@@ -569,14 +569,13 @@ _IS_AS_KNOWN = (
     ~is_paused,
     IS_LIVE_TIME,
     bindparam("known", type_=Integer) == LATEST_OVERRIDE,
-    _r.calendar_version == bindparam("followed", type_=String),
 )
-"""Whether nothing keeps an execution from starting but its window, and that is of a calendar that
-is known. To be said of it and its run."""
+"""Whether nobody keeps an execution from starting, and no override is unknown by which its window
+may be another. To be said of it and its run."""
 
 
 def _one_moment() -> ColumnElement[datetime]:
-    """Read the clock once for a whole statement: it may be set back between two readings."""
+    """Read the clock once for what a statement tests and stamps; it may be set back meanwhile."""
     moment = select(database_now().label("at")).cte("moment")
     return select(moment.c.at).scalar_subquery()
 
@@ -589,10 +588,17 @@ def _start_alike() -> ReturningUpdate[Any]:
         _take(at)
         .where(
             _r.dag_id == _e.dag_id,
-            is_open,
+            # Not as an index of open runs has it: a planner without statistics would read them all.
+            func.coalesce(_r.status, "") == literal_column(f"'{RunStatus.OPEN}'"),
             _r.market_id == bindparam("market", type_=String),
             _r.definition_hash == bindparam("definition", type_=String),
+            _r.calendar_version == bindparam("followed", type_=String),
             *_IS_AS_KNOWN,
+            # An override may have taken its session from a run that follows it.
+            or_(
+                bindparam("known", type_=Integer) == literal_column("0"),
+                _e.as_of_date == bindparam("session", type_=Date),
+            ),
             _e.scheduled_at <= at,
             or_(_e.forced, _r.forced, in_window),
         )
@@ -686,7 +692,7 @@ def try_start(
     # A lease that has run out does not count until somebody gives the worker up: after an outage of
     # the database every lease has, and each renews within seconds.
     asked = {"id": execution_id, "by": incarnation, "on_worker": worker, "child": pid}
-    alike = _alike.get(like) if like is not None and not (again or waits) else None
+    alike = _alike.get(like) if like is not None else None
     if alike is not None:
         outcome = _try_start_alike(connection, asked, alike)
         if outcome is not None:
@@ -762,7 +768,7 @@ def try_start(
             "or its time just passed"
         )
         return Refused(reason) if waits else Unsettled(row.dag_id, reason)
-    if like is not None and not dag.has_timeouts:
+    if like is not None and now.clock.is_live and not dag.has_timeouts:
         _alike[like] = _Alike(dag, row.definition_hash, row.calendar_version, now.latest_override)
     return _started(row, dag, incarnation)
 
@@ -775,6 +781,7 @@ def _try_start_alike(
         "definition": alike.definition_hash,
         "followed": alike.calendar_version,
         "known": alike.latest_override,
+        "session": alike.dag.as_of_date,
     }
     row = connection.execute(_START_ALIKE, asked | common).first()
     if row is None:
@@ -1071,12 +1078,10 @@ def succeed_and_claim(
 
 def forget_following(connection: Connection, following: Following) -> None:
     """Have messages sent for what may have been claimed by a worker that was not told so."""
-    waiting = select(_e.execution_id).where(
-        _e.dag_id == following.dag.dag_id,
-        _e.job_id.in_(following.job_ids),
-        in_state(job_executions, JobStatus.QUEUED),
+    of_them = select(_e.execution_id).where(
+        _e.dag_id == following.dag.dag_id, _e.job_id.in_(following.job_ids)
     )
-    forget_messages(connection, connection.execute(waiting).scalars().all())
+    forget_messages(connection, connection.execute(of_them).scalars().all())
 
 
 def succeeded(connection: Connection, execution_id: str, incarnation: str) -> str | None:
