@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select, text
 
+from prometheus.core.states import MarketState
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.publisher import BrokerUnavailableError
 from prometheus.dispatch.scheduler import Pace, Scheduler
@@ -18,7 +21,14 @@ from prometheus.orchestration.decisions import Start
 from prometheus.persistence import executions, operators, pauses
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import writing
-from prometheus.persistence.executions import Attempt, Failure, Following, Started, Succeeded
+from prometheus.persistence.executions import (
+    Attempt,
+    Failure,
+    Following,
+    Publication,
+    Started,
+    Succeeded,
+)
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import (
     RecordingBroker,
@@ -26,7 +36,7 @@ from tests.integration.dispatch.schedulers import (
     make_scheduler,
     register_worker,
 )
-from tests.integration.persistence.world import World, job
+from tests.integration.persistence.world import DAY, HOUR, World, job
 from tests.servers import wait_until
 
 
@@ -324,6 +334,91 @@ def test_success_is_written_whatever_goes_wrong_with_what_follows(
     assert any_installation.statuses(worker.dag_id)["link_0"] == ["SUCCESS"]
     worker.scheduler.advance_after(worker.begun["link_0"].dag, "link_0", done)
     assert worker.published == ["link_0", "link_1"]
+
+
+def _begun(installation: Installation, *jobs: JobMetadata, **options: Any) -> Worker:
+    """Start job a of a run of these jobs, which starts at once."""
+    version = TradingCalendar("US_EQ").version
+    dag = World(installation.engine).run(*jobs, forced=True, calendar_version=version, **options)
+    worker = Worker(installation, dag)
+    worker.begin("a")
+    return worker
+
+
+@pytest.mark.promise("P2")
+def test_what_waits_for_more_than_one_is_not_claimed_with_the_first(
+    any_installation: Installation,
+) -> None:
+    jobs = job("a"), job("z"), job("p", "a"), job("q", "a", "z")
+    worker = _begun(any_installation, *jobs)
+    worker.finish("a")
+    assert worker.published == ["a", "z", "p"]
+    assert any_installation.statuses(worker.dag_id)["q"] == ["PENDING"]
+
+
+def test_what_waits_for_the_session_before_is_not_claimed_with_a_success(
+    any_installation: Installation,
+) -> None:
+    calendar = TradingCalendar("US_EQ")
+    before = calendar.previous_trading_day(DAY)
+    World(any_installation.engine).run(job("b"), day=before, calendar_version=calendar.version)
+    worker = _begun(any_installation, job("a"), job("b", "a", after_previous=True))
+    worker.finish("a")
+    assert any_installation.statuses(worker.dag_id)["b"] == ["PENDING"]
+
+
+def test_run_that_has_had_its_time_starts_nothing_with_a_success(
+    any_installation: Installation,
+) -> None:
+    worker = _begun(any_installation, job("a"), job("b", "a"), run_timeout=4 * HOUR)
+    World(any_installation.engine).made(worker.begun["a"].dag, ago=5 * HOUR)
+    worker.finish("a")
+    assert any_installation.statuses(worker.dag_id)["b"] == ["EXPIRED"]
+
+
+def test_market_of_another_installation_is_left_to_it(any_installation: Installation) -> None:
+    worker = _begun(any_installation, job("a"), job("b", "a"))
+    other = make_scheduler(worker.engine, worker.broker, markets=["EU_EQ"])
+    assert other.decide_after(worker.begun["a"]) is None
+
+
+@pytest.mark.promise("P3")
+def test_nothing_is_decided_by_a_calendar_that_the_run_does_not_follow(
+    any_installation: Installation,
+) -> None:
+    worker = _begun(any_installation, job("a"), job("b", "a"))
+    attempt = worker.begun["a"]
+    assert isinstance(worker.scheduler.decide_after(attempt), Following)
+    assert worker.scheduler.decide_after(replace(attempt, calendar_version="2")) is None
+
+
+@pytest.mark.promise("P3")
+def test_jobs_with_two_windows_are_not_claimed_with_one(any_installation: Installation) -> None:
+    later = job("c", "a", required_state=MarketState.POST_CLOSE)
+    worker = _begun(any_installation, job("a"), job("b", "a"), later)
+    worker.finish("a")
+    opens = [
+        any_installation.attempts(worker.dag_id, name)[-1].window_opens_at for name in ("b", "c")
+    ]
+    assert opens[0] < opens[1]
+
+
+def test_none_of_several_batches_is_noted_as_sent_that_the_broker_did_not_take(
+    any_installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prometheus.dispatch.scheduler.PUBLISHED_AT_ONCE", 2)
+    worker = _begun(any_installation, job("a"), *(job(name, "a") for name in "bcdef"))
+    publish = worker.broker.publish
+
+    def take_the_first(publications: Sequence[Publication]) -> None:
+        if publications[0].job_type != "b":
+            raise BrokerUnavailableError("away")
+        publish(publications)
+
+    monkeypatch.setattr(worker.broker, "publish", take_the_first)
+    worker.finish("a")
+    sent = [_sent(any_installation, worker.dag_id, name)[0] for name in "bcdef"]
+    assert sent == [True, True, False, False, False]
 
 
 @pytest.mark.promise("P8")

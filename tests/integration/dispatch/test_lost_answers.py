@@ -226,6 +226,8 @@ def test_what_was_claimed_with_a_success_is_sent_though_the_answer_was_lost(
             follow=scheduler.decide_after(started.attempt),
         )
     assert done is not None
+    if committed:  # nobody was told what it has claimed: that counts as not sent
+        assert installation.attempts(dag_id, "link_1")[-1].published_at is None
     scheduler.advance_after(started.attempt.dag, "link_0", done)
     statuses = installation.statuses(dag_id)
     assert (statuses["link_0"], statuses["link_1"]) == (["SUCCESS"], ["QUEUED"])

@@ -6,6 +6,8 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -177,6 +179,21 @@ class Desk:
     def set(self, instant: datetime) -> None:
         with writing(self.engine) as connection:
             connection.execute(update(market_clock).values(anchor_market_at=instant))
+
+    @contextmanager
+    def live_time(self) -> Iterator[None]:
+        """Have market time be wall time, and jobs start whatever their window."""
+
+        def change(anchor: datetime | None, *, forced: bool) -> None:
+            with writing(self.engine) as connection:
+                connection.execute(update(market_clock).values(anchor_market_at=anchor))
+                connection.execute(update(job_executions).values(forced=forced))
+
+        with reading(self.engine) as connection:
+            anchor = connection.execute(select(market_clock.c.anchor_market_at)).scalar_one()
+        change(None, forced=True)
+        yield
+        change(anchor, forced=False)
 
     # --- recording ---------------------------------------------------------------------------
 
@@ -391,13 +408,10 @@ def test_what_was_decided_before_an_override_is_not_claimed_once_that_is_followe
     assert decided.job_ids == ("second",)
     desk.add("US_EQ", "2026-11-20", "late_open", open="11:30")
     desk.tick("2026-11-20T15:00")
-    with writing(engine) as connection:
-        done = executions.succeed_and_claim(
-            connection,
-            begun.attempt.execution_id,
-            incarnation=desk.worker,
-            result=None,
-            following=decided,
+    with desk.live_time():
+        decided = replace(decided, latest_override=1)  # it was told of the override, and no more
+        done = make_attempts(engine).succeed(
+            begun.attempt.execution_id, incarnation=desk.worker, result=None, follow=decided
         )
     assert done == Succeeded(LINKS)
     desk.scheduler.advance_after(begun.attempt.dag, "first", done)
@@ -419,7 +433,7 @@ def test_claim_that_waits_for_a_run_to_follow_an_override_claims_nothing(
     decided = desk.scheduler.decide_after(begun.attempt)
     assert isinstance(decided, Following)
     waiting = select(func.count()).select_from(text("pg_locks")).where(text("NOT granted"))
-    with ThreadPoolExecutor() as threads:
+    with desk.live_time(), ThreadPoolExecutor() as threads:
         with writing(desk.engine) as follows:
             runs.lock_runs(follows, [LINKS])
             runs.lock_in_order(follows, [begun.attempt.execution_id])

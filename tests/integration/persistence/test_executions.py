@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 from typing import Any
 
@@ -14,13 +15,24 @@ import pytest
 from sqlalchemy import Connection, Engine, Row, Table, event, func, insert, select, text, update
 
 from prometheus.core.overrides import in_force, put_in_force
+from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.dag import DAG, JobPriority
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.orchestration.planning import SessionRange
+from prometheus.orchestration.windows import Window
 from prometheus.persistence import clock, executions, leases, runs
 from prometheus.persistence.clock import Now, now_of, read_now
 from prometheus.persistence.engine import create_engine, each_alone, reading, writing
-from prometheus.persistence.executions import NotOurs, Publication, Refused, Started, Unsettled
+from prometheus.persistence.executions import (
+    Following,
+    NotOurs,
+    Publication,
+    Refused,
+    Started,
+    Succeeded,
+    Unsettled,
+)
+from prometheus.persistence.overrides import refresh
 from prometheus.persistence.runs import end_waiting
 from prometheus.persistence.tables import (
     calendar_overrides,
@@ -415,6 +427,21 @@ def _add(world: World, table: Table, **values: Any) -> None:
         connection.execute(insert(table).values(**values))
 
 
+def _close_session(world: World, session: date) -> None:
+    _add(
+        world,
+        calendar_overrides,
+        override_id=1,
+        market_id="US_EQ",
+        session=session,
+        kind="closed",
+        reason="r",
+        source="s",
+        announced_at=world.now(),
+        author="a",
+    )
+
+
 def _give_up_workers(world: World) -> None:
     with writing(world.engine) as connection:
         connection.execute(update(worker_incarnations).values(ended_at=world.now()))
@@ -434,18 +461,7 @@ HINDRANCES: dict[str, Callable[[World, DAG, str], None]] = {
     "its market is paused": lambda world, _dag, _: _add(
         world, pauses, market_id="US_EQ", reason="r", author="a"
     ),
-    "an override was recorded": lambda world, _dag, _: _add(
-        world,
-        calendar_overrides,
-        override_id=1,
-        market_id="US_EQ",
-        session=DAY,
-        kind="closed",
-        reason="r",
-        source="s",
-        announced_at=world.now(),
-        author="a",
-    ),
+    "an override was recorded": lambda world, _dag, _: _close_session(world, DAY),
     "its delay is not over": lambda world, _, key: world.change(
         key, scheduled_at=world.now() + MINUTE, updated_at=world.now()
     ),
@@ -477,7 +493,7 @@ class TestStartInOneStatement:
         put_in_force(known)
 
     def start(
-        self, world: World, dag: DAG, worker: str, again: bool = False
+        self, world: World, dag: DAG, worker: str, again: bool = False, like: str = "x"
     ) -> Started | Refused | Unsettled:
         execution_id = world.ids(dag)["a"]
         with each_alone(world.engine) as connection:
@@ -488,26 +504,37 @@ class TestStartInOneStatement:
                 incarnation=worker,
                 pid=7,
                 again=again,
-                like="x",
+                like=like,
             )
+
+    @contextmanager
+    def changes(self, world: World) -> Iterator[list[str]]:
+        """Write down with what each statement of the block begins."""
+        found: list[str] = []
+
+        def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            found.append(statement.split()[0])
+
+        event.listen(world.engine, "before_cursor_execute", note)
+        yield found
+        event.remove(world.engine, "before_cursor_execute", note)
 
     @pytest.mark.promise("P2")
     def test_it_starts_as_in_two(self, world: World) -> None:
         dag, worker = world.run(), world.worker()
         world.claim(world.starts(dag))
-        sent: list[str] = []
         before = world.now()
-        event.listen(world.engine, "before_cursor_execute", lambda *all_: sent.append(all_[2]))
-        started = self.start(world, dag, worker)
+        with self.changes(world) as sent:
+            started = self.start(world, dag, worker)
         assert isinstance(started, Started)
-        assert len([each for each in sent if "UPDATE job_executions" in each]) == 1
-        assert "UPDATE job_executions" in sent[-1], sent
+        assert (sent[-1], sent.count("WITH"), sent.count("UPDATE")) == ("WITH", 1, 0)
         attempt, row = started.attempt, world.latest(dag)["a"]
         assert (attempt.execution_id, attempt.dag.dag_id) == (row.execution_id, dag.dag_id)
         assert (attempt.dag.as_of_date, attempt.job) == (DAY, dag.jobs["a"])
         assert (attempt.parameters, attempt.incarnation) == ({"answer": 42}, worker)
         assert (row.status, row.worker, row.incarnation, row.pid) == ("RUNNING", "w@h", worker, 7)
         assert before <= row.started_market_at <= world.now()
+        assert row.named_at is None
         limit = timedelta(seconds=row.timeout_seconds) + executions.HARD_LIMIT_GRACE
         assert before + limit <= row.hard_limit_at <= world.now() + limit
 
@@ -554,6 +581,74 @@ class TestStartInOneStatement:
         assert isinstance(self.start(world, dag, worker), Refused | Unsettled)
         assert world.row(execution_id).incarnation is None
 
+    @pytest.mark.parametrize("forced", ["run", "job"])
+    def test_what_is_forced_starts_outside_its_window(self, world: World, forced: str) -> None:
+        dag, worker = world.run(forced=forced == "run"), world.worker()
+        world.claim(world.starts(dag))
+        over = {"window_closes_at": world.now(), "forced": forced == "job"}
+        world.change(world.ids(dag)["a"], **over)
+        with self.changes(world) as sent:
+            assert isinstance(self.start(world, dag, worker), Started)
+        assert sent[-1] == "WITH"
+
+    def test_run_of_another_market_is_told_apart(self, world: World) -> None:
+        dag = world.run()
+        _change_run(world, dag, market_id="EU_EQ")
+        world.claim(world.starts(dag))
+        started = self.start(world, dag, world.worker())
+        assert isinstance(started, Started)
+        assert started.attempt.dag.market_id == "EU_EQ"
+
+    @pytest.mark.promise("P3")
+    def test_run_that_follows_another_calendar_is_told_apart(self, world: World) -> None:
+        dag = world.run(calendar_version="2")
+        world.claim(world.starts(dag))
+        started = self.start(world, dag, world.worker())
+        assert isinstance(started, Started)
+        assert started.attempt.calendar_version == "2"
+
+    @pytest.mark.promise("P3")
+    def test_retry_of_what_ran_when_its_session_was_closed_is_not_started(
+        self, world: World
+    ) -> None:
+        """Its run follows the override, like another that was started here before."""
+        session = date(2025, 12, 3)
+        _close_session(world, session)
+        with writing(world.engine) as connection:
+            refresh(connection, read_now(connection))
+        followed, worker = TradingCalendar("US_EQ").version, world.worker()
+        of = {"calendar_version": followed, "pipeline": "closed"}
+        other = world.run(job("a", max_retries=3), day=session - timedelta(days=1), **of)
+        world.claim(world.starts(other))
+        assert isinstance(self.start(world, other, worker), Started)
+        dag = world.run(job("a", max_retries=3), day=session, **of)
+        execution_id = world.ids(dag)["a"]
+        started = {"started_at": world.now(), "incarnation": worker, "scheduled_at": world.now()}
+        world.change(execution_id, status="RUNNING", **started)
+        world.fail(execution_id, draw=lambda bound: 0, incarnation=worker)
+        assert world.latest(dag)["a"].status == "QUEUED"
+        assert isinstance(self.start(world, dag, worker), Refused)
+
+    def test_row_that_another_holds_is_not_waited_for(self, world: World) -> None:
+        if not world.is_postgresql:
+            pytest.skip("on SQLite nobody can hold a single row")
+        dag, worker = world.run(), world.worker()
+        world.claim(world.starts(dag))
+        with ThreadPoolExecutor() as threads, writing(world.engine) as other:
+            executions.lock_in_order(other, [world.ids(dag)["a"]])
+            starting = threads.submit(self.start, world, dag, worker)
+            assert isinstance(starting.result(60), Unsettled)
+
+    def test_replay_starts_as_before(self, world: World) -> None:
+        _replay(world)
+        for number in range(2):
+            dag = world.run(forced=True, day=DAY + timedelta(days=number), pipeline="replayed")
+            world.claim(world.starts(dag))
+            worker = world.worker()
+            with self.changes(world) as sent:
+                assert isinstance(self.start(world, dag, worker, like="replayed"), Started)
+            assert "WITH" not in sent
+
     @pytest.mark.promise("P3")
     def test_what_may_have_a_time_out_is_thought_over(self, world: World) -> None:
         for day, ago in ((DAY, 3 * HOUR), (DAY + timedelta(days=1), 4 * HOUR)):
@@ -562,6 +657,98 @@ class TestStartInOneStatement:
             world.made(dag, ago=ago)
             outcome = self.start(world, dag, world.worker())
             assert isinstance(outcome, Started if day == DAY else Unsettled)
+
+
+CLAIM_HINDRANCES: dict[str, Callable[[World, DAG, str], None]] = {
+    **{
+        name: HINDRANCES[name]
+        for name in (
+            "its run has ended",
+            "its market is paused",
+            "an override was recorded",
+            "market time is another",
+        )
+    },
+    "its run follows another calendar": lambda world, dag, _: _change_run(
+        world, dag, calendar_version="2"
+    ),
+    "it was skipped": lambda world, _dag, key: world.end_waiting({key: "r"}, JobStatus.SKIPPED),
+}
+
+
+class TestSucceedAndClaim:
+    """What keeps an execution from being claimed is tested where it is, with a success."""
+
+    @pytest.fixture(autouse=True)
+    def _known(self) -> Iterator[None]:
+        known = in_force()
+        yield
+        put_in_force(known)
+
+    def ending(
+        self,
+        world: World,
+        dag: DAG,
+        *job_ids: str,
+        opens: timedelta = -HOUR,
+        closes: timedelta = HOUR,
+    ) -> Callable[[], Succeeded | None]:
+        """Start a job; return what reports its success, and claims what follows."""
+        worker = world.worker()
+        running = world.running(dag, "a", worker)
+        now = world.now()
+        following = Following(dag, job_ids, Window(now + opens, now + closes), "1", 0)
+
+        def end() -> Succeeded | None:
+            with each_alone(world.engine) as connection:
+                return executions.succeed_and_claim(
+                    connection, running, incarnation=worker, result=None, following=following
+                )
+
+        return end
+
+    @pytest.mark.parametrize("hindrance", CLAIM_HINDRANCES)
+    @pytest.mark.promise("P3")
+    def test_what_may_not_start_is_not_claimed(self, world: World, hindrance: str) -> None:
+        dag = world.run(job("a"), job("b", "a"))
+        end = self.ending(world, dag, "b")
+        CLAIM_HINDRANCES[hindrance](world, dag, world.ids(dag)["b"])
+        before = world.latest(dag)["b"]
+        assert end() == Succeeded(dag.dag_id)
+        assert world.latest(dag)["a"].status == "SUCCESS"
+        assert world.latest(dag)["b"] == before
+
+    @pytest.mark.parametrize(("opens", "closes"), [(MINUTE, HOUR), (-HOUR, timedelta(0))])
+    @pytest.mark.parametrize("forced", [None, "run", "job"])
+    @pytest.mark.promise("P3")
+    def test_window_must_hold_the_time_unless_it_is_forced(
+        self, world: World, opens: timedelta, closes: timedelta, forced: str | None
+    ) -> None:
+        dag = world.run(job("a"), job("b", "a"), forced=forced == "run")
+        if forced == "job":
+            world.change(world.ids(dag)["b"], forced=True)
+        done = self.ending(world, dag, "b", opens=opens, closes=closes)()
+        assert done is not None
+        assert done.decided is (forced is not None)
+        assert world.latest(dag)["b"].status == ("QUEUED" if forced else "PENDING")
+
+    def test_row_that_another_holds_is_not_waited_for(self, world: World) -> None:
+        if not world.is_postgresql:
+            pytest.skip("on SQLite nobody can hold a single row")
+        dag = world.run(job("a"), job("b", "a"))
+        end = self.ending(world, dag, "b")
+        with writing(world.engine) as other:
+            executions.lock_in_order(other, [world.ids(dag)["b"]])
+            assert end() == Succeeded(dag.dag_id)
+
+    def test_several_are_claimed_in_their_order(self, world: World) -> None:
+        dag = world.run(job("a"), *(job(name, "a") for name in "dcb"))
+        done = self.ending(world, dag, "c", "d", "b")()
+        assert done is not None
+        assert [each.job_type for each in done.claimed] == ["c", "d", "b"]
+        rows = world.latest(dag)
+        stamps = {(row.scheduled_at, row.published_at) for name, row in rows.items() if name != "a"}
+        assert len(stamps) == 1
 
 
 class TestSucceed:

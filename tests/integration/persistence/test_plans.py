@@ -14,6 +14,7 @@ from sqlalchemy import Connection, event, text
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.lifecycle import JobStatus
 from prometheus.orchestration.pipeline import Pipeline
+from prometheus.orchestration.windows import Window
 from prometheus.persistence import (
     alerts,
     deadlines,
@@ -138,6 +139,10 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "whether any is live": lambda c: runs.any_live(c, dag.dag_id),
         "claim": lambda c: executions.claim(c, starts, read_now(c)),
         "start": lambda c: executions.start(c, ids["b"], worker="w@h", incarnation=worker),
+        "start like another": lambda c: [
+            executions.try_start(c, ids["b"], worker="w@h", incarnation=worker, like="plans")
+            for _ in range(2)
+        ],
         "success": lambda c: executions.succeed(c, ids["b"], incarnation=worker, result=None),
         "success with a claim": lambda c: executions.succeed_and_claim(
             c,
@@ -252,6 +257,38 @@ def test_a_claim_begins_with_its_ids_also_where_nothing_is_known_of_the_tables(
         connection.rollback()
         plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
     assert "pk_job_executions" in plan, plan
+    assert not re.search("ix_dag_runs_open|ix_job_executions_status", plan), plan
+
+
+@pytest.mark.parametrize("what", ["start", "success"])
+def test_a_start_and_a_success_go_by_keys_also_where_nothing_is_known_of_the_tables(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(executions, "_alike", {})
+    world = World(create_engine(postgresql_url))
+    worker, now = world.worker(), world.now()
+    dags = [world.run(job("a"), job("b", "a"), day=DAY + timedelta(days=n)) for n in range(20)]
+    for dag in dags[:2]:
+        world.claim(world.starts(dag, "a"))
+    with world.engine.connect() as connection, statements(connection) as sent:
+        for dag in dags[:2]:
+            execution_id = world.ids(dag)["a"]
+            sent.clear()
+            started = executions.try_start(
+                connection, execution_id, worker="w@h", incarnation=worker, like="x"
+            )
+            assert isinstance(started, executions.Started)
+        if what == "success":
+            window = Window(now - timedelta(hours=1), now + timedelta(hours=1))
+            following = executions.Following(dags[1], ("b",), window, "1", 0)
+            sent.clear()
+            done = executions.succeed_and_claim(
+                connection, execution_id, incarnation=worker, result=None, following=following
+            )
+            assert done is not None
+            assert done.decided
+        [(statement, parameters)] = sent
+        plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
     assert not re.search("ix_dag_runs_open|ix_job_executions_status", plan), plan
 
 
