@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -184,16 +184,20 @@ class Desk:
     def live_time(self) -> Iterator[None]:
         """Have market time be wall time, and jobs start whatever their window."""
 
-        def change(anchor: datetime | None, *, forced: bool) -> None:
+        anchors = market_clock.c.anchor_market_at, market_clock.c.anchor_wall_at
+
+        def change(values: Sequence[datetime | None], *, forced: bool) -> None:
             with writing(self.engine) as connection:
-                connection.execute(update(market_clock).values(anchor_market_at=anchor))
+                connection.execute(
+                    update(market_clock).values(dict(zip(anchors, values, strict=True)))
+                )
                 connection.execute(update(job_executions).values(forced=forced))
 
         with reading(self.engine) as connection:
-            anchor = connection.execute(select(market_clock.c.anchor_market_at)).scalar_one()
-        change(None, forced=True)
+            before = connection.execute(select(*anchors)).one()
+        change((None, None), forced=True)
         yield
-        change(anchor, forced=False)
+        change(before, forced=False)
 
     # --- recording ---------------------------------------------------------------------------
 
