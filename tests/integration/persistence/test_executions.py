@@ -636,7 +636,7 @@ class TestStartInOneStatement:
         dag, worker = world.run(), world.worker()
         world.claim(world.starts(dag))
         with ThreadPoolExecutor() as threads, writing(world.engine) as other:
-            executions.lock_in_order(other, [world.ids(dag)["a"]])
+            runs.lock_in_order(other, [world.ids(dag)["a"]])
             starting = threads.submit(self.start, world, dag, worker)
             assert isinstance(starting.result(60), Unsettled)
 
@@ -743,7 +743,7 @@ class TestSucceedAndClaim:
         dag = world.run(job("a"), job("b", "a"))
         end = self.ending(world, dag, "b")
         with writing(world.engine) as other:
-            executions.lock_in_order(other, [world.ids(dag)["b"]])
+            runs.lock_in_order(other, [world.ids(dag)["b"]])
             assert end() == Succeeded(dag.dag_id)
 
     def test_several_are_claimed_in_their_order(self, world: World) -> None:
