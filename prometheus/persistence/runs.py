@@ -295,8 +295,10 @@ def load_dags(connection: Connection, runs: Iterable[tuple[str, str]]) -> dict[s
             )
     # What was used last is kept longest.
     _dags.update((run, dag) for run, dag in loaded.items() if dag is not None)
-    while len(_dags) > max(_KEPT_DAGS, len(loaded)):
-        del _dags[next(iter(_dags))]
+    surplus = len(_dags) - max(_KEPT_DAGS, len(loaded))
+    if surplus > 0:
+        for run in tuple(_dags)[:surplus]:  # a copy: other threads of the web app are at it, too
+            _dags.pop(run, None)
     return {dag_id: dag for (dag_id, _), dag in loaded.items() if dag is not None}
 
 

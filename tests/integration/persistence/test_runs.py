@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import replace
 from datetime import date, timedelta
@@ -406,3 +407,26 @@ def waiting_for_locks(world: World) -> int:
                 "WHERE datname = current_database() AND wait_event_type = 'Lock'"
             ).scalar_one()
         )
+
+
+def test_threads_of_a_process_may_load_runs_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of the web app do."""
+    monkeypatch.setattr(runs, "_KEPT_DAGS", 2)
+    monkeypatch.setattr(runs, "_dags", {})
+    dags = [world.run(day=DAY + timedelta(days=number)) for number in range(4)]
+    of = [(dag.dag_id, world.run_row(dag).definition_hash) for dag in dags]
+
+    def load() -> None:
+        with reading(world.engine) as connection:
+            for number in range(400):
+                run = of[number % 4]
+                assert runs.load_dags(connection, [run]).keys() == {run[0]}
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        at_once([load] * 4)
+    finally:
+        sys.setswitchinterval(before)
