@@ -234,13 +234,14 @@ _CLAIM = (
         window_closes_at=bindparam("closes_at"),
         updated_at=database_now(),
     )
-    .returning(
-        *_OF_EXECUTION,
-        *map(_of_its_run, _OF_RUN),
-    )
+    .returning(*_OF_EXECUTION, *map(_of_its_run, _OF_RUN))
 )
-
-_CLAIM_TO_SEND = _CLAIM.values(published_at=database_now(), publish_count=_e.publish_count + 1)
+_NOTED = {
+    # One instant for all that are sent together: who comes first is not for a row's place.
+    "published_at": select(database_now()).scalar_subquery(),
+    "publish_count": _e.publish_count + 1,
+}
+_CLAIM_TO_SEND = _CLAIM.values(_NOTED)
 
 
 def claim(
@@ -285,15 +286,7 @@ def _to_claim(starts: Sequence[Start], now: Now) -> dict[str, Any]:
     }
 
 
-_MARK_PUBLISHED = (
-    update(job_executions)
-    .where(_e.execution_id.in_(_IDS), is_live)
-    .values(
-        # One instant for all that were sent together: who comes first is not for a row's place.
-        published_at=select(database_now()).scalar_subquery(),
-        publish_count=_e.publish_count + 1,
-    )
-)
+_MARK_PUBLISHED = update(job_executions).where(_e.execution_id.in_(_IDS), is_live).values(_NOTED)
 
 
 def mark_published(connection: Connection, execution_ids: Collection[str]) -> None:
@@ -1025,9 +1018,7 @@ def _claim_following(*, after: CTE | None = None) -> ReturningUpdate[Any]:
 def _succeed_and_claim() -> Select[Any]:
     ended = _SUCCEED_AS.cte("ended")
     claimed = _claim_following(after=ended).cte("claimed")
-    return select(
-        ended.c.dag_id.label("ended_dag_id"), ended.c.status.label("ended_as"), claimed
-    ).select_from(ended.outerjoin(claimed, true()))
+    return select(claimed).select_from(ended.outerjoin(claimed, true()))
 
 
 _CLAIM_FOLLOWING = _claim_following()

@@ -191,6 +191,20 @@ class TestPublished:
             assert due == world.latest(dag)["b"].scheduled_at
 
 
+class TestClaimToSend:
+    def test_messages_that_are_noted_with_a_claim_are_of_one_instant(self, world: World) -> None:
+        """Or their places in the queue would follow the order in which rows are written."""
+        dag = world.run(*(job(name) for name in "abcdef"))
+        starts = world.starts(dag)
+        with writing(world.engine) as connection:
+            claimed = executions.claim(connection, starts, read_now(connection), to_send=True)
+        rows = world.latest(dag).values()
+        assert len(claimed) == len(rows) == 6
+        assert {row.publish_count for row in rows} == {1}
+        (instant,) = {row.published_at for row in rows}
+        assert instant is not None
+
+
 class TestStart:
     def test_started_execution_runs_in_its_workers_name(self, world: World) -> None:
         dag = world.run(job("a", timeout=timedelta(minutes=5)))
