@@ -94,13 +94,13 @@ def run_beats(rounds: int, folder: Path, seed: str) -> Rounds:
                 markets=list(MARKETS),
             )
         cluster.start()
-        wait_until(lambda: _count(cluster, "dag_runs") >= 3, timeout=90, message="runs are made")
+        wait_until(lambda: cluster.count("dag_runs") >= 3, timeout=90, message="runs are made")
         for _ in range(_TRIES * rounds):
             done = sum(result.frozen.values())
             if done == rounds:
                 break
             if _round(cluster, draw, result) and (done + 1) % 10 == 0:
-                log.info("%d rounds, %d runs", done + 1, _count(cluster, "dag_runs"))
+                log.info("%d rounds, %d runs", done + 1, cluster.count("dag_runs"))
         last = _finish(cluster, result)
         _examine(cluster, last, result)
         result.violations += judge_rounds(rounds, result)
@@ -136,9 +136,9 @@ def _round(cluster: Cluster, draw: random.Random, result: Rounds) -> bool:
         if leader is None:
             return False
     frozen_at = time.time()
-    epoch = _count(cluster, "chaos_leads")
+    epoch = cluster.count("chaos_leads")
     wait_until(
-        lambda: _count(cluster, "chaos_leads") > epoch,
+        lambda: cluster.count("chaos_leads") > epoch,
         timeout=60,
         message=f"another beat leads while {leader} is frozen {where}",
     )
@@ -231,9 +231,3 @@ def _examine(cluster: Cluster, last: date, result: Rounds) -> None:
             result.violations.append(
                 f"{role} made {execution_id} {new} (it was {old}) while {holder} led"
             )
-
-
-def _count(cluster: Cluster, table: str) -> int:
-    with cluster.connect() as connection:
-        (number,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone() or (0,)
-    return int(number)

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import LiteralString
 
 import psycopg
 import sqlalchemy
@@ -328,11 +327,7 @@ def _drain(cluster: Cluster, enemy: Enemy, refills: Refills, seconds: float) -> 
     def drained() -> bool:
         enemy.keep_running()
         refills.watch(enemy.events)
-        with cluster.connect() as connection:
-            (open_runs,) = connection.execute(
-                "SELECT count(*) FROM dag_runs WHERE status = 'OPEN'"
-            ).fetchone() or (0,)
-        return int(open_runs) == 0
+        return cluster.count("dag_runs", "status = 'OPEN'") == 0
 
     try:
         wait_until(drained, timeout=seconds, interval=0.5)
@@ -387,16 +382,8 @@ def _planned(cluster: Cluster, sessions: SessionRange) -> set[str]:
 
 
 def _successes(cluster: Cluster) -> int:
-    return _count(cluster, "status = 'SUCCESS'")
+    return cluster.count("job_executions", "status = 'SUCCESS'")
 
 
 def _unfinished(cluster: Cluster) -> int:
-    return _count(cluster, "completed_at IS NULL")
-
-
-def _count(cluster: Cluster, condition: LiteralString) -> int:
-    with cluster.connect() as connection:
-        (number,) = connection.execute(
-            f"SELECT count(*) FROM job_executions WHERE {condition}"
-        ).fetchone() or (0,)
-    return int(number)
+    return cluster.count("job_executions", "completed_at IS NULL")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, LiteralString, Self
 
 import psycopg
 import redis
@@ -178,6 +178,14 @@ class Cluster:
     def connect(self) -> psycopg.Connection:
         """Open a plain connection past all gates, in autocommit mode."""
         return self.postgres.connect(self._database)
+
+    def count(self, table: LiteralString, condition: LiteralString = "true") -> int:
+        """Return how many rows of a table meet a condition."""
+        with self.connect() as connection:
+            (number,) = connection.execute(
+                f"SELECT count(*) FROM {table} WHERE {condition}"
+            ).fetchone() or (0,)
+        return int(number)
 
     def waiting_ids(self) -> frozenset[str]:
         """Return the ids of the messages that wait in the markets' lists."""

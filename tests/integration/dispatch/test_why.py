@@ -905,7 +905,7 @@ def wait_for(installation: Installation, *arguments: str, kind: str) -> dict[str
     def is_so() -> bool:
         nonlocal said
         said = asked(installation, *arguments)
-        return kind in told_kinds(said)
+        return told_kinds(said)[:1] == [kind]
 
     wait_until(is_so, timeout=120, interval=0.5, message=lambda: f"{kind}: {said}")
     return said
