@@ -86,7 +86,7 @@ class QoS(redis.QoS):
             return
         taken, self._to_note = self._to_note, {}
         gone, self._to_forget = self._to_forget, []
-        with self.pipe_or_acquire() as pipe:  # type: ignore[no-untyped-call]
+        with self.pipe_or_acquire() as pipe:
             if taken:
                 index = {tag: at for tag, (at, _) in taken.items()}
                 kept = {tag: _kept_form(message) for tag, (_, message) in taken.items()}
@@ -101,7 +101,7 @@ class QoS(redis.QoS):
             self.settle()
         elif not self._due:
             self._due = True
-            loop.call_later(NOTED_AFTER, self._when_due)
+            loop.call_later(NOTED_AFTER, self._when_due)  # type: ignore[no-untyped-call]
 
     def _when_due(self) -> None:
         self._due = False
@@ -122,7 +122,8 @@ class QoS(redis.QoS):
 
 def _kept_form(message: Any) -> Any:
     to = message.delivery_info
-    return dumps([message._raw, to["exchange"], to["routing_key"]])  # noqa: SLF001  as Kombu does
+    kept = [message._raw, to["exchange"], to["routing_key"]]  # noqa: SLF001  as Kombu does
+    return dumps(kept)  # type: ignore[no-untyped-call]
 
 
 class Channel(redis.Channel):

@@ -9,11 +9,14 @@ from typing import Any
 
 import kombu
 import pytest
+import redis
+from kombu.asynchronous import Hub, set_event_loop
 
 from prometheus.dispatch.transport import Transport
 from tests.servers import wait_until
 
 KOMBU: Any = kombu
+HUB: Any = Hub
 """Of which mypy knows too little."""
 
 
@@ -53,3 +56,120 @@ def test_connection_that_is_cut_off_while_it_closes_can_be_closed_again(
     assert not channel.closed
     connection.close()
     assert channel.closed
+
+
+UNACKED = ("unacked", "unacked_index")
+"""Where Redis is told what is held."""
+
+
+class Held:
+    """A connection with an event loop, as a worker's main process has it."""
+
+    def __init__(self, url: str) -> None:
+        self.taken: list[Any] = []
+        self._queue = KOMBU.Queue("US_EQ", routing_key="US_EQ")
+        self._connection = KOMBU.Connection(url, transport=Transport)
+        consumer = KOMBU.Consumer(self._connection.default_channel, [self._queue])
+        consumer.register_callback(lambda body, message: self.taken.append(message))
+        consumer.consume()
+        loop = HUB()
+        set_event_loop(loop)
+        self._connection.register_with_event_loop(loop)
+        self._turns = loop.create_loop()
+        self.redis = redis.Redis.from_url(url)
+
+    def send(self, count: int) -> None:
+        """Send messages."""
+        producer = KOMBU.Producer(self._connection.channel())
+        for number in range(count):
+            producer.publish({"number": number}, routing_key="US_EQ", declare=[self._queue])
+
+    def take(self, count: int) -> None:
+        """Let the loop turn until so many have come."""
+        wait_until(
+            lambda: self.turn() and len(self.taken) == count, timeout=30, message="they come"
+        )
+
+    def turn(self) -> bool:
+        """Let the loop turn once."""
+        next(self._turns)
+        return True
+
+    def noted(self) -> tuple[int, int]:
+        """Return of how many messages Redis has a note, in each of both places."""
+        return self.redis.hlen(UNACKED[0]), self.redis.zcard(UNACKED[1])
+
+    def close(self) -> None:
+        """Close it, which puts back what is held."""
+        self._connection.close()
+
+    def end(self) -> None:
+        """Close all."""
+        self.close()
+        self.redis.close()
+        set_event_loop(None)
+
+
+@pytest.fixture
+def held(redis_url: str) -> Iterator[Held]:
+    held = Held(redis_url)
+    yield held
+    held.end()
+
+
+class TestNotes:
+    """Redis learns a moment later which messages a worker holds."""
+
+    def test_what_is_held_is_noted_and_what_is_done_is_forgotten(self, held: Held) -> None:
+        held.send(3)
+        held.take(3)
+        wait_until(lambda: held.turn() and held.noted() == (3, 3), timeout=30, message="noted")
+        for message in held.taken[:2]:
+            message.ack()
+        wait_until(lambda: held.turn() and held.noted() == (1, 1), timeout=30, message="forgotten")
+
+    def test_of_what_is_done_in_that_moment_it_never_learns(
+        self, held: Held, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held.send(2)
+        held.take(2)
+        for message in held.taken:
+            message.ack()
+        asked: list[str] = []
+        execute = redis.client.Pipeline.execute
+
+        def ask(pipe: Any, *args: Any) -> Any:
+            asked.append("asked")
+            return execute(pipe, *args)
+
+        monkeypatch.setattr(redis.client.Pipeline, "execute", ask)
+        channel = held.taken[0].channel
+        wait_until(lambda: held.turn() and not channel.qos._due, timeout=30, message="it is time")
+        assert asked == []
+        assert held.noted() == (0, 0)
+        held.send(1)
+        held.take(3)
+        wait_until(lambda: held.turn() and asked, timeout=30, message="the next is noted")
+
+    @pytest.mark.parametrize("noted", [False, True])
+    def test_all_that_is_held_is_put_back_by_a_close(self, held: Held, noted: bool) -> None:
+        held.send(3)
+        held.take(3)
+        if noted:
+            wait_until(lambda: held.turn() and held.noted() == (3, 3), timeout=30, message="noted")
+        else:
+            assert held.noted() == (0, 0)
+        held.taken[0].ack()
+        held.close()
+        assert held.redis.llen("US_EQ") == 2
+        assert held.noted() == (0, 0)
+
+    def test_what_is_put_back_by_itself_is_there_at_once(self, held: Held) -> None:
+        held.send(1)
+        held.take(1)
+        held.taken[0].requeue()
+        assert (held.redis.llen("US_EQ"), held.noted()) == (1, (0, 0))
+
+    def test_where_no_loop_turns_redis_learns_it_at_once(self, connection: Any) -> None:
+        with connection.channel() as channel:
+            assert channel.client.hlen(UNACKED[0]) == 1
