@@ -9,10 +9,10 @@ end it, too.
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from celery.worker import consumer
@@ -36,6 +36,7 @@ class Message(virtual.Message):
             super().__init__(payload, channel=channel, **kwargs)  # type: ignore[no-untyped-call]
             # Needed to note it as taken, and to put it back.
             known = self.delivery_info["exchange"], self.delivery_info["routing_key"]
+            str(self.delivery_tag).encode()
         except Exception as error:
             raise UnreadableMessageError(f"{type(error).__name__}: {error}") from error
         if not all(isinstance(each, str) for each in (*known, self.delivery_tag)):
@@ -58,21 +59,33 @@ class QoS(redis.QoS):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._pid = os.getpid()
         self._to_note: dict[str, tuple[float, Any]] = {}
+        self._in_doubt: set[str] = set()
+        """Of those to note, what Redis may know already: it has not answered."""
         self._to_forget: list[str] = []
         self._due = False
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Hold a message."""
+        loop = self._loop()
+        if loop is None:
+            super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
+            return
         self._to_note[delivery_tag] = time.time(), message
         virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
-        self._settle_soon()
+        self._settle_soon(loop)
 
     def ack(self, delivery_tag: str) -> None:
         """Hold it no longer."""
-        if self._to_note.pop(delivery_tag, None) is None:
+        loop = self._loop()
+        if loop is None:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+            return
+        was_to_note = self._to_note.pop(delivery_tag, None) is not None
+        if not was_to_note or delivery_tag in self._in_doubt:
             self._to_forget.append(delivery_tag)
-            self._settle_soon()
+            self._settle_soon(loop)
         virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -81,49 +94,68 @@ class QoS(redis.QoS):
         super().reject(delivery_tag, requeue=requeue)  # type: ignore[no-untyped-call]
 
     def settle(self) -> None:
-        """Tell Redis now."""
+        """Tell Redis now; what it does not take is told it again."""
         if not (self._to_note or self._to_forget):
             return
         taken, self._to_note = self._to_note, {}
         gone, self._to_forget = self._to_forget, []
-        with self.pipe_or_acquire() as pipe:
-            if taken:
-                index = {tag: at for tag, (at, _) in taken.items()}
-                kept = {tag: _kept_form(message) for tag, (_, message) in taken.items()}
-                pipe.zadd(self.unacked_index_key, index).hset(self.unacked_key, mapping=kept)
-            if gone:
-                pipe.zrem(self.unacked_index_key, *gone).hdel(self.unacked_key, *gone)
-            pipe.execute()
+        try:
+            with self.channel.conn_or_acquire() as client:
+                # Each by itself, and what frees memory first: a Redis that is full takes no more.
+                pipe = client.pipeline(transaction=False)
+                if gone:
+                    pipe.zrem(self.unacked_index_key, *gone).hdel(self.unacked_key, *gone)
+                kept = dict(_kept_forms(taken))
+                if kept:
+                    pipe.zadd(self.unacked_index_key, {tag: taken[tag][0] for tag in kept})
+                    pipe.hset(self.unacked_key, mapping=kept)
+                pipe.execute()
+        except BaseException:
+            self._in_doubt.update(taken)
+            self._to_note = {**taken, **self._to_note}
+            self._to_forget = gone + self._to_forget
+            raise
+        self._in_doubt.clear()
 
-    def _settle_soon(self) -> None:
-        loop = get_event_loop()
-        if loop is None:
-            self.settle()
-        elif not self._due:
+    def _loop(self) -> Any:
+        """Return the event loop of a worker's main process; elsewhere Redis is told at once."""
+        return get_event_loop() if os.getpid() == self._pid else None
+
+    def _settle_soon(self, loop: Any) -> None:
+        if not self._due:
             self._due = True
-            loop.call_later(NOTED_AFTER, self._when_due)  # type: ignore[no-untyped-call]
+            loop.call_later(NOTED_AFTER, self._when_due)
 
     def _when_due(self) -> None:
         self._due = False
         if not self.channel.closed:
             self.settle()
 
+    def _settle_if_possible(self) -> None:
+        try:
+            self.settle()
+        except Exception as error:  # noqa: BLE001  what Redis knows is put back all the same
+            log.warning("messages_not_noted", extra={"error": str(error)[:200]})
+
     def restore_unacked(self, client: Any = None) -> None:
         """Put back all that it holds."""
-        self.settle()
+        self._settle_if_possible()
         super().restore_unacked(client)  # type: ignore[no-untyped-call]
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """Put back all that it holds, as its channel is closed."""
-        with contextlib.suppress(*self.channel.connection_errors):
-            self.settle()
+        self._settle_if_possible()
         super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]
 
 
-def _kept_form(message: Any) -> Any:
-    to = message.delivery_info
-    kept = [message._raw, to["exchange"], to["routing_key"]]  # noqa: SLF001  as Kombu does
-    return dumps(kept)  # type: ignore[no-untyped-call]
+def _kept_forms(taken: Mapping[str, tuple[float, Any]]) -> Iterator[tuple[str, Any]]:
+    for tag, (_, message) in taken.items():
+        to = message.delivery_info
+        kept = [message._raw, to["exchange"], to["routing_key"]]  # noqa: SLF001  as Kombu does
+        try:
+            yield tag, dumps(kept)  # type: ignore[no-untyped-call]
+        except (ValueError, RecursionError) as error:
+            log.error("message_unreadable", extra={"error": str(error)[:200]})
 
 
 class Channel(redis.Channel):

@@ -131,7 +131,9 @@ def run_soak(minutes: float, rate: float, folder: Path, seed: str) -> Soak:
         result.ended_in_time = made - _unfinished(cluster)
         try:
             # A run is closed in a transaction after that of its last job.
-            wait_until(lambda: _open_runs(cluster) == 0, timeout=60, interval=0.5)
+            wait_until(
+                lambda: _unfinished(cluster) == _open_runs(cluster) == 0, timeout=60, interval=0.5
+            )
         except AssertionError:
             result.violations.append(
                 f"{_unfinished(cluster)} jobs have not ended, {_open_runs(cluster)} runs are open"

@@ -106,6 +106,7 @@ NOT_MESSAGES: dict[str, bytes | object] = {
     "headers in a list": message([1]),
     "unknown encoding": message(body_encoding="rot13"),
     "no tag": message(delivery_tag=None),
+    "tag that is no text": message(delivery_tag="\ud800"),
     "no address": message(delivery_info={}),
     "address is a number": message(delivery_info=5),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import redis
 from kombu.asynchronous import Hub, set_event_loop
 
+from prometheus.dispatch import transport
 from prometheus.dispatch.transport import Transport
 from tests.servers import wait_until
 
@@ -72,10 +74,9 @@ class Held:
         consumer = KOMBU.Consumer(self._connection.default_channel, [self._queue])
         consumer.register_callback(lambda body, message: self.taken.append(message))
         consumer.consume()
-        loop = HUB()
-        set_event_loop(loop)
-        self._connection.register_with_event_loop(loop)
-        self._turns = loop.create_loop()
+        self.loop = HUB()
+        self._connection.register_with_event_loop(self.loop)
+        self._turns = self.loop.create_loop()
         self.redis = redis.Redis.from_url(url)
 
     def send(self, count: int) -> None:
@@ -87,7 +88,10 @@ class Held:
     def take(self, count: int) -> None:
         """Let the loop turn until so many have come."""
         wait_until(
-            lambda: self.turn() and len(self.taken) == count, timeout=30, message="they come"
+            lambda: self.turn() and len(self.taken) == count,
+            timeout=30,
+            interval=0,
+            message="they come",
         )
 
     def turn(self) -> bool:
@@ -107,14 +111,18 @@ class Held:
         """Close all."""
         self.close()
         self.redis.close()
-        set_event_loop(None)
+        self.loop.close()
 
 
 @pytest.fixture
 def held(redis_url: str) -> Iterator[Held]:
     held = Held(redis_url)
-    yield held
-    held.end()
+    set_event_loop(held.loop)
+    try:
+        yield held
+    finally:
+        set_event_loop(None)
+        held.end()
 
 
 class TestNotes:
@@ -131,6 +139,7 @@ class TestNotes:
     def test_of_what_is_done_in_that_moment_it_never_learns(
         self, held: Held, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(transport, "NOTED_AFTER", 2)
         held.send(2)
         held.take(2)
         for message in held.taken:
@@ -152,7 +161,11 @@ class TestNotes:
         wait_until(lambda: held.turn() and asked, timeout=30, message="the next is noted")
 
     @pytest.mark.parametrize("noted", [False, True])
-    def test_all_that_is_held_is_put_back_by_a_close(self, held: Held, noted: bool) -> None:
+    def test_all_that_is_held_is_put_back_by_a_close(
+        self, held: Held, noted: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not noted:
+            monkeypatch.setattr(transport, "NOTED_AFTER", 3600)
         held.send(3)
         held.take(3)
         if noted:
@@ -163,6 +176,43 @@ class TestNotes:
         held.close()
         assert held.redis.llen("US_EQ") == 2
         assert held.noted() == (0, 0)
+
+    def test_what_is_done_as_it_closes_is_forgotten(self, held: Held) -> None:
+        held.send(2)
+        held.take(2)
+        wait_until(lambda: held.turn() and held.noted() == (2, 2), timeout=30, message="noted")
+        for message in held.taken:
+            message.ack()
+        held.close()
+        assert (held.redis.llen("US_EQ"), held.noted()) == (0, (0, 0))
+
+    def test_what_redis_did_not_take_it_is_told_again(
+        self, held: Held, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(transport, "NOTED_AFTER", 3600)
+        held.send(3)
+        before = time.time()
+        held.take(3)
+        qos = held.taken[0].channel.qos
+        execute = redis.client.Pipeline.execute
+
+        def cut_off(pipe: Any, *args: Any) -> Any:
+            execute(pipe, *args)
+            raise redis.ConnectionError("cut off before the answer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(redis.client.Pipeline, "execute", cut_off)
+            with pytest.raises(redis.ConnectionError):
+                qos.settle()
+        held.taken[0].ack()
+        qos.settle()
+        assert held.noted() == (2, 2)
+        held.taken[1].ack()
+        qos.settle()
+        noted: Any = held.redis.zrange(UNACKED[1], 0, -1, withscores=True)
+        ((tag, taken_at),) = noted
+        assert tag.decode() == held.taken[2].delivery_tag
+        assert before <= taken_at <= time.time()
 
     def test_what_is_put_back_by_itself_is_there_at_once(self, held: Held) -> None:
         held.send(1)
