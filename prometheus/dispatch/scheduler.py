@@ -83,8 +83,8 @@ from prometheus.persistence.pauses import read_pauses
 
 log = logging.getLogger(__name__)
 
-PUBLISHED_AT_ONCE = 1_000
-"""Messages sent in one round trip; a statement names so many rows, and no more than it may."""
+SENT_AT_ONCE = 250
+"""Executions that are claimed, and whose messages are sent, in one round trip."""
 BEGUN_AT_ONCE = 10
 """Sessions of backfills that one tick begins: live runs do not wait for more than these."""
 GIVEN_UP_FOR = timedelta(hours=1)
@@ -590,13 +590,18 @@ class Scheduler:
         )
         decisions = decide(snapshot, now.market_at, holds=False)
         starts = [decision for decision in decisions if isinstance(decision, Start)]
-        claimed = self._apply(states, decisions)
-        self._publish(claimed)
+        others = [decision for decision in decisions if not isinstance(decision, Start)]
+        claimed = 0
+        # So that the first run while the others are claimed, and no claim goes on for so long that
+        # it is taken for one whose message was forgotten.
+        for begin in range(0, max(len(starts), 1), SENT_AT_ONCE):
+            some: list[Decision] = [*starts[begin : begin + SENT_AT_ONCE]]
+            publications = self._apply([], some) if begin else self._apply(states, others + some)
+            self._publish(publications)
+            claimed += len(publications)
         if not alone:
             self._settle(states, snapshot, now, {decision.dag_id for decision in decisions})
-        return Advanced(
-            claimed=len(claimed), lost_claims=len(starts) - len(claimed), busy=bool(starts)
-        )
+        return Advanced(claimed=claimed, lost_claims=len(starts) - claimed, busy=bool(starts))
 
     def _settle(
         self, states: list[RunState], snapshot: Snapshot, now: Now, decided: set[str]
@@ -695,8 +700,8 @@ class Scheduler:
         """
         # Another installation on the same database may work for other markets.
         ours = [each for each in publications if each.queue in self._markets]
-        for begin in range(0, len(ours), PUBLISHED_AT_ONCE):
-            batch = ours[begin : begin + PUBLISHED_AT_ONCE]
+        for begin in range(0, len(ours), SENT_AT_ONCE):
+            batch = ours[begin : begin + SENT_AT_ONCE]
             sent = self._send(batch)
             if sent:
                 self.totals["sent"] += len(batch)

@@ -73,6 +73,7 @@ from prometheus.persistence.clock import (
     now_of,
     read_now,
 )
+from prometheus.persistence.compiled import fetch
 from prometheus.persistence.engine import PATIENCE_SECONDS
 from prometheus.persistence.metadata import UtcDateTime, database_later, database_now
 from prometheus.persistence.overrides import refresh
@@ -91,6 +92,8 @@ from prometheus.persistence.tables import (
     in_state,
     is_live,
     is_paused,
+    is_queued,
+    is_still,
     job_executions,
     market_clock,
     market_holidays,
@@ -207,7 +210,7 @@ _AS_DECIDED = (
     .where(
         _r.dag_id.in_(bindparam("runs", expanding=True)),
         _r.calendar_version == bindparam("followed", type_=String),
-        func.coalesce(_r.status, "") == literal_column(f"'{RunStatus.OPEN}'"),
+        is_still(dag_runs, RunStatus.OPEN),
     )
     .with_for_update(read=True, skip_locked=True)
     .cte("as_decided")
@@ -218,7 +221,7 @@ _CLAIMABLE = (
     select(_e.execution_id)
     .where(
         _e.execution_id.in_(_IDS),
-        func.coalesce(_e.status, "") == literal_column(f"'{JobStatus.PENDING}'"),
+        is_still(job_executions, JobStatus.PENDING),
         func.coalesce(_e.dag_id, "").in_(select(_AS_DECIDED.c.dag_id)),
     )
     .with_for_update(key_share=True, skip_locked=True)
@@ -286,7 +289,11 @@ def _to_claim(starts: Sequence[Start], now: Now) -> dict[str, Any]:
     }
 
 
-_MARK_PUBLISHED = update(job_executions).where(_e.execution_id.in_(_IDS), is_live).values(_NOTED)
+_MARK_PUBLISHED = (
+    update(job_executions)
+    .where(_e.execution_id.in_(_IDS), is_still(job_executions, JobStatus.QUEUED, JobStatus.RUNNING))
+    .values(_NOTED)
+)
 
 
 def mark_published(connection: Connection, execution_ids: Collection[str]) -> None:
@@ -298,7 +305,7 @@ def mark_published(connection: Connection, execution_ids: Collection[str]) -> No
 
 _FORGET_MESSAGES = (
     update(job_executions)
-    .where(_e.execution_id.in_(_IDS), in_state(job_executions, JobStatus.QUEUED))
+    .where(_e.execution_id.in_(_IDS), is_still(job_executions, JobStatus.QUEUED))
     .values(published_at=None)
 )
 
@@ -527,7 +534,7 @@ def _take(at: ColumnElement[datetime]) -> ReturningUpdate[tuple[str]]:
             .where(_e.execution_id == bindparam("id"))
             .with_for_update(key_share=True, skip_locked=True)
             .scalar_subquery(),
-            in_state(job_executions, *allowed_from(JobStatus.RUNNING)),
+            is_still(job_executions, *allowed_from(JobStatus.RUNNING)),
             exists().where(
                 worker_incarnations.c.incarnation == by, worker_incarnations.c.ended_at.is_(None)
             ),
@@ -581,9 +588,9 @@ def _start_alike() -> ReturningUpdate[Any]:
         _take(at)
         .where(
             _r.dag_id == _e.dag_id,
-            # Not as an index of open runs has it: a planner without statistics would read them all.
-            func.coalesce(_r.status, "") == literal_column(f"'{RunStatus.OPEN}'"),
-            _r.market_id == bindparam("market", type_=String),
+            is_still(dag_runs, RunStatus.OPEN),
+            # Not as an index has it: a planner without statistics would read all of the market.
+            func.coalesce(_r.market_id, "") == bindparam("market", type_=String),
             _r.definition_hash == bindparam("definition", type_=String),
             _r.calendar_version == bindparam("followed", type_=String),
             *_IS_AS_KNOWN,
@@ -776,9 +783,10 @@ def _try_start_alike(
         "known": alike.latest_override,
         "session": alike.dag.as_of_date,
     }
-    row = connection.execute(_START_ALIKE, asked | common).first()
-    if row is None:
+    rows = fetch(connection, _START_ALIKE, asked | common)
+    if not rows:
         return None
+    [row] = rows
     dag = alike.dag.alike(row.dag_id, alike.dag.market_id, row.as_of_date)
     attempt = Attempt(
         row.execution_id,
@@ -860,7 +868,7 @@ _FENCED = (
     select(_e.execution_id)
     .where(
         _e.execution_id == bindparam("id"),
-        in_state(job_executions, JobStatus.RUNNING),
+        is_still(job_executions, JobStatus.RUNNING),
         _e.incarnation == bindparam("by"),
     )
     .with_for_update(key_share=True)
@@ -881,7 +889,7 @@ _SUCCEED = (
     update(job_executions)
     .where(
         _e.execution_id == bindparam("id"),
-        in_state(job_executions, *allowed_from(JobStatus.SUCCESS)),
+        is_still(job_executions, *allowed_from(JobStatus.SUCCESS)),
         _e.incarnation == bindparam("by"),
     )
     .values(
@@ -905,9 +913,8 @@ def succeed(
     Returns:
         The dag id; ``None`` when the attempt is no longer this worker's to report.
     """
-    return connection.execute(
-        _SUCCEED, {"id": execution_id, "by": incarnation, "returned": result}
-    ).scalar_one_or_none()
+    asked = {"id": execution_id, "by": incarnation, "returned": result}
+    return next((row.dag_id for row in fetch(connection, _SUCCEED, asked)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -946,13 +953,16 @@ class Succeeded:
 
 def _succeed_beside(*, of_some: bool) -> ReturningUpdate[Any]:
     other = job_executions.alias("other")
-    queued = exists().where(
+    queued: Select[Any] = select(literal_column("true")).where(
         other.c.dag_id == literal_column("job_executions.dag_id"),
-        in_state(other, JobStatus.QUEUED),
+        is_queued(other),
     )
     if of_some:
-        queued = queued.where(other.c.job_id.in_(_IDS))
-    return _SUCCEED_AS.returning(queued.label("queued"))
+        # Not as an index has it, of all runs.
+        queued = queued.where(func.coalesce(other.c.job_id, "").in_(_IDS))
+    # From the last that was sent: of the first, the index still has those that run or have ended.
+    last_first = queued.order_by(other.c.priority.desc(), other.c.job_id.desc()).limit(1)
+    return _SUCCEED_AS.returning(last_first.scalar_subquery().label("queued"))
 
 
 _SUCCEED_BESIDE_ANY = _succeed_beside(of_some=False)
@@ -970,12 +980,13 @@ def succeed_beside(
     """
     asked = {"id": execution_id, "by": incarnation, "returned": result}
     if beside.job_ids is None:
-        row = connection.execute(_SUCCEED_BESIDE_ANY, asked).first()
+        rows = fetch(connection, _SUCCEED_BESIDE_ANY, asked)
     else:
-        row = connection.execute(_SUCCEED_BESIDE, asked | {"ids": list(beside.job_ids)}).first()
-    if row is None:
+        rows = fetch(connection, _SUCCEED_BESIDE, asked | {"ids": list(beside.job_ids)})
+    if not rows:
         return None
-    return Succeeded(row.dag_id, decided=row.status == JobStatus.SUCCESS and row.queued)
+    [row] = rows
+    return Succeeded(row.dag_id, decided=row.status == JobStatus.SUCCESS and bool(row.queued))
 
 
 def _claim_following(*, after: CTE | None = None) -> ReturningUpdate[Any]:
@@ -986,7 +997,7 @@ def _claim_following(*, after: CTE | None = None) -> ReturningUpdate[Any]:
         .where(
             _e.dag_id == bindparam("of"),
             _e.job_id.in_(bindparam("jobs", expanding=True)),
-            func.coalesce(_e.status, "") == literal_column(f"'{JobStatus.PENDING}'"),
+            is_still(job_executions, JobStatus.PENDING),
             func.coalesce(_e.dag_id, "").in_(select(_AS_DECIDED.c.dag_id)),
         )
         .with_for_update(key_share=True, skip_locked=True)
@@ -1058,7 +1069,7 @@ def succeed_and_claim(
         is_success = ended.status == JobStatus.SUCCESS
         rows = connection.execute(_CLAIM_FOLLOWING, to_claim).all() if is_success else []
     else:
-        rows = connection.execute(_SUCCEED_AND_CLAIM, asked | to_claim).all()
+        rows = fetch(connection, _SUCCEED_AND_CLAIM, asked | to_claim)
         if not rows:
             return None
     claimed = {row.job_id: _publication(row) for row in rows if row.execution_id is not None}
@@ -1414,7 +1425,7 @@ _TO_FAIL: Select[Any] = (
     .join_from(job_executions, dag_runs)
     .where(
         _e.execution_id == bindparam("id"),
-        in_state(job_executions, *allowed_from(JobStatus.FAILED)),
+        is_still(job_executions, *allowed_from(JobStatus.FAILED)),
     )
     .with_for_update(of=job_executions, key_share=True)
 )
@@ -1575,7 +1586,7 @@ def cancel_asked(connection: Connection, execution_id: str, incarnation: str) ->
     """Say whether an attempt should end: an operator asked, or it is its worker's no more."""
     goes_on = select(_e.execution_id).where(
         _e.execution_id == execution_id,
-        in_state(job_executions, JobStatus.RUNNING),
+        is_still(job_executions, JobStatus.RUNNING),
         _e.incarnation == incarnation,
         ~_asked,
     )
@@ -1601,7 +1612,11 @@ def ask_to_end(
     for execution_id, by in sorted(asked_by.items()):
         asked += connection.execute(
             update(job_executions)
-            .where(_e.execution_id == execution_id, _e.status == JobStatus.RUNNING, ~_asked)
+            .where(
+                _e.execution_id == execution_id,
+                is_still(job_executions, JobStatus.RUNNING),
+                ~_asked,
+            )
             .values(
                 cancel_asked_at=now,
                 cancel_asked_by=by,

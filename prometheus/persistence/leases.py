@@ -34,6 +34,7 @@ from prometheus.persistence.tables import (
     Json,
     in_state,
     is_live,
+    is_still,
     job_executions,
     leases,
     market_clock,
@@ -119,14 +120,14 @@ _NAME_RUNNING = (
     .where(
         _e.execution_id.in_(bindparam("ids", expanding=True)),
         _e.incarnation == bindparam("of"),
-        in_state(job_executions, JobStatus.RUNNING),
+        is_still(job_executions, JobStatus.RUNNING),
     )
     .values(named_at=bindparam("now"))
 )
 # Whoever it was when it started them: an execution is one attempt, and who names it runs it.
 _TAKEN = select(_e.execution_id).where(
     _e.execution_id.in_(bindparam("ids", expanding=True)),
-    in_state(job_executions, JobStatus.FAILED, JobStatus.CANCELLED),
+    is_still(job_executions, JobStatus.FAILED, JobStatus.CANCELLED),
     or_(_e.completed_at <= bindparam("since"), _e.completed_at >= _e.cancel_at),
 )
 _UNNAMED = (

@@ -29,6 +29,7 @@ from sqlalchemy import (
     UniqueConstraint,
     event,
     exists,
+    func,
     literal_column,
     text,
 )
@@ -59,6 +60,19 @@ def in_state(table: FromClause, *states: JobStatus | RunStatus) -> ColumnElement
     written: list[ColumnElement[str]] = [literal_column(f"'{state.value}'") for state in states]
     column: ColumnElement[str] = table.c.status
     return column.in_(written) if len(written) > 1 else column == written[0]
+
+
+def is_still(table: FromClause, *states: JobStatus | RunStatus) -> ColumnElement[bool]:
+    """
+    Compare the status of rows that are named by their keys.
+
+    As no index has it: where PostgreSQL last counted when nothing was in these states, it would
+    read all that are by now, to find one.
+    """
+    written: list[ColumnElement[str]] = [literal_column(f"'{state.value}'") for state in states]
+    # Nor as `is_queued` says it.
+    status: ColumnElement[str] = func.nullif(table.c.status, literal_column("''"))
+    return status.in_(written) if len(written) > 1 else status == written[0]
 
 
 _finished = _one_of("status", [status.value for status in JobStatus if status in FINAL])
@@ -164,12 +178,29 @@ Index(
     postgresql_where=text(_live),
     sqlite_where=text(_live),
 )
+_queued = "coalesce(status, '') = 'QUEUED'"
 Index(
     "ix_job_executions_queued",
+    # In the order in which they are sent.
     job_executions.c.dag_id,
-    postgresql_where=text("status = 'QUEUED'"),
-    sqlite_where=text("status = 'QUEUED'"),
+    job_executions.c.priority,
+    job_executions.c.job_id,
+    postgresql_where=text(_queued),
+    sqlite_where=text(_queued),
 )
+
+
+def is_queued(executions: FromClause) -> ColumnElement[bool]:
+    """
+    Say whether an execution is in `ix_job_executions_queued`, to be asked of a run.
+
+    As no other index has it: PostgreSQL would take one that has the queued of all runs, where it
+    last counted when there were none.
+    """
+    status: ColumnElement[str] = func.coalesce(executions.c.status, literal_column("''"))
+    return status == literal_column(f"'{JobStatus.QUEUED}'")
+
+
 is_live = in_state(job_executions, JobStatus.QUEUED, JobStatus.RUNNING)
 """
 Whether an execution is in `ix_job_executions_live`. To be said beside which of the two states is

@@ -406,7 +406,7 @@ def test_jobs_with_two_windows_are_not_claimed_with_one(any_installation: Instal
 def test_none_of_several_batches_is_noted_as_sent_that_the_broker_did_not_take(
     any_installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prometheus.dispatch.scheduler.PUBLISHED_AT_ONCE", 2)
+    monkeypatch.setattr("prometheus.dispatch.scheduler.SENT_AT_ONCE", 2)
     worker = _begun(any_installation, job("a"), *(job(name, "a") for name in "bcdef"))
     publish = worker.broker.publish
 

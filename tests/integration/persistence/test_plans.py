@@ -36,6 +36,22 @@ from tests.integration.persistence.world import BOOM, DAY, World, job
 
 RUNS = 4000
 """Finished runs of nine jobs each: five years of three markets."""
+OLD_RUNS = """
+    INSERT INTO dag_runs (dag_id, pipeline, market_id, as_of_date, status, forced, trigger,
+        definition, definition_hash, parameters, calendar_version, opens_at, completed_at)
+    SELECT 'us_eq_old_' || n, 'old', 'US_EQ', date '2000-01-01' + n, 'SUCCESS', false, 'schedule',
+        '{}', 'x', '{}', '1', now(), now()
+    FROM generate_series(1, :runs) AS n
+"""
+OLD_EXECUTIONS = """
+    INSERT INTO job_executions (execution_id, dag_id, job_id, job_type, market_id, as_of_date,
+        status, attempt_number, retries, lost, queue, priority, forced, timeout_seconds,
+        publish_count, scheduled_at, started_at, completed_at)
+    SELECT gen_random_uuid()::text, 'us_eq_old_' || n, 'j' || j, 'j' || j, 'US_EQ',
+        date '2000-01-01' + n, 'SUCCESS', 1, 0, 0, 'US_EQ', 2, false, 3600, 1,
+        now() - interval '1 year', now(), now() - interval '1 year'
+    FROM generate_series(1, :runs) AS n, generate_series(1, 9) AS j
+"""
 ALERTS = 4000
 """Those that are over."""
 WHY = reasons.Installation(
@@ -59,38 +75,18 @@ def statements(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
         event.remove(connection, "before_cursor_execute", note)
 
 
+def _analyze(world: World) -> None:
+    with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE")
+
+
 @pytest.fixture
 def crowded(postgresql_url: str) -> Iterator[tuple[World, DAG]]:
     """Many finished runs, and one open run whose jobs are in every unfinished state."""
     world = World(create_engine(postgresql_url))
     with writing(world.engine) as connection:
-        connection.execute(
-            text(
-                """
-                INSERT INTO dag_runs (dag_id, pipeline, market_id, as_of_date, status, forced,
-                    trigger, definition, definition_hash, parameters, calendar_version, opens_at,
-                    completed_at)
-                SELECT 'us_eq_old_' || n, 'old', 'US_EQ', date '2000-01-01' + n, 'SUCCESS', false,
-                    'schedule', '{}', 'x', '{}', '1', now(), now()
-                FROM generate_series(1, :runs) AS n
-                """
-            ),
-            {"runs": RUNS},
-        )
-        connection.execute(
-            text(
-                """
-                INSERT INTO job_executions (execution_id, dag_id, job_id, job_type, market_id,
-                    as_of_date, status, attempt_number, retries, lost, queue, priority, forced,
-                    timeout_seconds, publish_count, scheduled_at, started_at, completed_at)
-                SELECT gen_random_uuid()::text, 'us_eq_old_' || n, 'j' || j, 'j' || j, 'US_EQ',
-                    date '2000-01-01' + n, 'SUCCESS', 1, 0, 0, 'US_EQ', 2, false, 3600, 1,
-                    now() - interval '1 year', now(), now() - interval '1 year'
-                FROM generate_series(1, :runs) AS n, generate_series(1, 9) AS j
-                """
-            ),
-            {"runs": RUNS},
-        )
+        connection.execute(text(OLD_RUNS), {"runs": RUNS})
+        connection.execute(text(OLD_EXECUTIONS), {"runs": RUNS})
         connection.execute(
             text(
                 """
@@ -119,8 +115,7 @@ def crowded(postgresql_url: str) -> Iterator[tuple[World, DAG]]:
     world.claim(world.starts(dag, "b", "c"))
     with writing(world.engine) as connection:
         executions.mark_published(connection, [world.ids(dag)["c"]])
-    with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("ANALYZE")
+    _analyze(world)
     yield world, dag
     world.engine.dispose()
 
@@ -260,12 +255,19 @@ def test_a_claim_begins_with_its_ids_also_where_nothing_is_known_of_the_tables(
     assert not re.search("ix_dag_runs_open|ix_job_executions_status", plan), plan
 
 
-@pytest.mark.parametrize("what", ["start", "success"])
-def test_a_start_and_a_success_go_by_keys_also_where_nothing_is_known_of_the_tables(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, what: str
+@pytest.mark.parametrize("known", ["nothing", "that all has ended"])
+@pytest.mark.parametrize("what", ["start", "success", "success beside any"])
+def test_a_start_and_a_success_go_by_keys_whatever_is_known_of_the_tables(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, what: str, known: str
 ) -> None:
+    """Between two floods nothing is queued or running, and that is when PostgreSQL may count."""
     monkeypatch.setattr(executions, "_alike", {})
     world = World(create_engine(postgresql_url))
+    if known != "nothing":
+        with writing(world.engine) as connection:
+            connection.execute(text(OLD_RUNS), {"runs": RUNS})
+            connection.execute(text(OLD_EXECUTIONS), {"runs": RUNS})
+        _analyze(world)
     worker, now = world.worker(), world.now()
     dags = [world.run(job("a"), job("b", "a"), day=DAY + timedelta(days=n)) for n in range(20)]
     for dag in dags[:2]:
@@ -278,6 +280,7 @@ def test_a_start_and_a_success_go_by_keys_also_where_nothing_is_known_of_the_tab
                 connection, execution_id, worker="w@h", incarnation=worker, like="x"
             )
             assert isinstance(started, executions.Started)
+        done: executions.Succeeded | None = None
         if what == "success":
             window = Window(now - timedelta(hours=1), now + timedelta(hours=1))
             following = executions.Following(dags[1], ("b",), window, "1", 0)
@@ -287,9 +290,22 @@ def test_a_start_and_a_success_go_by_keys_also_where_nothing_is_known_of_the_tab
             )
             assert done is not None
             assert done.decided
+        elif what == "success beside any":
+            sent.clear()
+            done = executions.succeed_beside(
+                connection,
+                execution_id,
+                incarnation=worker,
+                result=None,
+                beside=executions.Beside(None),
+            )
+            assert done is not None
         [(statement, parameters)] = sent
         plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
-    assert "ix_dag_runs_open" not in plan, plan
+    assert "pk_job_executions" in plan, plan
+    assert not re.search("ix_dag_runs_(open|market_session)", plan), plan
+    assert not re.search("ix_job_executions_(status|live)", plan), plan
+    assert plan.count("ix_job_executions_queued") == (what == "success beside any"), plan
 
 
 def test_failures_are_found_without_reading_what_went_well(crowded: tuple[World, DAG]) -> None:
@@ -318,7 +334,7 @@ def test_the_end_of_a_job_reads_no_other_but_those_of_its_run_that_are_queued(
                 connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars()
             )
             connection.rollback()
-        assert re.search("Index .*Scan using ix_job_executions_queued", plan), plan
+        assert re.search("Index .*Scan.* using ix_job_executions_queued", plan), plan
 
 
 def test_progress_of_a_market_is_told_without_reading_what_has_long_ended(
