@@ -44,10 +44,12 @@ def fetch(
         statement: One that is kept, as what it is compiled to is. It returns nothing of a type that
             SQLAlchemy would have to convert.
     """
-    driver: Any = connection.connection.dbapi_connection
     dialect = connection.dialect
+    driver: Any = None
+    if dialect.name == "postgresql":
+        driver = connection.connection.dbapi_connection
     if (
-        dialect.name != "postgresql"
+        driver is None
         or not driver.autocommit
         # Whoever listens is told by SQLAlchemy.
         or connection.dispatch.before_cursor_execute
