@@ -30,7 +30,7 @@ _CHECKS = (
 
 
 def upgrade() -> None:
-    """Have the index in the order in which messages are sent, and say its own what is queued."""
+    """Replace the index by one in the order in which messages are sent, and three checks."""
     _replace_index(["dag_id", "priority", "job_id"], "coalesce(status, '') = 'QUEUED'")
     _replace_checks(
         "status = ANY {}", "status <> ALL {}", lambda s: f"('{{{','.join(s)}}}'::text[])"
@@ -38,7 +38,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Have it in no order, and say that like the others."""
+    """Have the index and checks of before; a job's start and end cost PostgreSQL more."""
     _replace_index(["dag_id"], "status = 'QUEUED'")
     _replace_checks("status IN {}", "status NOT IN {}", lambda s: f"({', '.join(map(repr, s))})")
 
@@ -52,10 +52,10 @@ def _replace_index(columns: list[str], queued: str) -> None:
 def _replace_checks(among: str, not_among: str, write: Callable[[list[str]], str]) -> None:
     if op.get_bind().dialect.name != "postgresql":
         return  # SQLite has no shorter way, and would have to write the table anew
+    changes = []
     for name, condition, states in _CHECKS:
         whole, written = f"ck_{_TABLE}_{name}", write(states.split())
         check = condition.format(among=among.format(written), not_among=not_among.format(written))
-        # In one change: there is no moment without it.
-        op.execute(
-            f"ALTER TABLE {_TABLE} DROP CONSTRAINT {whole}, ADD CONSTRAINT {whole} CHECK ({check})"
-        )
+        changes += [f"DROP CONSTRAINT {whole}", f"ADD CONSTRAINT {whole} CHECK ({check})"]
+    # In one statement, which reads the table once; nothing is written without them.
+    op.execute(f"ALTER TABLE {_TABLE} {', '.join(changes)}")

@@ -591,12 +591,12 @@ class Scheduler:
         decisions = decide(snapshot, now.market_at, holds=False)
         starts = [decision for decision in decisions if isinstance(decision, Start)]
         others = [decision for decision in decisions if not isinstance(decision, Start)]
+        self._apply(states, others)
         claimed = 0
-        # So that the first run while the others are claimed, and no claim goes on for so long that
-        # it is taken for one whose message was forgotten.
-        for begin in range(0, max(len(starts), 1), SENT_AT_ONCE):
-            some: list[Decision] = [*starts[begin : begin + SENT_AT_ONCE]]
-            publications = self._apply([], some) if begin else self._apply(states, others + some)
+        # So that the first run while the others are claimed, and no claim takes so long that its
+        # messages seem forgotten to another process.
+        for begin in range(0, len(starts), SENT_AT_ONCE):
+            publications = self._claim(starts[begin : begin + SENT_AT_ONCE])
             self._publish(publications)
             claimed += len(publications)
         if not alone:
@@ -619,16 +619,20 @@ class Scheduler:
                 next_wall_at=next_timeout(by_itself) if by_itself else None,
             )
 
-    def _apply(self, states: list[RunState], decisions: Sequence[Decision]) -> list[Publication]:
+    def _claim(self, starts: Sequence[Start]) -> list[Publication]:
+        with self._writing() as connection:
+            runs.lock_runs(connection, {start.dag_id for start in starts if start.job.dependencies})
+            ready = runs.still_ready(connection, starts)
+            return executions.claim(connection, ready, read_now(connection)) if ready else []
+
+    def _apply(self, states: list[RunState], decisions: Sequence[Decision]) -> None:
+        """Write what was decided but for starts, and close the runs that are over."""
         skipped: dict[str, str] = {}
         expired: dict[str, Expire] = {}
         overdue: dict[str, Cancel] = {}
-        starts: list[Start] = []
         ended: dict[str, set[str]] = defaultdict(set)
         for decision in decisions:
             match decision:
-                case Start():
-                    starts.append(decision)
                 case Skip():
                     skipped[decision.execution_id] = decision.reason
                     ended[decision.dag_id].add(decision.job.job_id)
@@ -637,7 +641,7 @@ class Scheduler:
                     ended[decision.dag_id].add(decision.job.job_id)
                 case Cancel():
                     overdue[decision.execution_id] = decision
-                case Hold():  # was not asked for
+                case Start() | Hold():  # those are claimed, these were not asked for
                     pass
         over = [
             state.dag.dag_id
@@ -647,20 +651,18 @@ class Scheduler:
                 for job_id, job in state.jobs.items()
             )
         ]
-        if not (starts or skipped or expired or overdue or over):
-            return []
+        if not (skipped or expired or overdue or over):
+            return
         closed: dict[str, str] = {}
         by_calendar = {state.dag.dag_id: state.calendar_version for state in states}
         with self._writing() as connection:
-            waiting = {start.dag_id for start in starts if start.job.dependencies}
-            followed = runs.lock_runs(connection, {*ended, *over, *waiting})
+            followed = runs.lock_runs(connection, {*ended, *over})
             # By a calendar that its run follows no longer, nothing has expired.
             expired = {
                 execution_id: each
                 for execution_id, each in expired.items()
                 if followed.get(each.dag_id) == by_calendar[each.dag_id]
             }
-            starts = runs.still_ready(connection, starts)
             # First, because it waits for its rows; those below are passed over if they are held.
             asked = executions.ask_to_end(
                 connection,
@@ -674,7 +676,6 @@ class Scheduler:
             )
             # After those: what they hold up is skipped only while the rows say that they do.
             runs.end_waiting(connection, skipped, JobStatus.SKIPPED)
-            claimed = executions.claim(connection, starts, read_now(connection)) if starts else []
             for dag_id in sorted(over):
                 status = runs.close_run(connection, dag_id)
                 if status is not None:
@@ -689,7 +690,6 @@ class Scheduler:
             log.warning("job_asked_to_end", extra=facts)
         for dag_id, result in closed.items():
             log.info("run_closed", extra={"dag": dag_id, "status": result})
-        return claimed
 
     def _publish(self, publications: Sequence[Publication], *, noted: bool = False) -> None:
         """

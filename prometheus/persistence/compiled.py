@@ -10,8 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Executable
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
+LONGEST_LIST = 50
+"""Of longer ones there are so many that their texts would fill the memory, each used once."""
 Convert = Callable[[Any], Any]
 
 
@@ -36,22 +38,28 @@ def fetch(
     """
     Execute a statement and return its rows, which have their columns as attributes.
 
-    As ``connection.execute(statement, parameters).all()`` does, and raises; but where PostgreSQL
-    commits each statement by itself, its text goes to the driver without a detour.
+    As ``connection.execute(statement, parameters).all()`` does; but where PostgreSQL commits each
+    statement by itself, its text goes to the driver without a detour.
 
     Args:
         connection: See `prometheus.persistence.engine.each_alone`.
         statement: One that is kept, as what it is compiled to is. It returns nothing of a type that
-            SQLAlchemy would have to convert.
+            SQLAlchemy would have to convert, and takes no such lists.
+        parameters: All that it leaves open, and nothing else.
+
+    Raises:
+        DBAPIError: As SQLAlchemy raises it.
     """
     dialect = connection.dialect
     driver: Any = None
     if dialect.name == "postgresql":
+        if connection.invalidated:  # the next one would not commit each statement by itself
+            raise PendingRollbackError("the connection was lost; leave its block, begin another")
         driver = connection.connection.dbapi_connection
     if (
         driver is None
         or not driver.autocommit
-        # Whoever listens is told by SQLAlchemy.
+        # Whoever listens to the cursor is told by SQLAlchemy.
         or connection.dispatch.before_cursor_execute
         or connection.dispatch.after_cursor_execute
     ):
@@ -59,6 +67,8 @@ def fetch(
     compiled = _compile(statement, dialect, ())
     if compiled.lists:
         lengths = tuple((name, len(parameters[name])) for name in compiled.lists)
+        if max(length for _, length in lengths) > LONGEST_LIST:
+            return [*connection.execute(statement, parameters)]
         compiled = _compile(statement, dialect, lengths)
     sent = {**compiled.constants, **parameters}
     for name, names in compiled.lists.items():
@@ -84,8 +94,7 @@ def fetch(
             dialect=dialect,
         ) from error
     except BaseException as error:
-        if not isinstance(error, Exception):
-            connection.invalidate(error)  # in the midst of an answer
+        connection.invalidate(error)  # in the midst of an answer: a time limit, or the process' end
         raise
 
 
@@ -96,13 +105,15 @@ def _compile(statement: Any, dialect: Dialect, lengths: tuple[tuple[str, int], .
     converts: dict[str, Convert] = {}
     for bind, name in compiled.bind_names.items():
         convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
+        if bind.expanding and (convert is not None or not bind.required):
+            raise TypeError(f"the list {name} would have to be converted, or is part of the text")
         if bind.required:
             if convert is not None:
                 converts[name] = convert
             continue
         value = bind.effective_value
         if isinstance(value, Enum):
-            value = value.value
+            value = value.value  # psycopg takes longer over what is not quite a str
         constants[name] = value if convert is None else convert(value)
     lists = {bind.key: () for bind in compiled.post_compile_params}
     text = compiled.string

@@ -958,7 +958,7 @@ def _succeed_beside(*, of_some: bool) -> ReturningUpdate[Any]:
         is_queued(other),
     )
     if of_some:
-        # Not as an index has it, of all runs.
+        # Not as an index has it, of all runs: so this may read all that is queued of this one.
         queued = queued.where(func.coalesce(other.c.job_id, "").in_(_IDS))
     # From the last that was sent: of the first, the index still has those that run or have ended.
     last_first = queued.order_by(other.c.priority.desc(), other.c.job_id.desc()).limit(1)

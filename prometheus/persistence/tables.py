@@ -71,7 +71,7 @@ def is_still(table: FromClause, *states: JobStatus | RunStatus) -> ColumnElement
     read all that are by now, to find one.
     """
     written: list[ColumnElement[str]] = [literal_column(f"'{state.value}'") for state in states]
-    # Nor as `is_queued` says it.
+    # Not by coalesce(), by which `is_queued` finds its own index.
     status: ColumnElement[str] = func.nullif(table.c.status, literal_column("''"))
     return status.in_(written) if len(written) > 1 else status == written[0]
 
@@ -93,8 +93,8 @@ def _checks(name: str, condition: str, states: Iterable[JobStatus]) -> Iterator[
         ("postgresql", f"status = ANY {array}", f"status <> ALL {array}"),
         ("sqlite", f"status IN {listed}", f"status NOT IN {listed}"),
     ):
-        text = condition.format(among=among, not_among=not_among)
-        yield CheckConstraint(text, name=name).ddl_if(dialect=dialect)
+        check = CheckConstraint(condition.format(among=among, not_among=not_among), name=name)
+        yield check.ddl_if(dialect=dialect)
 
 
 dag_runs = Table(

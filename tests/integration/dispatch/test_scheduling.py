@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, literal_column, select, update
+from sqlalchemy import Connection, Engine, func, literal_column, select, update
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch import scheduler as scheduler_module
@@ -315,6 +315,47 @@ def test_killed_beat_between_claim_and_publish_is_made_good(installation: Instal
         timeout=30,
         message="both are published",
     )
+
+
+class StoppedBroker(RecordingBroker):
+    """Ends the process that has sent so many batches; knows what was claimed when each was sent."""
+
+    def __init__(self, engine: Engine, stops_after: int) -> None:
+        super().__init__()
+        self.batches: list[tuple[int, int]] = []
+        """Of each its messages, and all that is queued by then."""
+        self._engine = engine
+        self._stops_after = stops_after
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        super().publish(publications)
+        with reading(self._engine) as connection:
+            queued = connection.execute(
+                select(func.count()).where(job_executions.c.status == "QUEUED")
+            ).scalar_one()
+        self.batches.append((len(publications), queued))
+        if len(self.batches) == self._stops_after:
+            raise KeyboardInterrupt
+
+
+def test_what_can_start_at_once_is_sent_before_the_rest_is_claimed(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler_module, "SENT_AT_ONCE", 3)
+    sessions = TradingCalendar("US_EQ").trading_days(date(2025, 3, 12), date(2025, 3, 18))
+    for session in sessions:
+        installation.make_run("joined", session=session)  # of each, two jobs wait for nothing
+    broker = StoppedBroker(installation.engine, stops_after=2)
+    scheduler = make_scheduler(installation.engine, broker)
+
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.advance()
+
+    assert broker.batches == [(3, 3), (3, 6)]
+    assert scheduler.advance().claimed == 4
+    assert broker.batches == [(3, 3), (3, 6), (3, 9), (1, 10)]
+    sent = [publication.execution_id for publication in broker.published]
+    assert len(sent) == len({*sent}) == 2 * len(sessions)
 
 
 @pytest.mark.promise("P8")

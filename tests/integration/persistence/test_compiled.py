@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Integer,
+    Select,
     String,
     bindparam,
     event,
@@ -24,10 +25,10 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
 
 from prometheus.orchestration.lifecycle import JobStatus
-from prometheus.persistence.compiled import fetch
+from prometheus.persistence.compiled import LONGEST_LIST, fetch
 from prometheus.persistence.engine import create_engine, each_alone, is_unavailable, writing
 from prometheus.persistence.metadata import UtcDateTime
 from prometheus.persistence.tables import worker_incarnations
@@ -35,7 +36,7 @@ from tests.servers import wait_until
 
 AT = datetime(2026, 3, 8, 7, tzinfo=UTC)
 ASKED = select(
-    literal(JobStatus.RUNNING.value).label("status"),
+    literal(JobStatus.RUNNING, String).label("status"),
     (bindparam("number", type_=Integer) + 1).label("more"),
     bindparam("kept", type_=JSON).label("kept"),
     (bindparam("at", type_=UtcDateTime) < literal(AT, UtcDateTime)).label("earlier"),
@@ -78,7 +79,7 @@ def postgresql(postgresql_url: str) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("kept", [None, [1.5, "%s"], {"a": None}], ids=str)
-@pytest.mark.parametrize("names", [[], ["a"], ["a", "b"]], ids=str)
+@pytest.mark.parametrize("names", [[], ["a"], ["a", "b"], ["b"] * (LONGEST_LIST + 1)], ids=len)
 def test_rows_are_those_that_sqlalchemy_returns(
     engine: Engine, names: list[str], kept: Any
 ) -> None:
@@ -100,6 +101,20 @@ def test_postgresql_is_asked_without_a_detour(
     with each_alone(postgresql) as connection, monkeypatch.context() as patch:
         patch.setattr(Connection, "execute", detour)
         assert fetch(connection, PID, {})
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        select(literal("a").in_(["a", "b"]).label("named")),
+        select(literal(AT, UtcDateTime).in_(bindparam("at", type_=UtcDateTime, expanding=True))),
+        select(bindparam("at", type_=UtcDateTime).label("at")),
+    ],
+    ids=["list in the text", "list to convert", "result to convert"],
+)
+def test_what_it_would_get_wrong_is_refused(postgresql: Engine, statement: Select[Any]) -> None:
+    with each_alone(postgresql) as connection, pytest.raises(TypeError):
+        fetch(connection, statement, {"at": [AT]})
 
 
 def test_who_listens_is_told_of_the_statement(engine: Engine) -> None:
@@ -141,6 +156,8 @@ def test_a_lost_connection_is_told_as_such_and_another_is_made(postgresql: Engin
         with postgresql.connect() as other:
             other.execute(select(func.pg_terminate_backend(first.pid, 10_000)))
         with pytest.raises(DBAPIError) as caught:
+            fetch(connection, PID, {})
+        with pytest.raises(PendingRollbackError):  # nothing is written that would be rolled back
             fetch(connection, PID, {})
     assert caught.value.connection_invalidated
     assert is_unavailable(caught.value)
