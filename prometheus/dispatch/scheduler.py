@@ -590,8 +590,7 @@ class Scheduler:
         )
         decisions = decide(snapshot, now.market_at, holds=False)
         starts = [decision for decision in decisions if isinstance(decision, Start)]
-        others = [decision for decision in decisions if not isinstance(decision, Start)]
-        self._apply(states, others)
+        self._apply(states, decisions)
         claimed = 0
         # So that the first run while the others are claimed, and no claim takes so long that its
         # messages seem forgotten to another process.
@@ -626,7 +625,7 @@ class Scheduler:
             return executions.claim(connection, ready, read_now(connection)) if ready else []
 
     def _apply(self, states: list[RunState], decisions: Sequence[Decision]) -> None:
-        """Write what was decided but for starts, and close the runs that are over."""
+        """Do what was decided but for starts, and close the runs that are over."""
         skipped: dict[str, str] = {}
         expired: dict[str, Expire] = {}
         overdue: dict[str, Cancel] = {}
@@ -641,7 +640,7 @@ class Scheduler:
                     ended[decision.dag_id].add(decision.job.job_id)
                 case Cancel():
                     overdue[decision.execution_id] = decision
-                case Start() | Hold():  # those are claimed, these were not asked for
+                case Start() | Hold():  # those are claimed by `_claim`, these were not asked for
                     pass
         over = [
             state.dag.dag_id
