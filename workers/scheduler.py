@@ -15,6 +15,7 @@ from celery.beat import Scheduler
 from celery.signals import beat_init
 from sqlalchemy.exc import DBAPIError
 
+from prometheus.memory import memory_given_back
 from prometheus.persistence import migrate
 from prometheus.persistence.engine import is_unavailable
 from prometheus.persistence.migrate import DatabaseRevisionError
@@ -96,7 +97,8 @@ class MarketScheduler(Scheduler):
         try:
             if not self._checked:
                 self._check()
-            wait = runtime.scheduler.tick()
+            with memory_given_back():
+                wait = runtime.scheduler.tick()
             if self._away_for is not None:
                 self._away_for = None
                 log.warning("database_back")

@@ -11,7 +11,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from celery import signals
+from celery import platforms, signals
 from celery.exceptions import TimeLimitExceeded
 
 from prometheus import log_lines
@@ -22,6 +22,7 @@ from prometheus.persistence.engine import writing
 from workers.app import app, runtime
 from workers.hearing import Hearing
 from workers.heartbeat import Heartbeat, end_with_a_frozen_worker, listens, reports
+from workers.processes import end_with_parent
 from workers.requests import JobRequest
 from workers.time_limits import ForgetTimeLimits
 
@@ -31,6 +32,7 @@ app.steps["worker"].add(Heartbeat)
 app.steps["worker"].add(Hearing)
 app.steps["worker"].add(ForgetTimeLimits)
 JobTask.Request = FailureTask.Request = JobRequest
+platforms.set_pdeathsig = end_with_parent
 
 _in_child = False
 
@@ -54,8 +56,7 @@ def load_before_children(**_: Any) -> None:
     if ours:
         import_module("prometheus.sources.registry")
         import_module("numpy.ma")  # `unique` looks into it
-    with contextlib.suppress(ImportError):  # it is there if billiard asks the kernel by it
-        import_module("cffi.cparser")
+        import_module("numpy.random")  # synthetic prices are drawn with it
     gc.collect()
     gc.freeze()  # a child that looked for garbage in it would get its own copy
 

@@ -25,6 +25,10 @@ from prometheus.persistence.progress import JobProgress, Progress, RunProgress, 
 
 POLL_EVERY = 0.25
 """Wall seconds between two looks; each is a few short reads."""
+RESTS_AFTER = 10.0
+"""Wall seconds without a change after which fewer looks do."""
+REST = 1.0
+"""Wall seconds between two looks then; that all processes live is looked at as often as ever."""
 STALLED_AFTER = timedelta(seconds=120)
 _OVERLAP = timedelta(seconds=2)
 """How far a look reaches back before the last one, as commits become visible after their stamps."""
@@ -82,10 +86,8 @@ def follow(
     runs: dict[str, RunProgress] = {}
     since: datetime | None = None
     seen: object = None
-    moved_at = time.monotonic()
+    moved_at = changed_at = time.monotonic()
     while True:
-        if stack is not None:
-            stack.check()
         started_at = time.monotonic()
         try:
             with reading(engine) as connection:
@@ -104,8 +106,11 @@ def follow(
             if until(progress):
                 return progress
             fingerprint = progress.fingerprint()
-            if fingerprint != seen or progress.waits_for_time():
-                seen, moved_at = fingerprint, time.monotonic()
+            if fingerprint != seen:
+                seen = fingerprint
+                moved_at = changed_at = time.monotonic()
+            elif progress.waits_for_time():
+                moved_at = time.monotonic()
         idle = timedelta(seconds=time.monotonic() - moved_at)
         if stalled_after is not None and idle > stalled_after:
             what = "the database does not answer" if look is None else "no row has changed"
@@ -113,7 +118,15 @@ def follow(
             raise StalledError(
                 f"{what} for {output.in_words(idle)}, and the runs are not finished.{logs}"
             )
-        time.sleep(max(0.0, POLL_EVERY - (time.monotonic() - started_at)))
+        rests = time.monotonic() - changed_at > RESTS_AFTER
+        look_again_at = started_at + (REST if rests else POLL_EVERY)
+        while True:
+            if stack is not None:
+                stack.check()
+            left = look_again_at - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(POLL_EVERY, left))
 
 
 @dataclass(frozen=True, slots=True)

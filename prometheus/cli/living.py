@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from prometheus.cli.places import Place, find_place, opened
 from prometheus.cli.stack import FolderInUseError, holder
 from prometheus.cli.summary import program, short
 from prometheus.configured import configured_pipelines
+from prometheus.core.market_state import get_all_market_states
 from prometheus.errors import PrometheusError
+from prometheus.memory import give_memory_back
 from prometheus.persistence import migrate
 from prometheus.persistence.clock import read_now
 from prometheus.persistence.engine import create_engine, reading
@@ -45,6 +48,7 @@ def live_here(folder: Path | None, *, web: bool, as_json: bool) -> None:
     if busy is not None:
         raise FolderInUseError(place.folder, busy)
     apart(partial(_prepare, place, web=web))
+    get_all_market_states(datetime.now(UTC), place.settings.markets.enabled)  # calendars, too
     load(imported(web=web))
     with stoppable(lambda: "Stopped; every process has ended."), ExitStack() as stack:
         pages = Pages.of(place.settings) if web else None
@@ -58,6 +62,7 @@ def live_here(folder: Path | None, *, web: bool, as_json: bool) -> None:
         if pages is not None:
             view.say(f"pages: {pages.url}")
         view.say("running")
+        give_memory_back()
         engine = stack.enter_context(opened(place))
         follow(engine, view, until=lambda _: False, stack=running, stalled_after=None)
 

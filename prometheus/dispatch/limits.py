@@ -26,6 +26,7 @@ from celery.exceptions import TaskPredicate
 from prometheus.core.sizes import Size
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
+from prometheus.memory import memory_given_back
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def limited(
         JobMemoryError: It wanted more.
         JobExitError: It raised `SystemExit` or the like: the process stays, the attempt fails.
     """
-    with _signals_kept(), _output_bounded(heard), _memory_bounded(memory):
+    with memory_given_back(), _signals_kept(), _output_bounded(heard), _memory_bounded(memory):
         try:
             yield
         except MemoryError as error:

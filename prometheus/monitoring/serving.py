@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from sqlalchemy.exc import DBAPIError
 
 from prometheus.errors import DatabaseError, PrometheusError
+from prometheus.memory import give_memory_back
 from prometheus.monitoring.app import create_app
 from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.pages.pulse import Pulse
@@ -42,6 +43,11 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._pulse: Pulse = app.state.pulse
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin."""
+        await super().startup(sockets)
+        give_memory_back()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End."""

@@ -154,17 +154,19 @@ def _revert(shocks: Floats, persistence: float) -> Floats:
     return result
 
 
-@lru_cache(maxsize=18)  # of a market: six factors, each of the world and of two exchanges
 def _part(seed: int, name: str, std: float, days: int) -> Floats:
     """Return one part of log prices on every day since `EPOCH`."""
     moves = std * _normals(seed, name, days, 1)[:, 0] * _day_std(seed, days)
     return _revert(np.clip(moves, -_LARGEST_MOVE, _LARGEST_MOVE), _PERSISTENCE)
 
 
+_world_part = lru_cache(maxsize=6)(_part)  # of each factor: all exchanges have it
+
+
 def _factor(seed: int, mic: str, factor: str, days: int) -> Floats:
     """Return a factor's log path on one exchange: half the world's variance, half its own."""
     std = _MARKET_STD if factor == MARKET_FACTOR else _STYLE_STD
-    world = _part(seed, f"world/{factor}", std * np.sqrt(0.5), days)
+    world = _world_part(seed, f"world/{factor}", std * np.sqrt(0.5), days)
     local = _part(seed, f"{mic}/{factor}", std * np.sqrt(0.5), days)
     return world + local
 
@@ -173,13 +175,21 @@ def _factor(seed: int, mic: str, factor: str, days: int) -> Floats:
 def _paths(seed: int, mic: str, first: int, days: int) -> _Paths:
     companies = _companies(mic)
     factors = [_factor(seed, mic, name, days) for name in (MARKET_FACTOR, *STYLE_FACTORS)]
+    names = {company.instrument.sector for company in companies} - {None}
+    sectors = {name: _part(seed, f"{mic}/{name}", _SECTOR_STD, days) for name in names}
     bars = np.empty((len(companies), days - first, 6))
     for number, company in enumerate(companies):
-        bars[number] = _company_bars(seed, company, factors, days)[first:]
+        bars[number] = _company_bars(seed, company, factors, sectors, days)[first:]
     return _Paths({c.instrument.symbol: n for n, c in enumerate(companies)}, bars)
 
 
-def _company_bars(seed: int, company: _Company, factors: list[Floats], days: int) -> Floats:
+def _company_bars(
+    seed: int,
+    company: _Company,
+    factors: list[Floats],
+    sectors: dict[str | None, Floats],
+    days: int,
+) -> Floats:
     mic, symbol = company.instrument.mic, company.instrument.symbol
     traits = _normals(seed, f"{mic}/{symbol}/traits", 1, 2 + len(STYLE_FACTORS))[0]
     loadings = [1.0 + 0.25 * np.clip(traits[0], -2, 2), *(0.5 * traits[2:])]
@@ -188,7 +198,7 @@ def _company_bars(seed: int, company: _Company, factors: list[Floats], days: int
     stds = own_std * _day_std(seed, days)
     own = _revert(np.clip(draws[:, 0] * stds, -_LARGEST_MOVE, _LARGEST_MOVE), _PERSISTENCE)
     if company.instrument.sector is not None:
-        own = own + _part(seed, f"{mic}/{company.instrument.sector}", _SECTOR_STD, days)
+        own = own + sectors[company.instrument.sector]
     growth = np.arange(days) * (_YEARLY_GROWTH / 365.0)
     log_close = np.log(company.price) + growth + own
     for loading, factor in zip(loadings, factors, strict=True):

@@ -6,15 +6,18 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Self
+from itertools import pairwise
+from typing import Self, cast
 
 import pytest
 from rich.console import Console
 from sqlalchemy import Engine
 
+from prometheus.cli import following
 from prometheus.cli.board import Expected, current_run, draw
 from prometheus.cli.following import Changes, Lines, StalledError, follow
 from prometheus.cli.sessions import remarks
+from prometheus.cli.stack import Stack
 from prometheus.core.clock import MarketClock
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.dag import build_market_dag
@@ -259,6 +262,33 @@ def test_following_keeps_runs_that_have_finished(engine: Engine) -> None:
     last = follow(engine, view, until=until)
     assert [run.status for run in last.runs] == [RunStatus.CANCELLED] * 2
     assert [len(progress.runs) for progress in view.seen] == [2] * 4
+
+
+@pytest.mark.parametrize(("rests_after", "rests"), [(3_600.0, False), (-1.0, True)])
+def test_where_nothing_changes_only_the_processes_are_looked_at_as_often(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, rests_after: float, *, rests: bool
+) -> None:
+    _make_runs(engine, [20])
+    monkeypatch.setattr(following, "RESTS_AFTER", rests_after)
+    monkeypatch.setattr(following, "POLL_EVERY", 0.01)
+    checks: list[int] = []
+
+    class Counted:
+        """Stands for a stack whose processes live."""
+
+        looks = 0
+
+        def check(self) -> None:
+            self.looks += 1
+
+    counted = Counted()
+
+    def until(_: Progress) -> bool:
+        checks.append(counted.looks)
+        return len(checks) == 3
+
+    follow(engine, _Shown(), until=until, stack=cast("Stack", counted))
+    assert [after - before > 3 for before, after in pairwise(checks)] == [rests, rests]
 
 
 def test_progress_has_the_latest_attempt_of_each_job(engine: Engine) -> None:
