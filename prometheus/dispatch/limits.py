@@ -7,7 +7,9 @@ changed of the process is put back, so that the next job finds it as it should b
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # typeshed has it only as `signal`
+# What `signal` asks and does, without the enumerations that it makes of each answer: of all signals
+# that takes twenty times as long, before each job and after it. typeshed has it only as `signal`.
+import _signal  # type: ignore[import-not-found]
 import io
 import logging
 import os
@@ -88,6 +90,23 @@ def limited(
             ) from error
 
 
+@contextmanager
+def unlimited() -> Iterator[None]:
+    """
+    Let the soft time limit pass, which Celery would let strike while a result is written.
+
+    It arms the limit until its own handlers have returned, and raises it wherever the child is.
+    The job has ended, so the limit means nothing.
+    """
+    # Not masked, which would hold for this thread alone: a library's threads (numpy's, for example)
+    # take the signal too, and Python raises it here all the same.
+    held = _signal.signal(_signal.SIGUSR1, _signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        _signal.signal(_signal.SIGUSR1, held)
+
+
 def message_of(error: BaseException) -> str:
     """Return an error's message, also of one that can not say it."""
     try:
@@ -135,17 +154,15 @@ def _memory_bounded(limit: int | None) -> Iterator[None]:
 @contextmanager
 def _signals_kept() -> Iterator[None]:
     """Put signal handlers back: without SIGUSR1's, no later job had a soft time limit."""
-    # What `signal` asks, without the enumeration that it makes of each answer: for all signals that
-    # takes twenty times as long, before each job and after it.
     kept = {number: _signal.getsignal(number) for number in _SIGNALS}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
     try:
         yield
     finally:
         for number, handler in kept.items():
             if handler is not None and _signal.getsignal(number) != handler:
-                signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                _signal.signal(number, handler)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
 class _Bounded(io.RawIOBase):

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.attempt_log import AttemptLog
 from prometheus.dispatch.attempts import START_WITHIN, Attempts, failure_of
 from prometheus.dispatch.context import AskedToEnd, JobContext
-from prometheus.dispatch.limits import limited
+from prometheus.dispatch.limits import limited, unlimited
 from prometheus.dispatch.publisher import ON_FAILURE, task_name
 from prometheus.errors import HorizonError, PrometheusError
 from prometheus.orchestration.dag import DAG
@@ -154,23 +153,6 @@ class Workplace:
                 left.callback(written.close)
                 for transaction in opened:
                     left.callback(transaction.close)
-
-
-@contextmanager
-def unlimited() -> Iterator[None]:
-    """
-    Let the soft time limit pass, which Celery would let strike while a result is written.
-
-    It arms the limit until its own handlers have returned, and raises it wherever the child is.
-    The job has ended, so the limit means nothing.
-    """
-    # Not masked, which would hold for this thread alone: a library's threads (numpy's, for example)
-    # take the signal too, and Python raises it here all the same.
-    held = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, held)
 
 
 class JobTask(Task):
