@@ -15,8 +15,9 @@ from tests.servers import Process, RedisServer, free_port, tail, wait_until
 
 WATCHED = 30.0
 """Seconds."""
-QUIET = 10.0
-"""Seconds without news after which all has run that can; a market that is open closes first."""
+QUIET = 12.0
+"""Seconds without news after which all has run that can: jobs of an open market wait for its close,
+and who follows them rests."""
 CELERY = "a bare Celery worker"
 ALL, WORKER, CHILD = "the whole stack", "worker", "each child of a worker"
 

@@ -11,6 +11,8 @@ LOOKS_AFTER = 0.1
 """Wall seconds of work after which what it freed is looked for, which takes 0.2 ms and more."""
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+if _trim is not None:
+    _trim.argtypes = [ctypes.c_size_t]
 
 
 def give_memory_back() -> None:

@@ -143,7 +143,7 @@ class Changes:
     """Compares each look with the one before it and tells what is worth telling."""
 
     def __init__(self, remarks: Sequence[Remark] = ()) -> None:
-        self._runs: dict[str, RunProgress] = {}
+        self._runs: dict[str, RunProgress] | None = None
         self._remarks = list(remarks)
 
     def between(self, progress: Progress) -> list[tuple[datetime, Change]]:
@@ -160,9 +160,11 @@ class Changes:
             closed = {"market": remark.market_id, "day": remark.day, "reason": remark.text}
             found.append((progress.now.market_at, Change("market_closed", f"{remark}", closed)))
         for run in progress.runs:
-            before = self._runs.get(run.dag_id)
+            before = (self._runs or {}).get(run.dag_id)
             if before != run:
                 at = run.moved_at(progress.now)
+                if self._runs is not None and before is None and run.status is not RunStatus.OPEN:
+                    found.append((at, _opened(run)))  # and closed again since
                 found += [(at, change) for change in _run_changes(before, run)]
         self._runs = {run.dag_id: run for run in progress.runs}
         return sorted(found, key=lambda each: each[0])
@@ -171,11 +173,8 @@ class Changes:
 def _run_changes(before: RunProgress | None, run: RunProgress) -> list[Change]:
     facts: dict[str, object] = {"dag_id": run.dag_id}
     found: list[Change] = []
-    opened = run.status is RunStatus.OPEN and (before is None or before.status != run.status)
-    if opened:
-        word = "opened" if before is None else "opened again"
-        told = f"{run.dag_id}  {word}, {output.count(len(run.jobs), 'job')}"
-        found.append(Change("run_opened", told, {**facts, "jobs": len(run.jobs)}))
+    if run.status is RunStatus.OPEN and (before is None or before.status != run.status):
+        found.append(_opened(run, again=before is not None))
     earlier = {job.job_id: job for job in before.jobs} if before else {}
     for job in run.jobs:
         found += _job_changes(run, earlier.get(job.job_id), job)
@@ -190,6 +189,12 @@ def _run_changes(before: RunProgress | None, run: RunProgress) -> list[Change]:
         facts |= {"finished": run.finished, "jobs": total}
         found.append(Change("run_progress", told, facts))
     return found
+
+
+def _opened(run: RunProgress, *, again: bool = False) -> Change:
+    word = "opened again" if again else "opened"
+    told = f"{run.dag_id}  {word}, {output.count(len(run.jobs), 'job')}"
+    return Change("run_opened", told, {"dag_id": run.dag_id, "jobs": len(run.jobs)})
 
 
 def _job_changes(run: RunProgress, before: JobProgress | None, job: JobProgress) -> list[Change]:

@@ -48,7 +48,8 @@ def live_here(folder: Path | None, *, web: bool, as_json: bool) -> None:
     if busy is not None:
         raise FolderInUseError(place.folder, busy)
     apart(partial(_prepare, place, web=web))
-    get_all_market_states(datetime.now(UTC), place.settings.markets.enabled)  # calendars, too
+    # Makes this year's tables of all markets, which the copies then share as they do modules.
+    get_all_market_states(datetime.now(UTC), place.settings.markets.enabled)
     load(imported(web=web))
     with stoppable(lambda: "Stopped; every process has ended."), ExitStack() as stack:
         pages = Pages.of(place.settings) if web else None

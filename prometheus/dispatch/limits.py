@@ -14,7 +14,6 @@ import io
 import logging
 import os
 import resource
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,7 +27,6 @@ from celery.exceptions import TaskPredicate
 from prometheus.core.sizes import Size
 from prometheus.errors import PrometheusError
 from prometheus.masking import safe_text
-from prometheus.memory import memory_given_back
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +34,7 @@ MAX_OUTPUT = 1_000_000
 """Bytes that an attempt may print on standard output, and again on standard error."""
 AUTOMATIC_SHARE = 0.75
 """Of the memory there is: what one process may use when no limit is set."""
-_SIGNALS = tuple(signal.valid_signals())
+_SIGNALS = tuple(_signal.valid_signals())
 # Of a container, as it sees itself; the second is that of older kernels.
 _CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -67,7 +65,7 @@ def limited(
         JobMemoryError: It wanted more.
         JobExitError: It raised `SystemExit` or the like: the process stays, the attempt fails.
     """
-    with memory_given_back(), _signals_kept(), _output_bounded(heard), _memory_bounded(memory):
+    with _signals_kept(), _output_bounded(heard), _memory_bounded(memory):
         try:
             yield
         except MemoryError as error:

@@ -27,6 +27,7 @@ from prometheus.dispatch.context import AskedToEnd, JobContext
 from prometheus.dispatch.limits import limited, unlimited
 from prometheus.dispatch.publisher import ON_FAILURE, task_name
 from prometheus.errors import HorizonError, PrometheusError
+from prometheus.memory import memory_given_back
 from prometheus.orchestration.dag import DAG
 from prometheus.orchestration.pipeline import JobDefinition, Pipeline
 from prometheus.orchestration.sensor import Readiness
@@ -144,13 +145,15 @@ class Workplace:
             logger=logging.getLogger(f"prometheus.job.{attempt.dag.pipeline}.{attempt.job.job_id}"),
         )
         written = AttemptLog(partial(self.attempts.keep_log, attempt.execution_id))
+        left = ExitStack()
+        left.enter_context(memory_given_back())
+        # Late, because on SQLite a transaction that the job left open would keep it out.
+        left.callback(written.close)
         try:
             with limited(self.memory, written.write):
                 yield context
         finally:
-            # Last, because on SQLite a transaction that the job left open would keep it out.
-            with unlimited(), ExitStack() as left:
-                left.callback(written.close)
+            with unlimited(), left:
                 for transaction in opened:
                     left.callback(transaction.close)
 

@@ -160,15 +160,19 @@ def _part(seed: int, name: str, std: float, days: int) -> Floats:
     return _revert(np.clip(moves, -_LARGEST_MOVE, _LARGEST_MOVE), _PERSISTENCE)
 
 
-_world_part = lru_cache(maxsize=6)(_part)  # of each factor: all exchanges have it
-
-
 def _factor(seed: int, mic: str, factor: str, days: int) -> Floats:
     """Return a factor's log path on one exchange: half the world's variance, half its own."""
     std = _MARKET_STD if factor == MARKET_FACTOR else _STYLE_STD
-    world = _world_part(seed, f"world/{factor}", std * np.sqrt(0.5), days)
+    world = _part(seed, f"world/{factor}", std * np.sqrt(0.5), days)
     local = _part(seed, f"{mic}/{factor}", std * np.sqrt(0.5), days)
     return world + local
+
+
+@lru_cache(maxsize=8)
+def _factors(seed: int, mic: str, first: int, days: int) -> dict[str, Floats]:
+    """Return the log paths of all factors on one exchange, of the days that are kept."""
+    names = (MARKET_FACTOR, *STYLE_FACTORS)
+    return {name: _factor(seed, mic, name, days)[first:].copy() for name in names}
 
 
 @lru_cache(maxsize=8)
@@ -355,12 +359,14 @@ class SyntheticFactors:
             sessions = self._session_dates(market_id, start, end)
         if len(sessions) < 2:
             return []
-        days = _days_until(end)
-        offsets = np.array([(day - EPOCH).days for day in sessions], dtype=np.intp)
-        mics = self._members(market_id)
+        first = _first_day(earlier, end)
+        offsets = np.array([(day - EPOCH).days - first for day in sessions], dtype=np.intp)
+        parts = [
+            _factors(self._seed, mic, first, _days_until(end)) for mic in self._members(market_id)
+        ]
         found: list[FactorReturn] = []
         for factor in (MARKET_FACTOR, *STYLE_FACTORS):
-            path = np.mean([_factor(self._seed, mic, factor, days) for mic in mics], axis=0)
+            path = np.mean([part[factor] for part in parts], axis=0)
             moves: list[float] = np.expm1(np.diff(path[offsets])).tolist()
             found += [
                 FactorReturn(factor, day, move, day, FACTOR_NAME, True)

@@ -77,6 +77,18 @@ def test_a_run_is_told_from_its_opening_to_its_end() -> None:
     ]
 
 
+def test_a_run_that_has_come_and_gone_between_two_looks_is_told_whole() -> None:
+    changes = Changes()
+    done = run(job("first", JobStatus.SUCCESS), status=RunStatus.SUCCESS, day=20)
+    told_at_first = sentences(changes, look(done))
+    assert told_at_first == ["us_eq_daily_2012-11-20  SUCCESS (1 SUCCESS)"]  # it was asked for
+    later = run(job("first", JobStatus.SUCCESS), status=RunStatus.SUCCESS)
+    assert sentences(changes, look(done, later)) == [
+        "us_eq_daily_2012-11-23  opened, 1 job",
+        "us_eq_daily_2012-11-23  SUCCESS (1 SUCCESS)",
+    ]
+
+
 def test_failures_are_told_with_their_error() -> None:
     changes = Changes()
     changes.between(look(run(job("first"))))
@@ -264,14 +276,15 @@ def test_following_keeps_runs_that_have_finished(engine: Engine) -> None:
     assert [len(progress.runs) for progress in view.seen] == [2] * 4
 
 
-@pytest.mark.parametrize(("rests_after", "rests"), [(3_600.0, False), (-1.0, True)])
 def test_where_nothing_changes_only_the_processes_are_looked_at_as_often(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, rests_after: float, *, rests: bool
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _make_runs(engine, [20])
-    monkeypatch.setattr(following, "RESTS_AFTER", rests_after)
+    """Until something changes."""
+    (first,) = _make_runs(engine, [20])
+    monkeypatch.setattr(following, "RESTS_AFTER", 2.0)
     monkeypatch.setattr(following, "POLL_EVERY", 0.01)
     checks: list[int] = []
+    rested: list[int] = []
 
     class Counted:
         """Stands for a stack whose processes live."""
@@ -285,10 +298,16 @@ def test_where_nothing_changes_only_the_processes_are_looked_at_as_often(
 
     def until(_: Progress) -> bool:
         checks.append(counted.looks)
-        return len(checks) == 3
+        if not rested and len(checks) > 1 and checks[-1] - checks[-2] > 10:
+            rested.append(len(checks))
+            with writing(engine) as connection:
+                operators.cancel(connection, first, actor="test")
+        return bool(rested) and len(checks) == rested[0] + 2
 
     follow(engine, _Shown(), until=until, stack=cast("Stack", counted))
-    assert [after - before > 3 for before, after in pairwise(checks)] == [rests, rests]
+    between = [after - before for before, after in pairwise(checks)]
+    assert rested[0] > 3, "it rested before anything could change"
+    assert between[-1] <= 3, "it goes on resting though a run has changed"
 
 
 def test_progress_has_the_latest_attempt_of_each_job(engine: Engine) -> None:
