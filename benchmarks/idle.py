@@ -54,8 +54,9 @@ def measure_idle() -> Rows:
 
 
 def _has_come_to_rest(log: Path) -> bool:
-    since = time.time() - log.stat().st_mtime
-    return since > QUIET and "SUCCESS (9 SUCCESS)" in log.read_text()
+    said = log.read_text()
+    assert "FAILED" not in said, said
+    return time.time() - log.stat().st_mtime > QUIET and "SUCCESS (9 SUCCESS)" in said
 
 
 def _watch(up: psutil.Process, bare: psutil.Process) -> Rows:

@@ -41,7 +41,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9]+")
 _LETTERS = 4
 """By how many in a row a secret is looked for first; by fewer, if it has not so many."""
 _FEW = 100
-"""So many letters are looked for one after the other; more, by all pieces of the text at once."""
+"""So many groups of letters are looked for one by one, more by all pieces of the text at once."""
 _known: Mapping[int, Mapping[str, tuple[str, ...]]] = {}
 """
 What this process keeps secret: length -> letters -> those that stand in no text without these.

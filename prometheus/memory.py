@@ -23,7 +23,7 @@ def give_memory_back() -> None:
 
 @contextmanager
 def memory_given_back() -> Iterator[None]:
-    """Do so after the block, if it took long enough to have freed much."""
+    """Give back what the block has freed, if it took long enough to have freed much."""
     began = time.monotonic()
     try:
         yield

@@ -21,7 +21,7 @@ named = {
     for task in jobs.values()
     if hasattr(task, "definition")
 }
-wanted = ("numpy", "numpy.ma", "numpy.random", "prometheus.sources.registry")
+wanted = ("cffi.cparser", "numpy", "numpy.ma", "numpy.random", "prometheus.sources.registry")
 found = [name for name in wanted if name in sys.modules]
 print(before, ",".join(found), *sorted(name for name in named if name in sys.modules))
 """
