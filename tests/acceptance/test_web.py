@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from tests.acceptance.conftest import RunCommand, StartCommand
-from tests.servers import REPOSITORY, Process, free_port, wait_until
+from tests.servers import PLAIN, REPOSITORY, Process, free_port, wait_until
 
 SECRET = "correct-horse"
 
@@ -29,7 +29,7 @@ def answering(process: Process, url: str) -> None:
 
     def answers() -> bool:
         try:
-            return httpx.get(f"{url}/healthz", timeout=10).status_code == 200
+            return httpx.get(f"{url}/healthz", timeout=10, verify=PLAIN).status_code == 200
         except httpx.TransportError:
             return not process.running
 
@@ -185,7 +185,7 @@ def pages_of(process: Process, words: str) -> str:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/healthz", timeout=60).status_code == 200
+        return httpx.get(f"{url}/healthz", timeout=60, verify=PLAIN).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -195,7 +195,10 @@ def test_it_is_about_the_stack_of_a_folder(live: Path, start_command: StartComma
     process = start_command("web", "--port", str(port), "--folder", live)
     answering(process, f"http://127.0.0.1:{port}")
     wait_until(
-        lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200,
+        lambda: (
+            httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60, verify=PLAIN).status_code
+            == 200
+        ),
         timeout=60,
         interval=0.3,
         message=lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).text,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import secrets
 import sys
@@ -10,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.simulation.defects import DEFECTS
 from tests.simulation.year import Outcome, Task, live
@@ -21,10 +23,23 @@ THE_SAME = "the same"
 """Why a seed was saved that found what the one above it had."""
 
 
-def saved_seeds() -> dict[int, str]:
-    """Return the seeds that have failed before, each with why."""
-    lines = (line.partition("#") for line in SAVED.read_text().splitlines() if line.strip())
-    return {int(seed): why.strip() for seed, _, why in lines if seed.strip()}
+class Saved(NamedTuple):
+    """Why the year of a seed had failed, and how much of it had been lived by then."""
+
+    why: str
+    days: int | None
+    """None where that is not known."""
+
+
+def saved_seeds() -> dict[int, Saved]:
+    """Return the seeds that have failed before; of several lines of one the last counts."""
+    found = {}
+    for line in SAVED.read_text().splitlines():
+        numbers, _, why = line.partition("#")
+        if numbers.strip():
+            seed, *days = map(int, numbers.split())
+            found[seed] = Saved(why.strip(), days[0] if days else None)
+    return found
 
 
 def _save(failed: list[Outcome]) -> None:
@@ -32,8 +47,9 @@ def _save(failed: list[Outcome]) -> None:
     known = saved_seeds()
     with SAVED.open("a") as file:
         for outcome in failed:
-            if outcome.seed not in known:
-                file.write(f"{outcome.seed}  # {outcome.violation}\n")
+            saved, days = known.get(outcome.seed), math.ceil(outcome.days)
+            if saved is None or saved.days is None or saved.days < days:
+                file.write(f"{outcome.seed} {days}  # {outcome.violation}\n")
                 print(f"saved in {SAVED.name}: {outcome.seed}")
 
 

@@ -42,6 +42,8 @@ from tests.simulation.world import Violation, World
 
 FIRST_YEAR, YEARS = 2004, 22
 """Years whose sessions are known for all three markets."""
+LAST_RUNS = timedelta(days=8)
+"""After the last session that must have had its run, until that has surely ended."""
 SECOND = 1_000_000
 A_MOMENT = 5 * SECOND
 """For how long a worker that has just woken may run what has been given to another."""
@@ -441,10 +443,7 @@ class Year:
             self.beats[name] = Beat(self, name, election=True)
         for name in ("worker-1", "worker-2", "worker-3"):
             self.start_worker(name, 4)
-        day = self.start
-        end = datetime(self.year + 1, 1, 8, tzinfo=UTC)
-        if self._days is not None:
-            end = self.start + timedelta(days=self._days)
+        day, end = self.start, self._end()
         last_fault = datetime(self.year, 12, 22, tzinfo=UTC)
         while day < end and world.violation is None:
             day = min(day + timedelta(days=5), end)
@@ -452,10 +451,20 @@ class Year:
             self._judge_closed()
             if day >= last_fault:
                 self.faults.forget()
-        if world.violation is None and self._days is None:
-            self._judge_year()
+        if world.violation is None:
+            self._judge_sessions()
         if world.violation is None:
             self._check_history()
+
+    def _end(self) -> datetime:
+        if self._days is not None:
+            return self.start + timedelta(days=self._days)
+        return datetime(self.year, 12, 31, tzinfo=UTC) + LAST_RUNS
+
+    def _last_session(self) -> date:
+        """Return the last day whose runs must have ended."""
+        # The first of January, a holiday everywhere, where no session can have had its run.
+        return max(self.start, self._end() - LAST_RUNS).date()
 
     def _judge_closed(self) -> None:
         for dag_id in self.closed:
@@ -503,11 +512,11 @@ class Year:
         """Say whether it is less than a lease ago."""
         return self.world.now - at < LEASE // timedelta(microseconds=1)
 
-    def _judge_year(self) -> None:
-        """Every session has had its run, and every run has ended."""
+    def _judge_sessions(self) -> None:
+        """Every session has had its run, and every run has ended, but for those of the end."""
         for market in MARKETS:
             for day in TradingCalendar(market).trading_days(
-                date(self.year, 1, 1), date(self.year, 12, 31)
+                self.start.date(), self._last_session()
             ):
                 found = self.database.raw.execute(
                     "SELECT status FROM dag_runs WHERE market_id = ? AND as_of_date = ?",
@@ -519,15 +528,12 @@ class Year:
 
     def _check_history(self) -> None:
         """Have the independent checker look at what the database says."""
-        finished = self._days is None
-        expect = None
-        if finished:
-            first, last = date(self.year, 1, 1), date(self.year, 12, 31)
-            expect = Expectation({self.pipeline.name: MARKETS}, first, last)
+        first, last = self.start.date(), self._last_session()
+        expect = Expectation({self.pipeline.name: MARKETS}, first, last)
         with self.database.sqlalchemy() as connection:
             report = check(
                 connection,
-                finished=False,  # January has begun when the year ends
+                finished=False,  # the runs of the last sessions are still open
                 starts=[StartRecord(name, at) for name, at in self.started.items()],
                 expect=expect,
                 tolerances=Tolerances(clock_steps=timedelta(seconds=16)),

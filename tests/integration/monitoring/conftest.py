@@ -24,7 +24,7 @@ from prometheus.monitoring.installation import Installation
 from prometheus.monitoring.serving import Server
 from prometheus.settings import load_settings
 from tests.integration.persistence.world import World
-from tests.servers import wait_until
+from tests.servers import PLAIN, wait_until
 
 SECRET = "correct-horse-battery"
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -65,7 +65,12 @@ class Web:
         self.asked_who.clear()
         return self._checked(
             httpx.request(
-                method, f"{self.url}{path}", params=params or None, headers=headers, timeout=60
+                method,
+                f"{self.url}{path}",
+                params=params or None,
+                headers=headers,
+                timeout=60,
+                verify=PLAIN,
             )
         )
 
@@ -86,7 +91,9 @@ class Web:
         if key is not None:
             headers["Idempotency-Key"] = key
         return self._checked(
-            httpx.post(f"{self.url}{path}", content=content, headers=headers, timeout=60)
+            httpx.post(
+                f"{self.url}{path}", content=content, headers=headers, timeout=60, verify=PLAIN
+            )
         )
 
     def post(self, path: str, body: Any) -> Any:

@@ -25,7 +25,7 @@ from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import SECRET, Web, check_problem, served
 from tests.integration.monitoring.recipients import receiving
 from tests.integration.persistence.world import HOUR, World, at_once, job
-from tests.servers import Process, free_port, wait_until
+from tests.servers import PLAIN, Process, free_port, wait_until
 
 WHY = {"reason": "done  by\nhand", "actor": "ada"}
 
@@ -545,7 +545,7 @@ def test_a_process_that_dies_at_the_commit_leaves_nothing_half_done(
 
     def answers() -> bool:
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{url}/healthz", timeout=60).status_code == 200
+            return httpx.get(f"{url}/healthz", timeout=60, verify=PLAIN).status_code == 200
         return not process.running
 
     try:

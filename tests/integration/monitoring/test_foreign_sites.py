@@ -16,6 +16,7 @@ from prometheus.monitoring.doorman import LONGEST_BODY, LOOKS
 from prometheus.monitoring.guard import SESSION
 from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import Web, check_problem, served
+from tests.servers import PLAIN
 
 FOREIGN = [
     {"Origin": "https://evil.example"},
@@ -86,7 +87,9 @@ def acting(web: Web) -> list[tuple[str, str]]:
 def send(web: Web, method: str, path: str, headers: dict[str, str]) -> httpx.Response:
     given = {name: value.format(port=web.url.rpartition(":")[2]) for name, value in headers.items()}
     sent = {"Content-Type": "application/json", **given}
-    return httpx.request(method, f"{web.url}{path}", content=b"{}", headers=sent, timeout=60)
+    return httpx.request(
+        method, f"{web.url}{path}", content=b"{}", headers=sent, timeout=60, verify=PLAIN
+    )
 
 
 def test_no_other_site_changes_anything(web: Web) -> None:

@@ -39,14 +39,15 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str]]] = []
-        self.words = ""
+        self._said: list[str] = []
         self.feed(text)
+        self.words = re.sub(r"\s+", " ", "".join(f" {each}" for each in self._said))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attrs}))
 
     def handle_data(self, data: str) -> None:
-        self.words = re.sub(r"\s+", " ", f"{self.words} {data}")
+        self._said.append(data)
 
     def all(self, tag: str, **attributes: str) -> list[dict[str, str]]:
         wanted = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}

@@ -24,7 +24,7 @@ from prometheus.persistence.tables import api_tokens, audit, sign_ins
 from prometheus.settings import load_settings
 from tests.integration.monitoring.conftest import Web, check_problem, served
 from tests.integration.persistence.world import World, job
-from tests.servers import PostgresServer
+from tests.servers import PLAIN, PostgresServer
 
 PASSWORD = "correct horse battery staple"
 KEPT = hash_password(PASSWORD)
@@ -70,7 +70,11 @@ def sign_in(
 ) -> httpx.Response:
     credentials = {"name": name, "password": password}
     return httpx.post(
-        f"{web.url}/api/v1/session", json=credentials, headers=headers or {}, timeout=60
+        f"{web.url}/api/v1/session",
+        json=credentials,
+        headers=headers or {},
+        timeout=60,
+        verify=PLAIN,
     )
 
 
@@ -78,13 +82,13 @@ def browser(web: Web, name: str) -> httpx.Client:
     """A browser in which a user is signed in, with a page of ours."""
     answer = sign_in(web, name)
     assert answer.status_code == 200, answer.text
-    client = httpx.Client(base_url=web.url, cookies=answer.cookies, timeout=60)
+    client = httpx.Client(base_url=web.url, cookies=answer.cookies, timeout=60, verify=PLAIN)
     client.headers["X-CSRF-Token"] = answer.json()["csrf_token"]
     return client
 
 
 def status(web: Web, headers: dict[str, str], path: str = "/api/v1/runs") -> int:
-    return httpx.get(f"{web.url}{path}", headers=headers, timeout=60).status_code
+    return httpx.get(f"{web.url}{path}", headers=headers, timeout=60, verify=PLAIN).status_code
 
 
 class TestSignIn:
