@@ -244,8 +244,8 @@ class PostgresServer(_Server):
         """
         Args:
             options: Further settings: ``--name=value``.
-            in_memory: Keep the data in memory where there is room. On ext4 without a journal, as
-                virtual machines have it, to make and drop many databases takes up to twenty times
+            in_memory: Keep the data in memory where there is room. On ext4 without a journal, which
+                some virtual machines have, to make and drop many databases takes up to twenty times
                 as long: it passes over the places of files that were deleted lately, one by one.
         """
         super().__init__()

@@ -191,7 +191,13 @@ def noted(stack: ExitStack, database: Database) -> None:
 
 
 def _tell_nobody(stack: ExitStack) -> None:
-    stack.enter_context(mock.patch.object(leases, "given_up", return_value=frozenset()))
+    given_up = leases.given_up
+
+    def nobody(connection: Connection, lately: timedelta) -> tuple[datetime, frozenset[str]]:
+        at, _ = given_up(connection, lately)
+        return at, frozenset()
+
+    stack.enter_context(mock.patch.object(leases, "given_up", nobody))
 
 
 def _put(stack: ExitStack, name: str, value: Any) -> None:
