@@ -11,7 +11,7 @@ from benchmarks.day import BIGGEST, BIGGEST_JOBS, BIGGEST_RUNS, DAY_KEPT, LOST, 
 from benchmarks.figures import Figure, Row, Rows, over_limits, ratio
 from benchmarks.flows import BARE, COMMITS, FLOOD, GAP, NINE, SQLITE
 from benchmarks.idle import ALL, CHILD, WORKER
-from benchmarks.results import ALONE, Results, Run
+from benchmarks.results import ALONE, Circumstances, Results, Run
 from benchmarks.scale import KEPT, TRANSACTIONS, WAL
 from benchmarks.state import ORACLE
 from benchmarks.ticks import burst_of, tick_beside
@@ -116,7 +116,7 @@ def write(text: str, results: Results) -> str:
     full = results["full"]
     parts = {
         "targets": _targets(full),
-        "machine": _machine(full),
+        "machine": _machine(full, *full["parts"]),
         "took": _took(results),
         "figures": "\n\n".join(_section(name, full) for name in full["parts"]),
     }
@@ -128,7 +128,7 @@ def write_scaling(text: str, results: Results) -> str:
     full = results["full"]
     rows = full["parts"]["scale"]["rows"] | full["parts"]["day"]["rows"]
     parts = {
-        "machine": _machine(full) + _provisional(full, "scale", "day"),
+        "machine": _machine(full, "scale", "day"),
         "costs": "\n".join(_costs(rows)),
         "schedulers": "\n".join(_schedulers(rows)),
         "sizes": "\n".join(_sizes(rows)),
@@ -177,7 +177,10 @@ def _targets(run: Run) -> str:
     lines = ["| meant is | measured | |", "|---|---|---|"]
     lines += (target.told(run) for target in TARGETS)
     said = "`make bench`: at most 600 s"
-    if _provisional(run, *run["parts"]):
+    apart = [part["apart"] for part in run["parts"].values() if "apart" in part]
+    if any(each["machine"] != run["machine"] for each in apart):
+        lines.append(f"| {said} | – | not measured: parts of it were on another machine |")
+    elif any(each["share"] < ALONE for each in apart):
         lines.append(f"| {said} | – | not measured: others were at work during parts of it |")
     else:
         seconds = sum(part["seconds"] for part in run["parts"].values())
@@ -192,11 +195,23 @@ def _told(said: str, value: float, *, met: bool) -> str:
     return f"| {said} | {_number(value)} | {'met' if met else '**not met**'} |"
 
 
-def _machine(run: Run) -> str:
-    named = ", ".join(f"{name} {value}" for name, value in run["machine"].items())
-    told = f"Measured on {run['date']}: {named}."
-    if run["share"] < ALONE:
-        told += " **Others were at work meanwhile: all of these figures are provisional.**"
+def _machine(run: Run, *names: str) -> str:
+    apart: dict[str, list[str]] = {}
+    for name in names:
+        if "apart" in (part := run["parts"][name]):
+            apart.setdefault(_measured(part["apart"]), []).append(f"*{TITLES[name]}*")
+    told = (f"Apart from these: {', '.join(titles)}. {each}" for each, titles in apart.items())
+    return "\n\n".join((_measured(run), *told))
+
+
+def _measured(circumstances: Circumstances) -> str:
+    named = ", ".join(f"{name} {value}" for name, value in circumstances["machine"].items())
+    told = f"Measured on {circumstances['date']}: {named}."
+    if circumstances["share"] < ALONE:
+        told += (
+            f" **Others were at work meanwhile, {circumstances['share']:.0%} of the cores were to"
+            " be had: times that pass are provisional, processor time much less so.**"
+        )
     return told
 
 
@@ -210,20 +225,9 @@ def _took(results: Results) -> str:
 
 
 def _section(name: str, run: Run) -> str:
-    told = _provisional(run, name).strip()
-    above = (told, "") if told else ()
-    return "\n".join((f"### {TITLES[name]}", "", *above, *_table(run["parts"][name]["rows"])))
-
-
-def _provisional(run: Run, *names: str) -> str:
-    """Say whether parts were measured by themselves, while others were at work."""
-    shares = [share for name in names if (share := run["parts"][name].get("share")) is not None]
-    if not shares or min(shares) >= ALONE:
-        return ""
-    return (
-        f" **Others were at work meanwhile, {min(shares):.0%} of the cores were to be had: times"
-        " that pass are provisional, processor time much less so.**"
-    )
+    part = run["parts"][name]
+    above = (_measured(part["apart"]), "") if "apart" in part else ()
+    return "\n".join((f"### {TITLES[name]}", "", *above, *_table(part["rows"])))
 
 
 def _table(rows: Rows) -> Iterator[str]:

@@ -307,7 +307,7 @@ WORKLOADS = (
     Workload(GAP, "ms", "chain", 1, 7, lambda ran: ran.gaps),
     Workload(WIDE, "ms", "wide", 1, 3, lambda ran: [ran.took]),
     Workload(NINE, "ms", "nine", 1, 9, lambda ran: [ran.took]),
-    Workload(FLOOD, "jobs a second", "flood", 10, 2, lambda ran: [ran.per_second]),
+    Workload(FLOOD, "jobs a second", "flood", 10, 3, lambda ran: [ran.per_second]),
 )
 QUICK_WORKLOADS = (
     Workload(GAP, "ms", "chain", 1, 5, lambda ran: ran.gaps),

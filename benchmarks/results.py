@@ -27,23 +27,28 @@ ALONE = 0.9
 """Where this share of the cores is not to be had, others are at work and ratios say little."""
 
 
+class Circumstances(TypedDict):
+    """Of what rows tell."""
+
+    date: str
+    machine: dict[str, str]
+    share: float
+    """See `share_of_cores`; the least of before and after."""
+
+
 class Part(TypedDict):
     """What one module measures."""
 
     seconds: float
     """What measuring it took."""
     rows: Rows
-    share: NotRequired[float]
-    """As that of a run, where it was measured without the other parts."""
+    apart: NotRequired[Circumstances]
+    """Its own, where it was measured without the other parts."""
 
 
-class Run(TypedDict):
+class Run(Circumstances):
     """One run of all parts."""
 
-    date: str
-    machine: dict[str, str]
-    share: float
-    """See `share_of_cores`; the least of before and after."""
     parts: dict[str, Part]
 
 
@@ -73,15 +78,13 @@ def run_of(parts: dict[str, Part], share: float) -> Run:
 
 
 def with_parts(stored: Run, run: Run) -> Run:
-    """
-    Put the parts of a run in the place of those of a stored one.
-
-    Raises:
-        ValueError: They are of two machines.
-    """
-    if stored["machine"] != run["machine"]:
-        raise ValueError("the stored run is of another machine: store a whole one")
-    new = {name: Part(**{**part, "share": run["share"]}) for name, part in run["parts"].items()}
+    """Put the parts of a run, perhaps on another machine, in the place of those of a stored one."""
+    apart: Circumstances = {
+        "date": run["date"],
+        "machine": run["machine"],
+        "share": run["share"],
+    }
+    new = {name: Part(**{**part, "apart": apart}) for name, part in run["parts"].items()}
     return {**stored, "parts": stored["parts"] | new}
 
 

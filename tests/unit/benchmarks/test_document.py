@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.document import FILE, TARGETS, TITLES, write
 from benchmarks.flows import COMMITS, GAP
-from benchmarks.results import load
+from benchmarks.results import Run, load, with_parts
 from benchmarks.state import ORACLE
 
 
@@ -38,6 +38,31 @@ def test_what_was_not_installed_is_told_as_not_measured(page: str) -> None:
     assert "| at least 5 × faster than exchange_calendars | – | not measured |" in write(
         page, results
     )
+
+
+@pytest.mark.parametrize(
+    ("other", "share", "told"),
+    [
+        ({"cores": "64"}, 1.0, "– | not measured: parts of it were on another machine |"),
+        ({}, 0.5, "– | not measured: others were at work during parts of it |"),
+        ({}, 1.0, "9.00 | met |"),
+    ],
+)
+def test_parts_that_were_measured_by_themselves_say_where_and_are_not_added_up_with_others(
+    page: str, other: dict[str, str], share: float, told: str
+) -> None:
+    results = load()
+    full = results["full"]
+    for part in full["parts"].values():
+        part["seconds"] = 1
+    apart: Run = {**full, "machine": full["machine"] | other, "share": share, "date": "2030-01-01"}
+    results["full"] = with_parts(full, apart)
+    written = write(page, results)
+    assert f"| `make bench`: at most 600 s | {told}\n" in written
+    told_of_part = written.partition("\n### Beginning\n")[2].lstrip().splitlines()[0]
+    assert told_of_part.startswith("Measured on 2030-01-01: processor ")
+    assert ", *Beginning*, *Nothing to do*, " in written
+    assert f"*A day of 100 markets with 500 jobs each*. {told_of_part}\n" in written
 
 
 def test_every_target_is_of_a_row_that_is_measured() -> None:

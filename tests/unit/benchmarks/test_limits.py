@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
-import pytest
-
 from benchmarks import day, limits, market_day, scale
 from benchmarks.day import Tick, rows_of
-from benchmarks.document import SCALING, write_scaling
+from benchmarks.document import SCALING, TITLES, write_scaling
 from benchmarks.figures import Rows, beside, summary
-from benchmarks.results import Run, load, with_parts
+from benchmarks.results import Circumstances, load, with_parts
 
 
 def rows(unit: str, what: str, **values: float) -> Rows:
@@ -68,21 +64,13 @@ def test_the_day_has_100_markets_and_500_jobs_of_which_each_waits_for_earlier_on
 
 def test_a_part_that_is_measured_alone_takes_the_place_of_the_stored_one() -> None:
     stored = load()["full"]
-    alone: Run = copy.deepcopy(stored)
-    alone["share"] = 0.5
-    alone["parts"] = {"states": {"seconds": 1, "rows": {}}}
-    kept = with_parts(stored, alone)
-    assert kept["parts"]["states"] == {"seconds": 1, "rows": {}, "share": 0.5}
-    assert kept["share"] == stored["share"]
-    assert kept["parts"]["flows"] == stored["parts"]["flows"]
-
-
-def test_parts_of_another_machine_are_not_put_beside_those_of_this() -> None:
-    stored = load()["full"]
-    other: Run = copy.deepcopy(stored)
-    other["machine"]["cores"] = "64"
-    with pytest.raises(ValueError, match="another machine"):
-        with_parts(stored, other)
+    own: Circumstances = {"date": "2030-01-01", "machine": {"cores": "64"}, "share": 0.5}
+    kept = with_parts(stored, {**own, "parts": {"states": {"seconds": 1, "rows": {}}}})
+    assert kept["parts"]["states"] == {"seconds": 1, "rows": {}, "apart": own}
+    others = kept["parts"].keys() - {"states"}
+    assert others == stored["parts"].keys() - {"states"}
+    assert all(kept["parts"][name] == stored["parts"][name] for name in others)
+    assert (kept["machine"], kept["share"]) == (stored["machine"], stored["share"])
 
 
 def test_the_page_is_what_the_stored_run_gives() -> None:
@@ -93,7 +81,9 @@ def test_the_page_is_what_the_stored_run_gives() -> None:
 def test_what_was_measured_while_others_worked_is_said_to_be_provisional() -> None:
     results = load()
     text = SCALING.read_text(encoding="utf-8")
+    full = results["full"]
     for share, said in ((1.0, False), (0.5, True)):
-        for name in ("scale", "day"):
-            results["full"]["parts"][name]["share"] = share
-        assert ("50% of the cores" in write_scaling(text, results)) is said
+        results["full"] = with_parts(full, {**full, "share": share, "date": "2030-01-01"})
+        written = write_scaling(text, results)
+        assert ("50% of the cores" in written) is said
+        assert f"{TITLES['scale']}*, *{TITLES['day']}*. Measured on 2030-01-01" in written
