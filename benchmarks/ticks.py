@@ -47,21 +47,26 @@ def measure_ticks(*, quick: bool) -> Rows:
         for one that is queued, beside those of `_plain_loop`; and jobs a second of the tick that
         claims and publishes a burst of them, beside Celery that records all in one commit.
     """
-    rows: Rows = {}
+    sizes = (1_000, 10_000) if quick else PENDING
     # On disk, as where it is used: to wait for the disk is a good part of a commit.
     with (
         PostgresServer("--fsync=on", "--full_page_writes=on") as postgres,
         RedisServer() as redis,
-        _runtime(postgres, redis) as runtime,
+        contextlib.ExitStack() as stack,
     ):
-        with postgres.connect(postgres.create_database()) as connection:
-            plain = _plain_loop(connection)
-            for pending in (1_000, 10_000) if quick else PENDING:
-                _fill(runtime, pending)
-                runtime.scheduler.tick()  # reads what it keeps
-                measured = {"tick": runtime.scheduler.tick, PLAIN: plain}
-                figures = in_turn(31, {name: _timed(each) for name, each in measured.items()})
-                rows[tick_beside(pending)] = beside("ms", figures)
+        connection = stack.enter_context(postgres.connect(postgres.create_database()))
+        runtimes = [stack.enter_context(_runtime(postgres, redis)) for _ in sizes]
+        subjects: dict[str, Callable[[], object]] = {PLAIN: _plain_loop(connection)}
+        for pending, runtime in zip(sizes, runtimes, strict=True):
+            _fill(runtime, pending)
+            runtime.scheduler.tick()  # reads what it keeps
+            subjects[tick_beside(pending)] = runtime.scheduler.tick
+        # All sizes in turn: what works off the rows that were made disturbs each as much.
+        figures = in_turn(31, {name: _timed(each) for name, each in subjects.items()})
+        plain = figures.pop(PLAIN)
+        rows: Rows = {
+            name: beside("ms", {name: figure, PLAIN: plain}) for name, figure in figures.items()
+        }
         few, many = rows[tick_beside(10_000)], rows.get(tick_beside(100_000))
         if many is not None:
             many["references"][tick_beside(10_000)] = few["ours"]
@@ -73,7 +78,7 @@ def measure_ticks(*, quick: bool) -> Rows:
         )
         sender.begin("flood", 1)  # connections
         for burst in BURSTS[:1] if quick else BURSTS:
-            rows[burst_of(burst)] = _measure_burst(runtime, sender, burst)
+            rows[burst_of(burst)] = _measure_burst(runtimes[0], sender, burst)
         sender.end()
     return rows
 

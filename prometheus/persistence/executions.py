@@ -94,6 +94,7 @@ from prometheus.persistence.tables import (
     is_paused,
     is_queued,
     is_still,
+    is_unsent,
     job_executions,
     market_clock,
     market_holidays,
@@ -318,9 +319,7 @@ def forget_messages(connection: Connection, execution_ids: Collection[str]) -> N
 
 
 _UNPUBLISHED = _PUBLICATIONS.where(
-    is_live,
-    in_state(job_executions, JobStatus.QUEUED),
-    _e.published_at.is_(None),
+    is_unsent,
     _e.scheduled_at <= bindparam("due_by"),
     ~is_paused,
 ).order_by(_e.priority, _e.scheduled_at)
@@ -431,9 +430,7 @@ NEWS = select(
     exists().select_from(run_changes).label("noted"),
     select(func.min(_e.scheduled_at))
     .where(
-        is_live,
-        in_state(job_executions, JobStatus.QUEUED),
-        _e.published_at.is_(None),
+        is_unsent,
         # Asked for once: the index ends where this does.
         _e.scheduled_at > select(database_now()).scalar_subquery(),
     )

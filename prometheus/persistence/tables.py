@@ -226,6 +226,24 @@ def is_queued(executions: FromClause) -> ColumnElement[bool]:
     return status == literal_column(f"'{JobStatus.QUEUED}'")
 
 
+_unsent = f"{_queued} AND published_at IS NULL"
+Index(
+    "ix_job_executions_unsent",
+    job_executions.c.scheduled_at,
+    postgresql_where=text(_unsent),
+    sqlite_where=text(_unsent),
+)
+is_unsent = (
+    is_queued(job_executions)
+    & is_still(job_executions, JobStatus.QUEUED)
+    & job_executions.c.published_at.is_(None)
+)
+"""
+Whether an execution is in `ix_job_executions_unsent`: every tick asks for those that are due.
+
+Its status is asked for twice, because PostgreSQL takes either to be so of one in 200: of so many
+rows it would rather read all runs than look for theirs.
+"""
 is_live = in_state(job_executions, JobStatus.QUEUED, JobStatus.RUNNING)
 """
 Whether an execution is in `ix_job_executions_live`. To be said beside which of the two states is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -313,6 +313,54 @@ def test_a_start_and_a_success_go_by_keys_whatever_is_known_of_the_tables(
     assert "Sort" not in plan, plan
 
 
+UNSENT: dict[str, Callable[[Connection, datetime], object]] = {
+    "unpublished": executions.unpublished,
+    "news": executions.read_news,
+    "glance": lambda c, now: glance(
+        c, now, due_by=now, over_limit_since=now, given_up_since=now - timedelta(hours=1)
+    ),
+}
+"""How a tick asks for what is queued without a message, and how often it reads the index of it."""
+
+
+@pytest.mark.parametrize("known", ["nothing", "that all has ended", "all"])
+def test_a_tick_finds_what_was_not_sent_without_reading_what_was(
+    postgresql_url: str, known: str
+) -> None:
+    """Thousands may wait in queues for hours, and every tick would read all of them."""
+    world = World(create_engine(postgresql_url))
+    if known != "nothing":
+        with writing(world.engine) as connection:
+            connection.execute(text(OLD_RUNS), {"runs": RUNS})
+            connection.execute(text(OLD_EXECUTIONS), {"runs": RUNS})
+        _analyze(world)
+    dags = [
+        world.run(*(job(f"j{n}") for n in range(20)), day=DAY + timedelta(days=n)) for n in range(9)
+    ]
+    sent = [each for dag in dags for each in world.claim(world.starts(dag))]
+    with writing(world.engine) as connection:
+        executions.mark_published(connection, [each.execution_id for each in sent[1:]])
+    if known == "all":
+        _analyze(world)
+    for name, ask in UNSENT.items():
+        with world.engine.connect() as connection:
+            with statements(connection) as asked:
+                ask(connection, world.now() + timedelta(hours=1))
+            [(statement, parameters)] = asked
+            plan = "\n".join(
+                connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars()
+            )
+        found = re.findall(r"ix_job_executions_unsent.*\n *Index Cond: .*scheduled_at [<>]", plan)
+        assert len(found) == (1 if name == "unpublished" else 2), f"{name}: {plan}"
+        assert "ix_job_executions_queued" not in plan, f"{name}: {plan}"
+        # What else reads one that has the queued as well reads the few that run.
+        others = re.findall(r"ix_job_executions_(?:status|live).*\n.*", plan)
+        assert all("'RUNNING'::text)" in each for each in others), f"{name}: {plan}"
+    with world.engine.connect() as connection:
+        [only] = executions.unpublished(connection, world.now() + timedelta(hours=1))
+        assert only.execution_id == sent[0].execution_id
+
+
 def test_failures_are_found_without_reading_what_went_well(crowded: tuple[World, DAG]) -> None:
     """Every tick looks for the last day's, of which a busy one has millions of successes."""
     world, _ = crowded
@@ -353,6 +401,21 @@ def test_progress_of_a_market_is_told_without_reading_what_has_long_ended(
         statement, parameters = sent[-1]
         plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
     assert "Seq Scan on job_executions" not in plan, plan
+
+
+def test_sqlite_finds_what_was_not_sent_by_its_index_too(sqlite_url: str) -> None:
+    world = World(create_engine(sqlite_url))
+    for name, ask in UNSENT.items():
+        with world.engine.connect() as connection:
+            with statements(connection) as asked:
+                ask(connection, world.now())
+            [(statement, parameters)] = asked
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            steps = [row.detail for row in plan]
+        found = [
+            each for each in steps if re.search(r"ix_job_executions_unsent \(scheduled_at", each)
+        ]
+        assert len(found) == (1 if name == "unpublished" else 2), f"{name}: {steps}"
 
 
 def test_sqlite_reads_no_whole_table_either(sqlite_url: str) -> None:
