@@ -16,7 +16,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Add an index of the few executions whose message is still to be sent."""
-    unsent = sa.text("coalesce(status, '') = 'QUEUED' AND published_at IS NULL")
+    unsent = sa.text("nullif(status, '') = 'QUEUED' AND published_at IS NULL")
     op.create_index(
         "ix_job_executions_unsent",
         "job_executions",

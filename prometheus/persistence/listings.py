@@ -45,6 +45,7 @@ from prometheus.persistence.tables import (
     is_live,
     is_open,
     is_paused,
+    is_still,
     job_executions,
     pipelines,
     worker_incarnations,
@@ -604,7 +605,7 @@ class OpenWork:
 def read_open_work(connection: Connection) -> dict[tuple[str, str], OpenWork]:
     """Count what is open: pipeline and market -> work; one without an open run is left out."""
     waiting = in_state(job_executions, JobStatus.PENDING, JobStatus.QUEUED)
-    not_ended = in_state(job_executions, JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING)
+    not_ended = is_still(job_executions, JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING)
     # The column by itself would have SQLite read all runs, in the order of another index.
     pipeline = _r.pipeline.concat(literal_column("''"))
     rows = connection.execute(

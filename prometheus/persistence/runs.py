@@ -52,6 +52,7 @@ from prometheus.persistence.tables import (
     dag_runs,
     horizon_warnings,
     is_open,
+    is_still,
     job_executions,
     market_clock,
     pipelines,
@@ -532,8 +533,7 @@ _ANY_LIVE = (
     select(_e.execution_id)
     .where(
         _e.dag_id == bindparam("of"),
-        _e.completed_at.is_(None),
-        _e.status != literal_column(f"'{JobStatus.PENDING}'"),
+        is_still(job_executions, JobStatus.QUEUED, JobStatus.RUNNING),
     )
     .limit(literal_column("1"))
 )

@@ -67,8 +67,8 @@ def is_still(table: FromClause, *states: JobStatus | RunStatus) -> ColumnElement
     """
     Compare the status of rows that are named by their keys.
 
-    As no index has it: where PostgreSQL last counted when nothing was in these states, it would
-    read all that are by now, to find one.
+    As no index of a status has it: where PostgreSQL last counted when nothing was in these states,
+    it would read all that are by now, to find one.
     """
     written: list[ColumnElement[str]] = [literal_column(f"'{state.value}'") for state in states]
     # Not by coalesce(), by which `is_queued` finds its own index.
@@ -226,23 +226,18 @@ def is_queued(executions: FromClause) -> ColumnElement[bool]:
     return status == literal_column(f"'{JobStatus.QUEUED}'")
 
 
-_unsent = f"{_queued} AND published_at IS NULL"
+_unsent = "nullif(status, '') = 'QUEUED' AND published_at IS NULL"
 Index(
     "ix_job_executions_unsent",
     job_executions.c.scheduled_at,
     postgresql_where=text(_unsent),
     sqlite_where=text(_unsent),
 )
-is_unsent = (
-    is_queued(job_executions)
-    & is_still(job_executions, JobStatus.QUEUED)
-    & job_executions.c.published_at.is_(None)
-)
+is_unsent = is_still(job_executions, JobStatus.QUEUED) & job_executions.c.published_at.is_(None)
 """
 Whether an execution is in `ix_job_executions_unsent`: every tick asks for those that are due.
 
-Its status is asked for twice, because PostgreSQL takes either to be so of one in 200: of so many
-rows it would rather read all runs than look for theirs.
+As no other index has it, for the same reason as `is_queued`.
 """
 is_live = in_state(job_executions, JobStatus.QUEUED, JobStatus.RUNNING)
 """

@@ -19,7 +19,7 @@ from sqlalchemy import (
     select,
 )
 
-from prometheus.orchestration.lifecycle import JobStatus, Trigger
+from prometheus.orchestration.lifecycle import JobStatus, RunStatus, Trigger
 from prometheus.orchestration.sensor import Readiness
 from prometheus.orchestration.timeouts import RUN_TIMEOUT
 from prometheus.persistence.listings import is_last_attempt
@@ -31,6 +31,7 @@ from prometheus.persistence.tables import (
     is_live,
     is_open,
     is_paused,
+    is_still,
     job_executions,
     was_paused_since,
     worker_incarnations,
@@ -128,7 +129,7 @@ def _is_due(now: datetime) -> ColumnElement[bool]:
         is_live,
         in_state(job_executions, JobStatus.QUEUED),
         _e.scheduled_at <= now,
-        is_open,
+        is_still(dag_runs, RunStatus.OPEN),
         ~is_paused,
     )
 

@@ -46,10 +46,10 @@ OLD_RUNS = """
 OLD_EXECUTIONS = """
     INSERT INTO job_executions (execution_id, dag_id, job_id, job_type, market_id, as_of_date,
         status, attempt_number, retries, lost, queue, priority, forced, timeout_seconds,
-        publish_count, scheduled_at, started_at, completed_at)
+        publish_count, scheduled_at, published_at, started_at, completed_at)
     SELECT gen_random_uuid()::text, 'us_eq_old_' || n, 'j' || j, 'j' || j, 'US_EQ',
         date '2000-01-01' + n, 'SUCCESS', 1, 0, 0, 'US_EQ', 2, false, 3600, 1,
-        now() - interval '1 year', now(), now() - interval '1 year'
+        now() - interval '1 year', now() - interval '1 year', now(), now() - interval '1 year'
     FROM generate_series(1, :runs) AS n, generate_series(1, 9) AS j
 """
 ALERTS = 4000
@@ -132,6 +132,7 @@ def actions(world: World, dag: DAG) -> dict[str, Callable[[Connection], object]]
         "what follows a job": lambda c: runs.read_following(c, dag, ["g"], lambda _: None),
         "what else is waited for": lambda c: runs.unfinished_beside(c, dag.dag_id, "f", ["e"]),
         "whether any is live": lambda c: runs.any_live(c, dag.dag_id),
+        "that none is live": lambda c: runs.any_live(c, "no run"),
         "claim": lambda c: executions.claim(c, starts, read_now(c)),
         "start": lambda c: executions.start(c, ids["b"], worker="w@h", incarnation=worker),
         "start like another": lambda c: [
@@ -359,6 +360,80 @@ def test_a_tick_finds_what_was_not_sent_without_reading_what_was(
     with world.engine.connect() as connection:
         [only] = executions.unpublished(connection, world.now() + timedelta(hours=1))
         assert only.execution_id == sent[0].execution_id
+
+
+OF_ALL = {
+    "open runs",
+    "waiting",
+    "queues",
+    "bustle",
+    "open work",
+    "open ones",
+    "loads and what runs",
+    "what is due",
+    "changes",
+    "deadlines",
+    "progress",
+    "why",
+    "ended",
+    "of what something ended",
+}
+"""Actions that tell of all that is open, queued or has just ended."""
+
+
+def _rows_read(plan: dict[str, Any]) -> float:
+    """Count what the nodes of a plan came to, and what they threw away."""
+    removed = (value for name, value in plan.items() if name.startswith("Rows Removed"))
+    here: float = (plan["Actual Rows"] + sum(removed)) * plan["Actual Loops"]
+    return here + sum(map(_rows_read, plan.get("Plans", [])))
+
+
+@pytest.mark.parametrize("known", ["nothing", "that all has ended"])
+def test_what_is_read_grows_no_faster_than_what_is_told_whatever_is_known_of_the_tables(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    """In a flood PostgreSQL may go by what it counted before, when nothing was open or queued."""
+    monkeypatch.setattr(executions, "_alike", {})
+    world = World(create_engine(postgresql_url))
+    with writing(world.engine) as connection:
+        if known != "nothing":
+            connection.execute(text(OLD_RUNS), {"runs": RUNS})
+            connection.execute(text(OLD_EXECUTIONS), {"runs": RUNS})
+    if known != "nothing":
+        _analyze(world)
+    with writing(world.engine) as connection:
+        for table in ("job_executions", "dag_runs"):
+            connection.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = false)"))
+    flood = [
+        world.run(*(job(f"j{n}") for n in range(10)), day=DAY + timedelta(days=n))
+        for n in range(1, 101)
+    ]
+    queued = world.claim([start for each in flood for start in world.starts(each)])
+    dag = world.run(*(job(name) for name in "abcdef"), job("g", "f"), deadline="close+4h")
+    world.running(dag, "a", world.worker())
+    queued += world.claim(world.starts(dag, "b", "c"))
+    with writing(world.engine) as connection:
+        executions.mark_published(connection, [each.execution_id for each in queued])
+    assert len(queued) == 1002
+    found: dict[str, float] = {}
+    for name, act in actions(world, dag).items():
+        with world.engine.connect() as connection:
+            with statements(connection) as sent:
+                act(connection)
+            connection.rollback()
+        for statement, parameters in sent:
+            with world.engine.connect() as connection:
+                explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}"
+                [told] = connection.exec_driver_sql(explain, parameters).scalar_one()
+                connection.rollback()
+            found[name] = max(found.get(name, 0), _rows_read(told["Plan"]))
+    assert found.keys() >= OF_ALL
+    much = {
+        name: rows
+        for name, rows in found.items()
+        if rows > (10 * len(queued) if name in OF_ALL else 250)
+    }
+    assert not much
 
 
 def test_failures_are_found_without_reading_what_went_well(crowded: tuple[World, DAG]) -> None:
