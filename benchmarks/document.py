@@ -52,7 +52,8 @@ class Target:
             value = None
         if value is None:
             return f"| {self.said} | – | not measured |"
-        return _told(self.said, value, met=self.at_least <= value <= self.at_most)
+        apart = " (apart)" if "apart" in run["parts"][self.part] else ""
+        return _told(self.said + apart, value, met=self.at_least <= value <= self.at_most)
 
 
 def _times(reference: str, key: str = "median") -> Callable[[Row], float]:
@@ -196,23 +197,26 @@ def _told(said: str, value: float, *, met: bool) -> str:
 
 
 def _machine(run: Run, *names: str) -> str:
+    """Say where and when parts were measured, first those of the whole run."""
     apart: dict[str, list[str]] = {}
     for name in names:
         if "apart" in (part := run["parts"][name]):
-            apart.setdefault(_measured(part["apart"]), []).append(f"*{TITLES[name]}*")
-    told = (f"Apart from these: {', '.join(titles)}. {each}" for each, titles in apart.items())
-    return "\n\n".join((_measured(run), *told))
+            apart.setdefault(_circumstances(part["apart"]), []).append(f"*{TITLES[name]}*")
+    told = [f"{', '.join(titles)}: measured apart, {each}" for each, titles in apart.items()]
+    if sum(map(len, apart.values())) < len(names):
+        told.insert(0, f"Measured {_circumstances(run)}")
+    return "\n\n".join(told)
 
 
-def _measured(circumstances: Circumstances) -> str:
-    named = ", ".join(f"{name} {value}" for name, value in circumstances["machine"].items())
-    told = f"Measured on {circumstances['date']}: {named}."
-    if circumstances["share"] < ALONE:
-        told += (
-            f" **Others were at work meanwhile, {circumstances['share']:.0%} of the cores were to"
-            " be had: times that pass are provisional, processor time much less so.**"
+def _circumstances(told: Circumstances) -> str:
+    named = ", ".join(f"{name} {value}" for name, value in told["machine"].items())
+    provisional = ""
+    if told["share"] < ALONE:
+        provisional = (
+            f" **Others were at work meanwhile, {told['share']:.0%} of the cores were to be had:"
+            " these figures are provisional, those of processor time less so.**"
         )
-    return told
+    return f"on {told['date']}: {named}.{provisional}"
 
 
 def _took(results: Results) -> str:
@@ -220,13 +224,14 @@ def _took(results: Results) -> str:
     forms = [results[form]["parts"] for form in ("full", "quick") if form in results]
     for name in forms[0]:
         cells = (f"{form[name]['seconds']:.0f}" if name in form else "" for form in forms)
-        lines.append(f"| {TITLES[name]} | {' | '.join(cells)} |")
+        apart = " (apart)" if "apart" in forms[0][name] else ""
+        lines.append(f"| {TITLES[name]}{apart} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _section(name: str, run: Run) -> str:
     part = run["parts"][name]
-    above = (_measured(part["apart"]), "") if "apart" in part else ()
+    above = (f"Measured apart, {_circumstances(part['apart'])}", "") if "apart" in part else ()
     return "\n".join((f"### {TITLES[name]}", "", *above, *_table(part["rows"])))
 
 

@@ -28,7 +28,7 @@ ALONE = 0.9
 
 
 class Circumstances(TypedDict):
-    """Of what rows tell."""
+    """When and where rows were measured."""
 
     date: str
     machine: dict[str, str]
@@ -64,7 +64,7 @@ def load() -> Results:
 
 def store(results: Results) -> None:
     """Write what is stored."""
-    FILE.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    FILE.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def run_of(parts: dict[str, Part], share: float) -> Run:

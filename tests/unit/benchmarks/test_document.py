@@ -24,6 +24,7 @@ def test_it_is_what_the_stored_run_gives(page: str) -> None:
 
 def test_a_target_that_is_missed_is_said_to_be(page: str) -> None:
     results = load()
+    results["full"]["parts"]["flows"].pop("apart", None)
     row = results["full"]["parts"]["flows"]["rows"][GAP]
     reference = row["references"][COMMITS]["median"]
     said = f"| {GAP}: at most 1.5 × Celery with three commits | "
@@ -60,9 +61,13 @@ def test_parts_that_were_measured_by_themselves_say_where_and_are_not_added_up_w
     written = write(page, results)
     assert f"| `make bench`: at most 600 s | {told}\n" in written
     told_of_part = written.partition("\n### Beginning\n")[2].lstrip().splitlines()[0]
-    assert told_of_part.startswith("Measured on 2030-01-01: processor ")
+    assert told_of_part.startswith("Measured apart, on 2030-01-01: processor ")
     assert ", *Beginning*, *Nothing to do*, " in written
-    assert f"*A day of 100 markets with 500 jobs each*. {told_of_part}\n" in written
+    told_of_part = told_of_part.removeprefix("M")
+    assert f", *A day of 100 markets with 500 jobs each*: m{told_of_part}\n" in written
+    assert f"on {full['date']}" not in written  # no part is of it any more
+    assert f"| {GAP}: at most 1.5 × Celery with three commits (apart) | " in written
+    assert "| Beginning (apart) | 1 |" in written
 
 
 def test_every_target_is_of_a_row_that_is_measured() -> None:

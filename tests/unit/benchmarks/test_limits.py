@@ -86,4 +86,5 @@ def test_what_was_measured_while_others_worked_is_said_to_be_provisional() -> No
         results["full"] = with_parts(full, {**full, "share": share, "date": "2030-01-01"})
         written = write_scaling(text, results)
         assert ("50% of the cores" in written) is said
-        assert f"{TITLES['scale']}*, *{TITLES['day']}*. Measured on 2030-01-01" in written
+        assert f"*{TITLES['scale']}*, *{TITLES['day']}*: measured apart, on 2030-01" in written
+        assert full["date"] not in written
