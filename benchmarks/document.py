@@ -11,7 +11,7 @@ from benchmarks.day import BIGGEST, BIGGEST_JOBS, BIGGEST_RUNS, DAY_KEPT, LOST, 
 from benchmarks.figures import Figure, Row, Rows, over_limits, ratio
 from benchmarks.flows import BARE, COMMITS, FLOOD, GAP, NINE, SQLITE
 from benchmarks.idle import ALL, CHILD, WORKER
-from benchmarks.results import ALONE, Circumstances, Results, Run
+from benchmarks.results import ALONE, Circumstances, Part, Results, Run
 from benchmarks.scale import KEPT, TRANSACTIONS, WAL
 from benchmarks.state import ORACLE
 from benchmarks.ticks import burst_of, tick_beside
@@ -52,8 +52,8 @@ class Target:
             value = None
         if value is None:
             return f"| {self.said} | – | not measured |"
-        apart = " (apart)" if "apart" in run["parts"][self.part] else ""
-        return _told(self.said + apart, value, met=self.at_least <= value <= self.at_most)
+        said = _marked(self.said, run["parts"][self.part])
+        return _told(said, value, met=self.at_least <= value <= self.at_most)
 
 
 def _times(reference: str, key: str = "median") -> Callable[[Row], float]:
@@ -186,10 +186,15 @@ def _targets(run: Run) -> str:
     else:
         seconds = sum(part["seconds"] for part in run["parts"].values())
         lines.append(_told(said, seconds, met=seconds <= 600))
-    over = over_limits(run["parts"]["pages"]["rows"])
+    pages = run["parts"]["pages"]
+    over = over_limits(pages["rows"])
     limits = "[pages and lists](pages.md#how-quick-they-are) over their limits: none"
-    lines.append(_told(limits, len(over), met=not over))
+    lines.append(_told(_marked(limits, pages), len(over), met=not over))
     return "\n".join(lines)
+
+
+def _marked(said: str, part: Part) -> str:
+    return f"{said} (apart)" if "apart" in part else said
 
 
 def _told(said: str, value: float, *, met: bool) -> str:
@@ -224,8 +229,7 @@ def _took(results: Results) -> str:
     forms = [results[form]["parts"] for form in ("full", "quick") if form in results]
     for name in forms[0]:
         cells = (f"{form[name]['seconds']:.0f}" if name in form else "" for form in forms)
-        apart = " (apart)" if "apart" in forms[0][name] else ""
-        lines.append(f"| {TITLES[name]}{apart} | {' | '.join(cells)} |")
+        lines.append(f"| {_marked(TITLES[name], forms[0][name])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

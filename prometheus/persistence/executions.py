@@ -800,7 +800,7 @@ def _try_start_alike(
 _UNFINISHED = select(_e.job_id, _e.forced).where(
     _e.dag_id == bindparam("of"),
     _e.job_id.in_(bindparam("jobs", expanding=True)),
-    is_still(job_executions, JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING),
+    _e.completed_at.is_(None),
 )
 
 

@@ -71,7 +71,8 @@ def is_still(table: FromClause, *states: JobStatus | RunStatus) -> ColumnElement
     in these states, it would read all that are by now, to find one.
     """
     written: list[ColumnElement[str]] = [literal_column(f"'{state.value}'") for state in states]
-    # Not by coalesce(), by which `is_queued` finds its own index.
+    # Not by coalesce(), by which `is_queued` finds its own index. That of `is_unsent` is found by
+    # this, but only where it is asked as well that there is no message.
     status: ColumnElement[str] = func.nullif(table.c.status, literal_column("''"))
     return status.in_(written) if len(written) > 1 else status == written[0]
 
@@ -237,8 +238,8 @@ is_unsent = is_still(job_executions, JobStatus.QUEUED) & job_executions.c.publis
 """
 Whether an execution is in `ix_job_executions_unsent`: every tick asks for those that are due.
 
-Said as no other index has it, so that none of all that is queued is taken. A row leaves it when its
-message is noted, which then writes to every index of the table: an eighth more WAL a job.
+Said as no other index has it, so that PostgreSQL takes none of all that is queued. A row leaves it
+when its message is noted, which then writes to every index of the table: an eighth more WAL a job.
 """
 is_live = in_state(job_executions, JobStatus.QUEUED, JobStatus.RUNNING)
 """

@@ -67,6 +67,7 @@ def test_parts_that_were_measured_by_themselves_say_where_and_are_not_added_up_w
     assert f", *A day of 100 markets with 500 jobs each*: m{told_of_part}\n" in written
     assert f"on {full['date']}" not in written  # no part is of it any more
     assert f"| {GAP}: at most 1.5 × Celery with three commits (apart) | " in written
+    assert "over their limits: none (apart) | " in written
     assert "| Beginning (apart) | 1 |" in written
 
 
