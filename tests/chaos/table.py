@@ -10,7 +10,15 @@ from tests.chaos.history import SHOWN, Figures
 
 
 def lines_of(figures: Figures, faults: Mapping[Fault, int]) -> Iterator[str]:
-    """Write what was done, what was measured and what is wrong."""
+    """
+    Write what is wrong, what was done and what was measured.
+
+    What is wrong comes first, because whoever shows a long failure cuts off its end.
+    """
+    yield "violations"
+    for kind, cases in sorted(figures.violations.items(), key=lambda each: not each[1]):
+        yield f"  {len(cases):>7}  {kind}"
+        yield from (f"             {case}" for case in cases[:SHOWN])
     yield "faults"
     yield from (f"  {number:>7}  {name}" for name, number in sorted(faults.items()))
     yield "counts"
@@ -24,8 +32,4 @@ def lines_of(figures: Figures, faults: Mapping[Fault, int]) -> Iterator[str]:
             middle = f"{'not measured':>17}"
         yield f"  {name}"
         yield f"                      {len(seconds):>6} {middle} {limit}"
-    yield "violations"
-    for kind, cases in figures.violations.items():
-        yield f"  {len(cases):>7}  {kind}"
-        yield from (f"             {case}" for case in cases[:SHOWN])
     yield "PASSED" if figures.ok else "FAILED"
