@@ -35,6 +35,7 @@ from prometheus.errors import PrometheusError
 from prometheus.persistence import leases, migrate
 from prometheus.persistence.engine import is_contended, is_unavailable, writing
 from workers.app import runtime, say_what_will_not_run
+from workers.pool import Pool
 from workers.processes import begin_anew, end_when_stuck, kill_children, kill_group
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class Heartbeat(bootsteps.StartStopStep):
                 f"prometheus: in the pool {pool!r} no job can be held to its time limit. Start the "
                 f"worker without --pool, or with --pool prefork."
             )
+        worker.pool_cls.Pool = Pool
 
     def start(self, worker: Any) -> None:  # noqa: ARG002
         """Register the process and begin to renew."""
@@ -412,8 +414,8 @@ class Heartbeat(bootsteps.StartStopStep):
         """
         End the children that run attempts of which this process has never heard.
 
-        Celery forgets what it has handed to a child when its broker's connection breaks before the
-        child's answer: nothing would hold such a job to its limits, or name it.
+        Nothing would hold such a job to its limits, or name it. Where Celery is known to forget
+        what it has handed to a child, our pool does not; this is for where it is not known.
 
         Args:
             unnamed: Execution id -> the pid of what started it.

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
+from celery import Celery
 
 from prometheus.dispatch.publisher import Publisher
 from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler
-from tests.servers import Gate, PostgresServer, RedisServer, is_alive, is_written, wait_until
+from tests.servers import (
+    Gate,
+    PostgresServer,
+    Process,
+    RedisServer,
+    is_alive,
+    is_written,
+    wait_until,
+)
 
 
 def running(folder: Path, attempt: int = 1) -> int:
@@ -19,12 +32,45 @@ def running(folder: Path, attempt: int = 1) -> int:
     return int(file.read_text())
 
 
-@pytest.mark.slow
-@pytest.mark.promise("P2")
-def test_job_whose_worker_has_never_heard_of_it_ends_before_the_next_attempt(
+@dataclass
+class OnItsWay:
+    """A job that a worker has handed to its only child, which stands still."""
+
+    worker: Process
+    child: psutil.Process
+    gate: Gate
+    """Between the worker and Redis."""
+    app: Celery
+    dag_id: str
+
+    def lose_redis(self) -> None:
+        """Cut the worker's connections; return when it has made others."""
+        self.gate.cut()
+        self.worker.wait_for("Connection to broker lost", timeout=60)
+        wait_until(
+            lambda: self.app.control.ping(timeout=5),
+            timeout=60,
+            message="the worker connects again",
+        )
+
+
+@pytest.fixture
+def forgetful(installation: Installation, tmp_path: Path) -> None:
+    """Have workers forget what they hand over, as Celery does: it may forget something else."""
+    module = tmp_path / "forgetful.py"
+    module.write_text(
+        "from prometheus import Pipeline\n"
+        "from workers.pool import Pool\n"
+        "del Pool.flush\n"
+        "idle = Pipeline('idle', markets=['US_EQ'])\n"
+    )
+    installation.settings["PROMETHEUS__PIPELINES__MODULES"] = f"{module},{installation.pipelines}"
+
+
+@pytest.fixture
+def on_its_way(
     installation: Installation, redis_server: RedisServer, tmp_path: Path
-) -> None:
-    """Celery forgets what a child has not answered for when the connection to Redis breaks."""
+) -> Iterator[OnItsWay]:
     installation.settings |= SHORT_LEASE
     with celery_app(installation) as app, Gate(("127.0.0.1", redis_server.port)) as gate:
         installation.beat()
@@ -41,23 +87,73 @@ def test_job_whose_worker_has_never_heard_of_it_ends_before_the_next_attempt(
             timeout=60,
             message="it is handed to the child",
         )
-        gate.cut()
-        worker.wait_for("Connection to broker lost", timeout=60)
-        wait_until(
-            lambda: app.control.ping(timeout=5), timeout=60, message="the worker connects again"
-        )
-        child.resume()
+        yield OnItsWay(worker, child, gate, app, dag_id)
 
-        first = running(tmp_path)
-        running(tmp_path, attempt=2)
-        assert not is_alive(first)
-        (tmp_path / "go-2").touch()
-        installation.wait_for_run(dag_id, "SUCCESS")
 
-    lost, after = installation.attempts(dag_id)
+def wait_for_two_leases(installation: Installation) -> None:
+    (before,) = installation.workers()
+    wait_until(
+        lambda: installation.workers()[0].renewed_at - before.renewed_at > timedelta(seconds=12),
+        timeout=60,
+        message="for two leases it is renewed",
+    )
+
+
+@pytest.mark.slow
+def test_job_on_its_way_to_a_child_goes_on_when_redis_is_lost(
+    on_its_way: OnItsWay, installation: Installation, tmp_path: Path
+) -> None:
+    on_its_way.lose_redis()
+    on_its_way.child.resume()
+    running(tmp_path)
+    wait_for_two_leases(installation)
+    (tmp_path / "go-1").touch()
+    installation.wait_for_run(on_its_way.dag_id, "SUCCESS")
+
+    assert installation.statuses(on_its_way.dag_id) == {"waits_for_a_file": ["SUCCESS"]}
+    on_its_way.worker.send(signal.SIGTERM)
+    assert on_its_way.worker.wait(60) == 0
+    assert "worker_stuck" not in on_its_way.worker.output()
+
+
+@pytest.mark.slow
+def test_job_on_its_way_to_a_child_goes_on_when_its_worker_is_told_to_stop(
+    on_its_way: OnItsWay, installation: Installation, tmp_path: Path
+) -> None:
+    on_its_way.worker.send(signal.SIGTERM)
+    wait_until(
+        lambda: not on_its_way.app.control.ping(timeout=1),
+        timeout=60,
+        message="the worker has left Redis",
+    )
+    on_its_way.child.resume()
+    running(tmp_path)
+    wait_for_two_leases(installation)
+    (tmp_path / "go-1").touch()
+
+    assert on_its_way.worker.wait(60) == 0
+    assert "worker_stuck" not in on_its_way.worker.output()
+    assert installation.statuses(on_its_way.dag_id) == {"waits_for_a_file": ["SUCCESS"]}
+
+
+@pytest.mark.slow
+@pytest.mark.promise("P2")
+@pytest.mark.usefixtures("forgetful")
+def test_job_whose_worker_has_never_heard_of_it_ends_before_the_next_attempt(
+    on_its_way: OnItsWay, installation: Installation, tmp_path: Path
+) -> None:
+    on_its_way.lose_redis()
+    on_its_way.child.resume()
+    first = running(tmp_path)
+    running(tmp_path, attempt=2)
+    assert not is_alive(first)
+    (tmp_path / "go-2").touch()
+    installation.wait_for_run(on_its_way.dag_id, "SUCCESS")
+
+    lost, after = installation.attempts(on_its_way.dag_id)
     assert lost.error_message.startswith("ended without a report")
     assert (after.lost, after.retries) == (1, 0)
-    assert "unheard" in worker.output()
+    assert "unheard" in on_its_way.worker.output()
 
 
 def test_job_that_began_while_its_worker_was_given_up_is_ended_too(
