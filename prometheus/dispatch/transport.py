@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from celery.worker import consumer
-from kombu.asynchronous import get_event_loop
+from kombu.asynchronous import get_event_loop, set_event_loop
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.json import dumps
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -197,6 +197,12 @@ class Transport(redis.Transport):
     """Redis."""
 
     Channel = Channel
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Have a worker's loop read what comes, and be known as its loop to whoever asks."""
+        # With a connection that is lost, Celery gives up that name for good.
+        set_event_loop(loop)
+        super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
 
 
 class Consumer(consumer.Consumer):

@@ -117,7 +117,6 @@ class Held:
 @pytest.fixture
 def held(redis_url: str) -> Iterator[Held]:
     held = Held(redis_url)
-    set_event_loop(held.loop)
     try:
         yield held
     finally:
