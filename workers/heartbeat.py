@@ -414,8 +414,8 @@ class Heartbeat(bootsteps.StartStopStep):
         """
         End the children that run attempts of which this process has never heard.
 
-        Nothing would hold such a job to its limits, or name it. Where Celery is known to forget
-        what it has handed to a child, our pool does not; this is for where it is not known.
+        Celery forgets what it has handed to a child, and our pool does not; but the child's answer
+        is not read as long as Redis is away, and nothing holds such a job to its limits.
 
         Args:
             unnamed: Execution id -> the pid of what started it.

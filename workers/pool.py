@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from celery.concurrency.asynpool import AsynPool
+from celery.worker import state
 
 
 class Pool(AsynPool):
@@ -13,22 +14,28 @@ class Pool(AsynPool):
 
     When the connection to Redis breaks, or the worker is told to stop, Celery forgets the jobs that
     no child has yet said to have begun. Those that a child has got run all the same: they would be
-    held to no limit and named in no renewal, and at the end the child would wait half a minute for
-    somebody to read its result.
+    held to no limit, and ended because no renewal names them; and a child that is to stop would
+    wait half a minute for somebody to read its result.
     """
 
     def flush(self) -> None:
         """Forget what no child has got: its messages come again."""
-        handed_over = [
-            job
+        children = {
+            job: job._write_to
             for job in self._cache.values()
-            if not job._accepted and job._write_to is not None and job._write_to._is_alive()
-        ]
-        for job in handed_over:
+            if not job._accepted
+            and job._write_to is not None
+            and job._write_to._is_alive()
+            and job not in self.outbound_buffer  # put back by the end of another child
+        }
+        for job in children:
             job._accepted = True
+            state.reserved_requests.add(job._accept_callback.__self__)
         try:
             super().flush()
         finally:
-            for job in handed_over:
-                # A child may have died meanwhile, and what it had said have been read.
+            for job, child in children.items():
+                # What a child had said may have been read at its end.
                 job._accepted = job._worker_pid is not None
+                if not (job._accepted or child in self._pool):
+                    job.discard()

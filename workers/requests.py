@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
-from celery.worker import state
 from celery.worker.request import Request
 
 from workers.processes import kill_group
@@ -22,11 +21,6 @@ class JobRequest(Request):
         that the job is sent again, which is not so: its row says what becomes of it.
         """
         super().cancel(pool, signal="KILL", emit_retry=False)
-
-    def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """Count it among what is taken, which Celery does no more if Redis was lost meanwhile."""
-        state.reserved_requests.add(self)
-        super().on_accepted(pid, time_accepted)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
         """End what a child left behind that died by itself, before the next attempt begins."""

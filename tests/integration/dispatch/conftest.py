@@ -125,6 +125,15 @@ class Installation:
             )
             return list(rows)
 
+    def wait_for_two_leases(self) -> None:
+        """Wait until the only worker has renewed for two of `SHORT_LEASE`."""
+        (before,) = self.workers()
+        wait_until(
+            lambda: self.workers()[0].renewed_at - before.renewed_at > timedelta(seconds=12),
+            timeout=60,
+            message="for two leases it is renewed",
+        )
+
     def run_status(self, dag_id: str) -> str:
         with reading(self.engine) as connection:
             return str(

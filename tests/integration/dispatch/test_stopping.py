@@ -45,12 +45,7 @@ def test_warm_stop_lets_jobs_end_and_keeps_the_lease_meanwhile(
 
     worker.send(signal.SIGTERM)
     worker.wait_for("Warm shutdown")
-    (stopping,) = installation.workers()
-    wait_until(
-        lambda: installation.workers()[0].renewed_at - stopping.renewed_at > timedelta(seconds=12),
-        timeout=60,
-        message="for two leases it is renewed",
-    )
+    installation.wait_for_two_leases()
     (tmp_path / "go-1").touch()
     assert worker.wait(60) == 0
     installation.wait_for_run(dag_id, "SUCCESS")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -15,21 +14,15 @@ from celery import Celery
 from prometheus.dispatch.publisher import Publisher
 from tests.integration.dispatch.conftest import SHORT_LEASE, Installation
 from tests.integration.dispatch.schedulers import celery_app, make_scheduler
+from tests.integration.dispatch.test_stopping import running
 from tests.servers import (
     Gate,
     PostgresServer,
     Process,
     RedisServer,
     is_alive,
-    is_written,
     wait_until,
 )
-
-
-def running(folder: Path, attempt: int = 1) -> int:
-    file = folder / f"started-{attempt}"
-    wait_until(lambda: is_written(file), timeout=90, message=f"{attempt} runs")
-    return int(file.read_text())
 
 
 @dataclass
@@ -56,7 +49,7 @@ class OnItsWay:
 
 @pytest.fixture
 def forgetful(installation: Installation, tmp_path: Path) -> None:
-    """Have workers forget what they hand over, as Celery does: it may forget something else."""
+    """Have workers forget what they hand over, as Celery does."""
     module = tmp_path / "forgetful.py"
     module.write_text(
         "from prometheus import Pipeline\n"
@@ -79,6 +72,11 @@ def on_its_way(
         worker = installation.worker(concurrency=1)
         installation.redis_url = there
         installation.wait_for_run(installation.make_run("joined"), "SUCCESS")
+        wait_until(
+            lambda: not any((app.control.inspect(timeout=5).active() or {"": 1}).values()),
+            timeout=60,
+            message="its child is idle",
+        )
         (child,) = psutil.Process(worker.pid).children()
         child.suspend()
         dag_id = installation.make_run("held", parameters={"folder": str(tmp_path)})
@@ -90,30 +88,18 @@ def on_its_way(
         yield OnItsWay(worker, child, gate, app, dag_id)
 
 
-def wait_for_two_leases(installation: Installation) -> None:
-    (before,) = installation.workers()
-    wait_until(
-        lambda: installation.workers()[0].renewed_at - before.renewed_at > timedelta(seconds=12),
-        timeout=60,
-        message="for two leases it is renewed",
-    )
-
-
 @pytest.mark.slow
 def test_job_on_its_way_to_a_child_goes_on_when_redis_is_lost(
     on_its_way: OnItsWay, installation: Installation, tmp_path: Path
 ) -> None:
     on_its_way.lose_redis()
     on_its_way.child.resume()
-    running(tmp_path)
-    wait_for_two_leases(installation)
+    running(tmp_path, 1)
+    installation.wait_for_two_leases()
     (tmp_path / "go-1").touch()
     installation.wait_for_run(on_its_way.dag_id, "SUCCESS")
 
     assert installation.statuses(on_its_way.dag_id) == {"waits_for_a_file": ["SUCCESS"]}
-    on_its_way.worker.send(signal.SIGTERM)
-    assert on_its_way.worker.wait(60) == 0
-    assert "worker_stuck" not in on_its_way.worker.output()
 
 
 @pytest.mark.slow
@@ -121,14 +107,15 @@ def test_job_on_its_way_to_a_child_goes_on_when_its_worker_is_told_to_stop(
     on_its_way: OnItsWay, installation: Installation, tmp_path: Path
 ) -> None:
     on_its_way.worker.send(signal.SIGTERM)
+    on_its_way.worker.wait_for("Warm shutdown")
     wait_until(
-        lambda: not on_its_way.app.control.ping(timeout=1),
+        lambda: not any(on_its_way.app.control.ping(timeout=2) for _ in range(2)),
         timeout=60,
         message="the worker has left Redis",
     )
     on_its_way.child.resume()
-    running(tmp_path)
-    wait_for_two_leases(installation)
+    running(tmp_path, 1)
+    installation.wait_for_two_leases()
     (tmp_path / "go-1").touch()
 
     assert on_its_way.worker.wait(60) == 0
@@ -144,8 +131,8 @@ def test_job_whose_worker_has_never_heard_of_it_ends_before_the_next_attempt(
 ) -> None:
     on_its_way.lose_redis()
     on_its_way.child.resume()
-    first = running(tmp_path)
-    running(tmp_path, attempt=2)
+    first = running(tmp_path, 1)
+    running(tmp_path, 2)
     assert not is_alive(first)
     (tmp_path / "go-2").touch()
     installation.wait_for_run(on_its_way.dag_id, "SUCCESS")
@@ -176,7 +163,7 @@ def test_job_that_began_while_its_worker_was_given_up_is_ended_too(
                 message="a renewal waits",
             )
             scheduler.tick()
-            pid = running(tmp_path)
+            pid = running(tmp_path, 1)
             connection.execute("COMMIT")
         worker.wait_for("lease_lost", timeout=30)
 
