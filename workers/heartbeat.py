@@ -116,6 +116,7 @@ class Heartbeat(bootsteps.StartStopStep):
                 f"prometheus: in the pool {pool!r} no job can be held to its time limit. Start the "
                 f"worker without --pool, or with --pool prefork."
             )
+        # Here, because Celery has no setting for it that holds with --pool prefork too.
         worker.pool_cls.Pool = Pool
 
     def start(self, worker: Any) -> None:  # noqa: ARG002

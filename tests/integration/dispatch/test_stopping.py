@@ -31,7 +31,7 @@ def start(installation: Installation, folder: Path, pipeline: str = "held") -> t
 
 def running(folder: Path, attempt: int) -> int:
     file = folder / f"started-{attempt}"
-    wait_until(lambda: is_written(file), timeout=60, message=f"{attempt} runs")
+    wait_until(lambda: is_written(file), timeout=90, message=f"{attempt} runs")
     return int(file.read_text())
 
 

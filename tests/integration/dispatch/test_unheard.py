@@ -1,4 +1,4 @@
-"""Jobs that their worker's main process does not know of, or not any more."""
+"""Jobs that their worker's main process does not know of, not yet or not any more."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def on_its_way(
         installation.redis_url = there
         installation.wait_for_run(installation.make_run("joined"), "SUCCESS")
         wait_until(
-            lambda: not any((app.control.inspect(timeout=5).active() or {"": 1}).values()),
+            lambda: [*(app.control.inspect(timeout=5).active() or {}).values()] == [[]],
             timeout=60,
             message="its child is idle",
         )
