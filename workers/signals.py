@@ -18,7 +18,7 @@ from prometheus import log_lines
 from prometheus.dispatch.limits import bound_output
 from prometheus.dispatch.tasks import FailureTask, JobTask
 from prometheus.persistence import refusals
-from prometheus.persistence.engine import writing
+from prometheus.persistence.engine import let_rest, writing
 from workers.app import app, runtime
 from workers.hearing import Hearing
 from workers.heartbeat import Heartbeat, end_with_a_frozen_worker, listens, reports
@@ -63,7 +63,7 @@ def load_before_children(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def prepare_child(**_: Any) -> None:
-    """Give a new child of the pool its bounds."""
+    """Give a new child of the pool its bounds, and its own connection to the database."""
     global _in_child
     _in_child = True
     bound_output()
@@ -71,6 +71,7 @@ def prepare_child(**_: Any) -> None:
         # Celery then kills all that a job has started together with it, at its hard limit.
         os.setpgid(0, 0)
     end_with_a_frozen_worker()
+    let_rest(runtime.engine)
 
 
 @signals.task_success.connect

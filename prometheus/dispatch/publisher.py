@@ -93,25 +93,50 @@ class Publisher:
             BrokerUnavailableError: Some or all may not have been sent. Sending again is safe.
         """
         with self._sending() as producer:
-            for publication in publications:
-                self._send(publication, producer)
+            for each in publications:
+                background = each.trigger in BACKGROUND_TRIGGERS
+                self._send(
+                    producer,
+                    task_name(each.pipeline, each.job_type),
+                    each.execution_id,
+                    each.execution_id,
+                    queue=each.queue,
+                    # One that somebody wrote by hand must not hold up the others.
+                    priority=BACKGROUND if background else PRIORITY.get(each.priority, STANDARD),
+                    limit=each.timeout_seconds,
+                    retries=each.retries,
+                )
 
-    def _send(self, publication: Publication, producer: object) -> None:
-        background = publication.trigger in BACKGROUND_TRIGGERS
-        self._app.send_task(
-            task_name(publication.pipeline, publication.job_type),
-            args=[publication.execution_id],
-            task_id=publication.execution_id,
-            queue=publication.queue,
-            # One that somebody wrote by hand must not hold up the others.
-            priority=BACKGROUND if background else PRIORITY.get(publication.priority, STANDARD),
-            soft_time_limit=publication.timeout_seconds,
-            time_limit=publication.timeout_seconds + int(HARD_LIMIT_GRACE.total_seconds()),
-            retries=publication.retries,
+    def _send(
+        self,
+        producer: object,
+        task: str,
+        task_id: str,
+        execution_id: str,
+        *,
+        queue: str,
+        priority: int,
+        limit: int,
+        retries: int = 0,
+    ) -> None:
+        # As Celery's send_task does, without what would be the greater part of it here: to write
+        # out arguments for people, and to declare a queue that its workers declare.
+        amqp = self._app.amqp
+        message = amqp.create_task_message(
+            task_id,
+            task,
+            args=[execution_id],
+            argsrepr=repr([execution_id]),
+            kwargsrepr="{}",
+            soft_time_limit=limit,
+            time_limit=limit + int(HARD_LIMIT_GRACE.total_seconds()),
+            retries=retries,
             ignore_result=True,
-            producer=producer,
-            # A tick must not hang on a broker that is away: the rows are published by a later one.
-            retry=False,
+        )
+        # Without trying again: a tick must not hang on a broker that is away; the rows are sent by
+        # a later one.
+        amqp.send_task_message(
+            producer, task, message, queue=queue, priority=priority, declare=[], retry=False
         )
 
     def announce_failures(self, failures: Sequence[Publication]) -> None:
@@ -123,17 +148,14 @@ class Publisher:
         """
         with self._sending() as producer:
             for failure in failures:
-                self._app.send_task(
+                self._send(
+                    producer,
                     task_name(failure.pipeline, ON_FAILURE),
-                    args=[failure.execution_id],
-                    task_id=failure_task_id(failure.execution_id),
+                    failure_task_id(failure.execution_id),
+                    failure.execution_id,
                     queue=failure.queue,
                     priority=STANDARD,
-                    soft_time_limit=ON_FAILURE_LIMIT_SECONDS,
-                    time_limit=ON_FAILURE_LIMIT_SECONDS + int(HARD_LIMIT_GRACE.total_seconds()),
-                    ignore_result=True,
-                    producer=producer,
-                    retry=False,
+                    limit=ON_FAILURE_LIMIT_SECONDS,
                 )
 
     @contextmanager

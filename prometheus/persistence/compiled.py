@@ -79,7 +79,7 @@ def fetch(
     try:
         with driver.cursor() as cursor:
             cursor.execute(compiled.text, sent)
-            return [*map(compiled.row, cursor)]
+            return [*map(compiled.row, cursor.fetchall())]
     except errors as error:
         lost = dialect.is_disconnect(error, driver, None)
         if lost:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ PATIENCE_SECONDS = 5
 """How long, on PostgreSQL, a transaction may wait for a lock, or hold its own and do nothing."""
 
 _USED_AT = "prometheus_used_at"
+_RESTS_SINCE = "prometheus_rests_since"
 _IDLE_SECONDS = 0.5
 """After which a connection of the pool is asked whether it is still there, before it is used."""
 
@@ -142,7 +144,7 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
 
 
 def _note_use(_connection: object, record: Any) -> None:
-    record.info[_USED_AT] = time.monotonic()
+    record.info[_USED_AT] = record.info.pop(_RESTS_SINCE, None) or time.monotonic()
 
 
 def _ping_if_idle(dialect: Dialect, connection: Any, record: Any, _proxy: object) -> None:
@@ -210,9 +212,45 @@ def longest_under_way() -> float:
     return time.monotonic() - min(tuple(_under_way.values()), default=math.inf)
 
 
+_resting: dict[Engine, list[Connection]] = {}
+"""What `each_alone` keeps for its next block, of engines that `let_rest` was called for."""
+
+
+def let_rest(engine: Engine) -> None:
+    """
+    Have `each_alone` keep its connection for its next block, until another transaction begins.
+
+    To give one back to the pool and to take it again costs a good part of what a statement costs.
+    For a process that uses one engine as long as it lives, and most often from one thread.
+    """
+    if engine not in _resting:
+        _resting[engine] = []
+        os.register_at_fork(before=lambda: _give_back(engine))
+
+
+def _give_back(engine: Engine) -> None:
+    if resting := _resting.get(engine):
+        with suppress(IndexError):  # another thread has
+            resting.pop().close()
+
+
+def _rested(engine: Engine) -> Connection | None:
+    """Return the connection that rests, unless it has to be asked whether it is still there."""
+    try:
+        connection = _resting[engine].pop()
+    except LookupError:
+        return None
+    if time.monotonic() - connection.info[_RESTS_SINCE] < _IDLE_SECONDS:
+        del connection.info[_RESTS_SINCE]
+        return connection
+    connection.close()
+    return None
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that sees one state of the database and can change nothing."""
+    _give_back(engine)
     options: dict[str, Any] = {_READ: True}
     if engine.dialect.name == "postgresql":
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -227,6 +265,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that may write; committed at the end of the block."""
+    _give_back(engine)
     with _noted(), engine.begin() as connection:
         yield connection
 
@@ -245,11 +284,25 @@ def each_alone(engine: Engine, *, reads: bool = False) -> Iterator[Connection]:
     if engine.dialect.name == "sqlite":
         with reading(engine) if reads else writing(engine) as connection:
             yield connection
-    else:
-        with _noted(), engine.connect() as connection:
-            # Not by its isolation level, which takes SQLAlchemy as long as the rest of this.
-            connection.connection.dbapi_connection.autocommit = True  # type: ignore[union-attr]
+        return
+    with _noted():
+        connection = _rested(engine)
+        if connection is None:
+            connection = engine.connect()
+        try:
+            if not connection.connection.dbapi_connection.autocommit:  # type: ignore[union-attr]
+                # Not by its isolation level, which takes SQLAlchemy as long as the rest of this.
+                connection.connection.dbapi_connection.autocommit = True  # type: ignore[union-attr]
             yield connection
+        except BaseException:
+            connection.close()
+            raise
+        resting = _resting.get(engine)
+        if resting is None or resting or connection.invalidated:
+            connection.close()
+        else:
+            connection.info[_RESTS_SINCE] = time.monotonic()
+            resting.append(connection)
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -33,8 +33,6 @@ WHERE = (
     (BEFORE, "claim"),
     (WITHIN, "claim"),
     (AFTER, "claim"),
-    (BEFORE, "mark"),
-    (WITHIN, "mark"),
 )
 """Points at which a leader is frozen in half of the rounds: it has decided, and not yet written."""
 _FIRST, _LAST = date(2005, 1, 3), date(2025, 12, 31)

@@ -40,13 +40,11 @@ BY_SCHEDULER = [
     (AFTER, "claim"),
     (BEFORE, "publish"),
     (AFTER, "publish"),
-    (BEFORE, "mark"),
-    (WITHIN, "mark"),
-    (AFTER, "mark"),
     (BEFORE, "advance"),
     (AFTER, "advance"),
 ]
-BY_JOB = [(when, what) for what in ("start", "finish") for when in (BEFORE, WITHIN, AFTER)]
+# Of a retry's message, or of one that is sent again.
+BY_JOB = [(when, what) for what in ("start", "finish", "mark") for when in (BEFORE, WITHIN, AFTER)]
 POINTS = [
     *((BEAT, when, what) for when, what in BY_SCHEDULER),
     *((WORKER, when, what) for when, what in (*BY_JOB, *BY_SCHEDULER)),

@@ -60,11 +60,13 @@ def test_10000_waiting_messages_are_not_doubled_and_come_back_at_once_when_all_a
     assert _waiting(spare_redis) == 10_000
     assert scheduler.totals["rung"] == 0
 
+    # An unhurried leader: only that the mark is gone tells it.
+    unhurried = make_scheduler(installation.engine, publisher)
+    unhurried.tick()
+    assert _waiting(spare_redis) == 10_000
     with spare_redis.client() as client:
         client.flushall()
     began = time.monotonic()
-    # An unhurried leader: only that the mark is gone tells it.
-    unhurried = make_scheduler(installation.engine, publisher)
     unhurried.tick()
     print(f"10,000 sent again in {time.monotonic() - began:.2f} s")
     assert len(publisher.waiting_ids(["US_EQ"])) == 10_000
@@ -113,6 +115,37 @@ def test_restarted_broker_holds_each_message_once(installation: Installation, ke
             ids = [message.headers["id"] for message in take(app)]
             assert len(ids) == JOBS
             assert set(Counter(ids).values()) == {1}
+
+
+@pytest.mark.promise("P8")
+@pytest.mark.parametrize("led_before", [False, True])
+def test_what_a_leader_claimed_and_died_before_it_sent_is_sent_at_once_by_the_next(
+    installation: Installation, led_before: bool
+) -> None:
+    class Deadly(RecordingBroker):
+        def publish(self, publications: Sequence[Publication]) -> None:
+            raise SystemExit
+
+    lease = Pace(lease=timedelta(seconds=1))
+    broker = RecordingBroker()
+    survivor = make_scheduler(installation.engine, broker, election=True, pace=lease)
+    doomed = make_scheduler(installation.engine, Deadly(), election=True, pace=lease)
+    if led_before:
+        survivor.tick()
+        survivor.resign()
+    doomed.tick()
+    _make_runs(installation, 1)
+    with pytest.raises(SystemExit):
+        doomed.tick()
+
+    # Nobody waits for its messages to seem lost, which takes half a minute.
+    wait_until(
+        lambda: survivor.tick() and broker.published, timeout=20, message="the lead has passed on"
+    )
+    assert len({each.execution_id for each in broker.published}) == JOBS == len(broker.published)
+    assert survivor.totals["claimed"] == 0
+    survivor.tick()
+    assert len(broker.published) == JOBS
 
 
 @pytest.mark.slow

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, func, insert, make_url, select, text, update
+from sqlalchemy import Connection, Engine, func, insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from prometheus.persistence import migrate
 from prometheus.persistence.engine import (
     DatabaseUrlError,
+    _resting,
     create_engine,
     each_alone,
     is_unavailable,
+    let_rest,
     reading,
     shown_url,
     writing,
@@ -172,6 +176,108 @@ class TestEachAlone:
             ).fetchone()
         assert last == ("idle", "SELECT pg_backend_pid()")
         engine.dispose()
+
+
+@pytest.fixture
+def resting(postgresql_url: str) -> Iterator[Engine]:
+    """An engine whose connection rests, and that has room for only one."""
+    engine = create_engine(postgresql_url, pool_size=1)
+    engine.pool._max_overflow = 0
+    let_rest(engine)
+    yield engine
+    with reading(engine):  # takes what rests
+        pass
+    engine.dispose()
+    del _resting[engine]
+
+
+def backend(engine: Engine) -> int:
+    """Return PostgreSQL's number of the connection that `each_alone` uses."""
+    with each_alone(engine) as connection:
+        return int(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+
+
+class TestResting:
+    def test_connection_is_kept_for_the_next_block_and_for_whoever_begins_a_transaction(
+        self, resting: Engine
+    ) -> None:
+        pid = backend(resting)
+        assert resting.pool.checkedout() == 1  # type: ignore[attr-defined]
+        assert backend(resting) == pid
+        with writing(resting) as connection:
+            connection.execute(update(market_clock).values(speed=2.0))
+        assert resting.pool.checkedout() == 0  # type: ignore[attr-defined]
+        with reading(resting) as connection:
+            assert connection.execute(select(market_clock.c.speed)).scalar_one() == 2.0
+        assert backend(resting) == pid
+        with pytest.raises(KeyError), writing(resting) as connection:
+            connection.execute(update(market_clock).values(speed=7.0))
+            raise KeyError
+        assert backend(resting) == pid
+
+    def test_statement_is_committed_before_the_next(self, resting: Engine) -> None:
+        other = create_engine(resting.url.render_as_string(hide_password=False))
+        for number in range(3):
+            with each_alone(resting) as connection:
+                connection.execute(update(market_clock).values(speed=number))
+                with reading(other) as reader:
+                    assert reader.execute(select(market_clock.c.speed)).scalar_one() == number
+        other.dispose()
+
+    def test_block_that_raises_leaves_none(self, resting: Engine) -> None:
+        pid = backend(resting)
+        with pytest.raises(DBAPIError), each_alone(resting) as connection:
+            connection.exec_driver_sql("SELECT 1 / 0")
+        assert resting.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert backend(resting) == pid
+
+    def test_two_at_once_have_one_each(self, postgresql_url: str) -> None:
+        engine = create_engine(postgresql_url)
+        let_rest(engine)
+        with each_alone(engine) as outer:
+            pid = outer.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+            assert backend(engine) != pid
+            assert outer.exec_driver_sql("SELECT 1").scalar_one() == 1
+        assert engine.pool.checkedout() == 1  # type: ignore[attr-defined]
+        with writing(engine):
+            pass
+        engine.dispose()
+        del _resting[engine]
+
+    @pytest.mark.parametrize("first", [each_alone, writing, reading])
+    def test_one_that_was_lost_as_it_rested_for_long_is_replaced_unseen(
+        self,
+        resting: Engine,
+        postgres_server: PostgresServer,
+        monkeypatch: pytest.MonkeyPatch,
+        first: Callable[[Engine], AbstractContextManager[Connection]],
+    ) -> None:
+        pid = backend(resting)
+        with postgres_server.connect() as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+        monkeypatch.setattr("prometheus.persistence.engine._IDLE_SECONDS", 0)
+        with first(resting) as connection:
+            assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() != pid
+
+    def test_one_that_was_lost_a_moment_ago_costs_an_outage_of_a_single_try(
+        self, resting: Engine, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("prometheus.persistence.engine._IDLE_SECONDS", 60)
+        pid = backend(resting)
+        with postgres_server.connect() as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+        with pytest.raises(DBAPIError) as raised:
+            backend(resting)
+        assert is_unavailable(raised.value)
+        assert backend(resting) != pid
+
+    def test_forked_process_finds_none(self, resting: Engine) -> None:
+        pid = backend(resting)
+        child = os.fork()
+        if child == 0:
+            os._exit(resting.pool.checkedout())  # type: ignore[attr-defined]
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert backend(resting) == pid
 
 
 class TestSqlite:
