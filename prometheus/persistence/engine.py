@@ -286,13 +286,12 @@ def each_alone(engine: Engine, *, reads: bool = False) -> Iterator[Connection]:
             yield connection
         return
     with _noted():
-        connection = _rested(engine)
-        if connection is None:
-            connection = engine.connect()
+        connection = _rested(engine) or engine.connect()
         try:
-            if not connection.connection.dbapi_connection.autocommit:  # type: ignore[union-attr]
+            driver: Any = connection.connection.dbapi_connection
+            if not driver.autocommit:
                 # Not by its isolation level, which takes SQLAlchemy as long as the rest of this.
-                connection.connection.dbapi_connection.autocommit = True  # type: ignore[union-attr]
+                driver.autocommit = True
             yield connection
         except BaseException:
             connection.close()

@@ -182,7 +182,7 @@ class TestEachAlone:
 def resting(postgresql_url: str) -> Iterator[Engine]:
     """An engine whose connection rests, and that has room for only one."""
     engine = create_engine(postgresql_url, pool_size=1)
-    engine.pool._max_overflow = 0
+    engine.pool._max_overflow = 0  # type: ignore[attr-defined]
     let_rest(engine)
     yield engine
     with reading(engine):  # takes what rests
