@@ -63,7 +63,7 @@ def load_before_children(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def prepare_child(**_: Any) -> None:
-    """Give a new child of the pool its bounds, and its own connection to the database."""
+    """Give a new child of the pool its bounds, and let its connection to the database rest."""
     global _in_child
     _in_child = True
     bound_output()

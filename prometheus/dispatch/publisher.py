@@ -119,9 +119,10 @@ class Publisher:
         limit: int,
         retries: int = 0,
     ) -> None:
-        # As Celery's send_task does, without what would be the greater part of it here: to write
-        # out arguments for people, and to declare a queue that its workers declare.
-        amqp = self._app.amqp
+        # As Celery's send_task does, without the greater part of it: to look up how the task is
+        # routed and run, to write out any arguments whatever, and to ask whether its queue is
+        # declared, which is for the workers that take from it.
+        amqp, parent = self._app.amqp, self._app.current_worker_task
         message = amqp.create_task_message(
             task_id,
             task,
@@ -132,6 +133,8 @@ class Publisher:
             time_limit=limit + int(HARD_LIMIT_GRACE.total_seconds()),
             retries=retries,
             ignore_result=True,
+            root_id=(parent.request.root_id or parent.request.id) if parent else None,
+            parent_id=parent.request.id if parent else None,
         )
         # Without trying again: a tick must not hang on a broker that is away; the rows are sent by
         # a later one.

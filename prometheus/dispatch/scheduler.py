@@ -592,14 +592,18 @@ class Scheduler:
         starts = [decision for decision in decisions if isinstance(decision, Start)]
         self._apply(states, decisions)
         claimed = 0
-        # So that the first run while the others are claimed, and no claim takes so long that its
-        # messages seem forgotten to another process.
+        # So that the first run while the others are claimed.
         for begin in range(0, len(starts), SENT_AT_ONCE):
-            # With the claim: one change of each row less. Where it is known that they can not be
-            # sent, they would have to be forgotten again.
-            noted = not self._broker_away
-            publications = self._claim(starts[begin : begin + SENT_AT_ONCE], to_send=noted)
-            self._publish(publications, noted=noted)
+            # A tick notes them as sent with the claim, one change of each row less: what it could
+            # not send is missed at the next one. Where it is known that they can not be sent, they
+            # would have to be forgotten again.
+            noted = not (alone or self._broker_away)
+            try:
+                publications = self._claim(starts[begin : begin + SENT_AT_ONCE], to_send=noted)
+                self._publish(publications, noted=noted)
+            except BaseException:
+                self._reconcile_at = None  # nobody knows what of it was committed, or sent
+                raise
             claimed += len(publications)
         if not alone:
             self._settle(states, snapshot, now, {decision.dag_id for decision in decisions})
@@ -862,8 +866,9 @@ class Scheduler:
             log.warning("leader_without_broker", extra=facts)
             leadership = self._ask_to_lead(instead_of=leadership.epoch)
         self._note_reachable(leadership.at)
-        self._epoch = leadership.epoch if leadership.leads else None
-        if leadership.leads != self._leads:
+        before, self._epoch = self._epoch, leadership.epoch if leadership.leads else None
+        # Also when it has the lead again, and has not learnt that another had it in between.
+        if leadership.leads != self._leads or self._epoch != before:
             self._leads = leadership.leads
             event = "leading" if leadership.leads else "standing_by"
             log.info(event, extra={"epoch": leadership.epoch, "leader": leadership.owner})
@@ -1227,7 +1232,8 @@ class Scheduler:
                 whoever led before may have ended as it was to send what it had claimed.
         """
         everything = everything or self._reconcile_at is None
-        if not (everything or _is_due(self._reconcile_at, now, self._pace.reconcile_every)):
+        is_due = everything or _is_due(self._reconcile_at, now, self._pace.reconcile_every)
+        if self._broker_away or not is_due:
             return
         self._reconcile_at = now.wall_at + self._pace.reconcile_every
         left_alone = timedelta(0) if everything else self._pace.reconcile_after
@@ -1242,13 +1248,14 @@ class Scheduler:
         if not due:
             return
         there = self._waiting({publication.queue for publication in due})
-        if there is None:
-            return
-        missing = [publication for publication in due if publication.execution_id not in there]
-        if missing:
-            log.warning("messages_missing", extra={"count": len(missing)})
-            self.totals["rung"] += len(missing)
-            self._publish(missing)
+        if there is not None:
+            missing = [publication for publication in due if publication.execution_id not in there]
+            if missing:
+                log.warning("messages_missing", extra={"count": len(missing)})
+                self.totals["rung"] += len(missing)
+                self._publish(missing)
+        if self._broker_away:
+            self._reconcile_at = None  # once it is back, everything
 
     def _waiting(self, queues: set[str]) -> set[str] | None:
         """Return the ids that wait in the broker; ``None`` if it does not answer."""

@@ -225,13 +225,18 @@ def let_rest(engine: Engine) -> None:
     """
     if engine not in _resting:
         _resting[engine] = []
-        os.register_at_fork(before=lambda: _give_back(engine))
+        os.register_at_fork(
+            before=lambda: _give_back(engine), after_in_child=_resting[engine].clear
+        )
 
 
 def _give_back(engine: Engine) -> None:
+    connection = None
     if resting := _resting.get(engine):
         with suppress(IndexError):  # another thread has
-            resting.pop().close()
+            connection = resting.pop()
+    if connection is not None:
+        connection.close()
 
 
 def _rested(engine: Engine) -> Connection | None:

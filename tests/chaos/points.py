@@ -43,7 +43,7 @@ BY_SCHEDULER = [
     (BEFORE, "advance"),
     (AFTER, "advance"),
 ]
-# Of a retry's message, or of one that is sent again.
+# A job marks the message of its next attempt.
 BY_JOB = [(when, what) for what in ("start", "finish", "mark") for when in (BEFORE, WITHIN, AFTER)]
 POINTS = [
     *((BEAT, when, what) for when, what in BY_SCHEDULER),

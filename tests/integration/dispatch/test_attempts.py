@@ -274,7 +274,6 @@ def test_cancelled_attempt_can_not_be_reported_as_a_success(
 
 @pytest.mark.promise("P8")
 def test_lost_message_is_sent_again(installation: Installation) -> None:
-    installation.settings["PROMETHEUS__SCHEDULER__RECONCILE_EVERY"] = "5s"
     dag_id = installation.make_run("flaky")
     # As if a first message had been sent half a minute ago and Redis had lost it.
     with writing(installation.engine) as connection:

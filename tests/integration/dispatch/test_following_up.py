@@ -191,11 +191,12 @@ def test_message_of_a_worker_that_died_before_it_was_sent_is_found_missing(
     any_installation: Installation,
 ) -> None:
     worker = Worker(any_installation, "chain")
-    worker.begin("link_0")
-    assert worker.end_with_claim("link_0") is not None  # and here it dies
     at_once = timedelta(0)
     pace = Pace(reconcile_every=at_once, reconcile_after=at_once, ring_again_after=at_once)
     beat = make_scheduler(worker.engine, worker.broker, pace=pace, election=True)
+    beat.tick()
+    worker.begin("link_0")
+    assert worker.end_with_claim("link_0") is not None  # and here it dies
     beat.tick()
     assert worker.published == ["link_0", "link_1"]
     assert beat.totals["rung"] == 1

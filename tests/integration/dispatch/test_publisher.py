@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from celery import Celery
+from celery._state import _task_stack
 
+from prometheus.dispatch.canary import CanaryTask
 from prometheus.dispatch.publisher import BrokerUnavailableError, Publisher
 from prometheus.orchestration.dag import JobPriority
 from prometheus.persistence.executions import Publication
@@ -55,6 +59,41 @@ def test_every_message_has_the_priority_of_its_job_unless_it_is_caught_up(app: C
     assert {message.headers["id"]: message.properties["priority"] for message in take(app)} == {
         f"{trigger}-{priority!s}": number for trigger, priority, number in PRIORITIES
     }
+
+
+@pytest.mark.parametrize("at_the_end_of", [None, {"id": "first"}, {"id": "b", "root_id": "a"}])
+def test_message_is_what_celery_itself_would_send(
+    app: Celery, at_the_end_of: dict[str, str] | None
+) -> None:
+    sent = replace(publication("schedule", JobPriority.STANDARD), retries=2)
+    task = app.register_task(CanaryTask())
+    with ExitStack() as stack:
+        if at_the_end_of is not None:
+            _task_stack.push(task)
+            stack.callback(_task_stack.pop)
+            task.push_request(**at_the_end_of)
+            stack.callback(task.pop_request)
+        Publisher(app).publish([sent])
+        app.send_task(
+            "joined.left",
+            args=[sent.execution_id],
+            task_id=sent.execution_id,
+            queue="US_EQ",
+            priority=3,
+            soft_time_limit=60,
+            time_limit=90,
+            retries=2,
+            ignore_result=True,
+        )
+
+    def told(message: Any) -> tuple[object, ...]:
+        # Each message has a tag of its own; nobody answers ours.
+        own = ("delivery_tag", "reply_to")
+        properties = {key: value for key, value in message.properties.items() if key not in own}
+        return message.headers, properties, message.body, message.content_type
+
+    ours, theirs = take(app)
+    assert told(ours) == told(theirs)
 
 
 @pytest.mark.promise("P6")

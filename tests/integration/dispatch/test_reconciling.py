@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 
+import psycopg
 import pytest
 from celery import Celery
+from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.dispatch.publisher import (
@@ -19,10 +22,12 @@ from prometheus.dispatch.publisher import (
     Publisher,
 )
 from prometheus.dispatch.scheduler import Pace
+from prometheus.orchestration.decisions import Start
 from prometheus.orchestration.pipeline import Pipeline
-from prometheus.persistence import runs
-from prometheus.persistence.engine import writing
+from prometheus.persistence import executions, runs
+from prometheus.persistence.engine import reading, writing
 from prometheus.persistence.executions import Publication
+from prometheus.persistence.tables import job_executions
 from tests.integration.dispatch.conftest import Installation
 from tests.integration.dispatch.schedulers import RecordingBroker, celery_app, make_scheduler, take
 from tests.servers import RedisServer, wait_until
@@ -118,9 +123,9 @@ def test_restarted_broker_holds_each_message_once(installation: Installation, ke
 
 
 @pytest.mark.promise("P8")
-@pytest.mark.parametrize("led_before", [False, True])
+@pytest.mark.parametrize("before", ["never led", "led", "led and stood still"])
 def test_what_a_leader_claimed_and_died_before_it_sent_is_sent_at_once_by_the_next(
-    installation: Installation, led_before: bool
+    installation: Installation, before: str
 ) -> None:
     class Deadly(RecordingBroker):
         def publish(self, publications: Sequence[Publication]) -> None:
@@ -130,10 +135,13 @@ def test_what_a_leader_claimed_and_died_before_it_sent_is_sent_at_once_by_the_ne
     broker = RecordingBroker()
     survivor = make_scheduler(installation.engine, broker, election=True, pace=lease)
     doomed = make_scheduler(installation.engine, Deadly(), election=True, pace=lease)
-    if led_before:
+    if before != "never led":
         survivor.tick()
+    if before == "led":
         survivor.resign()
-    doomed.tick()
+    wait_until(
+        lambda: doomed.tick() and doomed.totals["ticks"], timeout=20, message="the other leads"
+    )
     _make_runs(installation, 1)
     with pytest.raises(SystemExit):
         doomed.tick()
@@ -146,6 +154,101 @@ def test_what_a_leader_claimed_and_died_before_it_sent_is_sent_at_once_by_the_ne
     assert survivor.totals["claimed"] == 0
     survivor.tick()
     assert len(broker.published) == JOBS
+
+
+@pytest.mark.promise("P4")
+@pytest.mark.parametrize("lost", ["the answer to a claim", "the database as it can not send"])
+def test_what_a_leader_may_have_claimed_and_did_not_send_is_sent_at_its_next_tick(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    away = OperationalError("COMMIT", None, psycopg.OperationalError("closed"))
+
+    class Broker(RecordingBroker):
+        fails = False
+
+        def publish(self, publications: Sequence[Publication]) -> None:
+            if self.fails:
+                raise BrokerUnavailableError("away")
+            super().publish(publications)
+
+    def claim(starts: Sequence[Start], *, to_send: bool) -> list[Publication]:
+        claimed = really_claim(starts, to_send=to_send)
+        if lost == "the answer to a claim":
+            raise away
+        broker.fails = True
+        return claimed
+
+    def forget(_connection: object, _execution_ids: object) -> None:
+        raise away
+
+    broker = Broker()
+    scheduler = make_scheduler(installation.engine, broker)
+    really_claim = scheduler._claim
+    scheduler.tick()
+    _make_runs(installation, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "_claim", claim)
+        patch.setattr(executions, "forget_messages", forget)
+        with pytest.raises(OperationalError):
+            scheduler.tick()
+    assert broker.published == []
+
+    broker.fails = False
+    scheduler.tick()
+    assert len({each.execution_id for each in broker.published}) == JOBS == len(broker.published)
+
+
+def test_broker_that_is_away_at_the_first_tick_is_looked_through_when_it_is_back(
+    installation: Installation,
+) -> None:
+    class Broker(RecordingBroker):
+        away = False
+
+        def waiting_ids(self, queues: Iterable[str]) -> set[str]:
+            if self.away:
+                raise BrokerUnavailableError("away")
+            return super().waiting_ids(queues)
+
+    _make_runs(installation, 1)
+    lost = RecordingBroker()
+    make_scheduler(installation.engine, lost).tick()
+    broker = Broker()
+    broker.mark, broker.away = lost.mark, True
+    scheduler = make_scheduler(installation.engine, broker)
+    scheduler.tick()
+    assert broker.published == []
+
+    broker.away = False
+    scheduler.tick()
+    assert len(broker.published) == JOBS
+
+
+def test_messages_that_the_broker_refuses_in_the_midst_of_a_tick_are_sent_by_a_later_one(
+    installation: Installation,
+) -> None:
+    class Fickle(RecordingBroker):
+        refuses = 1
+
+        def publish(self, publications: Sequence[Publication]) -> None:
+            if self.published and self.refuses:
+                self.refuses -= 1
+                raise BrokerUnavailableError("out of memory")
+            super().publish(publications)
+
+    broker = Fickle()
+    scheduler = make_scheduler(installation.engine, broker, pace=Pace(publish_after=timedelta(0)))
+    scheduler.tick()
+    _make_runs(installation, 3)
+    scheduler.tick()
+    assert 0 < len(broker.published) < 3 * JOBS
+    with reading(installation.engine) as connection:
+        sent = connection.execute(
+            select(func.count()).where(job_executions.c.published_at.is_not(None))
+        ).scalar_one()
+    assert sent == len(broker.published)
+    scheduler.tick()
+    ids = {each.execution_id for each in broker.published}
+    assert len(ids) == 3 * JOBS == len(broker.published)
 
 
 @pytest.mark.slow

@@ -231,6 +231,26 @@ class TestResting:
         assert resting.pool.checkedout() == 0  # type: ignore[attr-defined]
         assert backend(resting) == pid
 
+    def test_one_that_was_lost_in_a_block_that_goes_on_is_not_kept(
+        self, resting: Engine, postgres_server: PostgresServer
+    ) -> None:
+        with each_alone(resting) as connection:
+            pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+            with postgres_server.connect() as other:
+                other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+            with pytest.raises(DBAPIError):
+                connection.exec_driver_sql("SELECT 1")
+        assert resting.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert backend(resting) != pid
+
+    def test_sqlite_keeps_none(self, sqlite_url: str) -> None:
+        engine = create_engine(sqlite_url)
+        let_rest(engine)
+        with each_alone(engine) as connection:
+            connection.exec_driver_sql("SELECT 1")
+        assert _resting.pop(engine) == []
+        engine.dispose()
+
     def test_two_at_once_have_one_each(self, postgresql_url: str) -> None:
         engine = create_engine(postgresql_url)
         let_rest(engine)
