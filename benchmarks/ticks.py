@@ -17,7 +17,7 @@ from prometheus.bootstrap import Runtime, make_runtime
 from prometheus.core.trading_calendar import TradingCalendar
 from prometheus.orchestration.pipeline import Pipeline
 from prometheus.persistence import migrate
-from prometheus.persistence.engine import reading, writing
+from prometheus.persistence.engine import let_rest, reading, writing
 from prometheus.persistence.tables import dag_runs, job_executions
 from prometheus.settings import load_settings
 from tests.servers import PostgresServer, RedisServer
@@ -151,6 +151,7 @@ def _runtime(postgres: PostgresServer, redis: RedisServer) -> Iterator[Runtime]:
             }
         )
     )
+    let_rest(runtime.engine)  # as a beat does
     yield runtime
     runtime.engine.dispose()
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from prometheus.memory import memory_given_back
 from prometheus.persistence import migrate
-from prometheus.persistence.engine import is_unavailable
+from prometheus.persistence.engine import is_unavailable, let_rest
 from prometheus.persistence.migrate import DatabaseRevisionError
 from workers.app import runtime, say_what_will_not_run
 from workers.processes import end_when_stuck
@@ -52,6 +52,7 @@ class MarketScheduler(Scheduler):
         say_what_will_not_run()
         self._begin_heartbeat()
         end_when_stuck(_end_beat)
+        let_rest(runtime.engine)
         try:
             self._check()
         except DBAPIError as error:
