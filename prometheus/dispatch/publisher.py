@@ -97,10 +97,9 @@ class Publisher:
                 background = each.trigger in BACKGROUND_TRIGGERS
                 self._send(
                     producer,
-                    task_name(each.pipeline, each.job_type),
-                    each.execution_id,
-                    each.execution_id,
-                    queue=each.queue,
+                    each.job_type,
+                    each,
+                    task_id=each.execution_id,
                     # One that somebody wrote by hand must not hold up the others.
                     priority=BACKGROUND if background else PRIORITY.get(each.priority, STANDARD),
                     limit=each.timeout_seconds,
@@ -110,11 +109,10 @@ class Publisher:
     def _send(
         self,
         producer: object,
-        task: str,
-        task_id: str,
-        execution_id: str,
+        name: str,
+        of: Publication,
         *,
-        queue: str,
+        task_id: str,
         priority: int,
         limit: int,
         retries: int = 0,
@@ -123,11 +121,12 @@ class Publisher:
         # routed and run, to write out any arguments whatever, and to ask whether its queue is
         # declared, which is for the workers that take from it.
         amqp, parent = self._app.amqp, self._app.current_worker_task
+        task = task_name(of.pipeline, name)
         message = amqp.create_task_message(
             task_id,
             task,
-            args=[execution_id],
-            argsrepr=repr([execution_id]),
+            args=[of.execution_id],
+            argsrepr=repr([of.execution_id]),
             kwargsrepr="{}",
             soft_time_limit=limit,
             time_limit=limit + int(HARD_LIMIT_GRACE.total_seconds()),
@@ -139,7 +138,7 @@ class Publisher:
         # Without trying again: a tick must not hang on a broker that is away; the rows are sent by
         # a later one.
         amqp.send_task_message(
-            producer, task, message, queue=queue, priority=priority, declare=[], retry=False
+            producer, task, message, queue=of.queue, priority=priority, declare=[], retry=False
         )
 
     def announce_failures(self, failures: Sequence[Publication]) -> None:
@@ -153,10 +152,9 @@ class Publisher:
             for failure in failures:
                 self._send(
                     producer,
-                    task_name(failure.pipeline, ON_FAILURE),
-                    failure_task_id(failure.execution_id),
-                    failure.execution_id,
-                    queue=failure.queue,
+                    ON_FAILURE,
+                    failure,
+                    task_id=failure_task_id(failure.execution_id),
                     priority=STANDARD,
                     limit=ON_FAILURE_LIMIT_SECONDS,
                 )

@@ -592,7 +592,8 @@ class Scheduler:
         starts = [decision for decision in decisions if isinstance(decision, Start)]
         self._apply(states, decisions)
         claimed = 0
-        # So that the first run while the others are claimed.
+        # So that the first run while the others are claimed, and no claim of a worker takes so long
+        # that its messages seem forgotten to another process.
         for begin in range(0, len(starts), SENT_AT_ONCE):
             # A tick notes them as sent with the claim, one change of each row less: what it could
             # not send is missed at the next one. Where it is known that they can not be sent, they

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -230,20 +230,23 @@ def let_rest(engine: Engine) -> None:
         )
 
 
+def _take(engine: Engine) -> Connection | None:
+    try:
+        return _resting[engine].pop()
+    except LookupError:  # of which none rests, or another thread has taken it
+        return None
+
+
 def _give_back(engine: Engine) -> None:
-    connection = None
-    if resting := _resting.get(engine):
-        with suppress(IndexError):  # another thread has
-            connection = resting.pop()
+    connection = _take(engine)
     if connection is not None:
         connection.close()
 
 
 def _rested(engine: Engine) -> Connection | None:
     """Return the connection that rests, unless it has to be asked whether it is still there."""
-    try:
-        connection = _resting[engine].pop()
-    except LookupError:
+    connection = _take(engine)
+    if connection is None:
         return None
     if time.monotonic() - connection.info[_RESTS_SINCE] < _IDLE_SECONDS:
         del connection.info[_RESTS_SINCE]

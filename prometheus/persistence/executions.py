@@ -53,7 +53,7 @@ from prometheus.errors import (
 )
 from prometheus.orchestration.dag import DAG, JobMetadata
 from prometheus.orchestration.decisions import Start
-from prometheus.orchestration.lifecycle import JobStatus, RunStatus, allowed_from
+from prometheus.orchestration.lifecycle import FINAL, JobStatus, RunStatus, allowed_from
 from prometheus.orchestration.planning import session_bounds
 from prometheus.orchestration.sensor import (
     CONTINUE_STALE,
@@ -800,7 +800,9 @@ def _try_start_alike(
 _UNFINISHED = select(_e.job_id, _e.forced).where(
     _e.dag_id == bindparam("of"),
     _e.job_id.in_(bindparam("jobs", expanding=True)),
-    _e.completed_at.is_(None),
+    # Not by `completed_at`: where all had ended when PostgreSQL last counted, it would read from
+    # that index all that has not by now.
+    is_still(job_executions, *(state for state in JobStatus if state not in FINAL)),
 )
 
 

@@ -238,8 +238,9 @@ is_unsent = is_still(job_executions, JobStatus.QUEUED) & job_executions.c.publis
 """
 Whether an execution is in `ix_job_executions_unsent`: every tick asks for those that are due.
 
-Said as no other index has it, so that PostgreSQL takes none of all that is queued. A row leaves it
-when its message is noted, which then writes to every index of the table: an eighth more WAL a job.
+Said as no other index has it, so that PostgreSQL takes none of all that is queued. Most rows never
+are in it, for their messages are noted with their claim. One that is leaves it when its message is
+noted, which then writes to every index of the table.
 """
 is_live = in_state(job_executions, JobStatus.QUEUED, JobStatus.RUNNING)
 """

@@ -43,7 +43,7 @@ BY_SCHEDULER = [
     (BEFORE, "advance"),
     (AFTER, "advance"),
 ]
-# A job marks the message of its next attempt.
+# A tick notes with its claim what it sends; a worker marks it then.
 BY_JOB = [(when, what) for what in ("start", "finish", "mark") for when in (BEFORE, WITHIN, AFTER)]
 POINTS = [
     *((BEAT, when, what) for when, what in BY_SCHEDULER),

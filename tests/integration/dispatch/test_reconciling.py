@@ -35,6 +35,15 @@ from tests.servers import RedisServer, wait_until
 JOBS = 200
 
 
+class Full(RecordingBroker):
+    full = False
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        if self.full:
+            raise BrokerUnavailableError("out of memory")
+        super().publish(publications)
+
+
 @pytest.fixture
 def app(installation: Installation, spare_redis: RedisServer) -> Iterator[Celery]:
     installation.redis_url = spare_redis.url
@@ -163,25 +172,17 @@ def test_what_a_leader_may_have_claimed_and_did_not_send_is_sent_at_its_next_tic
 ) -> None:
     away = OperationalError("COMMIT", None, psycopg.OperationalError("closed"))
 
-    class Broker(RecordingBroker):
-        fails = False
-
-        def publish(self, publications: Sequence[Publication]) -> None:
-            if self.fails:
-                raise BrokerUnavailableError("away")
-            super().publish(publications)
-
     def claim(starts: Sequence[Start], *, to_send: bool) -> list[Publication]:
         claimed = really_claim(starts, to_send=to_send)
         if lost == "the answer to a claim":
             raise away
-        broker.fails = True
+        broker.full = True
         return claimed
 
     def forget(_connection: object, _execution_ids: object) -> None:
         raise away
 
-    broker = Broker()
+    broker = Full()
     scheduler = make_scheduler(installation.engine, broker)
     really_claim = scheduler._claim
     scheduler.tick()
@@ -193,7 +194,7 @@ def test_what_a_leader_may_have_claimed_and_did_not_send_is_sent_at_its_next_tic
             scheduler.tick()
     assert broker.published == []
 
-    broker.fails = False
+    broker.full = False
     scheduler.tick()
     assert len({each.execution_id for each in broker.published}) == JOBS == len(broker.published)
 
@@ -276,14 +277,6 @@ def test_single_lost_message_is_back_within_60_seconds_and_the_others_stay_singl
 
 def test_leader_that_could_not_fill_the_broker_leaves_no_mark(installation: Installation) -> None:
     """Else nobody would know, once it can be filled, that it has to be."""
-
-    class Full(RecordingBroker):
-        full = False
-
-        def publish(self, publications: Sequence[Publication]) -> None:
-            if self.full:
-                raise BrokerUnavailableError("out of memory")
-            super().publish(publications)
 
     broker = Full()
     scheduler = make_scheduler(installation.engine, broker)
