@@ -38,10 +38,10 @@ export PIP_ROOT_USER_ACTION := ignore
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help run test compose-test simulate chaos crash-points beats soak fuzz wheel check format bench bench-quick sessions clean
+.PHONY: help run test compose-test simulate chaos crash-points beats soak fuzz wheel check format bench bench-quick bench-scaling sessions clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/.run ## Replay 21 to 23 November 2012 for three markets, with everything it needs
 	@$(BIN)/prometheus replay --from 2012-11-21 --to 2012-11-23 \
@@ -98,6 +98,9 @@ format: $(VENV)/.dev ## Format the source and mend what ruff can mend
 
 bench: $(VENV)/.dev .venv-sessions/.done ## Measure the hot paths, each beside what it is compared with
 	@$(BIN)/python -m benchmarks
+
+bench-scaling: $(VENV)/.dev ## Measure what larger installations rest on (docs/scaling.md)
+	@$(BIN)/python -m benchmarks --scaling
 
 bench-quick: $(VENV)/.dev ## Compare a minute's measurements with the stored ones (docs/performance.md)
 	@$(BIN)/python -m benchmarks --quick --compare

@@ -1,10 +1,11 @@
 """
 Print every measurement, each beside what it is compared with in the same run.
 
-    python -m benchmarks                    all of it (docs/performance.md tells of each)
-    python -m benchmarks --quick            some of it in a minute
+    python -m benchmarks                    the hot paths (docs/performance.md tells of each)
+    python -m benchmarks --quick            some of them in a minute
+    python -m benchmarks --scaling          what larger installations rest on (docs/scaling.md)
     python -m benchmarks --compare          end with 1 where a ratio is worse than the stored one
-    python -m benchmarks --store            keep it: benchmarks/results.json, docs/performance.md
+    python -m benchmarks --store            keep it: benchmarks/results.json and both documents
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import partial
 
 from benchmarks import document, results
 from benchmarks.day import measure_day
+from benchmarks.document import TITLES
 from benchmarks.figures import Figure, Rows, over_limits, ratio
 from benchmarks.flows import measure_flows
 from benchmarks.idle import measure_idle
@@ -44,13 +46,15 @@ _FORMS: dict[str, dict[str, Callable[[], Rows]]] = {
         "startup": measure_startup,
         "idle": measure_idle,
         "pages": measure_pages,
-        "scale": measure_scale,
-        "day": measure_day,
     },
     "quick": {
         "flows": partial(measure_flows, quick=True),
         "ticks": partial(measure_ticks, quick=True),
         "states": partial(measure_states, quick=True),
+    },
+    "scaling": {
+        "scale": measure_scale,
+        "day": measure_day,
     },
 }
 """Form -> part -> what measures it."""
@@ -63,21 +67,24 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="some of it, in a minute")
-    parser.add_argument(
-        "--only", action="append", choices=list(_FORMS["full"]), help="may be repeated"
-    )
+    forms = parser.add_mutually_exclusive_group()
+    for form, told in (
+        ("quick", "some of it, in a minute"),
+        ("scaling", "what a job costs each part, and a day of 100 markets"),
+    ):
+        forms.add_argument(
+            f"--{form}", action="store_const", dest="form", const=form, default="full", help=told
+        )
+    parser.add_argument("--only", action="append", choices=list(TITLES), help="may be repeated")
     parser.add_argument("--compare", action="store_true", help="with the stored run of this form")
     parser.add_argument("--store", action="store_true", help="keep this run of this form")
     options = parser.parse_args()
-    form = "quick" if options.quick else "full"
-    measures = {
-        name: measure
-        for name, measure in _FORMS[form].items()
-        if name in (options.only or _FORMS[form])
-    }
-    if not measures:
-        parser.error("the quick form has none of these parts")
+    form = options.form
+    measures = _FORMS[form]
+    if options.only:
+        if strange := [name for name in options.only if name not in measures]:
+            parser.error(f"the {form} form has no {', '.join(strange)}, but {', '.join(measures)}")
+        measures = {name: measures[name] for name in measures if name in options.only}
     stored = results.load()
     if options.store and options.only and form not in stored:
         parser.error("--store keeps single parts beside those of a whole run, and none is stored")
@@ -93,7 +100,7 @@ def main() -> None:
         rows = measure()
         parts[name] = {"seconds": time.monotonic() - began, "rows": rows}
         known: Rows = before[name]["rows"] if name in before else {}
-        print(f"\n{document.TITLES[name]} ({parts[name]['seconds']:.0f} s)")
+        print(f"\n{TITLES[name]} ({parts[name]['seconds']:.0f} s)")
         _tell(rows, compare(known, rows))
         failures += [f"over what is promised: {what}" for what in over_limits(rows)]
         failures += _worse(known, rows, measure)

@@ -1,4 +1,4 @@
-"""The tables of ``docs/performance.md``, which are written from what is stored."""
+"""The tables of ``docs/performance.md`` and ``docs/scaling.md``, written from what is stored."""
 
 from __future__ import annotations
 
@@ -117,22 +117,23 @@ def write(text: str, results: Results) -> str:
     full = results["full"]
     parts = {
         "targets": _targets(full),
-        "machine": _machine(full, *full["parts"]),
-        "took": _took(results),
-        "figures": "\n\n".join(_section(name, full) for name in full["parts"]),
+        "machine": _machine(full),
+        "took": "\n".join(_took(results)),
+        "figures": _figures(full),
     }
     return _put(text, parts)
 
 
 def write_scaling(text: str, results: Results) -> str:
     """Put what is stored into the document of what limits it, as `write` does."""
-    full = results["full"]
-    rows = full["parts"]["scale"]["rows"] | full["parts"]["day"]["rows"]
+    run = results["scaling"]
+    rows = run["parts"]["scale"]["rows"] | run["parts"]["day"]["rows"]
     parts = {
-        "machine": _machine(full, "scale", "day"),
+        "machine": _machine(run),
         "costs": "\n".join(_costs(rows)),
         "schedulers": "\n".join(_schedulers(rows)),
         "sizes": "\n".join(_sizes(rows)),
+        "figures": _figures(run),
     }
     return _put(text, parts)
 
@@ -201,14 +202,14 @@ def _told(said: str, value: float, *, met: bool) -> str:
     return f"| {said} | {_number(value)} | {'met' if met else '**not met**'} |"
 
 
-def _machine(run: Run, *names: str) -> str:
+def _machine(run: Run) -> str:
     """Say where and when parts were measured, first those of the whole run."""
     apart: dict[str, list[str]] = {}
-    for name in names:
-        if "apart" in (part := run["parts"][name]):
+    for name, part in run["parts"].items():
+        if "apart" in part:
             apart.setdefault(_circumstances(part["apart"]), []).append(f"*{TITLES[name]}*")
     told = [f"{', '.join(titles)}: measured apart, {each}" for each, titles in apart.items()]
-    if sum(map(len, apart.values())) < len(names):
+    if sum(map(len, apart.values())) < len(run["parts"]):
         told.insert(0, f"Measured {_circumstances(run)}")
     return "\n\n".join(told)
 
@@ -224,17 +225,22 @@ def _circumstances(told: Circumstances) -> str:
     return f"on {told['date']}: {named}.{provisional}"
 
 
-def _took(results: Results) -> str:
-    lines = ["| | `make bench`, s | `make bench-quick`, s |", "|---|---|---|"]
-    forms = [results[form]["parts"] for form in ("full", "quick") if form in results]
-    for name in forms[0]:
+def _took(results: Results) -> Iterator[str]:
+    yield "| | `make bench`, s | `make bench-quick`, s | `make bench-scaling`, s |"
+    yield "|---|---|---|---|"
+    forms = [results[form]["parts"] for form in ("full", "quick", "scaling")]
+    full, _, scaling = forms
+    for name, title in TITLES.items():
         cells = (f"{form[name]['seconds']:.0f}" if name in form else "" for form in forms)
-        lines.append(f"| {_marked(TITLES[name], forms[0][name])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        whole = next(form[name] for form in (full, scaling) if name in form)
+        yield f"| {_marked(title, whole)} | {' | '.join(cells)} |"
 
 
-def _section(name: str, run: Run) -> str:
-    part = run["parts"][name]
+def _figures(run: Run) -> str:
+    return "\n\n".join(_section(name, run["parts"][name]) for name in run["parts"])
+
+
+def _section(name: str, part: Part) -> str:
     above = (f"Measured apart, {_circumstances(part['apart'])}", "") if "apart" in part else ()
     return "\n".join((f"### {TITLES[name]}", "", *above, *_table(part["rows"])))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from statistics import median, quantiles
@@ -24,6 +26,8 @@ class Row(TypedDict):
 
 Rows = dict[str, Row]
 """What was measured -> its row."""
+FEWEST = 2
+"""Rounds, however long they take."""
 
 
 def summary(rounds: list[list[float]]) -> Figure:
@@ -36,10 +40,20 @@ def summary(rounds: list[list[float]]) -> Figure:
     return figure
 
 
-def in_turn(rounds: int, subjects: Mapping[str, Callable[[], list[float]]]) -> dict[str, Figure]:
-    """Measure each once, and all of them again, so often: whatever disturbs one disturbs all."""
+def in_turn(
+    rounds: int, subjects: Mapping[str, Callable[[], list[float]]], *, within: float = math.inf
+) -> dict[str, Figure]:
+    """
+    Measure each once, and all of them again, so often: whatever disturbs one disturbs all.
+
+    Args:
+        within: Seconds after which no further round begins, from the third on.
+    """
     found: dict[str, list[list[float]]] = defaultdict(list)
-    for _ in range(rounds):
+    began = time.monotonic()
+    for number in range(rounds):
+        if number >= FEWEST and time.monotonic() - began > within:
+            break
         for name, measure in subjects.items():
             found[name].append(measure())
     return {name: summary(each) for name, each in found.items()}

@@ -8,6 +8,7 @@ two processes. Where RabbitMQ is installed, the references run on that, too.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -100,19 +102,25 @@ class Ours:
         self, name: str, url: str, broker: str, folder: Path, markets: Sequence[str]
     ) -> None:
         migrate.upgrade(url)
-        self._calendars = [TradingCalendar(market) for market in markets]
-        environment = {
+        self._name, self._folder = name, folder
+        self._environment = {
             "PROMETHEUS__DATABASE__URL": url,
             "PROMETHEUS__BROKER__URL": broker,
             "PROMETHEUS__PIPELINES__MODULES": "benchmarks.jobs",
-            "PROMETHEUS__MARKETS__ENABLED": ",".join(markets),
             "PROMETHEUS__SCHEDULER__CREATE_RUNS": "false",
         }
+        self._begin(markets)
+
+    def _begin(self, markets: Sequence[str]) -> None:
+        self._calendars = [TradingCalendar(market) for market in markets]
+        environment = {**self._environment, "PROMETHEUS__MARKETS__ENABLED": ",".join(markets)}
         self._runtime = make_runtime(load_settings(environment))
         self._engine = self._runtime.engine
         self._processes = [
             Process(
-                ["prometheus", *command], log=folder / f"{name}-{command[0]}.log", env=environment
+                ["prometheus", *command],
+                log=self._folder / f"{self._name}-{command[0]}.log",
+                env=environment,
             )
             for command in (["beat"], ["worker", "--concurrency", "2"])
         ]
@@ -144,6 +152,11 @@ class Ours:
             return connection.execute(
                 select(func.count()).where(dag_runs.c.status == RunStatus.OPEN)
             ).scalar_one()
+
+    def begin_anew(self, markets: Sequence[str]) -> None:
+        """Be there for other markets."""
+        self.end()
+        self._begin(markets)
 
     def end(self) -> None:
         """End what it started."""
@@ -248,7 +261,7 @@ Subjects = dict[str, Ours | Bare]
 
 
 @contextlib.contextmanager
-def _subjects(markets: Sequence[str], *, embedded: bool, others: bool) -> Iterator[Subjects]:
+def _subjects(*, others: bool) -> Iterator[Subjects]:
     # On disk, as where it is used: to wait for the disk is a good part of a commit.
     with (
         PostgresServer("--fsync=on", "--full_page_writes=on") as postgres,
@@ -259,30 +272,37 @@ def _subjects(markets: Sequence[str], *, embedded: bool, others: bool) -> Iterat
         folder = Path(temporary)
         url = postgres.url(postgres.create_database())
         brokers = [redis.url.removesuffix("0") + str(number) for number in range(7)]
-        subjects: Subjects = {
-            PROMETHEUS: Ours("ours", url, brokers[0], folder, markets),
-            COMMITS: Bare(
-                "commits", brokers[1], postgres.conninfo(postgres.create_database()), folder
-            ),
-        }
+        rabbit = stack.enter_context(rabbitmq(folder)) if others and find_rabbitmq() else None
+        subjects: Subjects = {}
+        stack.callback(_end, subjects)
+        subjects[PROMETHEUS] = Ours("ours", url, brokers[0], folder, ["US_EQ"])
+        conninfo = postgres.conninfo(postgres.create_database())
+        subjects[COMMITS] = Bare("commits", brokers[1], conninfo, folder)
         if others:
             subjects[BARE] = Bare("bare", brokers[2], "", folder)
-        if embedded:
-            paths = f"{folder}/embedded.db", f"{folder}/celery.db"
-            subjects[EMBEDDED] = Ours(
-                "embedded", f"sqlite:///{paths[0]}", brokers[3], folder, markets
-            )
-            subjects[SQLITE] = Bare("sqlite", brokers[4], f"sqlite:{paths[1]}", folder)
-        if others and find_rabbitmq():
-            broker = stack.enter_context(rabbitmq(folder))
+        paths = f"{folder}/embedded.db", f"{folder}/celery.db"
+        subjects[EMBEDDED] = Ours(
+            "embedded", f"sqlite:///{paths[0]}", brokers[3], folder, ["US_EQ"]
+        )
+        subjects[SQLITE] = Bare("sqlite", brokers[4], f"sqlite:{paths[1]}", folder)
+        if rabbit:
             conninfo = postgres.conninfo(postgres.create_database())
-            subjects[COMMITS + RABBIT] = Bare("rc", brokers[5], conninfo, folder, broker=broker)
-            subjects[BARE + RABBIT] = Bare("rb", brokers[6], "", folder, broker=broker)
-        for subject in subjects.values():
-            stack.callback(subject.end)
-        for subject in subjects.values():
-            subject.run("nine")  # imports, connections
+            subjects[COMMITS + RABBIT] = Bare("rc", brokers[5], conninfo, folder, broker=rabbit)
+            subjects[BARE + RABBIT] = Bare("rb", brokers[6], "", folder, broker=rabbit)
+        _warm(subjects)
         yield subjects
+
+
+def _warm(subjects: Subjects) -> None:
+    for subject in subjects.values():
+        subject.run("nine")  # imports, connections
+
+
+def _end(subjects: Subjects) -> None:
+    # At once: each waits seconds for its queue before it looks at whether it shall end.
+    with ThreadPoolExecutor() as threads:
+        for ended in [threads.submit(subject.end) for subject in subjects.values()]:
+            ended.result()
 
 
 @dataclass(frozen=True)
@@ -296,6 +316,8 @@ class Workload:
     rounds: int
     take: Callable[[Ran], list[float]]
     """What is measured of it."""
+    within: float = math.inf
+    """Seconds after which no further round begins."""
 
 
 GAP = "gap in a chain of 50"
@@ -307,7 +329,8 @@ WORKLOADS = (
     Workload(GAP, "ms", "chain", 1, 7, lambda ran: ran.gaps),
     Workload(WIDE, "ms", "wide", 1, 3, lambda ran: [ran.took]),
     Workload(NINE, "ms", "nine", 1, 9, lambda ran: [ran.took]),
-    Workload(FLOOD, "jobs a second", "flood", 10, 3, lambda ran: [ran.per_second]),
+    # The longest by far, and what makes `make bench` longer on a slow machine.
+    Workload(FLOOD, "jobs a second", "flood", 10, 5, lambda ran: [ran.per_second], within=120),
 )
 QUICK_WORKLOADS = (
     Workload(GAP, "ms", "chain", 1, 5, lambda ran: ran.gaps),
@@ -315,7 +338,7 @@ QUICK_WORKLOADS = (
     Workload("500 jobs", "jobs a second", "flood", 1, 3, lambda ran: [ran.per_second]),
 )
 OPENINGS = (Workload(OPENING, "ms", "fifty", len(MARKETS), 3, lambda ran: [ran.took]),)
-"""In a stack of its own: a worker that takes from twenty queues is slower at all else."""
+"""With a worker of its own: one that takes from twenty queues is slower at all else."""
 
 
 def measure_flows(*, quick: bool) -> Rows:
@@ -326,13 +349,18 @@ def measure_flows(*, quick: bool) -> Rows:
         Workload -> its row; with SQLite a row of its own. The quick form is beside the references
         that targets are of alone.
     """
-    if quick:
-        with _subjects(["US_EQ"], embedded=True, others=False) as subjects:
+    with _subjects(others=not quick) as subjects:
+        if quick:
             return _run(subjects, QUICK_WORKLOADS)
-    with _subjects(["US_EQ"], embedded=True, others=True) as subjects:
         rows = _run(subjects, WORKLOADS)
-    with _subjects(MARKETS, embedded=False, others=True) as subjects:
-        return rows | _run(subjects, OPENINGS)
+        ours = subjects[PROMETHEUS]
+        assert isinstance(ours, Ours)
+        ours.begin_anew(MARKETS)
+        on_servers = {
+            name: subject for name, subject in subjects.items() if name not in (EMBEDDED, SQLITE)
+        }
+        _warm(on_servers)
+        return rows | _run(on_servers, OPENINGS)
 
 
 def _run(subjects: Subjects, workloads: Sequence[Workload]) -> Rows:
@@ -341,6 +369,7 @@ def _run(subjects: Subjects, workloads: Sequence[Workload]) -> Rows:
         figures = in_turn(
             workload.rounds,
             {name: partial(_measure, subject, workload) for name, subject in subjects.items()},
+            within=workload.within,
         )
         if EMBEDDED in figures:
             sqlite = {name: figures.pop(name) for name in (EMBEDDED, SQLITE)}

@@ -53,7 +53,7 @@ class Run(Circumstances):
 
 
 Results = dict[str, Run]
-"""Form (``full`` or ``quick``) -> the stored run of it."""
+"""Form (``full``, ``quick`` or ``scaling``) -> the stored run of it."""
 
 
 def load() -> Results:

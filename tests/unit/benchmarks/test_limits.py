@@ -81,10 +81,10 @@ def test_the_page_is_what_the_stored_run_gives() -> None:
 def test_what_was_measured_while_others_worked_is_said_to_be_provisional() -> None:
     results = load()
     text = SCALING.read_text(encoding="utf-8")
-    full = results["full"]
+    stored = results["scaling"]
     for share, said in ((1.0, False), (0.5, True)):
-        results["full"] = with_parts(full, {**full, "share": share, "date": "2030-01-01"})
+        results["scaling"] = with_parts(stored, {**stored, "share": share, "date": "2030-01-01"})
         written = write_scaling(text, results)
         assert ("50% of the cores" in written) is said
         assert f"*{TITLES['scale']}*, *{TITLES['day']}*: measured apart, on 2030-01" in written
-        assert full["date"] not in written
+        assert stored["date"] not in written
