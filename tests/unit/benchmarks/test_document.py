@@ -46,7 +46,7 @@ def test_what_was_not_installed_is_told_as_not_measured(page: str) -> None:
     [
         ({"cores": "64"}, 1.0, "– | not measured: parts of it were on another machine |"),
         ({}, 0.5, "– | not measured: others were at work during parts of it |"),
-        ({}, 1.0, "9.00 | met |"),
+        ({}, 1.0, "7.00 | met |"),
     ],
 )
 def test_parts_that_were_measured_by_themselves_say_where_and_are_not_added_up_with_others(
