@@ -49,6 +49,8 @@ class Part(TypedDict):
 class Run(Circumstances):
     """One run of all parts."""
 
+    seconds: float
+    """What all of it took, also where some parts have been measured apart since."""
     parts: dict[str, Part]
 
 
@@ -73,6 +75,7 @@ def run_of(parts: dict[str, Part], share: float) -> Run:
         "date": datetime.now(UTC).date().isoformat(),
         "machine": _machine(),
         "share": share,
+        "seconds": sum(part["seconds"] for part in parts.values()),
         "parts": parts,
     }
 

@@ -41,31 +41,27 @@ def test_what_was_not_installed_is_told_as_not_measured(page: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("other", "share", "told"),
-    [
-        ({"cores": "64"}, 1.0, "– | not measured: parts of it were on another machine |"),
-        ({}, 0.5, "– | not measured: others were at work during parts of it |"),
-        ({}, 1.0, "7.00 | met |"),
-    ],
-)
-def test_parts_that_were_measured_by_themselves_say_where_and_are_not_added_up_with_others(
-    page: str, other: dict[str, str], share: float, told: str
+@pytest.mark.parametrize(("seconds", "told"), [(600, "600 | met"), (601, "601 | **not met**")])
+def test_parts_that_were_measured_by_themselves_say_where_and_are_not_counted_to_the_whole(
+    page: str, seconds: float, told: str
 ) -> None:
     results = load()
     full = results["full"]
+    full["date"], full["seconds"] = "2029-01-01", seconds
     for part in full["parts"].values():
         part["seconds"] = 1
-    apart: Run = {**full, "machine": full["machine"] | other, "share": share, "date": "2030-01-01"}
+    machine = full["machine"] | {"cores": "64"}
+    apart: Run = {**full, "machine": machine, "share": 0.5, "date": "2030-01-01"}
     results["full"] = with_parts(full, apart)
     written = write(page, results)
-    assert f"| `make bench`: at most 600 s | {told}\n" in written
+    assert "\nMeasured on 2029-01-01: processor " in written
+    assert f"| `make bench`: at most 600 s | {told} |\n" in written
     told_of_part = written.partition("\n### Beginning\n")[2].lstrip().splitlines()[0]
     assert told_of_part.startswith("Measured apart, on 2030-01-01: processor ")
+    assert "50% of the cores were to be had" in told_of_part
     assert ", *Beginning*, *Nothing to do*, " in written
     told_of_part = told_of_part.removeprefix("M")
     assert f", *{TITLES['pages']}*: m{told_of_part}\n" in written
-    assert f"on {full['date']}" not in written  # no part is of it any more
     assert f"| {GAP}: at most 1.5 × Celery with three commits (apart) | " in written
     assert "over their limits: none (apart) | " in written
     assert "| Beginning (apart) | 1 |" in written

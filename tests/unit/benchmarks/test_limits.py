@@ -65,7 +65,9 @@ def test_the_day_has_100_markets_and_500_jobs_of_which_each_waits_for_earlier_on
 def test_a_part_that_is_measured_alone_takes_the_place_of_the_stored_one() -> None:
     stored = load()["full"]
     own: Circumstances = {"date": "2030-01-01", "machine": {"cores": "64"}, "share": 0.5}
-    kept = with_parts(stored, {**own, "parts": {"states": {"seconds": 1, "rows": {}}}})
+    kept = with_parts(
+        stored, {**own, "seconds": 1, "parts": {"states": {"seconds": 1, "rows": {}}}}
+    )
     assert kept["parts"]["states"] == {"seconds": 1, "rows": {}, "apart": own}
     others = kept["parts"].keys() - {"states"}
     assert others == stored["parts"].keys() - {"states"}
