@@ -1,1 +1,1 @@
-"""Measurements of the hot paths; ``make bench`` prints them all."""
+"""Measurements of the hot paths (``make bench``), and of what scales (``make bench-scaling``)."""

@@ -37,7 +37,7 @@ from benchmarks.startup import measure_startup
 from benchmarks.state import measure_states, measure_validate
 from benchmarks.ticks import measure_ticks
 
-_FORMS: dict[str, dict[str, Callable[[], Rows]]] = {
+FORMS: dict[str, dict[str, Callable[[], Rows]]] = {
     "full": {
         "flows": partial(measure_flows, quick=False),
         "ticks": partial(measure_ticks, quick=False),
@@ -80,10 +80,11 @@ def main() -> None:
     parser.add_argument("--store", action="store_true", help="keep this run of this form")
     options = parser.parse_args()
     form = options.form
-    measures = _FORMS[form]
+    measures = FORMS[form]
     if options.only:
         if strange := [name for name in options.only if name not in measures]:
-            parser.error(f"the {form} form has no {', '.join(strange)}, but {', '.join(measures)}")
+            has = "; ".join(f"{form}: {', '.join(parts)}" for form, parts in FORMS.items())
+            parser.error(f"this form has no {', '.join(strange)}, but {has}")
         measures = {name: measures[name] for name in measures if name in options.only}
     stored = results.load()
     if options.store and options.only and form not in stored:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks import limits
@@ -19,6 +20,11 @@ from benchmarks.ticks import burst_of, tick_beside
 _DOCS = Path(__file__).parent.parent / "docs"
 FILE = _DOCS / "performance.md"
 SCALING = _DOCS / "scaling.md"
+_COMMANDS = {
+    "full": "`make bench`",
+    "quick": "`make bench-quick`",
+    "scaling": "`make bench-scaling`",
+}
 TITLES = {
     "flows": "Graphs of jobs",
     "ticks": "The scheduler",
@@ -188,7 +194,7 @@ def _targets(run: Run) -> str:
 
 
 def _marked(said: str, part: Part) -> str:
-    return f"{said} (apart)" if "apart" in part else said
+    return f"{said} (another run)" if "apart" in part else said
 
 
 def _told(said: str, value: float, *, met: bool) -> str:
@@ -200,13 +206,13 @@ def _machine(run: Run, *, whole: bool) -> str:
     Say where and when parts were measured, first those of the whole run.
 
     Args:
-        whole: Something is told of the run as a whole, even if all parts were measured apart since.
+        whole: Something is told of the run as a whole, even if all parts are of others by now.
     """
     apart: dict[str, list[str]] = {}
     for name, part in run["parts"].items():
         if "apart" in part:
             apart.setdefault(_circumstances(part["apart"]), []).append(f"*{TITLES[name]}*")
-    told = [f"{', '.join(titles)}: measured apart, {each}" for each, titles in apart.items()]
+    told = [f"{', '.join(titles)}: of another run, {each}" for each, titles in apart.items()]
     if whole or sum(map(len, apart.values())) < len(run["parts"]):
         told.insert(0, f"Measured {_circumstances(run)}")
     return "\n\n".join(told)
@@ -224,14 +230,22 @@ def _circumstances(told: Circumstances) -> str:
 
 
 def _took(results: Results) -> Iterator[str]:
-    yield "| | `make bench`, s | `make bench-quick`, s | `make bench-scaling`, s |"
-    yield "|---|---|---|---|"
-    forms = [results[form]["parts"] for form in ("full", "quick", "scaling")]
-    full, _, scaling = forms
+    """Tell what parts took in each form, and where that was."""
+    runs = {_COMMANDS[form]: results[form] for form in _COMMANDS if form in results}
+
+    def line(told: str, tell: Callable[[Run], str]) -> str:
+        return f"| {' | '.join((told, *map(tell, runs.values())))} |"
+
+    def seconds(run: Run, name: str) -> str:
+        part = run["parts"].get(name)
+        return _marked(f"{part['seconds']:.0f}", part) if part else ""
+
+    yield f"| seconds | {' | '.join(runs)} |"
+    yield "|---" * (len(runs) + 1) + "|"
     for name, title in TITLES.items():
-        cells = (f"{form[name]['seconds']:.0f}" if name in form else "" for form in forms)
-        whole = next(form[name] for form in (full, scaling) if name in form)
-        yield f"| {_marked(title, whole)} | {' | '.join(cells)} |"
+        yield line(title, partial(seconds, name=name))
+    yield line("all of it, in one run", lambda run: f"{run['seconds']:.0f}")
+    yield line("on", lambda run: f"{run['date']}, {run['machine']['processor']}")
 
 
 def _figures(run: Run) -> str:
@@ -239,7 +253,7 @@ def _figures(run: Run) -> str:
 
 
 def _section(name: str, part: Part) -> str:
-    above = (f"Measured apart, {_circumstances(part['apart'])}", "") if "apart" in part else ()
+    above = (f"Of another run, {_circumstances(part['apart'])}", "") if "apart" in part else ()
     return "\n".join((f"### {TITLES[name]}", "", *above, *_table(part["rows"])))
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -103,6 +103,7 @@ class Ours:
     ) -> None:
         migrate.upgrade(url)
         self._name, self._folder = name, folder
+        self._processes: list[Process] = []
         self._environment = {
             "PROMETHEUS__DATABASE__URL": url,
             "PROMETHEUS__BROKER__URL": broker,
@@ -116,14 +117,9 @@ class Ours:
         environment = {**self._environment, "PROMETHEUS__MARKETS__ENABLED": ",".join(markets)}
         self._runtime = make_runtime(load_settings(environment))
         self._engine = self._runtime.engine
-        self._processes = [
-            Process(
-                ["prometheus", *command],
-                log=self._folder / f"{self._name}-{command[0]}.log",
-                env=environment,
-            )
-            for command in (["beat"], ["worker", "--concurrency", "2"])
-        ]
+        for command in (["beat"], ["worker", "--concurrency", "2"]):
+            log = self._folder / f"{self._name}-{command[0]}.log"
+            self._processes.append(Process(["prometheus", *command], log=log, env=environment))
 
     def run(self, graph: str, at_once: int = 1) -> Ran:
         """Run a graph, so often at once: in each market, and from there on in its next session."""
@@ -160,8 +156,8 @@ class Ours:
 
     def end(self) -> None:
         """End what it started."""
-        for process in self._processes:
-            process.end()
+        while self._processes:
+            self._processes.pop().end()
         self._engine.dispose()
 
 
@@ -274,7 +270,7 @@ def _subjects(*, others: bool) -> Iterator[Subjects]:
         brokers = [redis.url.removesuffix("0") + str(number) for number in range(7)]
         rabbit = stack.enter_context(rabbitmq(folder)) if others and find_rabbitmq() else None
         subjects: Subjects = {}
-        stack.callback(_end, subjects)
+        stack.callback(lambda: _end(subjects.values()))
         subjects[PROMETHEUS] = Ours("ours", url, brokers[0], folder, ["US_EQ"])
         conninfo = postgres.conninfo(postgres.create_database())
         subjects[COMMITS] = Bare("commits", brokers[1], conninfo, folder)
@@ -298,10 +294,10 @@ def _warm(subjects: Subjects) -> None:
         subject.run("nine")  # imports, connections
 
 
-def _end(subjects: Subjects) -> None:
+def _end(subjects: Iterable[Ours | Bare]) -> None:
     # At once: each waits seconds for its queue before it looks at whether it shall end.
     with ThreadPoolExecutor() as threads:
-        for ended in [threads.submit(subject.end) for subject in subjects.values()]:
+        for ended in [threads.submit(subject.end) for subject in subjects]:
             ended.result()
 
 
@@ -353,14 +349,12 @@ def measure_flows(*, quick: bool) -> Rows:
         if quick:
             return _run(subjects, QUICK_WORKLOADS)
         rows = _run(subjects, WORKLOADS)
+        _end(subjects.pop(name) for name in (EMBEDDED, SQLITE))
         ours = subjects[PROMETHEUS]
         assert isinstance(ours, Ours)
         ours.begin_anew(MARKETS)
-        on_servers = {
-            name: subject for name, subject in subjects.items() if name not in (EMBEDDED, SQLITE)
-        }
-        _warm(on_servers)
-        return rows | _run(on_servers, OPENINGS)
+        _warm(subjects)
+        return rows | _run(subjects, OPENINGS)
 
 
 def _run(subjects: Subjects, workloads: Sequence[Workload]) -> Rows:

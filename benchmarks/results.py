@@ -43,14 +43,14 @@ class Part(TypedDict):
     """What measuring it took."""
     rows: Rows
     apart: NotRequired[Circumstances]
-    """Its own, where it was measured without the other parts."""
+    """Its own, where it is of another run than the other parts."""
 
 
 class Run(Circumstances):
     """One run of all parts."""
 
     seconds: float
-    """What all of it took, also where some parts have been measured apart since."""
+    """What all parts took in it, also where some are of another run by now."""
     parts: dict[str, Part]
 
 
@@ -70,7 +70,7 @@ def store(results: Results) -> None:
 
 
 def run_of(parts: dict[str, Part], share: float) -> Run:
-    """Name the day and the machine of a run."""
+    """Name the day and the machine of a run, and sum up what its parts took."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": _machine(),

@@ -22,7 +22,7 @@ COMMANDS = (
 )
 WITH_OVERRIDES = COMMANDS[:2]
 """Measured beside databases, too, whose overrides they read."""
-ROUNDS = 7
+ROUNDS = 5
 
 CELERY = "from celery import Celery"
 STATEMENTS = {

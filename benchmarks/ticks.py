@@ -133,7 +133,7 @@ def _measure_burst(runtime: Runtime, sender: Sender, burst: int) -> Row:
         _, began, ended = sender.begin("flood", at_once)
         return [burst / (ended - began)]
 
-    return beside("jobs a second", in_turn(5, {"tick": ours, COMMITS: celery}))
+    return beside("jobs a second", in_turn(3, {"tick": ours, COMMITS: celery}))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 
+from benchmarks.__main__ import FORMS
 from benchmarks.document import FILE, TARGETS, TITLES, write
 from benchmarks.flows import COMMITS, GAP
 from benchmarks.results import Run, load, with_parts
@@ -52,28 +53,43 @@ def test_parts_that_were_measured_by_themselves_say_where_and_are_not_counted_to
         part["seconds"] = 1
     machine = full["machine"] | {"cores": "64"}
     apart: Run = {**full, "machine": machine, "share": 0.5, "date": "2030-01-01"}
+    apart["seconds"] = 7
     results["full"] = with_parts(full, apart)
     written = write(page, results)
     assert "\nMeasured on 2029-01-01: processor " in written
     assert f"| `make bench`: at most 600 s | {told} |\n" in written
     told_of_part = written.partition("\n### Beginning\n")[2].lstrip().splitlines()[0]
-    assert told_of_part.startswith("Measured apart, on 2030-01-01: processor ")
+    assert told_of_part.startswith("Of another run, on 2030-01-01: processor ")
     assert "50% of the cores were to be had" in told_of_part
     assert ", *Beginning*, *Nothing to do*, " in written
-    told_of_part = told_of_part.removeprefix("M")
-    assert f", *{TITLES['pages']}*: m{told_of_part}\n" in written
-    assert f"| {GAP}: at most 1.5 × Celery with three commits (apart) | " in written
-    assert "over their limits: none (apart) | " in written
-    assert "| Beginning (apart) | 1 |" in written
+    told_of_part = told_of_part.removeprefix("O")
+    assert f", *{TITLES['pages']}*: o{told_of_part}\n" in written
+    assert f"| {GAP}: at most 1.5 × Celery with three commits (another run) | " in written
+    assert "over their limits: none (another run) | " in written
+    assert "| Beginning | 1 (another run) |" in written
+    assert f"| all of it, in one run | {seconds} | " in written
 
 
 def test_every_target_is_of_a_row_that_is_measured() -> None:
     """A row that has another name by now would be told as not measured."""
-    results = load()
-    parts = results["full"]["parts"]
-    assert parts.keys() | results["scaling"]["parts"].keys() == set(TITLES)
+    parts = load()["full"]["parts"]
     for target in TARGETS:
         assert target.row in parts[target.part]["rows"], target.said
+
+
+def test_all_parts_of_each_form_are_stored() -> None:
+    assert {form: list(run["parts"]) for form, run in load().items()} == {
+        form: list(parts) for form, parts in FORMS.items()
+    }
+    assert [*FORMS["full"], *FORMS["scaling"]] == list(TITLES)
+
+
+def test_a_form_that_is_not_stored_is_left_out_of_what_each_takes(page: str) -> None:
+    results = load()
+    del results["quick"]
+    assert "| seconds | `make bench` | `make bench-scaling` |\n|---|---|---|\n" in write(
+        page, results
+    )
 
 
 def test_what_is_written_replaces_what_was(page: str) -> None:

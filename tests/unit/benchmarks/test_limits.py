@@ -68,6 +68,7 @@ def test_a_part_that_is_measured_alone_takes_the_place_of_the_stored_one() -> No
     kept = with_parts(
         stored, {**own, "seconds": 1, "parts": {"states": {"seconds": 1, "rows": {}}}}
     )
+    assert kept["seconds"] == stored["seconds"] > 1  # that of all of it in one run
     assert kept["parts"]["states"] == {"seconds": 1, "rows": {}, "apart": own}
     others = kept["parts"].keys() - {"states"}
     assert others == stored["parts"].keys() - {"states"}
@@ -88,5 +89,5 @@ def test_what_was_measured_while_others_worked_is_said_to_be_provisional() -> No
         results["scaling"] = with_parts(stored, {**stored, "share": share, "date": "2030-01-01"})
         written = write_scaling(text, results)
         assert ("50% of the cores" in written) is said
-        assert f"*{TITLES['scale']}*, *{TITLES['day']}*: measured apart, on 2030-01" in written
+        assert f"*{TITLES['scale']}*, *{TITLES['day']}*: of another run, on 2030-01" in written
         assert stored["date"] not in written
